@@ -1,0 +1,2 @@
+//! The server as a Linux process.
+fn main() {}

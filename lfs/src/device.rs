@@ -1,0 +1,96 @@
+//! The seam to hardware: one trait for disks, and one for clocks.
+
+use core::future::Future;
+
+use crate::Buffer;
+
+/// Position of a block on a device, counted in [`BLOCK_SIZE`](crate::BLOCK_SIZE) units from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockIndex(pub u64);
+
+/// What a device is, as far as the file system needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceGeometry {
+    /// Whole blocks on the device; a shorter rest is not used.
+    pub block_count: u64,
+    /// Whether [`BlockDevice::discard`] does anything.
+    pub discard: bool,
+}
+
+/// A request that did not succeed. It says nothing about what is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// The device reported an input/output error.
+    #[error("input/output error")]
+    Io,
+    /// The request reaches past the end of the device, or is empty.
+    #[error("request outside the device")]
+    OutOfRange,
+    /// The device does not know this request.
+    #[error("request not supported by the device")]
+    Unsupported,
+    /// The device is gone or no longer answers as specified.
+    #[error("device gone")]
+    Gone,
+}
+
+/// A disk.
+///
+/// Many requests may be in flight; they may complete in any order and none waits for another.
+/// A request **owns its buffer** until it completes: a future that is dropped leaves the request
+/// running, and the device's driver keeps the memory until the device is done with it.
+///
+/// Durability: a completed write is durable only once a [`flush`](BlockDevice::flush) that was
+/// *started after* the write completed has returned `Ok`. What an error leaves on the disk is unknown.
+pub trait BlockDevice {
+    /// Size and abilities. Does not change while the device is open.
+    fn geometry(&self) -> DeviceGeometry;
+
+    /// Reads `buffer.len_blocks()` blocks starting at `start`.
+    fn read(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> impl Future<Output = (Buffer, Result<(), DeviceError>)>;
+
+    /// Writes the whole buffer starting at `start`. Not durable on return.
+    fn write(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> impl Future<Output = (Buffer, Result<(), DeviceError>)>;
+
+    /// Makes every write that completed before this call durable.
+    ///
+    /// # Errors
+    /// On an error none of those writes may be taken for durable.
+    fn flush(&self) -> impl Future<Output = Result<(), DeviceError>>;
+
+    /// Tells the device that the content of `count` blocks is of no more use. A hint.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] where [`DeviceGeometry::discard`] is false.
+    fn discard(
+        &self,
+        start: BlockIndex,
+        count: u64,
+    ) -> impl Future<Output = Result<(), DeviceError>>;
+}
+
+/// Time, as the layers above see it.
+pub trait Clock {
+    /// Microseconds since an arbitrary moment; never goes back.
+    fn monotonic_us(&self) -> u64;
+
+    /// Microseconds since the Unix epoch. May jump.
+    fn unix_us(&self) -> i64;
+
+    /// Completes no earlier than `duration_ms` milliseconds from now.
+    fn sleep_ms(&self, duration_ms: u64) -> impl Future<Output = ()>;
+
+    /// Milliseconds since the Unix epoch. May jump.
+    fn unix_ms(&self) -> i64 {
+        self.unix_us().div_euclid(1000)
+    }
+}

@@ -1,0 +1,2 @@
+//! ArceOS and virtio under Siltstone.
+#![no_std]
