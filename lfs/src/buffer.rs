@@ -35,6 +35,27 @@ impl Buffer {
         Ok(Self { blocks })
     }
 
+    /// An empty buffer that can [`grow`](Self::grow) to `blocks` blocks without allocating.
+    ///
+    /// # Errors
+    /// When the allocator has no room for it.
+    pub fn with_capacity(blocks: usize) -> Result<Self, BufferAllocError> {
+        let mut buffer = Self::zeroed(blocks)?;
+        buffer.truncate(0);
+        Ok(buffer)
+    }
+
+    /// Makes the buffer `blocks` blocks long; new blocks are zero. Shorter or equal is a no-op.
+    ///
+    /// # Errors
+    /// When the capacity does not suffice and the allocator has no room for more.
+    pub fn grow(&mut self, blocks: usize) -> Result<(), BufferAllocError> {
+        let more = blocks.saturating_sub(self.blocks.len());
+        self.blocks.try_reserve(more).map_err(|_| BufferAllocError)?;
+        self.blocks.extend((0..more).map(|_| Block([0; BLOCK_SIZE])));
+        Ok(())
+    }
+
     /// Length in blocks.
     pub fn len_blocks(&self) -> usize {
         self.blocks.len()

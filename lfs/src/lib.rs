@@ -1,11 +1,94 @@
 //! The log-structured file system of Siltstone.
+//!
+//! One log on one device holds everything. From the bottom up:
+//!
+//! - [`BlockDevice`], [`Buffer`]: the disk as we assume it, and memory it may work on;
+//! - `layout`, [`FileSystemId`], `superblock`: every fixed structure on disk (`SPEC.md` has the tables);
+//! - `segments`: which parts of the disk are free;
+//! - `group`, `queue`, `cursor`, `log`: commits become groups, one write and one flush each;
+//! - `object`: immutable streams that own whole segments, for sorted runs of the layer above;
+//! - `checkpoint`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
+//! - [`FileSystem`]: all of it, mounted.
+//!
+//! `DESIGN.md` says why it is so and argues each crash case.
+//!
+//! Not here yet: files and directories, a cleaner (objects free whole segments), compression,
+//! encryption, mirrors. Not here ever: keys, the network, ArceOS. Time and randomness come in as
+//! arguments. Everything runs on one thread and waits only in futures.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 mod buffer;
+mod checkpoint;
+mod cursor;
 mod device;
+mod error;
+mod filesystem;
+mod format;
+mod group;
+mod layout;
+mod log;
+mod notify;
+mod object;
+mod queue;
+mod recovery;
+mod segments;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod superblock;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
+pub use error::{
+    AppendError, CheckpointError, FormatError, MountError, ObjectReadError, ObjectWriteError,
+    ReadOnly, Structure,
+};
+pub use filesystem::FileSystem;
+pub use format::{Content, DEVICE_BYTES_MIN, FormatOptions, format, probe};
+pub use notify::Notify;
+pub use object::{ObjectReader, ObjectWriter};
+pub use recovery::Recovery;
+pub use superblock::FileSystemId;
+
+/// Number of a commit: its place in the log. The first one is 1; 0 means "before everything".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CommitNumber(pub u64);
+
+/// Number of an object. Never used twice in the life of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub u64);
+
+/// What a mounted file system has done since it was mounted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Commits taken.
+    pub commits: u64,
+    /// Commit groups that became durable.
+    pub groups: u64,
+    /// Flushes sent to the device.
+    pub flushes: u64,
+    /// Bytes written to the device: groups, objects, checkpoints.
+    pub bytes_written: u64,
+    /// Bytes read to replay the log.
+    pub bytes_read: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Commits replayed at the mount.
+    pub replayed_commits: u64,
+}
+
+/// How a device is divided up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Objects take whole segments of this size.
+    pub segment_bytes: u64,
+    /// Room for objects, used or not.
+    pub object_bytes_max: u64,
+    /// Room for objects that is free.
+    pub object_bytes_free: u64,
+    /// Room set aside for the log.
+    pub log_bytes_max: u64,
+}

@@ -1,0 +1,262 @@
+//! Checkpoints (SPEC.md, "Checkpoints"): where replay starts, which segments the log may go through
+//! from there and in which order, the objects, and a manifest for the layer above.
+//!
+//! Two slots are written alternately. A slot's checksum covers all of it, so a torn write leaves the
+//! other slot the newest valid one; nothing that slot names is reused before the new one is durable.
+//!
+//! The list of log segments is complete: the log goes through no other segment before the next
+//! checkpoint. It bounds replay, and it tells recovery where to look for a damaged group's successors.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::layout::{CHECKPOINT_MAGIC, CheckpointLayout, checksum_after_head};
+use crate::superblock::{SegmentId, Superblock};
+use crate::{BLOCK_SIZE, BlockIndex, Buffer, CommitNumber, ObjectId};
+
+const HEADER_BYTES: usize = size_of::<CheckpointLayout>();
+
+/// The group that begins a log segment: replay can start there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplayStart {
+    /// Sequence number of the first group.
+    pub group: u64,
+    /// The commit its first payload byte belongs to.
+    pub commit: u64,
+    /// Whether it begins inside that commit.
+    pub continued: bool,
+    /// Checksum of the group before, which it chains to.
+    pub previous_checksum: u32,
+}
+
+/// Where an object's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct ObjectInfo {
+    pub len_bytes: u64,
+    /// Its segments, in the order of its bytes.
+    pub segments: Vec<SegmentId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Checkpoint {
+    pub sequence: u64,
+    /// Commits up to here are in the objects; replay begins after it.
+    pub horizon: CommitNumber,
+    /// Groups up to this one were durable when the checkpoint was written: finding less is damage.
+    pub durable_group: u64,
+    pub start: ReplayStart,
+    pub log_segments: Vec<SegmentId>,
+    pub next_object: u64,
+    pub objects: BTreeMap<ObjectId, ObjectInfo>,
+    pub manifest: Vec<u8>,
+}
+
+/// The checkpoint does not fit into its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotFull;
+
+impl Checkpoint {
+    /// Slot size in blocks that holds every checkpoint of a file system of `segment_count` segments:
+    /// all segments listed once, in the worst case each as a run of its own, and a manifest.
+    pub(crate) fn slot_blocks(segment_count: u32) -> u32 {
+        let bytes = 8192_u64 + 12 * u64::from(segment_count);
+        u32::try_from(bytes.div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
+    }
+
+    /// The slot a checkpoint with this sequence number goes to.
+    pub(crate) fn slot(sequence: u64) -> u8 {
+        (sequence & 1) as u8
+    }
+
+    /// The bytes to write at `own`, the first block of a slot.
+    pub(crate) fn encode(
+        &self,
+        superblock: &Superblock,
+        own: BlockIndex,
+    ) -> Result<Buffer, SlotFull> {
+        let mut body = Vec::new();
+        for segment in &self.log_segments {
+            body.extend_from_slice(&segment.0.to_le_bytes());
+        }
+        for (id, object) in &self.objects {
+            let runs = runs_of(&object.segments);
+            body.extend_from_slice(&id.0.to_le_bytes());
+            body.extend_from_slice(&object.len_bytes.to_le_bytes());
+            body.extend_from_slice(&u32_len(runs.len())?.to_le_bytes());
+            for (first, count) in runs {
+                body.extend_from_slice(&first.0.to_le_bytes());
+                body.extend_from_slice(&count.to_le_bytes());
+            }
+        }
+        body.extend_from_slice(&self.manifest);
+        let blocks = (HEADER_BYTES + body.len()).div_ceil(BLOCK_SIZE);
+        if blocks > superblock.slot_blocks as usize {
+            return Err(SlotFull);
+        }
+        let layout = CheckpointLayout {
+            magic: CHECKPOINT_MAGIC,
+            checksum: 0.into(),
+            filesystem_id: superblock.id.0,
+            own_block: own.0.into(),
+            sequence: self.sequence.into(),
+            body_len: u32_len(body.len())?.into(),
+            log_segment_count: u32_len(self.log_segments.len())?.into(),
+            object_count: u32_len(self.objects.len())?.into(),
+            manifest_len: u32_len(self.manifest.len())?.into(),
+            horizon_commit: self.horizon.0.into(),
+            durable_group: self.durable_group.into(),
+            start_group: self.start.group.into(),
+            start_commit: self.start.commit.into(),
+            start_previous_checksum: self.start.previous_checksum.into(),
+            start_flags: u32::from(self.start.continued).into(),
+            next_object: self.next_object.into(),
+            reserved: [0; 24],
+        };
+        let mut buffer = Buffer::zeroed(blocks).map_err(|_| SlotFull)?;
+        let bytes = buffer.bytes_mut();
+        let end = HEADER_BYTES + body.len();
+        if let Some(target) = bytes.get_mut(..HEADER_BYTES) {
+            target.copy_from_slice(layout.as_bytes());
+        }
+        if let Some(target) = bytes.get_mut(HEADER_BYTES..end) {
+            target.copy_from_slice(&body);
+        }
+        let sum = checksum_after_head(bytes.get(..end).unwrap_or_default());
+        if let Some(target) = bytes.get_mut(4..8) {
+            target.copy_from_slice(&sum.to_le_bytes());
+        }
+        Ok(buffer)
+    }
+
+    /// The checkpoint in `slot`, the whole content of the slot at `own`, or `None` when there is no
+    /// valid one. Everything it names exists; that nothing is named twice is the caller's to check.
+    pub(crate) fn decode(superblock: &Superblock, own: BlockIndex, slot: &[u8]) -> Option<Self> {
+        let (layout, _) = CheckpointLayout::ref_from_prefix(slot).ok()?;
+        let end = HEADER_BYTES.checked_add(layout.body_len.get() as usize)?;
+        let whole = slot.get(..end)?;
+        if layout.magic != CHECKPOINT_MAGIC
+            || layout.filesystem_id != superblock.id.0
+            || layout.own_block.get() != own.0
+            || layout.checksum.get() != checksum_after_head(whole)
+        {
+            return None;
+        }
+        let mut body = Body { bytes: whole.get(HEADER_BYTES..)?, superblock };
+        let log_segments = (0..layout.log_segment_count.get())
+            .map(|_| body.segment())
+            .collect::<Option<Vec<_>>>()?;
+        let mut objects = BTreeMap::new();
+        for _ in 0..layout.object_count.get() {
+            let id = ObjectId(body.u64()?);
+            let len_bytes = body.u64()?;
+            let run_count = body.u32()?;
+            let mut segments = Vec::new();
+            for _ in 0..run_count {
+                let (first, count) = (body.segment()?, body.u32()?);
+                let end = first.0.checked_add(count).filter(|&e| e <= superblock.segment_count)?;
+                segments.extend((first.0..end).map(SegmentId));
+                // A segment belongs to one object once, so more than all of them is nonsense.
+                if segments.len() > superblock.segment_count as usize {
+                    return None;
+                }
+            }
+            objects.insert(id, ObjectInfo { len_bytes, segments });
+        }
+        let manifest = body.take(layout.manifest_len.get() as usize)?.to_vec();
+        Some(Self {
+            sequence: layout.sequence.get(),
+            horizon: CommitNumber(layout.horizon_commit.get()),
+            durable_group: layout.durable_group.get(),
+            start: ReplayStart {
+                group: layout.start_group.get(),
+                commit: layout.start_commit.get(),
+                continued: layout.start_flags.get() & 1 != 0,
+                previous_checksum: layout.start_previous_checksum.get(),
+            },
+            log_segments,
+            next_object: layout.next_object.get(),
+            objects,
+            manifest,
+        })
+    }
+}
+
+/// Neighbouring segments as (first, count).
+fn runs_of(segments: &[SegmentId]) -> Vec<(SegmentId, u32)> {
+    let mut runs: Vec<(SegmentId, u32)> = Vec::new();
+    for &segment in segments {
+        match runs.last_mut() {
+            Some((first, count)) if first.0 + *count == segment.0 => *count += 1,
+            _ => runs.push((segment, 1)),
+        }
+    }
+    runs
+}
+
+fn u32_len(len: usize) -> Result<u32, SlotFull> {
+    u32::try_from(len).map_err(|_| SlotFull)
+}
+
+/// Takes a body apart; `None` when it ends early or names a segment that does not exist.
+struct Body<'b> {
+    bytes: &'b [u8],
+    superblock: &'b Superblock,
+}
+
+impl<'b> Body<'b> {
+    fn take(&mut self, len: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(len)?;
+        self.bytes = rest;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    fn segment(&mut self) -> Option<SegmentId> {
+        self.u32().filter(|&id| id < self.superblock.segment_count).map(SegmentId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::superblock::tests::example;
+
+    #[test]
+    fn survives_a_round_trip_and_no_flipped_bit() {
+        let superblock = example();
+        let segments = |ids: &[u32]| ids.iter().copied().map(SegmentId).collect::<Vec<_>>();
+        let objects = [
+            (ObjectId(4), ObjectInfo { len_bytes: 99, segments: segments(&[7, 8, 9, 30]) }),
+            (ObjectId(6), ObjectInfo { len_bytes: 0, segments: segments(&[]) }),
+        ];
+        let checkpoint = Checkpoint {
+            sequence: 5,
+            horizon: CommitNumber(77),
+            durable_group: 12,
+            start: ReplayStart { group: 10, commit: 70, continued: true, previous_checksum: 1 },
+            log_segments: segments(&[99, 0, 3]),
+            next_object: 8,
+            objects: objects.into(),
+            manifest: b"manifest".to_vec(),
+        };
+        let own = superblock.slot_block(1);
+        let mut buffer = checkpoint.encode(&superblock, own).unwrap();
+        assert_eq!(Checkpoint::decode(&superblock, own, buffer.bytes()), Some(checkpoint));
+        assert_eq!(Checkpoint::decode(&superblock, superblock.slot_block(0), buffer.bytes()), None);
+        let end = HEADER_BYTES + 12 + (20 + 16) + 20 + 8;
+        for bit in 0..end * 8 {
+            buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Checkpoint::decode(&superblock, own, buffer.bytes()), None, "bit {bit}");
+            buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}

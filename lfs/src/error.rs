@@ -1,0 +1,174 @@
+//! What can go wrong, one enum per operation: the caller's mistake, the environment, or damage.
+
+use crate::{BlockIndex, DeviceError, ObjectId};
+
+/// The log takes no more commits: a write or flush failed, or the file system is closing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log is read-only until the next mount")]
+pub struct ReadOnly;
+
+/// Why a commit was not taken. Nothing of it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// Larger than [`FileSystem::commit_bytes_max`](crate::FileSystem::commit_bytes_max).
+    #[error("the commit is larger than the log takes at once")]
+    TooLarge,
+    /// The log has no room at the moment; [`FileSystem::admit`](crate::FileSystem::admit) waits for some.
+    #[error("the log has no room until a checkpoint is made")]
+    NoRoom,
+    /// Not enough memory to queue it.
+    #[error("not enough memory to queue the commit")]
+    OutOfMemory,
+    /// See [`ReadOnly`].
+    #[error("the log is read-only until the next mount")]
+    ReadOnly,
+}
+
+/// Why an object could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectWriteError {
+    /// No free segment is left for objects.
+    #[error("no space left on the device")]
+    Full,
+    /// Not enough memory for a frame.
+    #[error("not enough memory to write an object")]
+    OutOfMemory,
+    /// The device failed; the log is read-only from here on.
+    #[error("the device failed: {0}")]
+    Device(DeviceError),
+    /// An earlier write of this object was abandoned or failed.
+    #[error("an earlier write of this object failed")]
+    Failed,
+}
+
+/// Why an object could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectReadError {
+    /// No checkpoint names it.
+    #[error("no such object")]
+    NotFound,
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(DeviceError),
+    /// What is on the disk is not what was written.
+    #[error("object {} is damaged at block {}", object.0, block.0)]
+    Damaged {
+        /// The object.
+        object: ObjectId,
+        /// Where the bad frame begins.
+        block: BlockIndex,
+    },
+    /// Not enough memory for a frame.
+    #[error("not enough memory to read an object")]
+    OutOfMemory,
+}
+
+/// Why a checkpoint was not made. The one before stays in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The horizon is beyond what is durable, or an object is unknown: a mistake of the caller's.
+    #[error("the checkpoint names something that is not there")]
+    Invalid,
+    /// It does not fit into its slot, or memory did not suffice to build it.
+    #[error("the checkpoint is too large")]
+    TooLarge,
+    /// See [`ReadOnly`].
+    #[error("the log is read-only until the next mount")]
+    ReadOnly,
+}
+
+impl From<ReadOnly> for CheckpointError {
+    fn from(_: ReadOnly) -> Self {
+        Self::ReadOnly
+    }
+}
+
+/// Why a device cannot be formatted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// Smaller than [`DEVICE_BYTES_MIN`](crate::DEVICE_BYTES_MIN), or the options do not fit it.
+    #[error("the device is too small for these options (at least 8 MiB are needed)")]
+    TooSmall,
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(DeviceError),
+    /// Not enough memory.
+    #[error("not enough memory")]
+    OutOfMemory,
+}
+
+impl From<DeviceError> for FormatError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+/// A structure on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Structure {
+    /// Both copies of the superblock.
+    Superblock,
+    /// Both checkpoints, or what a valid one says.
+    Checkpoint,
+    /// A commit group that is known to have been durable.
+    CommitGroup,
+}
+
+impl core::fmt::Display for Structure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Superblock => "superblock",
+            Self::Checkpoint => "checkpoint",
+            Self::CommitGroup => "commit group",
+        })
+    }
+}
+
+/// Why a device cannot be mounted. Nothing was written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// There is no file system of ours on it.
+    #[error("no Siltstone file system on this device")]
+    NotFound,
+    /// It is ours, but of a version or with features this code does not know.
+    #[error("format version {version} (features {features:#x}) is not known")]
+    Unknown {
+        /// Format version found.
+        version: u32,
+        /// Feature bits that must be known to go on.
+        features: u64,
+    },
+    /// Acknowledged data is damaged. Mounting would lose it silently, so it is refused.
+    #[error("damaged {structure} at block {}", block.0)]
+    Damaged {
+        /// What is damaged.
+        structure: Structure,
+        /// Where.
+        block: BlockIndex,
+    },
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(DeviceError),
+    /// Not enough memory.
+    #[error("not enough memory to mount")]
+    OutOfMemory,
+}
+
+impl From<DeviceError> for MountError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+impl From<crate::BufferAllocError> for MountError {
+    fn from(_: crate::BufferAllocError) -> Self {
+        Self::OutOfMemory
+    }
+}

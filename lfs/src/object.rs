@@ -1,0 +1,230 @@
+//! Objects: immutable byte streams that own whole segments (SPEC.md, "Objects").
+//!
+//! An object is written once, front to back, and named by a checkpoint from then on. It is cut into
+//! frames, each with its own header and checksum, so damage is found where it is and by whoever reads
+//! it. Deleting an object frees its segments; there is never anything to copy.
+
+use alloc::vec::Vec;
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::checkpoint::ObjectInfo;
+use crate::filesystem::FileSystem;
+use crate::layout::{FRAME_MAGIC, FrameLayout, checksum_after_head};
+use crate::superblock::{SegmentId, Superblock};
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, ObjectId, ObjectReadError,
+    ObjectWriteError,
+};
+
+const FRAME_HEADER_BYTES: usize = size_of::<FrameLayout>();
+
+/// Payload bytes of a frame that is not the last.
+fn frame_payload_bytes(superblock: &Superblock) -> usize {
+    superblock.frame_blocks() as usize * BLOCK_SIZE - FRAME_HEADER_BYTES
+}
+
+/// Frames that a segment holds.
+fn frames_per_segment(superblock: &Superblock) -> u32 {
+    superblock.segment_blocks / superblock.frame_blocks()
+}
+
+/// Segments that `len_bytes` of an object take.
+pub(crate) fn segments_for(superblock: &Superblock, len_bytes: u64) -> u64 {
+    let per_segment =
+        frame_payload_bytes(superblock) as u64 * u64::from(frames_per_segment(superblock));
+    len_bytes.div_ceil(per_segment)
+}
+
+/// Where frame `frame` of an object with these segments begins.
+fn frame_block(superblock: &Superblock, segments: &[SegmentId], frame: u32) -> Option<BlockIndex> {
+    let per_segment = frames_per_segment(superblock);
+    let segment = segments.get((frame / per_segment) as usize)?;
+    let offset = u64::from(frame % per_segment) * u64::from(superblock.frame_blocks());
+    Some(BlockIndex(superblock.segment_start(*segment).0 + offset))
+}
+
+/// Writes one object, front to back.
+///
+/// Dropped before [`finish`](Self::finish) it gives its segments back, unless a write is still under
+/// way in them: then they stay unused until the next mount.
+pub struct ObjectWriter<'f, D: BlockDevice> {
+    filesystem: &'f FileSystem<D>,
+    id: ObjectId,
+    info: ObjectInfo,
+    frame: u32,
+    /// `None` while the device has it.
+    buffer: Option<Buffer>,
+    /// Payload bytes in `buffer`.
+    filled: usize,
+    finished: bool,
+}
+
+impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
+    pub(crate) fn new(
+        filesystem: &'f FileSystem<D>,
+        id: ObjectId,
+    ) -> Result<Self, ObjectWriteError> {
+        let blocks = filesystem.superblock().frame_blocks() as usize;
+        let buffer = Buffer::zeroed(blocks).map_err(|_| ObjectWriteError::OutOfMemory)?;
+        let info = ObjectInfo::default();
+        Ok(Self { filesystem, id, info, frame: 0, buffer: Some(buffer), filled: 0, finished: false })
+    }
+
+    /// Appends `bytes`. Waits for the device whenever a frame is full.
+    ///
+    /// # Errors
+    /// After an error the object cannot be finished.
+    pub async fn append(&mut self, mut bytes: &[u8]) -> Result<(), ObjectWriteError> {
+        while !bytes.is_empty() {
+            let room = frame_payload_bytes(self.filesystem.superblock()) - self.filled;
+            let (head, rest) = bytes.split_at(room.min(bytes.len()));
+            let start = FRAME_HEADER_BYTES + self.filled;
+            let buffer = self.buffer.as_mut().ok_or(ObjectWriteError::Failed)?;
+            let target = buffer.bytes_mut().get_mut(start..start + head.len());
+            target.ok_or(ObjectWriteError::Failed)?.copy_from_slice(head);
+            self.filled += head.len();
+            bytes = rest;
+            if head.len() == room {
+                self.write_frame().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes appended so far.
+    pub fn len_bytes(&self) -> u64 {
+        self.info.len_bytes + self.filled as u64
+    }
+
+    /// Writes what is left and ends the object. Durable, and there after the next mount, only once a
+    /// checkpoint that adds it is.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append); the object is gone then.
+    pub async fn finish(mut self) -> Result<ObjectId, ObjectWriteError> {
+        if self.filled > 0 {
+            self.write_frame().await?;
+        }
+        self.finished = true;
+        self.filesystem.add_object(self.id, core::mem::take(&mut self.info));
+        Ok(self.id)
+    }
+
+    async fn write_frame(&mut self) -> Result<(), ObjectWriteError> {
+        let superblock = self.filesystem.superblock();
+        if self.frame % frames_per_segment(superblock) == 0 {
+            let segment = self.filesystem.allocate_segment().ok_or(ObjectWriteError::Full)?;
+            self.info.segments.push(segment);
+        }
+        let block = frame_block(superblock, &self.info.segments, self.frame)
+            .ok_or(ObjectWriteError::Failed)?;
+        let mut buffer = self.buffer.take().ok_or(ObjectWriteError::Failed)?;
+        let end = FRAME_HEADER_BYTES + self.filled;
+        let mut layout = FrameLayout {
+            magic: FRAME_MAGIC,
+            checksum: 0.into(),
+            filesystem_id: superblock.id.0,
+            own_block: block.0.into(),
+            object: self.id.0.into(),
+            frame: self.frame.into(),
+            payload_len: u32::try_from(self.filled).map_err(|_| ObjectWriteError::Failed)?.into(),
+        };
+        let blocks = end.div_ceil(BLOCK_SIZE);
+        buffer.truncate(blocks);
+        buffer.bytes_mut().get_mut(end..).unwrap_or_default().fill(0);
+        let frame = buffer.bytes_mut().get_mut(..end).ok_or(ObjectWriteError::Failed)?;
+        let (head, _) = frame.split_at_mut(FRAME_HEADER_BYTES);
+        head.copy_from_slice(layout.as_bytes());
+        layout.checksum = checksum_after_head(frame).into();
+        let (head, _) = frame.split_at_mut(FRAME_HEADER_BYTES);
+        head.copy_from_slice(layout.as_bytes());
+
+        let (mut buffer, written) = self.filesystem.device().write(block, buffer).await;
+        let grown = buffer.grow(superblock.frame_blocks() as usize);
+        self.buffer = Some(buffer);
+        self.filesystem.count_written(blocks);
+        written.map_err(|error| self.filesystem.write_failed(error))?;
+        grown.map_err(|_| ObjectWriteError::OutOfMemory)?;
+        self.info.len_bytes += self.filled as u64;
+        self.filled = 0;
+        self.frame += 1;
+        Ok(())
+    }
+}
+
+impl<D: BlockDevice> Drop for ObjectWriter<'_, D> {
+    fn drop(&mut self) {
+        if !self.finished && self.buffer.is_some() {
+            self.filesystem.release_segments(&self.info.segments);
+        }
+    }
+}
+
+/// Reads one object front to back, a frame at a time.
+pub struct ObjectReader {
+    superblock: Superblock,
+    id: ObjectId,
+    info: ObjectInfo,
+    frame: u32,
+    left: u64,
+    buffer: Option<Buffer>,
+}
+
+impl ObjectReader {
+    pub(crate) fn new(superblock: Superblock, id: ObjectId, info: ObjectInfo) -> Self {
+        let left = info.len_bytes;
+        Self { superblock, id, info, frame: 0, left, buffer: None }
+    }
+
+    /// Appends the next frame's bytes to `bytes`; false at the end.
+    ///
+    /// # Errors
+    /// [`ObjectReadError::Damaged`] when what the disk returns is not this frame.
+    pub async fn next_frame(
+        &mut self,
+        device: &impl BlockDevice,
+        bytes: &mut Vec<u8>,
+    ) -> Result<bool, ObjectReadError> {
+        if self.left == 0 {
+            return Ok(false);
+        }
+        let payload = self.left.min(frame_payload_bytes(&self.superblock) as u64);
+        let payload = usize::try_from(payload).map_err(|_| ObjectReadError::OutOfMemory)?;
+        let blocks = (FRAME_HEADER_BYTES + payload).div_ceil(BLOCK_SIZE);
+        let damaged = |block| ObjectReadError::Damaged { object: self.id, block };
+        let block = frame_block(&self.superblock, &self.info.segments, self.frame)
+            .ok_or(damaged(BlockIndex(0)))?;
+        let mut buffer = self.buffer.take().unwrap_or_default();
+        buffer.truncate(blocks);
+        buffer.grow(blocks).map_err(|_| ObjectReadError::OutOfMemory)?;
+        let (buffer, result) = device.read(block, buffer).await;
+        result.map_err(ObjectReadError::Device)?;
+        let found = self.check(block, payload, buffer.bytes()).ok_or(damaged(block))?;
+        bytes.try_reserve(found.len()).map_err(|_| ObjectReadError::OutOfMemory)?;
+        bytes.extend_from_slice(found);
+        self.buffer = Some(buffer);
+        self.left -= payload as u64;
+        self.frame += 1;
+        Ok(true)
+    }
+
+    fn check<'b>(&self, block: BlockIndex, payload: usize, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let frame = bytes.get(..FRAME_HEADER_BYTES + payload)?;
+        let (layout, found) = FrameLayout::ref_from_prefix(frame).ok()?;
+        let valid = layout.magic == FRAME_MAGIC
+            && layout.filesystem_id == self.superblock.id.0
+            && layout.own_block.get() == block.0
+            && layout.object.get() == self.id.0
+            && layout.frame.get() == self.frame
+            && layout.payload_len.get() as usize == payload
+            && layout.checksum.get() == checksum_after_head(frame);
+        valid.then_some(found)
+    }
+}
+
+impl From<DeviceError> for ObjectReadError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}

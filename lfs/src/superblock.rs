@@ -1,0 +1,216 @@
+//! The superblock: what the file system is and where its parts lie (SPEC.md, "Superblock").
+//!
+//! Two copies, each within one sector, so a copy is never torn. Nothing in it changes after format
+//! but the state (`Formatting` to `Ready`) and feature flags.
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::layout::{FORMAT_VERSION, SUPERBLOCK_MAGIC, SuperblockLayout, checksum};
+use crate::{BLOCK_SIZE, BlockIndex, Buffer};
+
+/// Identifies a file system; random, and no part of any reply to a client, so that nobody can put
+/// a block into a value that passes for a block of this log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSystemId(pub [u8; 16]);
+
+/// Number of a segment, from 0 at the start of the segment area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SegmentId(pub u32);
+
+/// Whether a format run got to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A format was begun; there is nothing on the disk worth keeping.
+    Formatting,
+    /// A file system lives here.
+    Ready,
+}
+
+/// The superblock's content, checked: every field is in range for `block_count`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    pub id: FileSystemId,
+    pub state: State,
+    pub block_count: u64,
+    pub segment_blocks: u32,
+    pub segment_count: u32,
+    pub first_segment_block: u64,
+    /// Blocks in each of the two checkpoint slots.
+    pub slot_blocks: u32,
+    /// Segments a checkpoint lists for the log: the bound on replay.
+    pub log_segments: u32,
+}
+
+/// What is wrong with a superblock copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SuperblockFault {
+    /// No superblock at all, or a damaged one.
+    Invalid,
+    /// A superblock of a version or with a feature this code does not know.
+    Unknown { version: u32, features: u64 },
+}
+
+pub(crate) const SEGMENT_BLOCKS_MIN: u32 = 8;
+pub(crate) const LOG_SEGMENTS_MIN: u32 = 12;
+
+impl Superblock {
+    /// The two places a copy is kept: the first block, and the last before the segments.
+    pub(crate) fn copy_blocks(&self) -> [BlockIndex; 2] {
+        [BlockIndex(0), BlockIndex(self.first_segment_block - 1)]
+    }
+
+    /// First block of checkpoint slot `slot` (0 or 1).
+    pub(crate) fn slot_block(&self, slot: u8) -> BlockIndex {
+        BlockIndex(1 + u64::from(slot & 1) * u64::from(self.slot_blocks))
+    }
+
+    pub(crate) fn segment_start(&self, segment: SegmentId) -> BlockIndex {
+        BlockIndex(
+            self.first_segment_block + u64::from(segment.0) * u64::from(self.segment_blocks),
+        )
+    }
+
+    pub(crate) fn segment_bytes(&self) -> usize {
+        self.segment_blocks as usize * BLOCK_SIZE
+    }
+
+    /// Blocks of the largest group: half a segment. So after any group that begins a segment another
+    /// one still fits, and a damaged group's successor is never out of sight (DESIGN.md, "Damage").
+    pub(crate) fn group_blocks_max(&self) -> u32 {
+        self.segment_blocks / 2
+    }
+
+    /// Largest payload of one commit: a quarter of the log.
+    pub(crate) fn commit_bytes_max(&self) -> usize {
+        (self.log_segments / 4) as usize * self.segment_bytes()
+    }
+
+    /// Blocks of a full object frame.
+    pub(crate) fn frame_blocks(&self) -> u32 {
+        self.segment_blocks.min(32)
+    }
+
+    /// Writes this copy into the one-block `buffer`.
+    pub(crate) fn encode(&self, own_block: BlockIndex, buffer: &mut Buffer) {
+        let mut layout = SuperblockLayout {
+            magic: SUPERBLOCK_MAGIC,
+            checksum: 0.into(),
+            version: FORMAT_VERSION.into(),
+            filesystem_id: self.id.0,
+            own_block: own_block.0.into(),
+            block_count: self.block_count.into(),
+            block_size: 4096.into(),
+            state: match self.state {
+                State::Formatting => 0,
+                State::Ready => 1,
+            }
+            .into(),
+            segment_blocks: self.segment_blocks.into(),
+            segment_count: self.segment_count.into(),
+            first_segment_block: self.first_segment_block.into(),
+            slot_blocks: self.slot_blocks.into(),
+            log_segments: self.log_segments.into(),
+            features_compatible: 0.into(),
+            features_read_only: 0.into(),
+            features_incompatible: 0.into(),
+            reserved: [0; 408],
+        };
+        layout.checksum = checksum(layout.as_bytes().get(12..).unwrap_or_default()).into();
+        let bytes = buffer.bytes_mut();
+        bytes.fill(0);
+        if let Some(target) = bytes.get_mut(..size_of::<SuperblockLayout>()) {
+            target.copy_from_slice(layout.as_bytes());
+        }
+    }
+
+    /// Reads a copy found at `own_block` of a device of `device_blocks` blocks.
+    pub(crate) fn decode(
+        block: &[u8],
+        own_block: BlockIndex,
+        device_blocks: u64,
+    ) -> Result<Self, SuperblockFault> {
+        let (layout, _) =
+            SuperblockLayout::read_from_prefix(block).map_err(|_| SuperblockFault::Invalid)?;
+        let sum = checksum(layout.as_bytes().get(12..).unwrap_or_default());
+        if layout.magic != SUPERBLOCK_MAGIC
+            || layout.checksum.get() != sum
+            || layout.own_block.get() != own_block.0
+        {
+            return Err(SuperblockFault::Invalid);
+        }
+        let features = layout.features_incompatible.get() | layout.features_read_only.get();
+        if layout.version.get() != FORMAT_VERSION || features != 0 {
+            return Err(SuperblockFault::Unknown { version: layout.version.get(), features });
+        }
+        let superblock = Self {
+            id: FileSystemId(layout.filesystem_id),
+            state: match layout.state.get() {
+                0 => State::Formatting,
+                1 => State::Ready,
+                _ => return Err(SuperblockFault::Invalid),
+            },
+            block_count: layout.block_count.get(),
+            segment_blocks: layout.segment_blocks.get(),
+            segment_count: layout.segment_count.get(),
+            first_segment_block: layout.first_segment_block.get(),
+            slot_blocks: layout.slot_blocks.get(),
+            log_segments: layout.log_segments.get(),
+        };
+        if layout.block_size.get() as usize == BLOCK_SIZE && superblock.in_range(device_blocks) {
+            Ok(superblock)
+        } else {
+            Err(SuperblockFault::Invalid)
+        }
+    }
+
+    /// Whether every address that can be computed from this superblock lies on the device.
+    fn in_range(&self, device_blocks: u64) -> bool {
+        let segments_end = u64::from(self.segment_count)
+            .checked_mul(u64::from(self.segment_blocks))
+            .and_then(|blocks| blocks.checked_add(self.first_segment_block));
+        self.segment_blocks.is_power_of_two()
+            && (SEGMENT_BLOCKS_MIN..=1 << 16).contains(&self.segment_blocks)
+            && (LOG_SEGMENTS_MIN..=self.segment_count / 2).contains(&self.log_segments)
+            && self.log_segments <= 1024
+            && self.slot_blocks > 0
+            && 2 + 2 * u64::from(self.slot_blocks) <= self.first_segment_block
+            && segments_end.is_some_and(|end| end <= self.block_count)
+            && self.block_count <= device_blocks
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn example() -> Superblock {
+        Superblock {
+            id: FileSystemId([7; 16]),
+            state: State::Ready,
+            block_count: 1024,
+            segment_blocks: 8,
+            segment_count: 100,
+            first_segment_block: 24,
+            slot_blocks: 4,
+            log_segments: 12,
+        }
+    }
+
+    #[test]
+    fn survives_a_round_trip_and_no_flipped_bit() {
+        let superblock = example();
+        let mut buffer = Buffer::zeroed(1).unwrap();
+        superblock.encode(BlockIndex(0), &mut buffer);
+        assert_eq!(Superblock::decode(buffer.bytes(), BlockIndex(0), 1024), Ok(superblock));
+        assert!(Superblock::decode(buffer.bytes(), BlockIndex(23), 1024).is_err());
+        assert!(Superblock::decode(buffer.bytes(), BlockIndex(0), 1023).is_err());
+        for bit in 0..512 * 8 {
+            buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                Superblock::decode(buffer.bytes(), BlockIndex(0), 1024).is_err(),
+                "bit {bit} does not matter"
+            );
+            buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
