@@ -1,0 +1,2 @@
+# Siltstone. `make help` lists what there is.
+include scripts/test.mk

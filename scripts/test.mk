@@ -1,0 +1,58 @@
+# Tests, checks, benchmarks and fuzzing; included by the Makefile. What is missing is installed first.
+
+CARGO ?= cargo
+# The image's compiler; why this one is said where the Makefile builds the image.
+IMAGE_TOOLCHAIN ?= nightly-2025-12-12
+# Runs each test in a process of its own where installed; the same tests run without it.
+TEST_RUNNER = $(if $(shell $(CARGO) nextest --version 2>/dev/null),nextest run --no-fail-fast,test --no-fail-fast)
+ARCHES := riscv64 aarch64
+
+.PHONY: test test-host test-machines test-clients check audit bench bench-peer fuzz
+
+## test: everything CI needs: unit, model and crash tests on the host, end to end on both machines
+test: test-host test-machines
+
+test-host:
+	$(CARGO) $(TEST_RUNNER)
+	$(CARGO) test --quiet --doc
+
+# What the tests start is built before them, so that no test waits for a compiler.
+test-machines: hosted-and-images
+	scripts/setup-test
+	$(CARGO) $(TEST_RUNNER) -p tests
+
+.PHONY: hosted-and-images
+hosted-and-images:
+	$(CARGO) build -p app --features hosted
+	$(foreach arch,$(ARCHES),$(MAKE) --no-print-directory build ARCH=$(arch) &&) true
+
+## test-clients: node-redis and ioredis from npm, against both machines
+test-clients: hosted-and-images
+	scripts/setup-test --node
+	$(CARGO) $(TEST_RUNNER) -p tests --features node --test node
+
+## check: format, lints, arrows between crates, no_std, licences and sources of dependencies, documentation
+check:
+	scripts/check $(IMAGE_TOOLCHAIN)
+
+## audit: known advisories against dependencies (fetches the RustSec database from GitHub)
+audit:
+	scripts/setup-test --deny
+	$(CARGO) deny check advisories
+
+## bench: the figures that matter, as a table and in target/bench.jsonl
+bench: hosted-and-images
+	scripts/setup-test
+	$(CARGO) run --quiet --release -p tests --bin bench
+
+## bench-peer: the same load on Linux + Redis in the same emulated machine, and the ratios
+bench-peer: hosted-and-images
+	scripts/setup-test
+	$(CARGO) run --quiet --release -p tests --bin bench -- --peer
+
+## fuzz: cargo-fuzz on every target, FUZZ_SECONDS each
+FUZZ_SECONDS ?= 60
+fuzz:
+	scripts/setup-test --fuzz $(IMAGE_TOOLCHAIN)
+	$(foreach target,request_parser mount,\
+		$(CARGO) +$(IMAGE_TOOLCHAIN) fuzz run $(target) -- -max_total_time=$(FUZZ_SECONDS) &&) true

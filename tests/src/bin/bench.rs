@@ -1,0 +1,2 @@
+//! The benchmarks of `make bench`.
+fn main() {}

@@ -1,0 +1,239 @@
+//! Concurrent writers that keep a [`Ledger`] each, for power cuts and failing disks.
+//!
+//! Each writer has a connection and keys of its own: new keys, overwritten ones, counters, growing
+//! values, deletions, and MULTI/EXEC over several of them; one command at a time or pipelined.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use redis::{Connection, RedisResult, Value, cmd};
+
+use crate::client;
+use crate::ledger::{Contents, Ledger, Operation, Step};
+
+/// Longest pipeline of one writer, in steps.
+const BATCH_STEPS_MAX: usize = 16;
+/// Keys a check reads at a time.
+const CHECK_KEYS: usize = 256;
+
+/// A set of writers; survives the machines it writes to.
+pub struct Workload {
+    writers: Vec<Writer>,
+}
+
+impl Workload {
+    /// `count` writers that draw from `rng`.
+    pub fn new(count: usize, rng: &mut Rng) -> Self {
+        let writers = (0..count)
+            .map(|index| Writer {
+                index,
+                rng: rng.fork(),
+                ledger: Ledger::default(),
+                keys_used: 0,
+            })
+            .collect();
+        Self { writers }
+    }
+
+    /// Writes until every connection has failed or was refused something; `meanwhile` sees to that, and may
+    /// watch the progress. Returns how each writer ended, and the number of acknowledged steps.
+    pub fn run(
+        &mut self,
+        port: u16,
+        meanwhile: impl FnOnce(&Progress),
+    ) -> (Vec<redis::RedisError>, u64) {
+        let progress = Progress::default();
+        let ends = thread::scope(|scope| {
+            let writers: Vec<_> = self
+                .writers
+                .iter_mut()
+                .map(|writer| scope.spawn(|| writer.write_until_failure(port, &progress)))
+                .collect();
+            meanwhile(&progress);
+            let join = |writer: thread::ScopedJoinHandle<'_, _>| writer.join().expect("no panic");
+            writers.into_iter().map(join).collect()
+        });
+        (ends, progress.steps())
+    }
+
+    /// Checks every promise on a machine that was rebooted, and panics when one is broken.
+    pub fn check(&mut self, connection: &mut Connection) {
+        let mut keys = 0;
+        let mut survivors = 0;
+        for writer in &mut self.writers {
+            let found = read(connection, writer.ledger.keys());
+            match writer.ledger.settle(found) {
+                Ok(happened) => survivors += happened,
+                Err(broken) => panic!("writer {}: {broken}", writer.index),
+            }
+            keys += writer.ledger.acknowledged().len();
+        }
+        let size: usize = cmd("DBSIZE").query(connection).expect("DBSIZE");
+        assert_eq!(size, keys, "keys that nobody wrote, or counted wrongly");
+        println!("checked {keys} keys; {survivors} unacknowledged steps had happened");
+    }
+}
+
+/// How far a running workload has come.
+#[derive(Default)]
+pub struct Progress {
+    steps: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Progress {
+    /// Steps acknowledged so far.
+    pub fn steps(&self) -> u64 {
+        *self.steps.lock().expect("no panic holds it")
+    }
+
+    /// Waits until `steps` were acknowledged in all; false when that takes longer than `limit`.
+    pub fn wait_for(&self, steps: u64, limit: Duration) -> bool {
+        let count = self.steps.lock().expect("no panic holds it");
+        let wait = self
+            .changed
+            .wait_timeout_while(count, limit, |count| *count < steps);
+        !wait.expect("no panic holds it").1.timed_out()
+    }
+
+    fn step(&self) {
+        *self.steps.lock().expect("no panic holds it") += 1;
+        self.changed.notify_all();
+    }
+}
+
+struct Writer {
+    index: usize,
+    rng: Rng,
+    ledger: Ledger,
+    keys_used: u32,
+}
+
+impl Writer {
+    fn write_until_failure(&mut self, port: u16, progress: &Progress) -> redis::RedisError {
+        let mut connection = match client::try_connect(port) {
+            Ok(connection) => connection,
+            Err(error) => return error,
+        };
+        loop {
+            if let Err(error) = self.write_batch(&mut connection, progress) {
+                return error;
+            }
+        }
+    }
+
+    fn write_batch(&mut self, connection: &mut Connection, progress: &Progress) -> RedisResult<()> {
+        let steps = if self.rng.bool() {
+            1
+        } else {
+            self.rng.usize(1..=BATCH_STEPS_MAX)
+        };
+        let batch: Vec<_> = (0..steps).map(|_| self.draw_step()).collect();
+        let mut packed = Vec::new();
+        for step in &batch {
+            pack(step, &mut packed);
+        }
+        self.ledger.send(batch.iter().cloned());
+        connection.send_packed_command(&packed)?;
+        for step in &batch {
+            receive(step, connection)?;
+            self.ledger.acknowledge();
+            progress.step();
+        }
+        Ok(())
+    }
+
+    fn draw_step(&mut self) -> Step {
+        let operations = if self.rng.u8(..4) == 0 {
+            self.rng.usize(2..=5)
+        } else {
+            1
+        };
+        (0..operations).map(|_| self.draw_operation()).collect()
+    }
+
+    fn draw_operation(&mut self) -> Operation {
+        let writer = self.index;
+        let few = self.rng.u32(..8);
+        match self.rng.u8(..10) {
+            0..4 => {
+                self.keys_used += 1;
+                Operation::Set(
+                    format!("w{writer}:new:{}", self.keys_used),
+                    self.draw_value(),
+                )
+            }
+            4..6 => Operation::Set(format!("w{writer}:over:{few}"), self.draw_value()),
+            6..8 => Operation::Increment(format!("w{writer}:count:{few}")),
+            8 => Operation::Append(format!("w{writer}:grow:{few}"), vec![b'a' + few as u8; 30]),
+            _ => Operation::Delete(format!("w{writer}:new:{}", self.rng.u32(..=self.keys_used))),
+        }
+    }
+
+    fn draw_value(&mut self) -> Vec<u8> {
+        // Mostly small, now and then one that spans many blocks.
+        let bytes = match self.rng.u8(..50) {
+            0 => self.rng.usize(..100_000),
+            1..10 => self.rng.usize(..4_000),
+            _ => self.rng.usize(..200),
+        };
+        let mut value = vec![0; bytes];
+        self.rng.fill(&mut value);
+        value
+    }
+}
+
+fn pack(step: &Step, packed: &mut Vec<u8>) {
+    let atomic = step.len() > 1;
+    if atomic {
+        packed.extend(cmd("MULTI").get_packed_command());
+    }
+    for operation in step {
+        let command = match operation {
+            Operation::Set(key, value) => cmd("SET").arg(key).arg(value).get_packed_command(),
+            Operation::Append(key, tail) => cmd("APPEND").arg(key).arg(tail).get_packed_command(),
+            Operation::Increment(key) => cmd("INCR").arg(key).get_packed_command(),
+            Operation::Delete(key) => cmd("DEL").arg(key).get_packed_command(),
+        };
+        packed.extend(command);
+    }
+    if atomic {
+        packed.extend(cmd("EXEC").get_packed_command());
+    }
+}
+
+/// Receives the replies to one step; an error in any of them is an error.
+fn receive(step: &Step, connection: &mut Connection) -> RedisResult<()> {
+    let replies = if step.len() > 1 { step.len() + 2 } else { 1 };
+    let mut last = Value::Nil;
+    for _ in 0..replies {
+        last = connection.recv_response()?.extract_error()?;
+    }
+    if step.len() > 1 {
+        assert!(
+            matches!(&last, Value::Array(results) if results.len() == step.len()),
+            "EXEC: {last:?}"
+        );
+    }
+    Ok(())
+}
+
+fn read<'k>(connection: &mut Connection, keys: impl Iterator<Item = &'k String>) -> Contents {
+    let keys: Vec<_> = keys.collect();
+    let mut contents = BTreeMap::new();
+    for keys in keys.chunks(CHECK_KEYS) {
+        let values: Vec<Option<Vec<u8>>> = cmd("MGET")
+            .arg(keys)
+            .query(connection)
+            .expect("the machine answers MGET");
+        let present = keys
+            .iter()
+            .zip(values)
+            .filter_map(|(key, value)| Some(((*key).clone(), value?)));
+        contents.extend(present);
+    }
+    contents
+}

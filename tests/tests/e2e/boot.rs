@@ -1,0 +1,138 @@
+//! Boot and the end: what a machine starts on, what it refuses, and how it stops.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+use tests::machine::{READY, Setup, Target};
+use tests::process::Process;
+
+on!([riscv64 aarch64 hosted] {
+    formats_a_blank_disk_and_keeps_it,
+    ends_well_on_an_interrupt_to_its_group,
+    refuses_a_disk_it_does_not_know,
+    refuses_a_disk_in_use,
+});
+on!([riscv64 aarch64] {
+    ends_well_on_an_interrupt_to_the_launcher,
+    refuses_to_start_without_entropy,
+    boots_in_little_and_in_much_memory,
+});
+
+fn formats_a_blank_disk_and_keeps_it(target: Target) {
+    let setup = Setup::new(target);
+    let machine = setup.boot();
+    redis::cmd("SET")
+        .arg("kept")
+        .arg("yes")
+        .exec(&mut machine.connect())
+        .unwrap();
+    machine.shutdown();
+
+    let machine = setup.boot();
+    let kept: String = redis::cmd("GET")
+        .arg("kept")
+        .query(&mut machine.connect())
+        .unwrap();
+    assert_eq!(kept, "yes");
+    machine.shutdown();
+}
+
+/// Ctrl-C at a terminal: the whole job gets the signal.
+fn ends_well_on_an_interrupt_to_its_group(target: Target) {
+    let setup = Setup::new(target);
+    let mut machine = setup.boot_as_job();
+    machine.process().signal_group(Signal::INT);
+    machine.expect_clean_end();
+    setup.boot().shutdown();
+}
+
+/// A supervisor that signals only what `make run` started.
+fn ends_well_on_an_interrupt_to_the_launcher(target: Target) {
+    let setup = Setup::new(target);
+    let mut machine = setup.boot();
+    let launcher = machine
+        .process()
+        .find("run")
+        .expect("`make run` starts qemu/run");
+    kill_process(launcher, Signal::INT).unwrap();
+    machine.expect_clean_end();
+    setup.boot().shutdown();
+}
+
+fn refuses_a_disk_it_does_not_know(target: Target) {
+    let setup = Setup::new(target);
+    let mut foreign = vec![0; 16 << 20];
+    foreign[1080..1082].copy_from_slice(&[0x53, 0xef]); // An ext4 superblock's magic.
+    foreign[0..64].fill(0xa5);
+    fs::write(setup.disk(), &foreign).unwrap();
+
+    let console = setup.boot_refused();
+    assert!(!console.contains(READY), "{console}");
+    assert!(
+        console.to_lowercase().contains("disk"),
+        "it says what is wrong:\n{console}"
+    );
+    assert!(
+        fs::read(setup.disk()).unwrap() == foreign,
+        "not a byte may change"
+    );
+}
+
+fn refuses_a_disk_in_use(target: Target) {
+    let setup = Setup::new(target);
+    let machine = setup.boot();
+    let second = Setup::new(target).with_disk(setup.disk());
+    let console = second.boot_refused();
+    assert!(!console.contains(READY), "{console}");
+    machine.shutdown();
+}
+
+/// Randomness comes from the virtio device alone.
+fn refuses_to_start_without_entropy(target: Target) {
+    let setup = Setup::new(target);
+    let machine = setup.boot();
+    let mut command = machine.qemu_command();
+    machine.shutdown();
+
+    let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut deaf = std::process::Command::new(command.get_program());
+    let is_rng = |index: usize| {
+        words
+            .get(index)
+            .is_some_and(|word| word.to_string_lossy().starts_with("virtio-rng"))
+    };
+    let kept = |index: &usize| !is_rng(*index) && !is_rng(index + 1);
+    deaf.args((0..words.len()).filter(kept).map(|index| &words[index]));
+    assert_eq!(
+        deaf.get_args().count() + 2,
+        words.len(),
+        "one device fewer: {words:?}"
+    );
+    command = deaf;
+
+    let mut process = Process::spawn(command);
+    let status = process.wait_exit(Duration::from_mins(1));
+    let console = process.console_at_end(Duration::from_secs(10));
+    assert!(
+        !status.success() && !console.contains(READY),
+        "{status}\n{console}"
+    );
+    assert!(
+        console.contains("virtio-rng"),
+        "it says what is missing:\n{console}"
+    );
+}
+
+fn boots_in_little_and_in_much_memory(target: Target) {
+    for memory in ["64M", "1G"] {
+        let setup = Setup::new(target).with("MEM", memory);
+        let machine = setup.boot();
+        redis::cmd("SET")
+            .arg("key")
+            .arg("value")
+            .exec(&mut machine.connect())
+            .unwrap();
+        machine.shutdown();
+    }
+}
