@@ -82,9 +82,10 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.has_room()
     }
 
-    /// Waits until the log would take a commit of any size, or is read-only.
-    pub async fn admit(&self) {
-        self.log.admit().await;
+    /// Waits until the log would take a commit of any size, is read-only, or `or_else` holds; that is
+    /// asked again whenever the log moves on and after every [`nudge`](Self::nudge).
+    pub async fn admit(&self, or_else: impl Fn() -> bool) {
+        self.log.admit(or_else).await;
     }
 
     /// The newest commit taken.
@@ -121,7 +122,8 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.wants_checkpoint()
     }
 
-    /// Makes tasks in [`checkpoint_wanted`](Self::checkpoint_wanted) look again.
+    /// Makes tasks in [`checkpoint_wanted`](Self::checkpoint_wanted) and [`admit`](Self::admit) look
+    /// again.
     pub fn nudge(&self) {
         self.log.nudge();
     }

@@ -164,12 +164,13 @@ impl Log {
         self.room(&self.state.borrow())
     }
 
-    /// Waits until a commit of any size would be taken, or none ever will.
-    pub(crate) async fn admit(&self) {
+    /// Waits until a commit of any size would be taken, none ever will, or `or_else`; that is asked
+    /// again after every [`nudge`](Self::nudge).
+    pub(crate) async fn admit(&self, or_else: impl Fn() -> bool) {
         if !self.has_room() {
             // The queue may be full of commits nobody waits for.
             self.hurry(self.appended());
-            self.progress.until(|| self.has_room().then_some(())).await;
+            self.progress.until(|| (self.has_room() || or_else()).then_some(())).await;
         }
     }
 

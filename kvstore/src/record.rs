@@ -1,0 +1,179 @@
+//! Records: what a commit says, and what a sorted run holds (SPEC.md, "Records").
+//!
+//! A commit's payload is a sequence of records; all of it happens or none. Records are logical: they
+//! name keys, never places on the disk, so the same bytes can be replayed anywhere.
+//!
+//! A run uses the same records, at most one for each key, preceded by a commit number each, sorted by
+//! database and key, with a database's `Clear` before its keys.
+
+use alloc::vec::Vec;
+
+use crate::{DATABASE_COUNT, DatabaseIndex, Timestamp};
+
+const PUT: u8 = 1;
+const PUT_EXPIRING: u8 = 2;
+const DELETE: u8 = 3;
+const APPEND: u8 = 4;
+const EXPIRE: u8 = 5;
+const PERSIST: u8 = 6;
+const CLEAR: u8 = 7;
+
+/// Bytes of a record beyond its key and value, at most.
+pub(crate) const RECORD_BYTES_MAX: usize = 16;
+
+/// Bytes of a run's record beyond its key and value, at most.
+pub(crate) const RUN_RECORD_BYTES_MAX: usize = RECORD_BYTES_MAX + 8;
+
+/// One change to one key, or to a whole database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record<'b> {
+    pub db: DatabaseIndex,
+    pub key: &'b [u8],
+    pub change: Change<'b>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change<'b> {
+    /// Value and expiry are now these.
+    Put { value: &'b [u8], expires_at_ms: Option<i64> },
+    /// There is no value.
+    Delete,
+    /// These bytes follow the value there is; its expiry stays.
+    Append { tail: &'b [u8] },
+    /// Only the expiry changes.
+    Expire { expires_at_ms: Option<i64> },
+    /// Every key of the database is gone. Its key is empty.
+    Clear,
+}
+
+/// The bytes are not records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Malformed;
+
+impl<'b> Record<'b> {
+    /// Appends the record to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, expires_at_ms, value) = match self.change {
+            Change::Put { value, expires_at_ms: None } => (PUT, None, Some(value)),
+            Change::Put { value, expires_at_ms } => (PUT_EXPIRING, expires_at_ms, Some(value)),
+            Change::Delete => (DELETE, None, None),
+            Change::Append { tail } => (APPEND, None, Some(tail)),
+            Change::Expire { expires_at_ms: None } => (PERSIST, None, None),
+            Change::Expire { expires_at_ms } => (EXPIRE, expires_at_ms, None),
+            Change::Clear => (CLEAR, None, None),
+        };
+        // The store takes no longer keys or values.
+        let key_len = u16::try_from(self.key.len()).unwrap_or(u16::MAX);
+        let [low, high] = key_len.to_le_bytes();
+        out.extend_from_slice(&[kind, self.db.0, low, high]);
+        if let Some(at) = expires_at_ms {
+            out.extend_from_slice(&at.to_le_bytes());
+        }
+        if let Some(value) = value {
+            let value_len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&value_len.to_le_bytes());
+        }
+        out.extend_from_slice(self.key);
+        out.extend_from_slice(value.unwrap_or_default());
+    }
+
+    /// Takes the first record off `bytes`. `Ok(None)`: it is not all there.
+    pub(crate) fn decode(bytes: &'b [u8]) -> Result<Option<(Self, &'b [u8])>, Malformed> {
+        let Some((&[kind, db, low, high], mut rest)) = bytes.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        if usize::from(db) >= DATABASE_COUNT || !(PUT..=CLEAR).contains(&kind) {
+            return Err(Malformed);
+        }
+        let mut expires_at_ms = None;
+        if matches!(kind, PUT_EXPIRING | EXPIRE) {
+            let Some((at, after)) = rest.split_first_chunk::<8>() else { return Ok(None) };
+            (expires_at_ms, rest) = (Some(i64::from_le_bytes(*at)), after);
+        }
+        let mut value_len = 0;
+        if matches!(kind, PUT | PUT_EXPIRING | APPEND) {
+            let Some((len, after)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+            (value_len, rest) = (u32::from_le_bytes(*len) as usize, after);
+        }
+        let key_len = usize::from(u16::from_le_bytes([low, high]));
+        let Some((key, rest)) = rest.split_at_checked(key_len) else { return Ok(None) };
+        let Some((value, rest)) = rest.split_at_checked(value_len) else { return Ok(None) };
+        let change = match kind {
+            PUT | PUT_EXPIRING => Change::Put { value, expires_at_ms },
+            DELETE => Change::Delete,
+            APPEND => Change::Append { tail: value },
+            EXPIRE | PERSIST => Change::Expire { expires_at_ms },
+            _ => Change::Clear,
+        };
+        Ok(Some((Self { db: DatabaseIndex(db), key, change }, rest)))
+    }
+}
+
+/// All records of a commit's payload.
+pub(crate) fn records(
+    mut payload: &[u8],
+) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
+    core::iter::from_fn(move || {
+        if payload.is_empty() {
+            return None;
+        }
+        let next = Record::decode(payload).and_then(|found| found.ok_or(Malformed));
+        payload = next.as_ref().map_or(&[], |(_, rest)| rest);
+        Some(next.map(|(record, _)| record))
+    })
+}
+
+/// Appends a run's record to `out`.
+pub(crate) fn encode_in_run(timestamp: Timestamp, record: &Record<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(&timestamp.0.to_le_bytes());
+    record.encode(out);
+}
+
+/// Takes the first of a run's records off `bytes`: its timestamp, itself, and its length.
+/// `Ok(None)`: it is not all there.
+pub(crate) fn decode_in_run(
+    bytes: &[u8],
+) -> Result<Option<(Timestamp, Record<'_>, usize)>, Malformed> {
+    let Some((timestamp, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+    let timestamp = Timestamp(u64::from_le_bytes(*timestamp));
+    let record = Record::decode(rest)?;
+    Ok(record.map(|(record, rest)| (timestamp, record, bytes.len() - rest.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_survive_a_round_trip_and_every_cut_is_noticed() {
+        let db = DatabaseIndex(3);
+        let key = b"key".as_slice();
+        let changes = [
+            Change::Put { value: b"value", expires_at_ms: None },
+            Change::Put { value: b"", expires_at_ms: Some(-5) },
+            Change::Delete,
+            Change::Append { tail: b"tail" },
+            Change::Expire { expires_at_ms: Some(i64::MAX) },
+            Change::Expire { expires_at_ms: None },
+            Change::Clear,
+        ];
+        for change in changes {
+            let record = Record { db, key, change };
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            let value_len = match change {
+                Change::Put { value, .. } | Change::Append { tail: value } => value.len(),
+                _ => 0,
+            };
+            assert!(bytes.len() <= RECORD_BYTES_MAX + key.len() + value_len);
+            assert_eq!(Record::decode(&bytes), Ok(Some((record, &[][..]))));
+            for cut in 0..bytes.len() {
+                assert_eq!(Record::decode(&bytes[..cut]), Ok(None));
+                let all = records(&bytes[..cut]).collect::<Vec<_>>();
+                assert!(cut == 0 || all == [Err(Malformed)]);
+            }
+        }
+        assert_eq!(Record::decode(&[0, 0, 0, 0]), Err(Malformed));
+        assert_eq!(Record::decode(&[1, 16, 0, 0]), Err(Malformed));
+    }
+}

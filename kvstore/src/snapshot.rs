@@ -1,0 +1,60 @@
+//! Snapshots: timestamps that are pinned, so the versions they see are kept.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use core::cell::RefCell;
+
+use crate::Timestamp;
+
+/// Which timestamps are pinned, and how often.
+#[derive(Default)]
+pub(crate) struct Pins {
+    counts: RefCell<BTreeMap<Timestamp, usize>>,
+}
+
+impl Pins {
+    /// Whether a snapshot sees what was there from `from` until just before `until`.
+    pub(crate) fn any_in(&self, from: Timestamp, until: Timestamp) -> bool {
+        from < until && self.counts.borrow().range(from..until).next().is_some()
+    }
+
+    /// Whether there is a snapshot older than `timestamp`.
+    pub(crate) fn any_before(&self, timestamp: Timestamp) -> bool {
+        self.counts.borrow().first_key_value().is_some_and(|(oldest, _)| *oldest < timestamp)
+    }
+
+    /// How many snapshots there are.
+    pub(crate) fn count(&self) -> usize {
+        self.counts.borrow().values().sum()
+    }
+}
+
+/// One consistent view of the past. The versions it sees are kept while it lives.
+pub struct Snapshot {
+    pins: Rc<Pins>,
+    timestamp: Timestamp,
+}
+
+impl Snapshot {
+    pub(crate) fn new(pins: &Rc<Pins>, timestamp: Timestamp) -> Self {
+        *pins.counts.borrow_mut().entry(timestamp).or_default() += 1;
+        Self { pins: Rc::clone(pins), timestamp }
+    }
+
+    /// The last commit it sees.
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let mut counts = self.pins.counts.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.timestamp) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.timestamp);
+            }
+        }
+    }
+}

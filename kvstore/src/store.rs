@@ -1,0 +1,388 @@
+//! The store: opens over a file system, holds the index, hands out transactions and snapshots.
+
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use lfs::{
+    AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery,
+};
+
+use crate::index::Index;
+use crate::maintenance::{self, live_run_bytes_max};
+use crate::record::{Change, records};
+use crate::run::{Run, RunError, RunReader, decode_manifest};
+use crate::snapshot::Snapshot;
+use crate::transaction::Transaction;
+use crate::{
+    CommitError, DATABASE_COUNT, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
+};
+
+/// Records loaded or replayed before others get a turn.
+const RECORDS_PER_STEP: usize = 256;
+
+/// How a store is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Memory limit in bytes for keys, values and index (`maxmemory`); can be changed later.
+    pub memory_bytes_max: usize,
+    /// Opening is refused when the data needs more than this.
+    pub open_memory_bytes_max: usize,
+}
+
+/// What a store can take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Largest encoded transaction in bytes. Each write needs 16 bytes at most beyond key and value.
+    pub commit_bytes_max: usize,
+}
+
+/// A store over one device.
+///
+/// One task runs [`run`](Self::run); everything else may be called from any task of the same thread.
+pub struct Store<D: BlockDevice> {
+    pub(crate) filesystem: FileSystem<D>,
+    pub(crate) index: RefCell<Index>,
+    /// Sorted runs of the checkpoint in force, oldest first.
+    pub(crate) runs: RefCell<Vec<Run>>,
+    /// All commits up to here are in the runs.
+    pub(crate) horizon: Cell<Timestamp>,
+    pub(crate) checkpointing: Cell<bool>,
+    /// A flush found no room: the log cannot move on for now.
+    pub(crate) stuck: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
+    pub(crate) ended: Cell<bool>,
+    /// Something in this struct or the garbage changed.
+    pub(crate) changed: Notify,
+    memory_bytes_max: Cell<usize>,
+    live_run_bytes_max: u64,
+    /// Memory for the payload of the commit at hand.
+    payload: RefCell<Vec<u8>>,
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Opens the store on `device`, which holds a file system: loads the runs, replays the log.
+    ///
+    /// # Errors
+    /// When the device cannot be mounted, or what it holds is damaged or does not fit into memory.
+    pub async fn open(device: D, options: Options) -> Result<Self, OpenError> {
+        let mut recovery = Recovery::open(device).await?;
+        let runs =
+            decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
+        let horizon = Timestamp(recovery.horizon().0);
+        let mut index = Index::new();
+        let fits = |index: &Index| {
+            let limit = options.open_memory_bytes_max;
+            if index.memory_bytes() > limit {
+                Err(OpenError::OutOfMemory { limit })
+            } else {
+                Ok(())
+            }
+        };
+        for run in &runs {
+            load_run(&recovery, run, &mut index, fits).await?;
+        }
+        let mut replayed = 0_usize;
+        while let Some((number, payload)) = recovery.next_commit().await? {
+            let timestamp = Timestamp(number.0);
+            for record in records(payload) {
+                let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
+                index.apply_record(timestamp, &record);
+                replayed += 1;
+            }
+            if replayed >= RECORDS_PER_STEP {
+                replayed = 0;
+                fits(&index)?;
+                embassy_futures::yield_now().await;
+            }
+        }
+        let filesystem = recovery.finish().await?;
+        Ok(Self {
+            live_run_bytes_max: live_run_bytes_max(&filesystem.usage()),
+            filesystem,
+            index: RefCell::new(index),
+            runs: RefCell::new(runs),
+            horizon: Cell::new(horizon),
+            checkpointing: Cell::new(false),
+            stuck: Cell::new(false),
+            closing: Cell::new(false),
+            ended: Cell::new(false),
+            changed: Notify::default(),
+            memory_bytes_max: Cell::new(options.memory_bytes_max),
+            payload: RefCell::default(),
+        })
+    }
+
+    /// What the store can take.
+    pub fn limits(&self) -> Limits {
+        Limits { commit_bytes_max: self.filesystem.commit_bytes_max() }
+    }
+
+    /// Sets the memory limit in bytes (`maxmemory`). Below what is in use, only deletes commit.
+    pub fn set_memory_bytes_max(&self, bytes: usize) {
+        self.memory_bytes_max.set(bytes);
+    }
+
+    /// Waits until the log has room for a commit of any size. Call before a transaction that writes:
+    /// this is the back-pressure that bounds commits in flight. Returns at once when there is room,
+    /// and when there never will be (the commit then says why).
+    pub async fn admit(&self) {
+        self.filesystem.admit(|| self.stuck.get()).await;
+    }
+
+    /// Whether [`admit`](Self::admit) would return at once.
+    pub fn has_room(&self) -> bool {
+        self.filesystem.has_room() || self.stuck.get()
+    }
+
+    /// Begins a transaction; `now_ms` (Unix milliseconds) decides what is expired.
+    ///
+    /// Begin, use and commit it without an await in between: while it lives, nothing else may use
+    /// the store's data.
+    ///
+    /// # Panics
+    /// When another transaction of this store is alive: a mistake of the caller's.
+    pub fn transaction(&self, now_ms: i64) -> Transaction<'_, D> {
+        Transaction::new(self, self.index.borrow_mut(), now_ms)
+    }
+
+    /// The last commit.
+    pub fn committed(&self) -> Timestamp {
+        Timestamp(self.filesystem.appended().0)
+    }
+
+    /// Everything up to here survives a power cut.
+    pub fn durable(&self) -> Timestamp {
+        Timestamp(self.filesystem.durable().0)
+    }
+
+    /// Waits until `timestamp` is durable, and makes the log hurry: without anybody waiting it
+    /// gathers until a group is full.
+    ///
+    /// # Errors
+    /// When it will not become durable; whether it is there after the next open is unknown.
+    pub async fn wait_durable(&self, timestamp: Timestamp) -> Result<(), DurabilityLost> {
+        let durable = self.filesystem.wait_durable(CommitNumber(timestamp.0)).await;
+        durable.map_err(|_| DurabilityLost)
+    }
+
+    /// A view of what is committed now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(&self.index.borrow().pins, self.committed())
+    }
+
+    /// Whether `key` was written, deleted, or lost with its whole database, after `snapshot`.
+    pub fn changed_since(&self, snapshot: &Snapshot, db: DatabaseIndex, key: &[u8]) -> bool {
+        self.index.borrow().changed_since(snapshot, db, key)
+    }
+
+    /// Appends up to `limit` live keys after `after`, in order, as `snapshot` sees them, to `keys`.
+    pub fn keys_after(
+        &self,
+        snapshot: &Snapshot,
+        db: DatabaseIndex,
+        after: Option<&[u8]>,
+        limit: usize,
+        now_ms: i64,
+        keys: &mut Vec<Key>,
+    ) {
+        let index = self.index.borrow();
+        let range = index.at(db, snapshot.timestamp()).range_at(after, snapshot.timestamp());
+        let live = range.filter(|(_, version)| version.is_live_at(now_ms));
+        keys.extend(live.take(limit).map(|(key, _)| Key::clone(key)));
+    }
+
+    /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`].
+    pub fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, CommitError> {
+        let mut transaction = self.transaction(now_ms);
+        let count = transaction.delete_expired(limit);
+        if count > 0 {
+            transaction.commit()?;
+            let expired = &self.index.borrow().expired_keys;
+            expired.set(expired.get() + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Writes the log and does everything that goes on in the background, until
+    /// [`shutdown`](Self::shutdown) is through or the device failed. Run exactly once.
+    pub async fn run(&self, clock: &impl Clock) {
+        maintenance::run(self, clock).await;
+    }
+
+    /// Makes everything durable, makes a last checkpoint, and ends [`run`](Self::run). Commits are
+    /// refused from now on.
+    ///
+    /// # Errors
+    /// When not all of what was committed became durable.
+    pub async fn shutdown(&self) -> Result<(), DurabilityLost> {
+        self.filesystem.close();
+        self.closing.set(true);
+        self.filesystem.nudge();
+        self.changed.notify();
+        let durable = self.wait_durable(self.committed()).await;
+        self.changed.until(|| self.ended.get().then_some(())).await;
+        durable
+    }
+
+    /// Figures about the store.
+    pub fn stats(&self) -> Stats {
+        let index = self.index.borrow();
+        let counters = self.filesystem.counters();
+        let databases = core::array::from_fn::<_, DATABASE_COUNT, _>(|db| {
+            index.live(DatabaseIndex(u8::try_from(db).unwrap_or_default()))
+        });
+        Stats {
+            keys: databases.map(|space| space.live_count()),
+            keys_with_expiry: databases.map(|space| space.expiring_count()),
+            memory_bytes: index.memory_bytes(),
+            memory_bytes_max: self.memory_bytes_max.get(),
+            disk_bytes: index.live_run_bytes(),
+            disk_bytes_max: self.live_run_bytes_max,
+            commits: counters.commits,
+            committed: self.committed(),
+            durable: self.durable(),
+            read_only: self.filesystem.is_failed(),
+            flushes: counters.flushes,
+            device_bytes_written: counters.bytes_written,
+            device_bytes_read: counters.bytes_read,
+            groups: counters.groups,
+            checkpoints: counters.checkpoints,
+            replayed_commits: counters.replayed_commits,
+            runs: self.runs.borrow().len() as u64,
+            run_bytes: self.runs.borrow().iter().map(|run| run.len_bytes).sum(),
+            snapshots: index.pins.count() as u64,
+            expired_keys: index.expired_keys.get(),
+        }
+    }
+
+    /// Refuses what would grow the data past a limit.
+    pub(crate) fn check_room(
+        &self,
+        index: &Index,
+        memory_growth: i64,
+        run_growth: i64,
+    ) -> Result<(), CommitError> {
+        let exceeds = |used: u64, growth: i64, max: u64| {
+            growth > 0 && used.saturating_add_signed(growth) > max
+        };
+        let memory_max = self.memory_bytes_max.get() as u64;
+        if exceeds(index.memory_bytes() as u64, memory_growth, memory_max) {
+            return Err(CommitError::OutOfMemory);
+        }
+        if exceeds(index.live_run_bytes(), run_growth, self.live_run_bytes_max) {
+            return Err(CommitError::DiskFull);
+        }
+        Ok(())
+    }
+
+    /// Appends the payload that `encode` writes to the log.
+    pub(crate) fn append(
+        &self,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Timestamp, CommitError> {
+        let mut payload = self.payload.borrow_mut();
+        payload.clear();
+        encode(&mut payload);
+        let appended = self.filesystem.append(&payload);
+        // A large commit must not keep its memory for ever.
+        payload.shrink_to(64 << 10);
+        match appended {
+            Ok(number) => Ok(Timestamp(number.0)),
+            Err(AppendError::TooLarge) => Err(CommitError::TooLarge),
+            Err(AppendError::NoRoom) if self.stuck.get() => Err(CommitError::DiskFull),
+            Err(AppendError::NoRoom) => Err(CommitError::Busy),
+            Err(AppendError::OutOfMemory) => Err(CommitError::OutOfMemory),
+            Err(_) => Err(CommitError::ReadOnly),
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// Whether background work should come to its end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.closing.get() || self.filesystem.is_failed()
+    }
+}
+
+/// Applies a run's records to the index.
+async fn load_run<D: BlockDevice>(
+    recovery: &Recovery<D>,
+    run: &Run,
+    index: &mut Index,
+    fits: impl Fn(&Index) -> Result<(), OpenError>,
+) -> Result<(), OpenError> {
+    let damaged = OpenError::DamagedRun(run.object);
+    let failed = |error| match error {
+        RunError::Read(error) => OpenError::Run(error),
+        _ => damaged,
+    };
+    let mut reader = RunReader::new(recovery.open_object(run.object)?);
+    let mut len = 0;
+    for count in 1_usize.. {
+        reader.advance(recovery.device(), len).await.map_err(failed)?;
+        let Some((timestamp, record, record_len)) = reader.current().map_err(|_| damaged)? else {
+            break;
+        };
+        if matches!(record.change, Change::Append { .. } | Change::Expire { .. }) {
+            return Err(damaged);
+        }
+        index.load_record(timestamp, &record);
+        len = record_len;
+        if count % RECORDS_PER_STEP == 0 {
+            fits(index)?;
+            embassy_futures::yield_now().await;
+        }
+    }
+    Ok(())
+}
+
+/// Figures about a store; counts are since it was opened.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys in each database, expired ones not yet reclaimed included.
+    pub keys: [u64; DATABASE_COUNT],
+    /// Keys in each database that have an expiry.
+    pub keys_with_expiry: [u64; DATABASE_COUNT],
+    /// Memory of keys, values and index, as the store estimates it.
+    pub memory_bytes: usize,
+    /// Its limit.
+    pub memory_bytes_max: usize,
+    /// Bytes that live data takes on the disk, once.
+    pub disk_bytes: u64,
+    /// Its limit: about a third of the disk (see DESIGN.md).
+    pub disk_bytes_max: u64,
+    /// Commits made.
+    pub commits: u64,
+    /// The last commit.
+    pub committed: Timestamp,
+    /// The last durable commit.
+    pub durable: Timestamp,
+    /// A write or flush failed; no more commits are taken.
+    pub read_only: bool,
+    /// Flushes sent to the device.
+    pub flushes: u64,
+    /// Bytes written to the device.
+    pub device_bytes_written: u64,
+    /// Bytes read to replay the log.
+    pub device_bytes_read: u64,
+    /// Commit groups written.
+    pub groups: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Commits replayed when the store was opened.
+    pub replayed_commits: u64,
+    /// Sorted runs.
+    pub runs: u64,
+    /// Bytes in sorted runs, what newer ones hide included.
+    pub run_bytes: u64,
+    /// Snapshots alive.
+    pub snapshots: u64,
+    /// Keys removed because their time had come.
+    pub expired_keys: u64,
+}

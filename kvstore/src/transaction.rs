@@ -1,0 +1,377 @@
+//! Transactions: reads at the newest state, writes kept aside until they commit as one.
+//!
+//! A transaction lives within one step of one task: nothing else runs between its begin and its
+//! commit, so what it read is what it commits on. Its writes are seen by itself at once and by
+//! everybody else after the commit, all together.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::cell::RefMut;
+use core::ops::Bound;
+
+use lfs::BlockDevice;
+
+use crate::index::{Applied, Index};
+use crate::keyspace::Version;
+use crate::record::{Change, RUN_RECORD_BYTES_MAX, Record};
+use crate::store::Store;
+use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Key, Timestamp, Value};
+
+/// A set of reads and writes that becomes one commit, or nothing when dropped.
+pub struct Transaction<'s, D: BlockDevice> {
+    store: &'s Store<D>,
+    index: RefMut<'s, Index>,
+    now_ms: i64,
+    /// Writes so far, by database; few databases are written at once.
+    writes: Vec<(DatabaseIndex, Writes)>,
+    /// The newest commit that what was read depends on.
+    depends_on: Timestamp,
+}
+
+/// What a transaction does to one database: maybe empties it, then changes keys.
+#[derive(Default)]
+struct Writes {
+    cleared: bool,
+    keys: BTreeMap<Key, Write>,
+}
+
+/// What a transaction leaves of one key.
+enum Write {
+    Put(Value, Option<i64>),
+    Delete,
+    /// The value there is in the store, longer by this.
+    Append(Vec<u8>),
+    /// The value there is in the store, with this expiry.
+    Expire(Option<i64>),
+}
+
+/// What a commit would do to the size of the data.
+struct Growth {
+    memory_bytes: i64,
+    run_bytes: i64,
+}
+
+impl<'s, D: BlockDevice> Transaction<'s, D> {
+    pub(crate) fn new(store: &'s Store<D>, index: RefMut<'s, Index>, now_ms: i64) -> Self {
+        Self { store, index, now_ms, writes: Vec::new(), depends_on: Timestamp::default() }
+    }
+
+    /// The time that decides what is expired, in Unix milliseconds.
+    pub fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    /// The live value of `key`, own writes included.
+    pub fn get(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
+        let Some(writes) = own(&self.writes, db) else { return self.stored(db, key) };
+        match writes.keys.get(key) {
+            Some(Write::Put(value, expires_at_ms)) => {
+                Some(Entry { value: value.clone(), expires_at_ms: *expires_at_ms })
+            }
+            Some(Write::Delete) => None,
+            Some(Write::Append(tail)) => {
+                let mut entry = self.index.live(db).newest(key)?.live_at(self.now_ms)?;
+                entry.value.append(tail);
+                Some(entry)
+            }
+            Some(Write::Expire(expires_at_ms)) => {
+                let entry = self.index.live(db).newest(key)?.live_at(self.now_ms)?;
+                Some(Entry { expires_at_ms: *expires_at_ms, ..entry })
+            }
+            None if writes.cleared => None,
+            None => self.stored(db, key),
+        }
+    }
+
+    /// Overwrites value and expiry of `key`, of at most [`KEY_BYTES_MAX`](crate::KEY_BYTES_MAX)
+    /// bytes. An expiry that has passed deletes it.
+    pub fn put(
+        &mut self,
+        db: DatabaseIndex,
+        key: &[u8],
+        value: impl Into<Value>,
+        expires_at_ms: Option<i64>,
+    ) {
+        if expires_at_ms.is_some_and(|at| at <= self.now_ms) {
+            self.delete(db, key);
+        } else {
+            self.write(db, key, Write::Put(value.into(), expires_at_ms));
+        }
+    }
+
+    /// Appends `tail` to the live value of `key`, which keeps its expiry, or creates it. Returns the
+    /// new length. Only the tail goes to the log.
+    pub fn append(&mut self, db: DatabaseIndex, key: &[u8], tail: &[u8]) -> usize {
+        let Some(mut entry) = self.get(db, key) else {
+            self.put(db, key, tail, None);
+            return tail.len();
+        };
+        let len = entry.value.len() + tail.len();
+        let own_write = own_mut(&mut self.writes, db).and_then(|writes| writes.keys.get_mut(key));
+        match own_write {
+            None => self.write(db, key, Write::Append(tail.to_vec())),
+            Some(Write::Append(own_tail)) => own_tail.extend_from_slice(tail),
+            Some(own_write) => {
+                entry.value.append(tail);
+                *own_write = Write::Put(entry.value, entry.expires_at_ms);
+            }
+        }
+        len
+    }
+
+    /// Deletes `key`; whether there was a live value.
+    pub fn delete(&mut self, db: DatabaseIndex, key: &[u8]) -> bool {
+        let existed = self.get(db, key).is_some();
+        // An expired value not yet reclaimed is as good as gone; deleting it is the reclaimer's work.
+        if existed || self.index.live(db).newest(key).is_some() {
+            self.write(db, key, Write::Delete);
+        }
+        existed
+    }
+
+    /// Changes only the expiry of `key`; false when there is no live value. One that has passed
+    /// deletes it.
+    pub fn set_expiry(
+        &mut self,
+        db: DatabaseIndex,
+        key: &[u8],
+        expires_at_ms: Option<i64>,
+    ) -> bool {
+        let Some(entry) = self.get(db, key) else { return false };
+        if expires_at_ms.is_some_and(|at| at <= self.now_ms) {
+            self.write(db, key, Write::Delete);
+        } else if own(&self.writes, db).is_some_and(|w| w.cleared || w.keys.contains_key(key)) {
+            self.write(db, key, Write::Put(entry.value, expires_at_ms));
+        } else {
+            self.write(db, key, Write::Expire(expires_at_ms));
+        }
+        true
+    }
+
+    /// Empties one database. Constant time; the memory comes back in the background.
+    pub fn clear(&mut self, db: DatabaseIndex) {
+        let writes = self.writes_of(db);
+        *writes = Writes { cleared: true, keys: BTreeMap::new() };
+    }
+
+    /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis.
+    pub fn count(&mut self, db: DatabaseIndex) -> u64 {
+        self.depends_on = self.store.committed();
+        let space = self.index.live(db);
+        let Some(writes) = own(&self.writes, db) else { return space.live_count() };
+        let stored = |key: &Key| {
+            !writes.cleared && space.newest(key).is_some_and(|version| version.value.is_some())
+        };
+        let base = if writes.cleared { 0 } else { space.live_count() };
+        writes.keys.iter().fold(base, |count, (key, write)| match (write, stored(key)) {
+            (Write::Put(..), false) => count + 1,
+            (Write::Delete, true) => count - 1,
+            _ => count,
+        })
+    }
+
+    /// Visits about `count` keys from `cursor` (0 begins) and returns the next cursor (0 ends).
+    ///
+    /// SCAN's guarantee: a key that is there from the beginning to the end of a walk is visited.
+    /// Expired keys are left out. Own writes are not seen, but for what they deleted.
+    pub fn scan(
+        &mut self,
+        db: DatabaseIndex,
+        cursor: u64,
+        count: usize,
+        keys: &mut Vec<Key>,
+    ) -> u64 {
+        self.depends_on = self.store.committed();
+        let own = own(&self.writes, db);
+        if own.is_some_and(|writes| writes.cleared) {
+            return 0;
+        }
+        let deleted =
+            |key: &Key| own.is_some_and(|w| matches!(w.keys.get(key), Some(Write::Delete)));
+        self.index.live(db).scan(cursor, count, self.now_ms, |key| {
+            if !deleted(key) {
+                keys.push(Key::clone(key));
+            }
+        })
+    }
+
+    /// Appends up to `limit` live keys in order after `after` to `keys`, own writes included.
+    pub fn keys_after(
+        &mut self,
+        db: DatabaseIndex,
+        after: Option<&[u8]>,
+        limit: usize,
+        keys: &mut Vec<Key>,
+    ) {
+        self.depends_on = self.store.committed();
+        let now_ms = self.now_ms;
+        let own = own(&self.writes, db);
+        let cleared = own.is_some_and(|writes| writes.cleared);
+        let live = |version: &Version| !cleared && version.is_live_at(now_ms);
+        let stored = self.index.live(db).range_at(after, Timestamp(u64::MAX));
+        let mut stored = stored.filter(|(_, version)| live(version)).map(|(key, _)| key).peekable();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let written = own.map(|writes| writes.keys.range::<[u8], _>((start, Bound::Unbounded)));
+        let mut written = written.into_iter().flatten().peekable();
+        let end = keys.len() + limit;
+        while keys.len() < end {
+            // The smaller key comes next; an own write hides the stored one.
+            let own_first = match (stored.peek(), written.peek()) {
+                (None, None) => return,
+                (Some(stored_key), Some((own_key, _))) => own_key <= stored_key,
+                (None, Some(_)) => true,
+                (Some(_), None) => false,
+            };
+            if !own_first {
+                keys.extend(stored.next().map(Key::clone));
+            } else if let Some((key, write)) = written.next() {
+                stored.next_if(|stored_key| *stored_key == key);
+                if !matches!(write, Write::Delete) {
+                    keys.push(Key::clone(key));
+                }
+            }
+        }
+    }
+
+    /// A live key, about uniformly at random as `random` is. Own writes are seen.
+    pub fn random_key(&mut self, db: DatabaseIndex, random: u64) -> Option<Key> {
+        self.depends_on = self.store.committed();
+        if own(&self.writes, db).is_some() {
+            let mut keys = Vec::new();
+            self.keys_after(db, None, 64, &mut keys);
+            let at = random.checked_rem(keys.len() as u64)?;
+            return keys.get(usize::try_from(at).ok()?).cloned();
+        }
+        self.index.live(db).random_key(random, self.now_ms)
+    }
+
+    /// Deletes up to `limit` keys whose time has come; how many.
+    pub(crate) fn delete_expired(&mut self, limit: usize) -> usize {
+        let mut count = 0;
+        for db in (0..).map(DatabaseIndex).take(DATABASE_COUNT) {
+            let expired = self.index.live(db).expired(self.now_ms).take(limit - count);
+            let expired = expired.cloned().collect::<Vec<_>>();
+            count += expired.len();
+            for key in expired {
+                self.writes_of(db).keys.insert(key, Write::Delete);
+            }
+        }
+        count
+    }
+
+    /// Whether nothing was written so far.
+    pub fn is_read_only(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Commits: the writes are visible to everybody, and the result says what a reply about this
+    /// transaction depends on. The reply may leave once that is durable. What only read depends on
+    /// the newest commit among those it read from.
+    ///
+    /// # Errors
+    /// Nothing happened then; see [`CommitError`].
+    pub fn commit(mut self) -> Result<Timestamp, CommitError> {
+        if self.writes.is_empty() {
+            return Ok(self.depends_on);
+        }
+        let growth = self.growth();
+        self.store.check_room(&self.index, growth.memory_bytes, growth.run_bytes)?;
+        let timestamp = self.store.append(|payload| self.encode(payload))?;
+        let nothing = Key::from([].as_slice());
+        for (db, writes) in core::mem::take(&mut self.writes) {
+            if writes.cleared {
+                self.index.apply(timestamp, db, &nothing, Applied::Clear);
+                // There is garbage now.
+                self.store.changed.notify();
+            }
+            for (key, write) in writes.keys {
+                let change = match write {
+                    Write::Put(value, expires_at_ms) => Applied::Put(value, expires_at_ms),
+                    Write::Delete => Applied::Delete,
+                    Write::Append(ref tail) => Applied::Append(tail),
+                    Write::Expire(expires_at_ms) => Applied::Expire(expires_at_ms),
+                };
+                self.index.apply(timestamp, db, &key, change);
+            }
+        }
+        Ok(timestamp)
+    }
+
+    fn encode(&self, payload: &mut Vec<u8>) {
+        for (db, writes) in &self.writes {
+            if writes.cleared {
+                Record { db: *db, key: &[], change: Change::Clear }.encode(payload);
+            }
+            for (key, write) in &writes.keys {
+                let change = match write {
+                    Write::Put(value, at) => Change::Put { value, expires_at_ms: *at },
+                    Write::Delete => Change::Delete,
+                    Write::Append(tail) => Change::Append { tail },
+                    Write::Expire(at) => Change::Expire { expires_at_ms: *at },
+                };
+                Record { db: *db, key, change }.encode(payload);
+            }
+        }
+    }
+
+    fn growth(&self) -> Growth {
+        let mut growth = Growth { memory_bytes: 0, run_bytes: 0 };
+        for (db, writes) in &self.writes {
+            let space = self.index.live(*db);
+            if writes.cleared {
+                growth.run_bytes -= signed(space.live_run_bytes());
+            }
+            for (key, write) in &writes.keys {
+                let stored = space.newest(key).and_then(|version| version.value.as_ref());
+                let stored = stored.filter(|_| !writes.cleared);
+                let old = stored.map_or(0, |value| entry_bytes(key, value.len()));
+                let new = match (write, stored) {
+                    (Write::Put(value, _), _) => entry_bytes(key, value.len()),
+                    (Write::Delete, _) => 0,
+                    (Write::Append(tail), _) => old + signed(tail.len() as u64),
+                    (Write::Expire(_), _) => old,
+                };
+                growth.memory_bytes += new - old;
+                growth.run_bytes += new - old;
+            }
+        }
+        growth
+    }
+
+    /// The live value in the store, and the dependency on it.
+    fn stored(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
+        let version = self.index.live(db).newest(key);
+        let read_from = version.map_or(self.index.last_removal(), |version| version.timestamp);
+        let entry = version.and_then(|version| version.live_at(self.now_ms));
+        self.depends_on = self.depends_on.max(read_from);
+        entry
+    }
+
+    fn write(&mut self, db: DatabaseIndex, key: &[u8], write: Write) {
+        self.writes_of(db).keys.insert(Key::from(key), write);
+    }
+
+    fn writes_of(&mut self, db: DatabaseIndex) -> &mut Writes {
+        let at = self.writes.iter().position(|(of, _)| *of == db).unwrap_or_else(|| {
+            self.writes.push((db, Writes::default()));
+            self.writes.len() - 1
+        });
+        &mut self.writes[at].1
+    }
+}
+
+fn own(writes: &[(DatabaseIndex, Writes)], db: DatabaseIndex) -> Option<&Writes> {
+    writes.iter().find(|(of, _)| *of == db).map(|(_, writes)| writes)
+}
+
+fn own_mut(writes: &mut [(DatabaseIndex, Writes)], db: DatabaseIndex) -> Option<&mut Writes> {
+    writes.iter_mut().find(|(of, _)| *of == db).map(|(_, writes)| writes)
+}
+
+fn entry_bytes(key: &Key, value_len: usize) -> i64 {
+    signed((RUN_RECORD_BYTES_MAX + key.len() + value_len) as u64)
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
