@@ -1,0 +1,89 @@
+//! Error replies, worded as Redis words them.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
+use kvstore::CommitError;
+
+/// An error reply: its code and text, such as `ERR syntax error`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure(pub(crate) Cow<'static, [u8]>);
+
+impl Failure {
+    /// An error with a fixed text.
+    pub(crate) const fn of(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text.as_bytes()))
+    }
+
+    /// An error that quotes what the client sent: the parts, one after the other.
+    pub(crate) fn quoting(parts: &[&[u8]]) -> Self {
+        Self(Cow::Owned(parts.concat()))
+    }
+
+    /// The code: everything before the first blank.
+    pub(crate) fn code(text: &[u8]) -> &[u8] {
+        text.split(|&byte| byte == b' ').next().unwrap_or_default()
+    }
+}
+
+impl From<Vec<u8>> for Failure {
+    fn from(text: Vec<u8>) -> Self {
+        Self(Cow::Owned(text))
+    }
+}
+
+pub(crate) const SYNTAX: Failure = Failure::of("ERR syntax error");
+pub(crate) const NOT_AN_INTEGER: Failure =
+    Failure::of("ERR value is not an integer or out of range");
+pub(crate) const NOT_A_FLOAT: Failure = Failure::of("ERR value is not a valid float");
+pub(crate) const NO_SUCH_KEY: Failure = Failure::of("ERR no such key");
+pub(crate) const SAME_OBJECT: Failure =
+    Failure::of("ERR source and destination objects are the same");
+pub(crate) const DB_OUT_OF_RANGE: Failure = Failure::of("ERR DB index is out of range");
+pub(crate) const STRING_TOO_LONG: Failure =
+    Failure::of("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
+pub(crate) const KEY_TOO_LONG: Failure =
+    Failure::of("ERR key is longer than the maximum of 65535 bytes");
+pub(crate) const NOAUTH: Failure = Failure::of("NOAUTH Authentication required.");
+pub(crate) const WRONGPASS: Failure =
+    Failure::of("WRONGPASS invalid username-password pair or user is disabled.");
+/// What a reply becomes whose commit may or may not have reached the disk.
+pub(crate) const IO_ERROR: &str = "MISCONF Errors writing to the AOF file: Input/output error. \
+                                   The store is read-only until it is restarted.";
+
+/// `ERR wrong number of arguments for 'name' command`
+pub(crate) fn arity(name: &str) -> Failure {
+    Failure::quoting(&[
+        b"ERR wrong number of arguments for '",
+        name.as_bytes(),
+        b"' command",
+    ])
+}
+
+/// `ERR invalid expire time in 'name' command`
+pub(crate) fn invalid_expire(name: &str) -> Failure {
+    Failure::quoting(&[
+        b"ERR invalid expire time in '",
+        name.as_bytes(),
+        b"' command",
+    ])
+}
+
+/// Why a commit was refused, in a client's words.
+pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure {
+    match error {
+        CommitError::OutOfMemory => {
+            Failure::of("OOM command not allowed when used memory > 'maxmemory'.")
+        }
+        CommitError::DiskFull => {
+            Failure::of("MISCONF Errors writing to the AOF file: No space left on device")
+        }
+        CommitError::TooLarge => {
+            let mut text = b"ERR the command writes more than one commit can hold (".to_vec();
+            crate::number::push_usize(&mut text, commit_bytes_max);
+            text.extend_from_slice(b" bytes)");
+            Failure::from(text)
+        }
+        _ => Failure::of(IO_ERROR),
+    }
+}

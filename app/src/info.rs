@@ -1,0 +1,182 @@
+//! INFO: names as Redis has them where the thing is the same, own names where it is not.
+
+use alloc::string::String;
+use core::fmt::Write as _;
+
+use crate::command::is;
+use crate::config::Limit;
+use crate::env::{Engine, Env};
+use crate::{REDIS_VERSION, VERSION};
+
+type Section = fn(&Env, &dyn Engine, &mut String) -> core::fmt::Result;
+
+/// Sections in the order shown; whether they belong to the default.
+const SECTIONS: [(&str, bool, Section); 9] = [
+    ("Server", true, server),
+    ("Clients", true, clients),
+    ("Memory", true, memory),
+    ("Persistence", true, persistence),
+    ("Stats", true, stats),
+    ("Replication", true, replication),
+    ("Commandstats", false, command_stats),
+    ("Errorstats", true, error_stats),
+    ("Keyspace", true, keyspace),
+];
+
+/// The text of INFO for the sections named; none named means the default ones.
+pub(crate) fn text<'a>(
+    env: &Env,
+    engine: &dyn Engine,
+    names: impl Iterator<Item = &'a [u8]> + Clone,
+) -> String {
+    let all = names
+        .clone()
+        .any(|name| is(name, "all") || is(name, "everything"));
+    let default = names.clone().next().is_none() || names.clone().any(|name| is(name, "default"));
+    let mut text = String::new();
+    for (title, in_default, write) in SECTIONS {
+        if all || (default && in_default) || names.clone().any(|name| is(name, title)) {
+            if !text.is_empty() {
+                text.push_str("\r\n");
+            }
+            // Writing to a String cannot fail.
+            let _ = write!(text, "# {title}\r\n");
+            let _ = write(env, engine, &mut text);
+        }
+    }
+    text
+}
+
+fn server(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let uptime = engine.now_us().saturating_sub(env.started_us) / 1_000_000;
+    write!(
+        out,
+        "redis_version:{REDIS_VERSION}\r\nsiltstone_version:{VERSION}\r\nredis_mode:standalone\r\n\
+         arch_bits:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nserver_time_usec:{}\r\nuptime_in_seconds:{uptime}\r\n\
+         uptime_in_days:{}\r\n",
+        usize::BITS,
+        env.run_id,
+        env.config().limit(Limit::Port),
+        engine.unix_us(),
+        uptime / 86_400,
+    )
+}
+
+fn clients(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let all = env.clients.all();
+    let blocked = all.iter().filter(|client| client.blocked.get()).count();
+    write!(
+        out,
+        "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:{blocked}\r\nclients_buffer_bytes:{}\r\n",
+        all.len(),
+        env.config().limit(Limit::MaxClients),
+        env.clients.buffer_bytes(),
+    )
+}
+
+fn memory(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let store = engine.store_stats();
+    let buffers = env.clients.buffer_bytes();
+    write!(
+        out,
+        "used_memory:{}\r\nused_memory_dataset:{}\r\nmem_clients_normal:{buffers}\r\nmaxmemory:{}\r\n\
+         maxmemory_policy:noeviction\r\n",
+        store.memory_bytes.saturating_add(buffers),
+        store.memory_bytes,
+        store.memory_bytes_max,
+    )
+}
+
+fn persistence(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let store = engine.store_stats();
+    let status = if store.read_only { "err" } else { "ok" };
+    write!(
+        out,
+        "loading:0\r\nasync_loading:0\r\nrdb_bgsave_in_progress:0\r\nrdb_last_save_time:{}\r\n\
+         rdb_last_bgsave_status:{status}\r\naof_enabled:1\r\naof_rewrite_in_progress:0\r\n\
+         aof_last_bgrewrite_status:ok\r\naof_last_write_status:{status}\r\nlog_commits:{}\r\nlog_groups:{}\r\n\
+         log_committed:{}\r\nlog_durable:{}\r\nlog_checkpoints:{}\r\nlog_replayed_commits:{}\r\nlog_runs:{}\r\n\
+         disk_flushes:{}\r\ndisk_bytes_written:{}\r\ndisk_bytes_read:{}\r\ndisk_bytes_used:{}\r\n\
+         disk_bytes_max:{}\r\n",
+        env.last_save_secs.get(),
+        store.commits,
+        store.groups,
+        store.committed.0,
+        store.durable.0,
+        store.checkpoints,
+        store.replayed_commits,
+        store.runs,
+        store.flushes,
+        store.device_bytes_written,
+        store.device_bytes_read,
+        store.disk_bytes,
+        store.disk_bytes_max,
+    )
+}
+
+fn stats(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let store = engine.store_stats();
+    let errors: u64 = env.stats.errors().iter().map(|(_, count)| count).sum();
+    write!(
+        out,
+        "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_net_input_bytes:{}\r\n\
+         total_net_output_bytes:{}\r\nrejected_connections:{}\r\nexpired_keys:{}\r\nevicted_keys:0\r\n\
+         snapshots:{}\r\ntotal_error_replies:{errors}\r\nclient_query_buffer_limit_disconnections:{}\r\n\
+         client_output_buffer_limit_disconnections:{}\r\n",
+        env.clients.received.get(),
+        env.stats.total_calls(),
+        env.stats.input_bytes.get(),
+        env.stats.output_bytes.get(),
+        env.clients.rejected.get(),
+        store.expired_keys,
+        store.snapshots,
+        env.stats.query_limit_closed.get(),
+        env.stats.output_limit_closed.get(),
+    )
+}
+
+fn replication(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    write!(
+        out,
+        "role:master\r\nconnected_slaves:0\r\nmaster_replid:{}\r\nmaster_repl_offset:0\r\n",
+        env.run_id
+    )
+}
+
+fn command_stats(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    for (name, counters) in env.stats.commands() {
+        let (calls, rejected, failed) = (
+            counters.calls.get(),
+            counters.rejected.get(),
+            counters.failed.get(),
+        );
+        if calls + rejected + failed > 0 {
+            write!(
+                out,
+                "cmdstat_{name}:calls={calls},rejected_calls={rejected},failed_calls={failed}\r\n"
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn error_stats(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    for (code, count) in env.stats.errors() {
+        write!(
+            out,
+            "errorstat_{}:count={count}\r\n",
+            String::from_utf8_lossy(&code)
+        )?;
+    }
+    Ok(())
+}
+
+fn keyspace(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let store = engine.store_stats();
+    for (index, (keys, expires)) in store.keys.iter().zip(&store.keys_with_expiry).enumerate() {
+        if *keys > 0 {
+            write!(out, "db{index}:keys={keys},expires={expires},avg_ttl=0\r\n")?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! The server as a binary uses it: made over an open store, given connections, told to end.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+
+use embassy_futures::join::join3;
+use embassy_futures::select::select;
+use embassy_futures::yield_now;
+use embedded_io_async::{Read, Write};
+use kvstore::{DurabilityLost, KEY_BYTES_MAX, Stats as StoreStats, Store, Timestamp};
+use lfs::{BlockDevice, Clock};
+
+use crate::config::{AppendFsync, Config, Limit};
+use crate::env::{Engine, Env};
+use crate::session;
+
+/// Expired keys reclaimed in one commit.
+const RECLAIM_STEP: usize = 64;
+/// Pause between looks for expired keys.
+const RECLAIM_INTERVAL_MS: u64 = 100;
+/// How often commits become durable by themselves, and idle and stalled clients are looked for.
+const TICK_MS: u64 = 1000;
+/// With `appendfsync no`, ticks between two times that commits become durable by themselves.
+const LAZY_SYNC_TICKS: u64 = 30;
+/// What a commit of one key takes beyond key and value.
+const COMMIT_OVERHEAD_BYTES: usize = 64;
+
+/// The server: a store, a clock, and everything that sessions share.
+pub struct Server<D: BlockDevice, C: Clock> {
+    pub(crate) store: Rc<Store<D>>,
+    pub(crate) clock: C,
+    pub(crate) env: Env,
+    /// Unix milliseconds at the last reading of the clock: the time of the commands being executed.
+    now_ms: Cell<i64>,
+}
+
+impl<D: BlockDevice, C: Clock> Server<D, C> {
+    /// A server over `store`. `seed` must come from a good source: it decides run ids and random keys.
+    pub fn new(store: Rc<Store<D>>, clock: C, seed: [u8; 32], config: Config) -> Rc<Self> {
+        let value_bytes_max = store
+            .limits()
+            .commit_bytes_max
+            .saturating_sub(KEY_BYTES_MAX + COMMIT_OVERHEAD_BYTES);
+        let maxmemory = config.limit_usize(Limit::MaxMemory);
+        let env = Env::new(config, seed, clock.monotonic_us(), value_bytes_max);
+        let server = Rc::new(Self {
+            store,
+            clock,
+            env,
+            now_ms: Cell::new(0),
+        });
+        server.read_clock();
+        server
+            .env
+            .last_save_secs
+            .set(server.now_ms().div_euclid(1000));
+        server.set_maxmemory(maxmemory);
+        server
+    }
+
+    /// Serves one connection until it ends; then the binary closes the socket. `peer` is the client's address as
+    /// CLIENT LIST shows it.
+    ///
+    /// Bytes written to `writer` must travel without a flush; `flush` is called once at the end, and should
+    /// complete when the peer has what was written, or cannot be reached.
+    pub async fn serve(&self, reader: impl Read, mut writer: impl Write, peer: &str) {
+        let now_us = self.read_clock();
+        let max = self.env.config().limit_usize(Limit::MaxClients);
+        match self.env.clients.register(peer, now_us, max) {
+            Some(registration) => session::serve(self, &registration, reader, writer).await,
+            None => {
+                // Small enough for any socket's buffer; one that is not even that is not waited for.
+                let text = b"-ERR max number of clients reached\r\n";
+                let _ = select(writer.write(text), yield_now()).await;
+            }
+        }
+    }
+
+    /// What has to happen without being asked: expired keys are reclaimed, commits nobody waits for become
+    /// durable, idle and stalled clients are closed. Runs for ever; run it exactly once.
+    pub async fn background(&self) {
+        join3(self.reclaim_expired(), self.sync(), self.close_idle()).await;
+    }
+
+    /// Completes when a client has asked for SHUTDOWN.
+    pub async fn shutdown_requested(&self) {
+        self.env
+            .shutdown
+            .until(|| self.env.is_shutdown_requested())
+            .await;
+    }
+
+    /// Ends: no further command is executed, replies already due are sent (for at most `shutdown-timeout`),
+    /// connections are closed, the store is closed cleanly.
+    ///
+    /// # Errors
+    /// When what was committed could not be made durable.
+    pub async fn shutdown(&self) -> Result<(), DurabilityLost> {
+        self.env.draining.set(true);
+        let timeout_ms = self
+            .env
+            .config()
+            .limit(Limit::ShutdownSecs)
+            .saturating_mul(1000);
+        select(
+            self.env.sent.until(|| self.nothing_to_send()),
+            self.clock.sleep_ms(timeout_ms),
+        )
+        .await;
+        for client in self.env.clients.all() {
+            client.kill();
+        }
+        self.env.clients.all_gone().await;
+        self.store.shutdown().await
+    }
+
+    /// Seconds between keep-alive probes that sockets should send; 0 for none.
+    pub fn tcp_keepalive_secs(&self) -> u64 {
+        self.env.config().limit(Limit::TcpKeepaliveSecs)
+    }
+
+    /// Unix milliseconds, as of the last reading of the clock.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now_ms.get()
+    }
+
+    /// Reads the clock for what is executed next; returns the monotonic microseconds.
+    pub(crate) fn read_clock(&self) -> u64 {
+        let now_us = self.clock.monotonic_us();
+        self.env.coarse_us.set(now_us);
+        self.now_ms.set(self.clock.unix_ms());
+        now_us
+    }
+
+    fn nothing_to_send(&self) -> bool {
+        self.env
+            .clients
+            .all()
+            .iter()
+            .all(|client| client.output_bytes.get() == 0)
+    }
+
+    async fn reclaim_expired(&self) {
+        loop {
+            if self.env.active_expire.get() && !self.env.draining.get() {
+                self.reclaim_due().await;
+            }
+            self.clock.sleep_ms(RECLAIM_INTERVAL_MS).await;
+        }
+    }
+
+    /// Reclaims what is due now, a small commit at a time.
+    async fn reclaim_due(&self) {
+        loop {
+            self.store.admit().await;
+            self.read_clock();
+            match self.store.reclaim_expired(self.now_ms(), RECLAIM_STEP) {
+                Ok(count) if count >= RECLAIM_STEP => yield_now().await,
+                _ => return,
+            }
+        }
+    }
+
+    async fn sync(&self) {
+        for tick in 1u64.. {
+            self.clock.sleep_ms(TICK_MS).await;
+            let lazy = self.env.config().appendfsync() == AppendFsync::No;
+            if lazy && !tick.is_multiple_of(LAZY_SYNC_TICKS) {
+                continue;
+            }
+            // On failure every waiting reply learns of it; there is nobody to tell here.
+            if self
+                .store
+                .wait_durable(self.store.committed())
+                .await
+                .is_ok()
+            {
+                self.read_clock();
+                self.env.last_save_secs.set(self.now_ms().div_euclid(1000));
+            }
+        }
+    }
+
+    async fn close_idle(&self) {
+        loop {
+            self.clock.sleep_ms(TICK_MS).await;
+            let now_us = self.read_clock();
+            let (idle_secs, stall_secs) = {
+                let config = self.env.config();
+                (
+                    config.limit(Limit::IdleSecs),
+                    config.limit(Limit::ClientOutputStallSecs),
+                )
+            };
+            let is_over = |since_us: u64, limit_secs: u64| {
+                limit_secs > 0 && now_us.saturating_sub(since_us) / 1_000_000 >= limit_secs
+            };
+            for client in self.env.clients.all() {
+                let stalled_since_us = client.stalled_since_us.get();
+                let stalled = stalled_since_us > 0 && is_over(stalled_since_us, stall_secs);
+                let idle = !client.blocked.get()
+                    && client.output_bytes.get() == 0
+                    && is_over(client.active_us.get(), idle_secs);
+                if stalled || idle {
+                    client.kill();
+                }
+            }
+        }
+    }
+}
+
+impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
+    fn now_us(&self) -> u64 {
+        self.clock.monotonic_us()
+    }
+
+    fn unix_us(&self) -> i64 {
+        self.clock.unix_us()
+    }
+
+    fn store_stats(&self) -> StoreStats {
+        self.store.stats()
+    }
+
+    fn durable(&self) -> Timestamp {
+        self.store.durable()
+    }
+
+    fn set_maxmemory(&self, bytes: usize) {
+        let bytes = if bytes == 0 {
+            self.env.config().machine_maxmemory()
+        } else {
+            bytes
+        };
+        self.store.set_memory_bytes_max(bytes);
+    }
+}

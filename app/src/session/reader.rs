@@ -1,0 +1,420 @@
+//! The loop that reads, parses and executes.
+//!
+//! What one read brought is executed back to back and its replies handed over as one batch. The loop gives way
+//! after [`SLICE_COMMANDS`] commands or [`SLICE_US`], waits while too many replies are queued, and never
+//! executes a writing command before the log has room for it.
+
+use embassy_futures::select::{Either, select};
+use embassy_futures::yield_now;
+use embedded_io_async::Read;
+use kvstore::Timestamp;
+use lfs::{BlockDevice, Clock};
+
+use super::State;
+use super::execute::Step;
+use super::input::Input;
+use super::output::{Batch, Output};
+use crate::clients::Registration;
+use crate::command::keyspace::{KeyList, WALK_STEP};
+use crate::command::{After, Failure, failure};
+use crate::config::Limit;
+use crate::env;
+use crate::resp::{Limits, Progress, Reply, RequestParser};
+use crate::server::Server;
+
+/// Commands executed without giving way to others.
+const SLICE_COMMANDS: u32 = 64;
+/// Microseconds of execution without giving way.
+const SLICE_US: u64 = 1000;
+/// The clock is read once in so many commands.
+const CLOCK_COMMANDS: u32 = 8;
+/// A batch this large is handed over at once.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// Whether the connection goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    Close,
+}
+
+/// The reading half of a session.
+pub(super) struct Reader<'a, D: BlockDevice, C: Clock> {
+    server: &'a Server<D, C>,
+    registration: &'a Registration<'a>,
+    output: &'a Output,
+    state: State,
+    input: Input,
+    parser: RequestParser,
+    batch: Batch,
+    /// Commands since the last time others had their turn.
+    slice_commands: u32,
+    slice_started_us: u64,
+}
+
+impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
+    pub(super) fn new(
+        server: &'a Server<D, C>,
+        registration: &'a Registration<'a>,
+        output: &'a Output,
+    ) -> Self {
+        let authenticated = server.env.config().requirepass().is_empty();
+        Self {
+            server,
+            registration,
+            output,
+            state: State::new((**registration).clone(), authenticated),
+            input: Input::default(),
+            parser: RequestParser::new(),
+            batch: Batch::default(),
+            slice_commands: 0,
+            slice_started_us: 0,
+        }
+    }
+
+    /// Until the client ends, or is to be ended.
+    pub(super) async fn run(mut self, mut reader: impl Read) {
+        self.read_and_execute(&mut reader).await;
+        self.hand_over();
+        self.output.end();
+    }
+
+    async fn read_and_execute(&mut self, reader: &mut impl Read) {
+        loop {
+            if let Err(failure) = self.make_room() {
+                self.fail(&failure);
+                return;
+            }
+            let room = self.input.room();
+            let room_len = room.len();
+            let count = match reader.read(room).await {
+                Ok(count @ 1..) => count,
+                // What was executed is replied to even if the client sends no more.
+                Ok(0) | Err(_) => return,
+            };
+            self.input.received(count);
+            if count == room_len {
+                self.input.widen();
+            }
+            self.note_arrival(count);
+            if self.execute_all().await == Next::Close {
+                return;
+            }
+            self.hand_over();
+        }
+    }
+
+    fn note_arrival(&mut self, count: usize) {
+        self.slice_started_us = self.server.read_clock();
+        let client = &self.state.client;
+        client.active_us.set(self.slice_started_us);
+        client.has_sent.set(true);
+        env::add(&self.server.env.stats.input_bytes, count);
+    }
+
+    /// Room to read into, within the limits of this client and of all together.
+    fn make_room(&mut self) -> Result<(), Failure> {
+        let env = &self.server.env;
+        let limit = env.config().limit_usize(Limit::ClientQueryBytes);
+        let wanted = self.parser.bytes_min();
+        if self.input.filled().len() >= limit || (wanted > limit && wanted > 1) {
+            env::add(&env.stats.query_limit_closed, 1);
+            return Err(Failure::of(
+                "ERR the request is larger than client-query-buffer-limit",
+            ));
+        }
+        self.input.make_room(wanted).map_err(|_| out_of_memory())?;
+        if self.charge() {
+            Ok(())
+        } else {
+            Err(out_of_memory())
+        }
+    }
+
+    /// Accounts for the buffers. False when all clients' buffers take too much and this one's just grew.
+    fn charge(&self) -> bool {
+        let client = &self.state.client;
+        client.input_bytes.set(self.input.filled().len());
+        client.input_capacity.set(self.input.memory_bytes());
+        client.output_bytes.set(self.output.bytes());
+        client.multi_bytes.set(self.state.transaction_bytes());
+        let bytes = self.input.memory_bytes()
+            + self.parser.memory_bytes()
+            + self.batch.memory_bytes()
+            + self.output.memory_bytes()
+            + self.state.transaction_bytes();
+        let limit = self
+            .server
+            .env
+            .config()
+            .limit_or_none(Limit::MaxMemoryClients);
+        self.registration.charge(bytes, limit)
+    }
+
+    /// What a request may be, now.
+    fn limits(&self) -> Limits {
+        let env = &self.server.env;
+        let config = env.config();
+        Limits {
+            inline_bytes_max: config.limit_usize(Limit::InlineBytes),
+            arguments_max: config.limit_usize(Limit::MultibulkCount),
+            bulk_bytes_max: env.value_bytes_max(),
+            unauthenticated: !self.state.authenticated,
+        }
+    }
+
+    /// Executes every whole request that has arrived.
+    async fn execute_all(&mut self) -> Next {
+        let mut limits = self.limits();
+        self.limit_batch();
+        loop {
+            match self.parser.parse(self.input.filled(), &limits) {
+                Ok(Progress::Request) => {}
+                Ok(Progress::Incomplete) => return Next::GoOn,
+                Err(error) => {
+                    self.fail(&Failure::from(error.text()));
+                    return Next::Close;
+                }
+            }
+            if self.execute_one().await == Next::Close {
+                return Next::Close;
+            }
+            let consumed = self.parser.advance();
+            self.input.consume(consumed);
+            if limits.unauthenticated == self.state.authenticated {
+                // AUTH or RESET has just changed what is allowed.
+                limits = self.limits();
+            }
+            self.give_way().await;
+        }
+    }
+
+    async fn execute_one(&mut self) -> Next {
+        loop {
+            if self.server.env.draining.get() {
+                return Next::Close;
+            }
+            let args = self.parser.args(self.input.filled());
+            match self.server.execute(&mut self.state, args, &mut self.batch) {
+                Step::Done(After::Nothing) => break,
+                Step::Done(after) => {
+                    self.carry_out(after).await;
+                    break;
+                }
+                Step::WaitForRoom => {
+                    // What is queued goes first: its durability is what makes room.
+                    self.hand_over();
+                    self.server.store.admit().await;
+                    self.server.read_clock();
+                }
+                Step::Paused => {
+                    self.hand_over();
+                    self.wait_for_pause_to_end().await;
+                }
+            }
+        }
+        if self.batch.sink.has_overflowed() {
+            // Half a reply would be misunderstood: nothing more is sent at all.
+            env::add(&self.server.env.stats.output_limit_closed, 1);
+            self.registration.kill();
+            return Next::Close;
+        }
+        if self.state.closing {
+            Next::Close
+        } else {
+            Next::GoOn
+        }
+    }
+
+    /// Lets others have their turn, and the client take its replies, when it is time to.
+    async fn give_way(&mut self) {
+        self.slice_commands += 1;
+        if self.batch.sink.len() >= BATCH_BYTES {
+            self.hand_over();
+        }
+        let queue_limit = self
+            .server
+            .env
+            .config()
+            .limit_usize(Limit::ClientOutputQueueBytes);
+        if self.output.bytes() > queue_limit {
+            self.hand_over();
+            self.output.until_at_most(queue_limit / 2).await;
+            self.limit_batch();
+        }
+        let slice_is_over = self.slice_commands >= SLICE_COMMANDS
+            || (self.slice_commands.is_multiple_of(CLOCK_COMMANDS)
+                && self
+                    .server
+                    .read_clock()
+                    .saturating_sub(self.slice_started_us)
+                    >= SLICE_US);
+        if slice_is_over {
+            self.hand_over();
+            yield_now().await;
+            self.slice_commands = 0;
+            self.slice_started_us = self.server.read_clock();
+        }
+    }
+
+    /// Gives the replies so far to the sending loop.
+    fn hand_over(&mut self) {
+        if self.batch.is_empty() || self.batch.sink.has_overflowed() {
+            return;
+        }
+        let batch = core::mem::replace(&mut self.batch, self.output.fresh());
+        self.output.push(batch);
+        self.limit_batch();
+        if !self.charge() && !self.state.closing {
+            self.state.closing = true;
+            self.fail(&out_of_memory());
+        }
+    }
+
+    /// How much the replies now being written may add to what waits already.
+    fn limit_batch(&mut self) {
+        let limit = self
+            .server
+            .env
+            .config()
+            .limit_or_none(Limit::ClientOutputBytes);
+        // Places in a batch are 32 bits wide.
+        let limit = limit.min(u32::MAX as usize);
+        self.batch
+            .sink
+            .set_limit(limit.saturating_sub(self.output.bytes()));
+    }
+
+    /// Replies with an error that belongs to no command.
+    fn fail(&mut self, failure: &Failure) {
+        self.server.env.stats.count_error(&failure.0);
+        Reply::new(&mut self.batch.sink, self.state.resp3).error(&failure.0);
+    }
+
+    /// Does what a command has left to do that takes time.
+    async fn carry_out(&mut self, after: After) {
+        self.hand_over();
+        self.state.client.blocked.set(true);
+        let (failure, timestamp) = match after {
+            After::Nothing | After::Close => {
+                self.state.closing |= after == After::Close;
+                (None, None)
+            }
+            After::SleepMs(duration_ms) => {
+                self.server.clock.sleep_ms(duration_ms).await;
+                self.reply(|reply| reply.ok());
+                (None, None)
+            }
+            After::Durable(text) => {
+                let store = &self.server.store;
+                match store.wait_durable(store.committed()).await {
+                    Ok(()) => {
+                        self.reply(|reply| reply.simple(text));
+                        (None, None)
+                    }
+                    Err(_) => (Some(Failure::of(failure::IO_ERROR)), None),
+                }
+            }
+            After::WaitAof {
+                timestamp,
+                timeout_ms,
+            } => (self.wait_aof(timestamp, timeout_ms).await, None),
+            After::Keys(pattern) => (None, Some(self.walk_keys(&pattern).await)),
+        };
+        self.state.client.blocked.set(false);
+        self.server.read_clock();
+        let start = 0; // Everything before was handed over.
+        if let Some(failure) = failure {
+            self.fail(&failure);
+        }
+        if let Some(timestamp) = timestamp
+            && timestamp > self.server.store.durable()
+            && self.server.env.replies_wait()
+        {
+            self.batch.depend(start, timestamp);
+        }
+        self.state.conclude(&mut self.batch, start);
+    }
+
+    fn reply(&mut self, write: impl FnOnce(&mut Reply<'_>)) {
+        write(&mut Reply::new(&mut self.batch.sink, self.state.resp3));
+    }
+
+    async fn wait_aof(&mut self, timestamp: Timestamp, timeout_ms: u64) -> Option<Failure> {
+        let durable = self.server.store.wait_durable(timestamp);
+        let outcome = if timeout_ms == 0 {
+            durable.await
+        } else {
+            match select(durable, self.server.clock.sleep_ms(timeout_ms)).await {
+                Either::First(outcome) => outcome,
+                Either::Second(()) => Ok(()),
+            }
+        };
+        if outcome.is_err() {
+            return Some(Failure::of(failure::IO_ERROR));
+        }
+        let is_durable = timestamp <= self.server.store.durable();
+        self.reply(|reply| {
+            reply.array(2);
+            reply.integer(i64::from(is_durable));
+            reply.integer(0);
+        });
+        None
+    }
+
+    /// KEYS: walks a snapshot in steps, so that others go on. Returns what the reply depends on.
+    async fn walk_keys(&mut self, pattern: &[u8]) -> Timestamp {
+        let store = &self.server.store;
+        let snapshot = store.snapshot();
+        let mut found = KeyList::new(
+            self.server
+                .env
+                .config()
+                .limit_or_none(Limit::ClientOutputBytes)
+                .min(u32::MAX as usize),
+        );
+        let mut step = alloc::vec::Vec::new();
+        let mut last: Option<kvstore::Key> = None;
+        loop {
+            step.clear();
+            let now_ms = self.server.now_ms();
+            let database = self.state.database;
+            store.keys_after(
+                &snapshot,
+                database,
+                last.as_deref(),
+                WALK_STEP,
+                now_ms,
+                &mut step,
+            );
+            found.take_matching(pattern, &step);
+            match step.pop() {
+                Some(key) if !found.is_full() => last = Some(key),
+                _ => break,
+            }
+            yield_now().await;
+            self.server.read_clock();
+        }
+        self.reply(|reply| found.reply(reply));
+        snapshot.timestamp()
+    }
+
+    /// CLIENT PAUSE holds the next command back.
+    async fn wait_for_pause_to_end(&mut self) {
+        let env = &self.server.env;
+        let Some(pause) = env.pause() else { return };
+        self.state.client.blocked.set(true);
+        let left_us = pause.until_us.saturating_sub(self.server.read_clock());
+        select(
+            env.pause_changed.until(|| env.pause() != Some(pause)),
+            self.server.clock.sleep_ms(left_us.div_ceil(1000)),
+        )
+        .await;
+        self.state.client.blocked.set(false);
+        self.server.read_clock();
+    }
+}
+
+fn out_of_memory() -> Failure {
+    Failure::of("ERR not enough memory for this connection's buffers (maxmemory-clients)")
+}

@@ -1,0 +1,340 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//!
+//! EXEC runs the queued commands in one store transaction and commits once: other clients, and a power cut,
+//! see all of it or nothing. A command that fails while EXEC runs has its error in the array and changes nothing
+//! itself; the others apply, as in Redis. When the commit as a whole is refused, EXEC answers EXECABORT.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use kvstore::{DatabaseIndex, Snapshot};
+use lfs::{BlockDevice, Clock};
+
+use super::State;
+use super::execute::Found;
+use super::output::Batch;
+use crate::command::failure::Failure;
+use crate::command::introspect;
+use crate::command::table::WRITE;
+use crate::command::{After, Control, Data, Outcome, Run, SessionCommand};
+use crate::config::Limit;
+use crate::env;
+use crate::resp::{Args, Reply, Span};
+use crate::server::Server;
+
+/// Commands between MULTI and EXEC: all arguments in one place.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    bytes: Vec<u8>,
+    spans: Vec<Span>,
+    commands: Vec<Queued>,
+    /// One of the commands writes.
+    writes: bool,
+    /// A command could not be queued, so EXEC will refuse.
+    spoiled: bool,
+}
+
+#[derive(Debug)]
+struct Queued {
+    found: Found,
+    /// Where its spans end; they start where the ones of the command before end.
+    spans_end: usize,
+}
+
+impl Queue {
+    fn memory_bytes(&self) -> usize {
+        self.bytes.capacity()
+            + self.spans.capacity() * size_of::<Span>()
+            + self.commands.capacity() * size_of::<Queued>()
+    }
+
+    /// What it takes to queue `args` too.
+    fn cost(args: Args<'_>) -> usize {
+        args.total_bytes() + args.len() * size_of::<Span>() + size_of::<Queued>()
+    }
+
+    fn used_bytes(&self) -> usize {
+        self.bytes.len()
+            + self.spans.len() * size_of::<Span>()
+            + self.commands.len() * size_of::<Queued>()
+    }
+
+    /// False when there is no memory.
+    fn push(&mut self, found: Found, args: Args<'_>) -> bool {
+        let room = self.bytes.try_reserve(args.total_bytes()).is_ok()
+            && self.spans.try_reserve(args.len()).is_ok()
+            && self.commands.try_reserve(1).is_ok();
+        if !room {
+            return false;
+        }
+        for argument in args.from(0) {
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(argument);
+            self.spans.push(Span::new(start, self.bytes.len()));
+        }
+        self.commands.push(Queued {
+            found,
+            spans_end: self.spans.len(),
+        });
+        self.writes |= found.spec.has(WRITE);
+        true
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Found, Args<'_>)> {
+        let mut spans_start = 0;
+        self.commands.iter().map(move |queued| {
+            let start = core::mem::replace(&mut spans_start, queued.spans_end);
+            let spans = self.spans.get(start..queued.spans_end).unwrap_or_default();
+            (queued.found, Args::new(&self.bytes, spans))
+        })
+    }
+}
+
+/// A key that must stay as it is.
+pub(super) struct Watched {
+    snapshot: Rc<Snapshot>,
+    since_us: u64,
+    database: DatabaseIndex,
+    key: Box<[u8]>,
+    /// When its time comes it has changed, though nobody wrote it.
+    expires_at_ms: Option<i64>,
+}
+
+impl State {
+    pub(super) fn is_queueing(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Whether EXEC would write.
+    pub(super) fn queue_writes(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.writes)
+    }
+
+    /// A command between MULTI and EXEC was refused.
+    pub(super) fn spoil_queue(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.spoiled = true;
+        }
+    }
+
+    /// Memory of queued commands and watched keys.
+    pub(super) fn transaction_bytes(&self) -> usize {
+        self.queue.as_ref().map_or(0, Queue::memory_bytes)
+            + self.watched_bytes
+            + self.watched.capacity() * size_of::<Watched>()
+    }
+
+    /// Forgets queued commands and watched keys.
+    pub(super) fn end_transaction(&mut self) {
+        self.queue = None;
+        self.client.queued_commands.set(-1);
+        self.unwatch();
+    }
+
+    fn unwatch(&mut self) {
+        self.watched = Vec::new();
+        self.watched_bytes = 0;
+        self.client.watched_keys.set(0);
+    }
+}
+
+impl<D: BlockDevice, C: Clock> Server<D, C> {
+    pub(super) fn run_transaction_command(
+        &self,
+        state: &mut State,
+        command: SessionCommand,
+        args: Args<'_>,
+        batch: &mut Batch,
+    ) -> Outcome {
+        match command {
+            SessionCommand::Multi if state.is_queueing() => {
+                return Err(Failure::of("ERR MULTI calls can not be nested"));
+            }
+            SessionCommand::Multi => {
+                state.queue = Some(Queue::default());
+                state.client.queued_commands.set(0);
+            }
+            SessionCommand::Exec => return self.exec(state, batch),
+            SessionCommand::Discard if !state.is_queueing() => {
+                return Err(Failure::of("ERR DISCARD without MULTI"));
+            }
+            SessionCommand::Discard => state.end_transaction(),
+            SessionCommand::Watch => self.watch(state, args)?,
+            _ => state.unwatch(),
+        }
+        Reply::new(&mut batch.sink, state.resp3).ok();
+        Ok(())
+    }
+
+    /// Queues a command until EXEC.
+    pub(super) fn queue(&self, state: &mut State, found: Found, args: Args<'_>, batch: &mut Batch) {
+        let limit = self.env.config().limit_usize(Limit::MultiQueueBytes);
+        let watched_bytes = state.watched_bytes;
+        let Some(queue) = &mut state.queue else {
+            return;
+        };
+        let mut reply = Reply::new(&mut batch.sink, state.resp3);
+        let cost = queue.used_bytes() + watched_bytes + Queue::cost(args);
+        if cost > limit || !queue.push(found, args) {
+            let failure = introspect::queue_full(limit);
+            queue.spoiled = true;
+            // It will not be executed any more: no need to keep it.
+            queue.bytes = Vec::new();
+            queue.spans = Vec::new();
+            queue.commands = Vec::new();
+            queue.writes = false;
+            self.note_failure(found, &failure);
+            reply.error(&failure.0);
+            return;
+        }
+        let count = i64::try_from(queue.commands.len()).unwrap_or(i64::MAX);
+        state.client.queued_commands.set(count);
+        reply.simple("QUEUED");
+    }
+
+    fn watch(&self, state: &mut State, args: Args<'_>) -> Outcome {
+        if state.is_queueing() {
+            return Err(Failure::of("ERR WATCH inside MULTI is not allowed"));
+        }
+        let limit = self.env.config().limit_usize(Limit::MultiQueueBytes);
+        let cost = args.total_bytes() + args.len() * size_of::<Watched>();
+        let used = state.watched_bytes + state.watched.len() * size_of::<Watched>();
+        if used + cost > limit {
+            return Err(introspect::queue_full(limit));
+        }
+        let snapshot = Rc::new(self.store.snapshot());
+        let mut transaction = self.store.transaction(self.now_ms());
+        for key in args.from(1) {
+            let database = state.database;
+            if state
+                .watched
+                .iter()
+                .any(|w| w.database == database && *w.key == *key)
+            {
+                continue;
+            }
+            let entry = transaction.get(database, key);
+            state.watched_bytes += key.len();
+            state.watched.push(Watched {
+                snapshot: Rc::clone(&snapshot),
+                since_us: self.env.coarse_us.get(),
+                database,
+                key: key.into(),
+                expires_at_ms: entry.and_then(|entry| entry.expires_at_ms),
+            });
+        }
+        state.client.watched_keys.set(state.watched.len());
+        Ok(())
+    }
+
+    fn any_watched_changed(&self, state: &State) -> bool {
+        let max_age_secs = self.env.config().limit(Limit::WatchMaxAgeSecs);
+        let now_us = self.env.coarse_us.get();
+        state.watched.iter().any(|watched| {
+            now_us.saturating_sub(watched.since_us) / 1_000_000 >= max_age_secs
+                || watched
+                    .expires_at_ms
+                    .is_some_and(|at_ms| at_ms <= self.now_ms())
+                || self
+                    .store
+                    .changed_since(&watched.snapshot, watched.database, &watched.key)
+        })
+    }
+
+    fn exec(&self, state: &mut State, batch: &mut Batch) -> Outcome {
+        let Some(queue) = state.queue.take() else {
+            return Err(Failure::of("ERR EXEC without MULTI"));
+        };
+        let changed = !queue.spoiled && self.any_watched_changed(state);
+        state.end_transaction();
+        if queue.spoiled {
+            return Err(Failure::of(
+                "EXECABORT Transaction discarded because of previous errors.",
+            ));
+        }
+        if changed {
+            Reply::new(&mut batch.sink, state.resp3).null_array();
+            return Ok(());
+        }
+        let start = batch.sink.len();
+        let database = state.database;
+        Reply::new(&mut batch.sink, state.resp3).array(queue.commands.len());
+        let mut transaction = self.store.transaction(self.now_ms());
+        for (found, args) in queue.iter() {
+            self.run_queued(state, &mut transaction, found, args, batch);
+        }
+        let read_only = transaction.is_read_only();
+        match transaction.commit() {
+            Ok(timestamp) => {
+                if !read_only {
+                    state.last_write = timestamp;
+                }
+                self.depend(batch, start, timestamp);
+                Ok(())
+            }
+            Err(error) => {
+                batch.sink.truncate(start);
+                state.select(database);
+                let refusal = self.refusal(error);
+                Err(Failure::quoting(&[
+                    b"EXECABORT Transaction discarded because of: ",
+                    &refusal.0,
+                ]))
+            }
+        }
+    }
+
+    fn run_queued(
+        &self,
+        state: &mut State,
+        transaction: &mut kvstore::Transaction<'_, D>,
+        found: Found,
+        args: Args<'_>,
+        batch: &mut Batch,
+    ) {
+        if let Some(counters) = self.env.stats.command(found.index) {
+            env::add(&counters.calls, 1);
+        }
+        let resp3 = state.resp3;
+        let start = batch.sink.len();
+        let reply = Reply::new(&mut batch.sink, resp3);
+        let outcome = match found.spec.run {
+            Run::Data(command) => Data {
+                transaction,
+                database: state.database,
+                args,
+                reply,
+                env: &self.env,
+                spec: found.spec,
+            }
+            .run(command),
+            Run::Control(run) => {
+                // Within EXEC nothing waits: what a command would do afterwards is dropped.
+                let mut after = After::Nothing;
+                run(&mut Control {
+                    state,
+                    args,
+                    reply,
+                    env: &self.env,
+                    engine: self,
+                    in_exec: true,
+                    after: &mut after,
+                })
+            }
+            // UNWATCH is the only one that is queued, and EXEC has forgotten the keys already.
+            Run::Session(_) | Run::Container => {
+                Reply::new(&mut batch.sink, resp3).ok();
+                Ok(())
+            }
+        };
+        if let Err(failure) = outcome {
+            self.note_failure(found, &failure);
+            batch.sink.truncate(start);
+            Reply::new(&mut batch.sink, state.resp3).error(&failure.0);
+        } else if batch.sink.len() == start {
+            // A command without a reply, such as CLIENT REPLY OFF, still has its place in the array.
+            Reply::new(&mut batch.sink, state.resp3).null();
+        }
+    }
+}
