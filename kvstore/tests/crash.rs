@@ -175,6 +175,25 @@ fn long_workloads_survive_power_cuts_at_random_points() {
 }
 
 #[test]
+fn segments_that_are_used_again_at_once_survive_power_cuts() {
+    let seed = seed(15);
+    let mut recoveries = 0;
+    for round in 0..4 {
+        let mut random = Random::new(seed + round);
+        // Many times the disk, which has hardly more segments than log and runs need.
+        let workload = Workload { tasks: 3, commits: 600, ops: 6, value_bytes_max: 700 };
+        let disk = formatted(62, random.next_u64());
+        let history = run(&disk, &workload, None, random.next_u64());
+        for _ in 0..60 {
+            let events = random.index(disk.event_count() + 1);
+            recoveries += crash_everywhere(&disk, &history, events, random.next_u64());
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 3000);
+}
+
+#[test]
 fn transactions_larger_than_a_commit_group_are_all_or_nothing() {
     let seed = seed(13);
     let mut recoveries = 0;
