@@ -19,7 +19,7 @@ test-host:
 # What the tests start is built before them, so that no test waits for a compiler.
 test-machines: hosted-and-images
 	scripts/setup-test
-	$(CARGO) $(TEST_RUNNER) -p tests
+	$(CARGO) $(TEST_RUNNER) -p tests -p fuzz-bodies
 
 .PHONY: hosted-and-images
 hosted-and-images:
@@ -50,9 +50,13 @@ bench-peer: hosted-and-images
 	scripts/setup-test
 	$(CARGO) run --quiet --release -p tests --bin bench -- --peer
 
-## fuzz: cargo-fuzz on every target, FUZZ_SECONDS each
+## fuzz: cargo-fuzz on every target, FUZZ_SECONDS each; finds go to target/fuzz and fuzz/artifacts
 FUZZ_SECONDS ?= 60
-fuzz:
+FUZZ_TARGETS := mount
+fuzz: $(FUZZ_TARGETS:%=fuzz-%)
+
+.PHONY: $(FUZZ_TARGETS:%=fuzz-%)
+$(FUZZ_TARGETS:%=fuzz-%): fuzz-%:
 	scripts/setup-test --fuzz $(IMAGE_TOOLCHAIN)
-	$(foreach target,request_parser mount,\
-		$(CARGO) +$(IMAGE_TOOLCHAIN) fuzz run $(target) -- -max_total_time=$(FUZZ_SECONDS) &&) true
+	mkdir -p target/fuzz/$*
+	$(CARGO) +$(IMAGE_TOOLCHAIN) fuzz run $* target/fuzz/$* fuzz/corpus/$* -- -max_total_time=$(FUZZ_SECONDS)

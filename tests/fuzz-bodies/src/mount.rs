@@ -1,0 +1,249 @@
+//! Mounting arbitrary bytes.
+//!
+//! Invariants: whatever is on the disk, looking at it and opening it end, with a store or an error, and
+//! without a panic. A store that opens can be read from end to end, and either takes a commit that is
+//! there after the next open, or says that it does not.
+//!
+//! The input is either the disk itself or, because random bytes rarely get past a checksum, a *script
+//! of damage* to a disk in use: see [`Damage`].
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use kvstore::{CommitError, DatabaseIndex, OpenError, Options, Store, Timestamp};
+use lfs::sim::{Executor, SimDisk};
+use lfs::{BLOCK_SIZE, FileSystemId, FormatOptions, format, probe};
+
+/// Blocks of the disk in use: as small as the format allows, so that damage meets something.
+const DISK_BLOCKS: usize = 576;
+/// Longest disk taken verbatim.
+const VERBATIM_BYTES_MAX: usize = 4 << 20;
+const KEYS: u32 = 24;
+/// Commits the disk in use has seen; each sets one key.
+pub const COMMITS: u32 = 120;
+const DATABASE: DatabaseIndex = DatabaseIndex(0);
+const NOW_MS: i64 = 1_700_000_000_000;
+const OPTIONS: Options = Options {
+    memory_bytes_max: 4 << 20,
+    open_memory_bytes_max: 8 << 20,
+};
+
+/// One step of a script, [`Damage::BYTES`] bytes of input each; a shorter rest is ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    /// Overwrites four bytes, as bit rot does.
+    Bytes(usize, usize, [u8; 4]),
+    /// A sector gets the content of another one, as by a misdirected write.
+    Copy(usize, usize),
+    /// A sector becomes zeroes.
+    Zero(usize),
+    /// A sector goes back to what it was earlier, as when a write is lost.
+    Lost(usize),
+    /// The disk ends early.
+    Cut(usize),
+}
+
+impl Damage {
+    /// Length of one step in the input.
+    pub const BYTES: usize = 11;
+    const SECTOR: usize = 512;
+
+    fn parse(bytes: [u8; Self::BYTES]) -> Self {
+        let [kind, numbers @ .., b0, b1, b2, b3] = bytes;
+        let (first, second) = numbers.split_at(3);
+        let number = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(0, |sum, byte| (sum << 8) | usize::from(*byte))
+        };
+        let (first, second) = (number(first), number(second));
+        match kind % 5 {
+            0 => Self::Bytes(first, second, [b0, b1, b2, b3]),
+            1 => Self::Copy(first, second),
+            2 => Self::Zero(first),
+            3 => Self::Lost(first),
+            _ => Self::Cut(first),
+        }
+    }
+
+    fn apply(self, disk: &mut Vec<u8>, earlier: &[u8]) {
+        let sectors = disk.len() / Self::SECTOR;
+        let Some(sectors) = NonZero::new(sectors) else {
+            return;
+        };
+        let place = |sector: usize| {
+            let start = sector % sectors * Self::SECTOR;
+            start..start + Self::SECTOR
+        };
+        match self {
+            Self::Bytes(sector, offset, bytes) => {
+                let sector = disk.get_mut(place(sector)).unwrap_or_default();
+                let offset = offset % (Self::SECTOR - bytes.len());
+                if let Some(target) = sector.get_mut(offset..offset + bytes.len()) {
+                    target.copy_from_slice(&bytes);
+                }
+            }
+            Self::Copy(from, to) => disk.copy_within(place(from), place(to).start),
+            Self::Zero(sector) => disk.get_mut(place(sector)).unwrap_or_default().fill(0),
+            Self::Lost(sector) => {
+                let place = place(sector);
+                if let (Some(target), Some(old)) = (disk.get_mut(place.clone()), earlier.get(place))
+                {
+                    target.copy_from_slice(old);
+                }
+            }
+            Self::Cut(length) => disk.truncate(length % disk.len() / BLOCK_SIZE * BLOCK_SIZE),
+        }
+    }
+}
+
+/// What a store that opened holds: of each key of the disk in use, the number of the commit whose value it has.
+pub type Contents = Vec<Option<u32>>;
+
+/// The body: see the module. The outcome is for tests that know what the damage may cost.
+///
+/// # Errors
+/// When the disk does not open: fine for a fuzzer.
+pub fn run(input: &[u8]) -> Result<Contents, OpenError> {
+    let Some((&kind, rest)) = input.split_first() else {
+        return check(&[]);
+    };
+    if kind == 0 {
+        let mut disk = rest.get(..VERBATIM_BYTES_MAX).unwrap_or(rest).to_vec();
+        disk.resize(disk.len().next_multiple_of(BLOCK_SIZE), 0);
+        return check(&disk);
+    }
+    let [earlier, used] = disk_in_use();
+    let mut disk = used.clone();
+    for step in rest.as_chunks().0 {
+        Damage::parse(*step).apply(&mut disk, earlier);
+    }
+    check(&disk)
+}
+
+/// What the keys of the disk in use held after so many commits.
+pub fn contents_after(commits: u32) -> Contents {
+    (0..KEYS)
+        .map(|key| (0..commits).rev().find(|commit| commit % KEYS == key))
+        .collect()
+}
+
+/// The disk in use at two moments: early, and at its end.
+fn disk_in_use() -> &'static [Vec<u8>; 2] {
+    static DISK: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    DISK.get_or_init(|| {
+        let disk = SimDisk::new(DISK_BLOCKS, 1);
+        Executor::new(1).run({
+            let disk = disk.clone();
+            async move {
+                let options = FormatOptions {
+                    segment_bytes: 32 << 10,
+                    log_segments: 12,
+                };
+                format(&disk, options, FileSystemId([7; 16]))
+                    .await
+                    .expect("it fits");
+            }
+        });
+        // The first half ends in an orderly shutdown with a checkpoint, the second in a power cut.
+        use_disk(&disk, 0..COMMITS / 2, true);
+        let earlier = disk.to_bytes();
+        use_disk(&disk, COMMITS / 2..COMMITS, false);
+        [earlier, disk.to_bytes()]
+    })
+}
+
+fn use_disk(disk: &SimDisk, commits: Range<u32>, shutdown: bool) {
+    let session = with_store(disk, async move |store| {
+        for commit in commits {
+            store.admit().await;
+            let timestamp = set(&store, commit).expect("a sound disk takes it");
+            store
+                .wait_durable(timestamp)
+                .await
+                .expect("a sound disk keeps it");
+        }
+        if shutdown {
+            store.shutdown().await.expect("a sound disk keeps it");
+        }
+    });
+    session.expect("a sound disk opens");
+}
+
+fn check(bytes: &[u8]) -> Result<Contents, OpenError> {
+    let disk = SimDisk::from_bytes(bytes, 4);
+    // Looking at it must end, whatever it says.
+    let _ = Executor::new(5).run({
+        let disk = disk.clone();
+        async move { probe(&disk).await }
+    });
+    let (contents, kept) = with_store(&disk, async |store| {
+        let contents = contents(&store);
+        store.admit().await;
+        let kept = match set(&store, COMMITS) {
+            Ok(timestamp) => store.wait_durable(timestamp).await.is_ok(),
+            Err(_) => false,
+        };
+        (contents, kept)
+    })?;
+    if kept {
+        let again = with_store(&disk, async |store| read(&store, COMMITS % KEYS));
+        assert_eq!(
+            again.expect("it opened before"),
+            Some(COMMITS),
+            "a durable commit is gone"
+        );
+    }
+    Ok(contents)
+}
+
+/// Opens the disk's store and runs `session` beside its background work.
+fn with_store<T: 'static>(
+    disk: &SimDisk,
+    session: impl AsyncFnOnce(Rc<Store<SimDisk>>) -> T + 'static,
+) -> Result<T, OpenError> {
+    let mut executor = Executor::new(6);
+    let disk = disk.clone();
+    let store = Rc::new(executor.run(async move { Store::open(disk, OPTIONS).await })?);
+    let (background, clock) = (Rc::clone(&store), executor.clock());
+    executor.spawn(async move { background.run(&clock).await });
+    Ok(executor.run(session(store)))
+}
+
+fn set(store: &Store<SimDisk>, commit: u32) -> Result<Timestamp, CommitError> {
+    let mut transaction = store.transaction(NOW_MS);
+    transaction.put(DATABASE, &key(commit % KEYS), value(commit), None);
+    transaction.commit()
+}
+
+fn contents(store: &Store<SimDisk>) -> Contents {
+    (0..KEYS).map(|key| read(store, key)).collect()
+}
+
+fn read(store: &Store<SimDisk>, number: u32) -> Option<u32> {
+    let entry = store.transaction(NOW_MS).get(DATABASE, &key(number))?;
+    Some(
+        entry
+            .value
+            .first_chunk()
+            .map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes)),
+    )
+}
+
+fn key(number: u32) -> [u8; 4] {
+    number.to_le_bytes()
+}
+
+/// Its commit's number and a filling; now and then so long that a commit spans groups.
+fn value(commit: u32) -> Vec<u8> {
+    let filling = if commit.is_multiple_of(16) {
+        9_000
+    } else {
+        40 * commit as usize % 700
+    };
+    let mut value = commit.to_le_bytes().to_vec();
+    value.resize(4 + filling, b'.');
+    value
+}

@@ -1,0 +1,62 @@
+//! The mount body without libFuzzer: the committed corpus, and seeded scripts of damage.
+//!
+//! Beyond the body's own invariants: damage never invents. A store that opens holds exactly what some
+//! number of commits had made of the keys, however its disk was damaged.
+
+use fuzz_bodies::mount::{self, COMMITS, Contents, Damage};
+use tests::{root, seed};
+
+const SCRIPTS: usize = 10_000;
+
+#[test]
+fn an_undamaged_disk_has_everything() {
+    assert_eq!(mount::run(&[1]), Ok(mount::contents_after(COMMITS)));
+}
+
+#[test]
+fn corpus() {
+    for (path, input) in seed::corpus(&root().join("fuzz/corpus/mount")) {
+        println!("{}", path.display());
+        let _ = mount::run(&input);
+    }
+}
+
+#[test]
+fn damage_never_invents() {
+    let mut rng = seed::rng();
+    let histories: Vec<Contents> = (0..=COMMITS).map(mount::contents_after).collect();
+    let mut opened = 0;
+    for _ in 0..SCRIPTS {
+        let steps = rng.usize(1..8);
+        let mut script = vec![0; 1 + steps * Damage::BYTES];
+        rng.fill(&mut script);
+        script[0] = 1;
+        if let Ok(contents) = mount::run(&script) {
+            opened += 1;
+            assert!(
+                histories.contains(&contents),
+                "{contents:?} was never so; script {script:?}"
+            );
+        }
+    }
+    println!("{opened} of {SCRIPTS} damaged disks opened");
+    assert!(
+        opened > SCRIPTS / 20,
+        "the damage is too gross to test anything"
+    );
+    assert!(
+        opened < SCRIPTS,
+        "the damage is too slight to test anything"
+    );
+}
+
+#[test]
+fn noise_is_no_file_system() {
+    let mut rng = seed::rng();
+    for _ in 0..200 {
+        let mut noise = vec![0; rng.usize(1..100_000)];
+        rng.fill(&mut noise);
+        noise[0] = 0;
+        assert!(mount::run(&noise).is_err());
+    }
+}
