@@ -17,7 +17,7 @@ use crate::{DATABASE_COUNT, DatabaseIndex, Key, Timestamp, Value};
 const DIRTY_KEY_BYTES: usize = 48;
 
 pub(crate) struct Index {
-    databases: [Database; DATABASE_COUNT],
+    databases: PerDatabase<Database>,
     dirty: Dirty,
     /// The newest commit that removed something: a read that finds nothing depends on it.
     last_removal: Timestamp,
@@ -32,10 +32,26 @@ struct Database {
     retired: VecDeque<(Keyspace, Timestamp)>,
 }
 
+/// One `T` for each database.
+#[derive(Default)]
+struct PerDatabase<T>([T; DATABASE_COUNT]);
+
+impl<T> PerDatabase<T> {
+    #[expect(clippy::indexing_slicing, reason = "the remainder is in range")]
+    fn of(&self, db: DatabaseIndex) -> &T {
+        &self.0[usize::from(db.0) % DATABASE_COUNT]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the remainder is in range")]
+    fn of_mut(&mut self, db: DatabaseIndex) -> &mut T {
+        &mut self.0[usize::from(db.0) % DATABASE_COUNT]
+    }
+}
+
 /// Changes since the last flush.
 #[derive(Default)]
 pub(crate) struct Dirty {
-    databases: [DirtyDatabase; DATABASE_COUNT],
+    databases: PerDatabase<DirtyDatabase>,
     key_count: usize,
 }
 
@@ -47,7 +63,7 @@ pub(crate) struct DirtyDatabase {
 
 impl Dirty {
     fn add(&mut self, db: DatabaseIndex, key: &Key) {
-        let database = &mut self.databases[usize::from(db.0) % DATABASE_COUNT];
+        let database = self.databases.of_mut(db);
         if !database.keys.contains(key) {
             database.keys.insert(Key::clone(key));
             self.key_count += 1;
@@ -55,24 +71,27 @@ impl Dirty {
     }
 
     fn clear(&mut self, db: DatabaseIndex) {
-        let database = &mut self.databases[usize::from(db.0) % DATABASE_COUNT];
+        let database = self.databases.of_mut(db);
         self.key_count -= database.keys.len();
-        *database = DirtyDatabase { cleared: true, keys: BTreeSet::new() };
+        *database = DirtyDatabase {
+            cleared: true,
+            keys: BTreeSet::new(),
+        };
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.key_count == 0 && !self.databases.iter().any(|database| database.cleared)
+        self.key_count == 0 && !self.databases.0.iter().any(|database| database.cleared)
     }
 
     pub(crate) fn databases(&self) -> impl Iterator<Item = (DatabaseIndex, &DirtyDatabase)> {
-        (0..).map(DatabaseIndex).zip(&self.databases)
+        (0..).map(DatabaseIndex).zip(&self.databases.0)
     }
 }
 
 impl Index {
     pub(crate) fn new() -> Self {
         Self {
-            databases: Default::default(),
+            databases: PerDatabase::default(),
             dirty: Dirty::default(),
             last_removal: Timestamp::default(),
             pins: Rc::default(),
@@ -88,7 +107,10 @@ impl Index {
     /// The key space of `db` that a snapshot at `timestamp` sees.
     pub(crate) fn at(&self, db: DatabaseIndex, timestamp: Timestamp) -> &Keyspace {
         let database = self.database(db);
-        let retired = database.retired.iter().find(|(_, until)| timestamp < *until);
+        let retired = database
+            .retired
+            .iter()
+            .find(|(_, until)| timestamp < *until);
         retired.map_or(&database.live, |(space, _)| space)
     }
 
@@ -98,7 +120,7 @@ impl Index {
 
     /// Bytes of memory in use, as estimated.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let spaces = self.databases.iter().flat_map(|database| {
+        let spaces = self.databases.0.iter().flat_map(|database| {
             core::iter::once(&database.live).chain(database.retired.iter().map(|(space, _)| space))
         });
         spaces.map(Keyspace::memory_bytes).sum::<usize>() + self.dirty.key_count * DIRTY_KEY_BYTES
@@ -106,7 +128,11 @@ impl Index {
 
     /// Bytes that the live values of all databases take in sorted runs.
     pub(crate) fn live_run_bytes(&self) -> u64 {
-        self.databases.iter().map(|database| database.live.live_run_bytes()).sum()
+        self.databases
+            .0
+            .iter()
+            .map(|database| database.live.live_run_bytes())
+            .sum()
     }
 
     /// Makes a committed change visible. `key` is the record's key, shared.
@@ -126,20 +152,34 @@ impl Index {
 
     /// Applies a record read from the log.
     pub(crate) fn apply_record(&mut self, timestamp: Timestamp, record: &Record<'_>) {
-        self.apply(timestamp, record.db, &Key::from(record.key), Applied::from(record.change));
+        self.apply(
+            timestamp,
+            record.db,
+            &Key::from(record.key),
+            Applied::from(record.change),
+        );
     }
 
     /// Applies a record read from a sorted run: it is not dirty. Runs come oldest first.
     pub(crate) fn load_record(&mut self, timestamp: Timestamp, record: &Record<'_>) {
-        self.change(timestamp, record.db, &Key::from(record.key), Applied::from(record.change));
+        self.change(
+            timestamp,
+            record.db,
+            &Key::from(record.key),
+            Applied::from(record.change),
+        );
     }
 
     fn change(&mut self, timestamp: Timestamp, db: DatabaseIndex, key: &Key, change: Applied<'_>) {
-        let database = &mut self.databases[usize::from(db.0) % DATABASE_COUNT];
+        let database = self.databases.of_mut(db);
         let space = &mut database.live;
         match change {
             Applied::Put(value, expires_at_ms) => {
-                space.write(key, Version::new(timestamp, value, expires_at_ms), &self.pins);
+                space.write(
+                    key,
+                    Version::new(timestamp, value, expires_at_ms),
+                    &self.pins,
+                );
             }
             Applied::Delete => {
                 self.last_removal = timestamp;
@@ -149,7 +189,11 @@ impl Index {
             Applied::Expire(expires_at_ms) => {
                 let value = space.newest(key).and_then(|version| version.value.clone());
                 if let Some(value) = value {
-                    space.write(key, Version::new(timestamp, value, expires_at_ms), &self.pins);
+                    space.write(
+                        key,
+                        Version::new(timestamp, value, expires_at_ms),
+                        &self.pins,
+                    );
                 }
             }
             Applied::Clear => {
@@ -172,7 +216,10 @@ impl Index {
         // gone with it.
         let emptied = database.retired.iter().filter(|(_, until)| *until > since);
         emptied.into_iter().any(|(space, _)| {
-            newer(space) || space.at(key, since).is_some_and(|version| version.value.is_some())
+            newer(space)
+                || space
+                    .at(key, since)
+                    .is_some_and(|version| version.value.is_some())
         })
     }
 
@@ -183,8 +230,8 @@ impl Index {
 
     /// Gives a dirty set back that could not be flushed.
     pub(crate) fn return_dirty(&mut self, returned: Dirty) {
-        for (db, database) in (0..).map(DatabaseIndex).zip(returned.databases) {
-            let now = &mut self.dirty.databases[usize::from(db.0) % DATABASE_COUNT];
+        for (db, database) in (0..).map(DatabaseIndex).zip(returned.databases.0) {
+            let now = self.dirty.databases.of_mut(db);
             if now.cleared {
                 // Everything before was emptied since.
                 continue;
@@ -200,7 +247,7 @@ impl Index {
     /// to do until a snapshot goes.
     pub(crate) fn collect_garbage(&mut self, limit: usize) -> bool {
         let mut progress = false;
-        for database in &mut self.databases {
+        for database in &mut self.databases.0 {
             progress |= database.live.collect_garbage(limit, &self.pins);
             if let Some((space, until)) = database.retired.front_mut()
                 && !self.pins.any_before(*until)
@@ -216,14 +263,13 @@ impl Index {
 
     /// Entries that wait for snapshots to go.
     pub(crate) fn has_garbage(&self) -> bool {
-        let waits = |database: &Database| {
-            database.live.garbage_count() > 0 || !database.retired.is_empty()
-        };
-        self.databases.iter().any(waits)
+        let waits =
+            |database: &Database| database.live.garbage_count() > 0 || !database.retired.is_empty();
+        self.databases.0.iter().any(waits)
     }
 
     fn database(&self, db: DatabaseIndex) -> &Database {
-        &self.databases[usize::from(db.0) % DATABASE_COUNT]
+        self.databases.of(db)
     }
 }
 
@@ -239,7 +285,10 @@ pub(crate) enum Applied<'b> {
 impl<'b> From<Change<'b>> for Applied<'b> {
     fn from(change: Change<'b>) -> Self {
         match change {
-            Change::Put { value, expires_at_ms } => Self::Put(Value::from(value), expires_at_ms),
+            Change::Put {
+                value,
+                expires_at_ms,
+            } => Self::Put(Value::from(value), expires_at_ms),
             Change::Delete => Self::Delete,
             Change::Append { tail } => Self::Append(tail),
             Change::Expire { expires_at_ms } => Self::Expire(expires_at_ms),

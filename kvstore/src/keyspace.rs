@@ -18,7 +18,7 @@ const NEVER: i64 = i64::MAX;
 
 /// Memory of an entry beyond the bytes of its key and value: node of the map, slot, reference
 /// counts, allocator overhead. An estimate on the high side.
-const ENTRY_BYTES: usize = 160 + Slots::BYTES;
+pub(crate) const ENTRY_BYTES: usize = 160 + Slots::BYTES;
 
 /// Memory of an entry in `expiries`.
 const EXPIRY_BYTES: usize = 48;
@@ -57,11 +57,19 @@ pub(crate) struct Keyspace {
 impl Version {
     pub(crate) fn new(timestamp: Timestamp, value: Value, expires_at_ms: Option<i64>) -> Self {
         let expires_at_ms = expires_at_ms.unwrap_or(NEVER);
-        Self { timestamp, value: Some(value), expires_at_ms }
+        Self {
+            timestamp,
+            value: Some(value),
+            expires_at_ms,
+        }
     }
 
     pub(crate) fn tombstone(timestamp: Timestamp) -> Self {
-        Self { timestamp, value: None, expires_at_ms: NEVER }
+        Self {
+            timestamp,
+            value: None,
+            expires_at_ms: NEVER,
+        }
     }
 
     pub(crate) fn expires_at_ms(&self) -> Option<i64> {
@@ -70,8 +78,14 @@ impl Version {
 
     /// The value, unless there is none or its time has come.
     pub(crate) fn live_at(&self, now_ms: i64) -> Option<Entry> {
-        let value = self.value.as_ref().filter(|_| self.expires_at_ms > now_ms)?;
-        Some(Entry { value: value.clone(), expires_at_ms: self.expires_at_ms() })
+        let value = self
+            .value
+            .as_ref()
+            .filter(|_| self.expires_at_ms > now_ms)?;
+        Some(Entry {
+            value: value.clone(),
+            expires_at_ms: self.expires_at_ms(),
+        })
     }
 
     pub(crate) fn is_live_at(&self, now_ms: i64) -> bool {
@@ -87,7 +101,9 @@ impl Versions {
     /// The version a snapshot at `timestamp` sees.
     fn at(&self, timestamp: Timestamp) -> Option<&Version> {
         let newest_first = core::iter::once(&self.newest).chain(self.older.iter().rev());
-        newest_first.into_iter().find(|version| version.timestamp <= timestamp)
+        newest_first
+            .into_iter()
+            .find(|version| version.timestamp <= timestamp)
     }
 
     /// Drops older versions that no snapshot sees; returns the bytes of their values.
@@ -95,7 +111,9 @@ impl Versions {
         let mut freed = 0;
         let mut successor = self.newest.timestamp;
         for index in (0..self.older.len()).rev() {
-            let Some(version) = self.older.get(index) else { continue };
+            let Some(version) = self.older.get(index) else {
+                continue;
+            };
             let from = version.timestamp;
             if !pins.any_in(from, successor) {
                 freed += version.value_bytes() + ENTRY_BYTES / 2;
@@ -163,7 +181,12 @@ impl Keyspace {
         } else if is_value || pins.any_before(timestamp) {
             let slot = self.slots.insert(Key::clone(key));
             self.memory_bytes += ENTRY_BYTES + key.len();
-            let versions = Versions { newest: version, older: Vec::new(), slot, queued: false };
+            let versions = Versions {
+                newest: version,
+                older: Vec::new(),
+                slot,
+                queued: false,
+            };
             self.entries.insert(Key::clone(key), versions);
         }
         self.settle(key, pins);
@@ -171,13 +194,21 @@ impl Keyspace {
 
     /// Appends `tail` to the newest value of `key` as of `timestamp`. Nothing happens without one.
     pub(crate) fn append(&mut self, key: &Key, timestamp: Timestamp, tail: &[u8], pins: &Pins) {
-        let Some(versions) = self.entries.get_mut(key) else { return };
+        let Some(versions) = self.entries.get_mut(key) else {
+            return;
+        };
         let newest = &mut versions.newest;
-        let Some(value) = newest.value.as_mut() else { return };
+        let Some(value) = newest.value.as_mut() else {
+            return;
+        };
         if pins.any_in(newest.timestamp, timestamp) {
             let mut longer = value.clone();
             longer.append(tail);
-            let version = Version { timestamp, value: Some(longer), ..newest.clone() };
+            let version = Version {
+                timestamp,
+                value: Some(longer),
+                ..newest.clone()
+            };
             self.write(key, version, pins);
         } else {
             value.append(tail);
@@ -189,21 +220,26 @@ impl Keyspace {
 
     /// Takes the newest version out of the counts.
     fn retire_newest(&mut self, key: &Key) {
-        let Some(newest) = self.entries.get(key).map(|versions| &versions.newest) else { return };
+        let Some(newest) = self.entries.get(key).map(|versions| &versions.newest) else {
+            return;
+        };
         if newest.value.is_none() {
             return;
         }
         self.live -= 1;
         self.live_run_bytes -= run_bytes(key, newest);
         if newest.expires_at_ms != NEVER {
-            self.expiries.remove(&(newest.expires_at_ms, Key::clone(key)));
+            self.expiries
+                .remove(&(newest.expires_at_ms, Key::clone(key)));
             self.memory_bytes -= EXPIRY_BYTES;
         }
     }
 
     /// Removes the entry if it is a tombstone nobody needs, else queues it if it holds garbage.
     fn settle(&mut self, key: &Key, pins: &Pins) {
-        let Some(versions) = self.entries.get_mut(key) else { return };
+        let Some(versions) = self.entries.get_mut(key) else {
+            return;
+        };
         let newest = &versions.newest;
         if newest.value.is_none() && versions.older.is_empty() && !pins.any_before(newest.timestamp)
         {
@@ -221,8 +257,12 @@ impl Keyspace {
     pub(crate) fn collect_garbage(&mut self, limit: usize, pins: &Pins) -> bool {
         let mut progress = false;
         for _ in 0..limit.min(self.garbage.len()) {
-            let Some(key) = self.garbage.pop_front() else { break };
-            let Some(versions) = self.entries.get_mut(&key) else { continue };
+            let Some(key) = self.garbage.pop_front() else {
+                break;
+            };
+            let Some(versions) = self.entries.get_mut(&key) else {
+                continue;
+            };
             versions.queued = false;
             let before = versions.older.len();
             self.memory_bytes -= versions.prune(pins);
@@ -283,7 +323,10 @@ impl Keyspace {
         mut visit: impl FnMut(&Key),
     ) -> u64 {
         self.slots.scan(cursor, count, |key| {
-            if self.newest(key).is_some_and(|version| version.is_live_at(now_ms)) {
+            if self
+                .newest(key)
+                .is_some_and(|version| version.is_live_at(now_ms))
+            {
                 visit(key);
             }
         })
@@ -292,15 +335,24 @@ impl Keyspace {
     /// A live key, about uniformly at random while at least one slot in 64 holds one; else the
     /// first in order among a bounded number.
     pub(crate) fn random_key(&self, random: u64, now_ms: i64) -> Option<Key> {
-        let is_live =
-            |key: &&Key| self.newest(key).is_some_and(|version| version.is_live_at(now_ms));
+        let is_live = |key: &&Key| {
+            self.newest(key)
+                .is_some_and(|version| version.is_live_at(now_ms))
+        };
         let in_order = self.entries.keys().take(1024);
-        self.slots.random(random).chain(in_order).find(is_live).cloned()
+        self.slots
+            .random(random)
+            .chain(in_order)
+            .find(is_live)
+            .cloned()
     }
 
     /// Keys whose time has come, soonest first.
     pub(crate) fn expired(&self, now_ms: i64) -> impl Iterator<Item = &Key> {
-        self.expiries.iter().take_while(move |(at, _)| *at <= now_ms).map(|(_, key)| key)
+        self.expiries
+            .iter()
+            .take_while(move |(at, _)| *at <= now_ms)
+            .map(|(_, key)| key)
     }
 }
 
@@ -358,7 +410,10 @@ mod tests {
         assert!(!space.collect_garbage(10, &pins));
         drop(watch);
         assert!(space.collect_garbage(10, &pins));
-        assert_eq!((space.newest(b"k").is_none(), space.memory_bytes()), (true, 0));
+        assert_eq!(
+            (space.newest(b"k").is_none(), space.memory_bytes()),
+            (true, 0)
+        );
     }
 
     #[test]

@@ -16,10 +16,10 @@ use alloc::vec::Vec;
 use embassy_futures::join::join4;
 use lfs::{BlockDevice, CheckpointError, Clock, CommitNumber, ObjectId, ObjectWriteError};
 
+use crate::Timestamp;
 use crate::run::{self, Run, RunError, encode_manifest};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use crate::Timestamp;
 
 /// Runs at which flushes wait for a merge.
 const RUNS_MAX: usize = 24;
@@ -46,7 +46,10 @@ pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
 
 async fn flush_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     loop {
-        store.filesystem.checkpoint_wanted(|| store.is_ending()).await;
+        store
+            .filesystem
+            .checkpoint_wanted(|| store.is_ending())
+            .await;
         let closing = store.is_closing();
         if store.filesystem.is_failed() {
             break;
@@ -85,7 +88,11 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
     let snapshot = Snapshot::new(&store.index.borrow().pins, timestamp);
     let dirty = store.index.borrow_mut().take_dirty();
 
-    let written = match store.filesystem.wait_durable(CommitNumber(timestamp.0)).await {
+    let written = match store
+        .filesystem
+        .wait_durable(CommitNumber(timestamp.0))
+        .await
+    {
         Ok(()) => run::write_dirty(&store.filesystem, &store.index, &dirty, timestamp).await,
         Err(_) => Err(RunError::Closing),
     };
@@ -94,9 +101,11 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
     let result = match written {
         Ok(run) => {
             let runs = |runs: &mut Vec<Run>| runs.extend(run);
-            checkpoint(store, clock, Some(timestamp), runs).await.inspect_err(|_| {
-                run.iter().for_each(|run| store.filesystem.discard_object(run.object));
-            })
+            checkpoint(store, clock, Some(timestamp), runs)
+                .await
+                .inspect_err(|_| {
+                    discard(store, run);
+                })
         }
         Err(error) => Err(error),
     };
@@ -109,7 +118,11 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
 async fn merge_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     loop {
         let plan = store.changed.until(|| {
-            if store.is_ending() { Some(None) } else { plan_merge(store).map(Some) }
+            if store.is_ending() {
+                Some(None)
+            } else {
+                plan_merge(store).map(Some)
+            }
         });
         let Some(plan) = plan.await else { return };
         if merge(store, clock, &plan).await.is_err() {
@@ -131,7 +144,10 @@ fn plan_merge<D: BlockDevice>(store: &Store<D>) -> Option<MergePlan> {
     let sizes = runs.iter().map(|run| run.len_bytes).collect::<Vec<_>>();
     let live = store.index.borrow().live_run_bytes();
     let start = merge_start(&sizes, live, store.filesystem.usage().segment_bytes)?;
-    Some(MergePlan { start, runs: runs.get(start..)?.to_vec() })
+    Some(MergePlan {
+        start,
+        runs: runs.get(start..)?.to_vec(),
+    })
 }
 
 /// Where a merge of all newer runs should begin, if one should be made. `sizes`: oldest first.
@@ -157,16 +173,20 @@ async fn merge<D: BlockDevice>(
     clock: &impl Clock,
     plan: &MergePlan,
 ) -> Result<(), RunError> {
-    let merged =
-        run::merge(&store.filesystem, &plan.runs, plan.start == 0, || store.is_ending()).await?;
+    let merged = run::merge(&store.filesystem, &plan.runs, plan.start == 0, || {
+        store.is_ending()
+    })
+    .await?;
     // Flushes may have added runs meanwhile; those merged are still where they were.
     let end = plan.start + plan.runs.len();
     let replace = |runs: &mut Vec<Run>| {
         runs.splice(plan.start..end, merged);
     };
-    checkpoint(store, clock, None, replace).await.inspect_err(|_| {
-        merged.iter().for_each(|run| store.filesystem.discard_object(run.object));
-    })
+    checkpoint(store, clock, None, replace)
+        .await
+        .inspect_err(|_| {
+            discard(store, merged);
+        })
 }
 
 /// Makes a checkpoint in which the runs are as `change` makes them. `horizon`: all commits up to
@@ -183,8 +203,10 @@ async fn checkpoint<D: BlockDevice>(
     let horizon = horizon.unwrap_or(store.horizon.get());
     let keep = runs.iter().map(|run| run.object).collect::<Vec<ObjectId>>();
     let manifest = encode_manifest(&runs);
-    let made =
-        store.filesystem.checkpoint(CommitNumber(horizon.0), &keep, &manifest, clock).await;
+    let made = store
+        .filesystem
+        .checkpoint(CommitNumber(horizon.0), &keep, &manifest, clock)
+        .await;
     made.map_err(|error| match error {
         CheckpointError::ReadOnly => RunError::Closing,
         _ => RunError::Write(ObjectWriteError::Full),
@@ -195,12 +217,22 @@ async fn checkpoint<D: BlockDevice>(
     Ok(())
 }
 
+/// Gives up a run that no checkpoint came to name.
+fn discard<D: BlockDevice>(store: &Store<D>, run: Option<Run>) {
+    if let Some(run) = run {
+        store.filesystem.discard_object(run.object);
+    }
+}
+
 /// The right to make a checkpoint.
 struct Turn<'s, D: BlockDevice>(&'s Store<D>);
 
 impl<'s, D: BlockDevice> Turn<'s, D> {
     async fn take(store: &'s Store<D>) -> Self {
-        store.changed.until(|| (!store.checkpointing.replace(true)).then_some(())).await;
+        store
+            .changed
+            .until(|| (!store.checkpointing.replace(true)).then_some(()))
+            .await;
         Self(store)
     }
 }
@@ -247,7 +279,11 @@ mod tests {
         assert_eq!(start(&[100, 50]), None);
         assert_eq!(start(&[100, 50, 50]), Some(0));
         assert_eq!(start(&[1000, 50, 50]), Some(1));
-        assert_eq!(start(&[1000, 100, 1, 1]), Some(2), "small runs cost a segment each");
+        assert_eq!(
+            start(&[1000, 100, 1, 1]),
+            Some(2),
+            "small runs cost a segment each"
+        );
     }
 
     #[test]

@@ -35,7 +35,10 @@ pub(crate) struct Record<'b> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change<'b> {
     /// Value and expiry are now these.
-    Put { value: &'b [u8], expires_at_ms: Option<i64> },
+    Put {
+        value: &'b [u8],
+        expires_at_ms: Option<i64>,
+    },
     /// There is no value.
     Delete,
     /// These bytes follow the value there is; its expiry stays.
@@ -54,11 +57,19 @@ impl<'b> Record<'b> {
     /// Appends the record to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let (kind, expires_at_ms, value) = match self.change {
-            Change::Put { value, expires_at_ms: None } => (PUT, None, Some(value)),
-            Change::Put { value, expires_at_ms } => (PUT_EXPIRING, expires_at_ms, Some(value)),
+            Change::Put {
+                value,
+                expires_at_ms: None,
+            } => (PUT, None, Some(value)),
+            Change::Put {
+                value,
+                expires_at_ms,
+            } => (PUT_EXPIRING, expires_at_ms, Some(value)),
             Change::Delete => (DELETE, None, None),
             Change::Append { tail } => (APPEND, None, Some(tail)),
-            Change::Expire { expires_at_ms: None } => (PERSIST, None, None),
+            Change::Expire {
+                expires_at_ms: None,
+            } => (PERSIST, None, None),
             Change::Expire { expires_at_ms } => (EXPIRE, expires_at_ms, None),
             Change::Clear => (CLEAR, None, None),
         };
@@ -87,32 +98,48 @@ impl<'b> Record<'b> {
         }
         let mut expires_at_ms = None;
         if matches!(kind, PUT_EXPIRING | EXPIRE) {
-            let Some((at, after)) = rest.split_first_chunk::<8>() else { return Ok(None) };
+            let Some((at, after)) = rest.split_first_chunk::<8>() else {
+                return Ok(None);
+            };
             (expires_at_ms, rest) = (Some(i64::from_le_bytes(*at)), after);
         }
         let mut value_len = 0;
         if matches!(kind, PUT | PUT_EXPIRING | APPEND) {
-            let Some((len, after)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+            let Some((len, after)) = rest.split_first_chunk::<4>() else {
+                return Ok(None);
+            };
             (value_len, rest) = (u32::from_le_bytes(*len) as usize, after);
         }
         let key_len = usize::from(u16::from_le_bytes([low, high]));
-        let Some((key, rest)) = rest.split_at_checked(key_len) else { return Ok(None) };
-        let Some((value, rest)) = rest.split_at_checked(value_len) else { return Ok(None) };
+        let Some((key, rest)) = rest.split_at_checked(key_len) else {
+            return Ok(None);
+        };
+        let Some((value, rest)) = rest.split_at_checked(value_len) else {
+            return Ok(None);
+        };
         let change = match kind {
-            PUT | PUT_EXPIRING => Change::Put { value, expires_at_ms },
+            PUT | PUT_EXPIRING => Change::Put {
+                value,
+                expires_at_ms,
+            },
             DELETE => Change::Delete,
             APPEND => Change::Append { tail: value },
             EXPIRE | PERSIST => Change::Expire { expires_at_ms },
             _ => Change::Clear,
         };
-        Ok(Some((Self { db: DatabaseIndex(db), key, change }, rest)))
+        Ok(Some((
+            Self {
+                db: DatabaseIndex(db),
+                key,
+                change,
+            },
+            rest,
+        )))
     }
 }
 
 /// All records of a commit's payload.
-pub(crate) fn records(
-    mut payload: &[u8],
-) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
+pub(crate) fn records(mut payload: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
     core::iter::from_fn(move || {
         if payload.is_empty() {
             return None;
@@ -134,7 +161,9 @@ pub(crate) fn encode_in_run(timestamp: Timestamp, record: &Record<'_>, out: &mut
 pub(crate) fn decode_in_run(
     bytes: &[u8],
 ) -> Result<Option<(Timestamp, Record<'_>, usize)>, Malformed> {
-    let Some((timestamp, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
+    let Some((timestamp, rest)) = bytes.split_first_chunk::<8>() else {
+        return Ok(None);
+    };
     let timestamp = Timestamp(u64::from_le_bytes(*timestamp));
     let record = Record::decode(rest)?;
     Ok(record.map(|(record, rest)| (timestamp, record, bytes.len() - rest.len())))
@@ -149,12 +178,22 @@ mod tests {
         let db = DatabaseIndex(3);
         let key = b"key".as_slice();
         let changes = [
-            Change::Put { value: b"value", expires_at_ms: None },
-            Change::Put { value: b"", expires_at_ms: Some(-5) },
+            Change::Put {
+                value: b"value",
+                expires_at_ms: None,
+            },
+            Change::Put {
+                value: b"",
+                expires_at_ms: Some(-5),
+            },
             Change::Delete,
             Change::Append { tail: b"tail" },
-            Change::Expire { expires_at_ms: Some(i64::MAX) },
-            Change::Expire { expires_at_ms: None },
+            Change::Expire {
+                expires_at_ms: Some(i64::MAX),
+            },
+            Change::Expire {
+                expires_at_ms: None,
+            },
             Change::Clear,
         ];
         for change in changes {

@@ -44,7 +44,10 @@ pub(crate) fn decode_manifest(manifest: &[u8]) -> Result<Vec<Run>, Malformed> {
             .filter_map(|run| {
                 let (object, len) = (run.first_chunk::<8>()?, run.last_chunk::<8>()?);
                 let object = ObjectId(u64::from_le_bytes(*object));
-                Some(Run { object, len_bytes: u64::from_le_bytes(*len) })
+                Some(Run {
+                    object,
+                    len_bytes: u64::from_le_bytes(*len),
+                })
             })
             .collect()),
         Some(_) => Err(Malformed),
@@ -95,7 +98,15 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
     let mut piece = Vec::new();
     for (db, database) in dirty.databases() {
         if database.cleared {
-            encode_in_run(timestamp, &Record { db, key: &[], change: Change::Clear }, &mut piece);
+            encode_in_run(
+                timestamp,
+                &Record {
+                    db,
+                    key: &[],
+                    change: Change::Clear,
+                },
+                &mut piece,
+            );
         }
         let mut keys = database.keys.iter();
         loop {
@@ -106,9 +117,10 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
                 let value = version.and_then(|version| version.value.as_ref());
                 let written_at = version.map_or(timestamp, |version| version.timestamp);
                 let change = match (value, version) {
-                    (Some(value), Some(version)) => {
-                        Change::Put { value, expires_at_ms: version.expires_at_ms() }
-                    }
+                    (Some(value), Some(version)) => Change::Put {
+                        value,
+                        expires_at_ms: version.expires_at_ms(),
+                    },
                     // The run's own `Clear` says as much.
                     _ if database.cleared => continue,
                     _ => Change::Delete,
@@ -131,7 +143,10 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
         return Ok(None);
     }
     let len_bytes = writer.len_bytes();
-    Ok(Some(Run { object: writer.finish().await?, len_bytes }))
+    Ok(Some(Run {
+        object: writer.finish().await?,
+        len_bytes,
+    }))
 }
 
 /// Merges `runs`, oldest first, into one; `None` when nothing is left. `oldest`: the oldest run of
@@ -156,11 +171,17 @@ pub(crate) async fn merge<D: BlockDevice>(
     let mut steps = 0_usize;
     // The smallest key comes next; of several runs that have it, the newest decides.
     while let Some(next) = smallest(&readers) {
-        let Some((timestamp, record, _)) = readers.get(next).map(RunReader::current).transpose()?.flatten()
+        let Some((timestamp, record, _)) = readers
+            .get(next)
+            .map(RunReader::current)
+            .transpose()?
+            .flatten()
         else {
             return Err(RunError::Malformed);
         };
-        let cleared = cleared_by.get_mut(usize::from(record.db.0)).ok_or(RunError::Malformed)?;
+        let cleared = cleared_by
+            .get_mut(usize::from(record.db.0))
+            .ok_or(RunError::Malformed)?;
         let hidden = cleared.is_some_and(|by| by > next);
         let keep = match record.change {
             Change::Clear => {
@@ -177,7 +198,9 @@ pub(crate) async fn merge<D: BlockDevice>(
         let (db, key) = (record.db, record.key.to_vec());
         let is_clear = matches!(record.change, Change::Clear);
         for reader in &mut readers {
-            let Some((_, record, len)) = reader.current()? else { continue };
+            let Some((_, record, len)) = reader.current()? else {
+                continue;
+            };
             if record.db == db
                 && record.key == key
                 && matches!(record.change, Change::Clear) == is_clear
@@ -186,7 +209,7 @@ pub(crate) async fn merge<D: BlockDevice>(
             }
         }
         steps += 1;
-        if piece.len() >= PIECE_BYTES || steps % RECORDS_PER_STEP == 0 {
+        if piece.len() >= PIECE_BYTES || steps.is_multiple_of(RECORDS_PER_STEP) {
             writer.append(&piece).await?;
             piece.clear();
             embassy_futures::yield_now().await;
@@ -200,12 +223,19 @@ pub(crate) async fn merge<D: BlockDevice>(
     if len_bytes == 0 {
         return Ok(None);
     }
-    Ok(Some(Run { object: writer.finish().await?, len_bytes }))
+    Ok(Some(Run {
+        object: writer.finish().await?,
+        len_bytes,
+    }))
 }
 
 /// Where a record stands in a run: by database, its `Clear` first, then by key.
 fn position<'r>(record: &Record<'r>) -> (DatabaseIndex, bool, &'r [u8]) {
-    (record.db, !matches!(record.change, Change::Clear), record.key)
+    (
+        record.db,
+        !matches!(record.change, Change::Clear),
+        record.key,
+    )
 }
 
 /// Which reader's record comes next; the newest of those that stand at the same place.
@@ -230,7 +260,12 @@ pub(crate) struct RunReader {
 
 impl RunReader {
     pub(crate) fn new(object: ObjectReader) -> Self {
-        Self { object, bytes: Vec::new(), at: 0, ended: false }
+        Self {
+            object,
+            bytes: Vec::new(),
+            at: 0,
+            ended: false,
+        }
     }
 
     /// The current record, its timestamp and its length; `None` at the end.

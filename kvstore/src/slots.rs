@@ -50,10 +50,21 @@ impl Slots {
 
     /// Visits up to `count` slots from `cursor`; the next cursor, or 0 at the end.
     pub(crate) fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&Key)) -> u64 {
-        let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(self.keys.len());
+        let start = usize::try_from(cursor)
+            .unwrap_or(usize::MAX)
+            .min(self.keys.len());
         let end = start.saturating_add(count).min(self.keys.len());
-        self.keys.get(start..end).unwrap_or_default().iter().flatten().for_each(&mut visit);
-        if end == self.keys.len() { 0 } else { end as u64 }
+        self.keys
+            .get(start..end)
+            .unwrap_or_default()
+            .iter()
+            .flatten()
+            .for_each(&mut visit);
+        if end == self.keys.len() {
+            0
+        } else {
+            end as u64
+        }
     }
 
     /// Keys at random places, in the order in which they are tried.
@@ -74,7 +85,14 @@ mod tests {
     fn a_key_keeps_its_slot_and_freed_slots_are_used_again() {
         let mut slots = Slots::default();
         let key = |name: &str| Key::from(name.as_bytes());
-        assert_eq!([slots.insert(key("a")), slots.insert(key("b")), slots.insert(key("c"))], [0, 1, 2]);
+        assert_eq!(
+            [
+                slots.insert(key("a")),
+                slots.insert(key("b")),
+                slots.insert(key("c"))
+            ],
+            [0, 1, 2]
+        );
         slots.remove(1);
         assert_eq!(slots.insert(key("d")), 1);
         let mut seen = Vec::new();
@@ -84,7 +102,10 @@ mod tests {
         slots.remove(2);
         slots.remove(1);
         slots.remove(0);
-        assert_eq!((slots.insert(key("e")), slots.keys.len(), slots.free.len()), (0, 1, 0));
+        assert_eq!(
+            (slots.insert(key("e")), slots.keys.len(), slots.free.len()),
+            (0, 1, 0)
+        );
         assert_eq!(slots.random(77).next(), Some(&key("e")));
     }
 }

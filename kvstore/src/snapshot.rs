@@ -20,7 +20,10 @@ impl Pins {
 
     /// Whether there is a snapshot older than `timestamp`.
     pub(crate) fn any_before(&self, timestamp: Timestamp) -> bool {
-        self.counts.borrow().first_key_value().is_some_and(|(oldest, _)| *oldest < timestamp)
+        self.counts
+            .borrow()
+            .first_key_value()
+            .is_some_and(|(oldest, _)| *oldest < timestamp)
     }
 
     /// How many snapshots there are.
@@ -38,7 +41,10 @@ pub struct Snapshot {
 impl Snapshot {
     pub(crate) fn new(pins: &Rc<Pins>, timestamp: Timestamp) -> Self {
         *pins.counts.borrow_mut().entry(timestamp).or_default() += 1;
-        Self { pins: Rc::clone(pins), timestamp }
+        Self {
+            pins: Rc::clone(pins),
+            timestamp,
+        }
     }
 
     /// The last commit it sees.

@@ -3,11 +3,10 @@
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use lfs::{
-    AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery,
-};
+use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery};
 
 use crate::index::Index;
+use crate::keyspace::Keyspace;
 use crate::maintenance::{self, live_run_bytes_max};
 use crate::record::{Change, records};
 use crate::run::{Run, RunError, RunReader, decode_manifest};
@@ -66,8 +65,7 @@ impl<D: BlockDevice> Store<D> {
     /// When the device cannot be mounted, or what it holds is damaged or does not fit into memory.
     pub async fn open(device: D, options: Options) -> Result<Self, OpenError> {
         let mut recovery = Recovery::open(device).await?;
-        let runs =
-            decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
+        let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
         let horizon = Timestamp(recovery.horizon().0);
         let mut index = Index::new();
         let fits = |index: &Index| {
@@ -114,7 +112,9 @@ impl<D: BlockDevice> Store<D> {
 
     /// What the store can take.
     pub fn limits(&self) -> Limits {
-        Limits { commit_bytes_max: self.filesystem.commit_bytes_max() }
+        Limits {
+            commit_bytes_max: self.filesystem.commit_bytes_max(),
+        }
     }
 
     /// Sets the memory limit in bytes (`maxmemory`). Below what is in use, only deletes commit.
@@ -161,7 +161,10 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// When it will not become durable; whether it is there after the next open is unknown.
     pub async fn wait_durable(&self, timestamp: Timestamp) -> Result<(), DurabilityLost> {
-        let durable = self.filesystem.wait_durable(CommitNumber(timestamp.0)).await;
+        let durable = self
+            .filesystem
+            .wait_durable(CommitNumber(timestamp.0))
+            .await;
         durable.map_err(|_| DurabilityLost)
     }
 
@@ -186,7 +189,9 @@ impl<D: BlockDevice> Store<D> {
         keys: &mut Vec<Key>,
     ) {
         let index = self.index.borrow();
-        let range = index.at(db, snapshot.timestamp()).range_at(after, snapshot.timestamp());
+        let range = index
+            .at(db, snapshot.timestamp())
+            .range_at(after, snapshot.timestamp());
         let live = range.filter(|(_, version)| version.is_live_at(now_ms));
         keys.extend(live.take(limit).map(|(key, _)| Key::clone(key)));
     }
@@ -235,8 +240,8 @@ impl<D: BlockDevice> Store<D> {
             index.live(DatabaseIndex(u8::try_from(db).unwrap_or_default()))
         });
         Stats {
-            keys: databases.map(|space| space.live_count()),
-            keys_with_expiry: databases.map(|space| space.expiring_count()),
+            keys: databases.map(Keyspace::live_count),
+            keys_with_expiry: databases.map(Keyspace::expiring_count),
             memory_bytes: index.memory_bytes(),
             memory_bytes_max: self.memory_bytes_max.get(),
             disk_bytes: index.live_run_bytes(),
@@ -324,7 +329,10 @@ async fn load_run<D: BlockDevice>(
     let mut reader = RunReader::new(recovery.open_object(run.object)?);
     let mut len = 0;
     for count in 1_usize.. {
-        reader.advance(recovery.device(), len).await.map_err(failed)?;
+        reader
+            .advance(recovery.device(), len)
+            .await
+            .map_err(failed)?;
         let Some((timestamp, record, record_len)) = reader.current().map_err(|_| damaged)? else {
             break;
         };
@@ -333,7 +341,7 @@ async fn load_run<D: BlockDevice>(
         }
         index.load_record(timestamp, &record);
         len = record_len;
-        if count % RECORDS_PER_STEP == 0 {
+        if count.is_multiple_of(RECORDS_PER_STEP) {
             fits(index)?;
             embassy_futures::yield_now().await;
         }

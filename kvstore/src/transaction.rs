@@ -12,7 +12,7 @@ use core::ops::Bound;
 use lfs::BlockDevice;
 
 use crate::index::{Applied, Index};
-use crate::keyspace::Version;
+use crate::keyspace::{ENTRY_BYTES, Version};
 use crate::record::{Change, RUN_RECORD_BYTES_MAX, Record};
 use crate::store::Store;
 use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Key, Timestamp, Value};
@@ -53,7 +53,13 @@ struct Growth {
 
 impl<'s, D: BlockDevice> Transaction<'s, D> {
     pub(crate) fn new(store: &'s Store<D>, index: RefMut<'s, Index>, now_ms: i64) -> Self {
-        Self { store, index, now_ms, writes: Vec::new(), depends_on: Timestamp::default() }
+        Self {
+            store,
+            index,
+            now_ms,
+            writes: Vec::new(),
+            depends_on: Timestamp::default(),
+        }
     }
 
     /// The time that decides what is expired, in Unix milliseconds.
@@ -63,11 +69,14 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     /// The live value of `key`, own writes included.
     pub fn get(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
-        let Some(writes) = own(&self.writes, db) else { return self.stored(db, key) };
+        let Some(writes) = own(&self.writes, db) else {
+            return self.stored(db, key);
+        };
         match writes.keys.get(key) {
-            Some(Write::Put(value, expires_at_ms)) => {
-                Some(Entry { value: value.clone(), expires_at_ms: *expires_at_ms })
-            }
+            Some(Write::Put(value, expires_at_ms)) => Some(Entry {
+                value: value.clone(),
+                expires_at_ms: *expires_at_ms,
+            }),
             Some(Write::Delete) => None,
             Some(Write::Append(tail)) => {
                 let mut entry = self.index.live(db).newest(key)?.live_at(self.now_ms)?;
@@ -76,7 +85,10 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             }
             Some(Write::Expire(expires_at_ms)) => {
                 let entry = self.index.live(db).newest(key)?.live_at(self.now_ms)?;
-                Some(Entry { expires_at_ms: *expires_at_ms, ..entry })
+                Some(Entry {
+                    expires_at_ms: *expires_at_ms,
+                    ..entry
+                })
             }
             None if writes.cleared => None,
             None => self.stored(db, key),
@@ -137,7 +149,9 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         key: &[u8],
         expires_at_ms: Option<i64>,
     ) -> bool {
-        let Some(entry) = self.get(db, key) else { return false };
+        let Some(entry) = self.get(db, key) else {
+            return false;
+        };
         if expires_at_ms.is_some_and(|at| at <= self.now_ms) {
             self.write(db, key, Write::Delete);
         } else if own(&self.writes, db).is_some_and(|w| w.cleared || w.keys.contains_key(key)) {
@@ -151,23 +165,38 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// Empties one database. Constant time; the memory comes back in the background.
     pub fn clear(&mut self, db: DatabaseIndex) {
         let writes = self.writes_of(db);
-        *writes = Writes { cleared: true, keys: BTreeMap::new() };
+        *writes = Writes {
+            cleared: true,
+            keys: BTreeMap::new(),
+        };
     }
 
     /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis.
     pub fn count(&mut self, db: DatabaseIndex) -> u64 {
         self.depends_on = self.store.committed();
         let space = self.index.live(db);
-        let Some(writes) = own(&self.writes, db) else { return space.live_count() };
-        let stored = |key: &Key| {
-            !writes.cleared && space.newest(key).is_some_and(|version| version.value.is_some())
+        let Some(writes) = own(&self.writes, db) else {
+            return space.live_count();
         };
-        let base = if writes.cleared { 0 } else { space.live_count() };
-        writes.keys.iter().fold(base, |count, (key, write)| match (write, stored(key)) {
-            (Write::Put(..), false) => count + 1,
-            (Write::Delete, true) => count - 1,
-            _ => count,
-        })
+        let stored = |key: &Key| {
+            !writes.cleared
+                && space
+                    .newest(key)
+                    .is_some_and(|version| version.value.is_some())
+        };
+        let base = if writes.cleared {
+            0
+        } else {
+            space.live_count()
+        };
+        writes
+            .keys
+            .iter()
+            .fold(base, |count, (key, write)| match (write, stored(key)) {
+                (Write::Put(..), false) => count + 1,
+                (Write::Delete, true) => count - 1,
+                _ => count,
+            })
     }
 
     /// Visits about `count` keys from `cursor` (0 begins) and returns the next cursor (0 ends).
@@ -209,7 +238,10 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         let cleared = own.is_some_and(|writes| writes.cleared);
         let live = |version: &Version| !cleared && version.is_live_at(now_ms);
         let stored = self.index.live(db).range_at(after, Timestamp(u64::MAX));
-        let mut stored = stored.filter(|(_, version)| live(version)).map(|(key, _)| key).peekable();
+        let mut stored = stored
+            .filter(|(_, version)| live(version))
+            .map(|(key, _)| key)
+            .peekable();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let written = own.map(|writes| writes.keys.range::<[u8], _>((start, Bound::Unbounded)));
         let mut written = written.into_iter().flatten().peekable();
@@ -275,7 +307,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             return Ok(self.depends_on);
         }
         let growth = self.growth();
-        self.store.check_room(&self.index, growth.memory_bytes, growth.run_bytes)?;
+        self.store
+            .check_room(&self.index, growth.memory_bytes, growth.run_bytes)?;
         let timestamp = self.store.append(|payload| self.encode(payload))?;
         let nothing = Key::from([].as_slice());
         for (db, writes) in core::mem::take(&mut self.writes) {
@@ -300,22 +333,38 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     fn encode(&self, payload: &mut Vec<u8>) {
         for (db, writes) in &self.writes {
             if writes.cleared {
-                Record { db: *db, key: &[], change: Change::Clear }.encode(payload);
+                Record {
+                    db: *db,
+                    key: &[],
+                    change: Change::Clear,
+                }
+                .encode(payload);
             }
             for (key, write) in &writes.keys {
                 let change = match write {
-                    Write::Put(value, at) => Change::Put { value, expires_at_ms: *at },
+                    Write::Put(value, at) => Change::Put {
+                        value,
+                        expires_at_ms: *at,
+                    },
                     Write::Delete => Change::Delete,
                     Write::Append(tail) => Change::Append { tail },
                     Write::Expire(at) => Change::Expire { expires_at_ms: *at },
                 };
-                Record { db: *db, key, change }.encode(payload);
+                Record {
+                    db: *db,
+                    key,
+                    change,
+                }
+                .encode(payload);
             }
         }
     }
 
     fn growth(&self) -> Growth {
-        let mut growth = Growth { memory_bytes: 0, run_bytes: 0 };
+        let mut growth = Growth {
+            memory_bytes: 0,
+            run_bytes: 0,
+        };
         for (db, writes) in &self.writes {
             let space = self.index.live(*db);
             if writes.cleared {
@@ -332,6 +381,11 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                     (Write::Expire(_), _) => old,
                 };
                 growth.memory_bytes += new - old;
+                growth.memory_bytes += match (new > 0, old > 0) {
+                    (true, false) => signed(ENTRY_BYTES as u64),
+                    (false, true) => -signed(ENTRY_BYTES as u64),
+                    _ => 0,
+                };
                 growth.run_bytes += new - old;
             }
         }
@@ -352,20 +406,31 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     }
 
     fn writes_of(&mut self, db: DatabaseIndex) -> &mut Writes {
-        let at = self.writes.iter().position(|(of, _)| *of == db).unwrap_or_else(|| {
+        let at = self
+            .writes
+            .iter()
+            .position(|(of, _)| *of == db)
+            .unwrap_or(self.writes.len());
+        if at == self.writes.len() {
             self.writes.push((db, Writes::default()));
-            self.writes.len() - 1
-        });
+        }
+        #[expect(clippy::indexing_slicing, reason = "found, or pushed just now")]
         &mut self.writes[at].1
     }
 }
 
 fn own(writes: &[(DatabaseIndex, Writes)], db: DatabaseIndex) -> Option<&Writes> {
-    writes.iter().find(|(of, _)| *of == db).map(|(_, writes)| writes)
+    writes
+        .iter()
+        .find(|(of, _)| *of == db)
+        .map(|(_, writes)| writes)
 }
 
 fn own_mut(writes: &mut [(DatabaseIndex, Writes)], db: DatabaseIndex) -> Option<&mut Writes> {
-    writes.iter_mut().find(|(of, _)| *of == db).map(|(_, writes)| writes)
+    writes
+        .iter_mut()
+        .find(|(of, _)| *of == db)
+        .map(|(_, writes)| writes)
 }
 
 fn entry_bytes(key: &Key, value_len: usize) -> i64 {

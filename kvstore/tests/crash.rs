@@ -5,6 +5,13 @@
 //! - what it holds is exactly the state after some commit: every transaction all or nothing, in order;
 //! - that commit is not older than any that was acknowledged before the cut;
 //! - the recovered store works on, and a second power cut is survived as well.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
 
 mod common;
 
@@ -26,11 +33,17 @@ struct History {
 
 impl History {
     fn starting_at(timestamp: Timestamp, model: Model) -> Self {
-        Self { states: BTreeMap::from([(timestamp, model)]), acknowledged: Vec::new() }
+        Self {
+            states: BTreeMap::from([(timestamp, model)]),
+            acknowledged: Vec::new(),
+        }
     }
 
     fn last(&self) -> &Model {
-        self.states.last_key_value().expect("a history has a start").1
+        self.states
+            .last_key_value()
+            .expect("a history has a start")
+            .1
     }
 }
 
@@ -53,8 +66,7 @@ fn run(disk: &SimDisk, workload: &Workload, start: Option<&History>, seed: u64) 
         executor.spawn(writer);
     }
     executor.run(write(&store, disk, workload, &history, random.next_u64()));
-    let history = history.borrow().clone();
-    history
+    history.take()
 }
 
 fn write(
@@ -73,7 +85,13 @@ fn write(
             store.admit().await;
             let mut model = history.borrow().last().clone();
             let mut transaction = store.transaction(0);
-            random_writes(&mut random, &mut transaction, &mut model, ops, value_bytes_max);
+            random_writes(
+                &mut random,
+                &mut transaction,
+                &mut model,
+                ops,
+                value_bytes_max,
+            );
             let wrote = !transaction.is_read_only();
             let timestamp = transaction.commit().unwrap();
             if wrote {
@@ -82,7 +100,10 @@ fn write(
             if random.one_in(2) {
                 store.wait_durable(timestamp).await.unwrap();
                 let events = disk.event_count();
-                history.borrow_mut().acknowledged.push(Acknowledged { timestamp, events });
+                history
+                    .borrow_mut()
+                    .acknowledged
+                    .push(Acknowledged { timestamp, events });
             }
         }
     }
@@ -93,13 +114,25 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Tim
     let mut executor = Executor::new(events as u64);
     let store = open(&mut executor, disk).unwrap_or_else(|error| panic!("{context}: {error}"));
     let recovered = store.committed();
-    let acknowledged = history.acknowledged.iter().filter(|ack| ack.events <= events);
-    let newest = acknowledged.map(|ack| ack.timestamp).max().unwrap_or_default();
-    assert!(recovered >= newest, "{context}: {newest:?} was acknowledged, found {recovered:?}");
+    let acknowledged = history
+        .acknowledged
+        .iter()
+        .filter(|ack| ack.events <= events);
+    let newest = acknowledged
+        .map(|ack| ack.timestamp)
+        .max()
+        .unwrap_or_default();
+    assert!(
+        recovered >= newest,
+        "{context}: {newest:?} was acknowledged, found {recovered:?}"
+    );
     let expected = history.states.get(&recovered);
     let expected = expected.unwrap_or_else(|| panic!("{context}: no such commit {recovered:?}"));
     // The states are too long to print.
-    assert!(&contents(&store) == expected, "{context}: not the state after {recovered:?}");
+    assert!(
+        &contents(&store) == expected,
+        "{context}: not the state after {recovered:?}"
+    );
     recovered
 }
 
@@ -122,7 +155,10 @@ fn crash_everywhere(disk: &SimDisk, history: &History, events: usize, seed: u64)
     };
     if open_sectors <= EXHAUSTIVE_SECTORS {
         for mask in 0..1_u32 << open_sectors {
-            check_outcome(&mut |sector| mask >> sector & 1 == 1, &format!("mask {mask:b}"));
+            check_outcome(
+                &mut |sector| mask >> sector & 1 == 1,
+                &format!("mask {mask:b}"),
+            );
         }
         return recoveries;
     }
@@ -145,7 +181,12 @@ fn short_workloads_survive_a_power_cut_at_every_point() {
     let seed = seed(11);
     let mut recoveries = 0;
     for round in 0..6 {
-        let workload = Workload { tasks: 2, commits: 4, ops: 2, value_bytes_max: 200 };
+        let workload = Workload {
+            tasks: 2,
+            commits: 4,
+            ops: 2,
+            value_bytes_max: 200,
+        };
         let disk = formatted(64, seed + round);
         let history = run(&disk, &workload, None, seed + round);
         for events in 0..=disk.event_count() {
@@ -162,7 +203,12 @@ fn long_workloads_survive_power_cuts_at_random_points() {
     let mut recoveries = 0;
     for round in 0..12 {
         let mut random = Random::new(seed + round);
-        let workload = Workload { tasks: 4, commits: 150, ops: 5, value_bytes_max: 6000 };
+        let workload = Workload {
+            tasks: 4,
+            commits: 150,
+            ops: 5,
+            value_bytes_max: 6000,
+        };
         let disk = formatted(128, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..20 {
@@ -181,7 +227,12 @@ fn segments_that_are_used_again_at_once_survive_power_cuts() {
     for round in 0..4 {
         let mut random = Random::new(seed + round);
         // Many times the disk, which has hardly more segments than log and runs need.
-        let workload = Workload { tasks: 3, commits: 600, ops: 6, value_bytes_max: 700 };
+        let workload = Workload {
+            tasks: 3,
+            commits: 600,
+            ops: 6,
+            value_bytes_max: 700,
+        };
         let disk = formatted(62, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..60 {
@@ -200,7 +251,12 @@ fn transactions_larger_than_a_commit_group_are_all_or_nothing() {
     for round in 0..4 {
         let mut random = Random::new(seed + round);
         // A group holds 16 KiB at most here, a commit 96 KiB.
-        let workload = Workload { tasks: 2, commits: 25, ops: 4, value_bytes_max: 20_000 };
+        let workload = Workload {
+            tasks: 2,
+            commits: 25,
+            ops: 4,
+            value_bytes_max: 20_000,
+        };
         let disk = formatted(128, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for events in (0..=disk.event_count()).step_by(3) {
@@ -216,7 +272,12 @@ fn a_recovered_store_survives_the_next_power_cut() {
     let seed = seed(14);
     for round in 0..60 {
         let mut random = Random::new(seed + round);
-        let workload = Workload { tasks: 3, commits: 12, ops: 3, value_bytes_max: 3000 };
+        let workload = Workload {
+            tasks: 3,
+            commits: 12,
+            ops: 3,
+            value_bytes_max: 3000,
+        };
         let mut disk = formatted(128, random.next_u64());
         let mut start: Option<History> = None;
         for boot in 0..6 {

@@ -2,6 +2,13 @@
 //!
 //! Invariants: what a transaction reads is what the model holds; a snapshot sees its moment whatever
 //! comes later; after any reboot everything is there; memory that nothing holds comes back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
 
 mod common;
 
@@ -78,13 +85,19 @@ fn check_snapshot(
         let index = DatabaseIndex(db);
         store.keys_after(snapshot, index, None, usize::MAX / 2, 0, &mut keys);
         let found = keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
-        let wanted = expected.keys().filter(|(of, _)| *of == db).map(|(_, key)| key.clone());
+        let wanted = expected
+            .keys()
+            .filter(|(of, _)| *of == db)
+            .map(|(_, key)| key.clone());
         assert_eq!(found, wanted.collect::<Vec<_>>());
         for number in 0..12 {
             let key = format!("key{number}").into_bytes();
             let at = (db, key);
             if expected.get(&at) != current.get(&at) {
-                assert!(store.changed_since(snapshot, index, &at.1), "{at:?} did change");
+                assert!(
+                    store.changed_since(snapshot, index, &at.1),
+                    "{at:?} did change"
+                );
             }
         }
     }
@@ -102,7 +115,12 @@ fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
         for number in 0..20_000_u32 {
             working.admit().await;
             let mut transaction = working.transaction(0);
-            transaction.put(DatabaseIndex(0), b"counter", &number.to_le_bytes()[..], None);
+            transaction.put(
+                DatabaseIndex(0),
+                b"counter",
+                &number.to_le_bytes()[..],
+                None,
+            );
             let timestamp = transaction.commit().unwrap();
             working.wait_durable(timestamp).await.unwrap();
         }
@@ -115,7 +133,11 @@ fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
     assert!(per_set < 2.0 * 4096.0, "{per_set} bytes per SET");
     let mut executor = Executor::new(seed);
     let store = open(&mut executor, &disk.snapshot(seed)).unwrap();
-    assert!(store.stats().replayed_commits <= 12 * 8, "{:?}", store.stats());
+    assert!(
+        store.stats().replayed_commits <= 12 * 8,
+        "{:?}",
+        store.stats()
+    );
     let mut transaction = store.transaction(0);
     let entry = transaction.get(DatabaseIndex(0), b"counter").unwrap();
     assert_eq!(&entry.value[..], 19_999_u32.to_le_bytes());

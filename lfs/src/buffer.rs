@@ -51,8 +51,11 @@ impl Buffer {
     /// When the capacity does not suffice and the allocator has no room for more.
     pub fn grow(&mut self, blocks: usize) -> Result<(), BufferAllocError> {
         let more = blocks.saturating_sub(self.blocks.len());
-        self.blocks.try_reserve(more).map_err(|_| BufferAllocError)?;
-        self.blocks.extend((0..more).map(|_| Block([0; BLOCK_SIZE])));
+        self.blocks
+            .try_reserve(more)
+            .map_err(|_| BufferAllocError)?;
+        self.blocks
+            .extend((0..more).map(|_| Block([0; BLOCK_SIZE])));
         Ok(())
     }
 

@@ -143,7 +143,10 @@ impl Checkpoint {
         {
             return None;
         }
-        let mut body = Body { bytes: whole.get(HEADER_BYTES..)?, superblock };
+        let mut body = Body {
+            bytes: whole.get(HEADER_BYTES..)?,
+            superblock,
+        };
         let log_segments = (0..layout.log_segment_count.get())
             .map(|_| body.segment())
             .collect::<Option<Vec<_>>>()?;
@@ -155,14 +158,23 @@ impl Checkpoint {
             let mut segments = Vec::new();
             for _ in 0..run_count {
                 let (first, count) = (body.segment()?, body.u32()?);
-                let end = first.0.checked_add(count).filter(|&e| e <= superblock.segment_count)?;
+                let end = first
+                    .0
+                    .checked_add(count)
+                    .filter(|&e| e <= superblock.segment_count)?;
                 segments.extend((first.0..end).map(SegmentId));
                 // A segment belongs to one object once, so more than all of them is nonsense.
                 if segments.len() > superblock.segment_count as usize {
                     return None;
                 }
             }
-            objects.insert(id, ObjectInfo { len_bytes, segments });
+            objects.insert(
+                id,
+                ObjectInfo {
+                    len_bytes,
+                    segments,
+                },
+            );
         }
         let manifest = body.take(layout.manifest_len.get() as usize)?.to_vec();
         Some(Self {
@@ -221,7 +233,9 @@ impl<'b> Body<'b> {
     }
 
     fn segment(&mut self) -> Option<SegmentId> {
-        self.u32().filter(|&id| id < self.superblock.segment_count).map(SegmentId)
+        self.u32()
+            .filter(|&id| id < self.superblock.segment_count)
+            .map(SegmentId)
     }
 }
 
@@ -235,14 +249,31 @@ mod tests {
         let superblock = example();
         let segments = |ids: &[u32]| ids.iter().copied().map(SegmentId).collect::<Vec<_>>();
         let objects = [
-            (ObjectId(4), ObjectInfo { len_bytes: 99, segments: segments(&[7, 8, 9, 30]) }),
-            (ObjectId(6), ObjectInfo { len_bytes: 0, segments: segments(&[]) }),
+            (
+                ObjectId(4),
+                ObjectInfo {
+                    len_bytes: 99,
+                    segments: segments(&[7, 8, 9, 30]),
+                },
+            ),
+            (
+                ObjectId(6),
+                ObjectInfo {
+                    len_bytes: 0,
+                    segments: segments(&[]),
+                },
+            ),
         ];
         let checkpoint = Checkpoint {
             sequence: 5,
             horizon: CommitNumber(77),
             durable_group: 12,
-            start: ReplayStart { group: 10, commit: 70, continued: true, previous_checksum: 1 },
+            start: ReplayStart {
+                group: 10,
+                commit: 70,
+                continued: true,
+                previous_checksum: 1,
+            },
             log_segments: segments(&[99, 0, 3]),
             next_object: 8,
             objects: objects.into(),
@@ -250,12 +281,22 @@ mod tests {
         };
         let own = superblock.slot_block(1);
         let mut buffer = checkpoint.encode(&superblock, own).unwrap();
-        assert_eq!(Checkpoint::decode(&superblock, own, buffer.bytes()), Some(checkpoint));
-        assert_eq!(Checkpoint::decode(&superblock, superblock.slot_block(0), buffer.bytes()), None);
+        assert_eq!(
+            Checkpoint::decode(&superblock, own, buffer.bytes()),
+            Some(checkpoint)
+        );
+        assert_eq!(
+            Checkpoint::decode(&superblock, superblock.slot_block(0), buffer.bytes()),
+            None
+        );
         let end = HEADER_BYTES + 12 + (20 + 16) + 20 + 8;
         for bit in 0..end * 8 {
             buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Checkpoint::decode(&superblock, own, buffer.bytes()), None, "bit {bit}");
+            assert_eq!(
+                Checkpoint::decode(&superblock, own, buffer.bytes()),
+                None,
+                "bit {bit}"
+            );
             buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
         }
     }

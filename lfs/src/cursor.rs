@@ -31,7 +31,10 @@ impl LogCursor {
     /// The log of a fresh checkpoint: at the start of the first of `segments`.
     pub(crate) fn at_start(segments: &[SegmentId], start: ReplayStart) -> Self {
         Self {
-            listed: segments.iter().map(|&id| LogSegment { id, start: None }).collect(),
+            listed: segments
+                .iter()
+                .map(|&id| LogSegment { id, start: None })
+                .collect(),
             current: 0,
             next_block: 0,
             sequence: start.group,
@@ -63,7 +66,9 @@ impl LogCursor {
     /// The block the next group goes to, or `None` when nothing is listed.
     pub(crate) fn block(&self, superblock: &Superblock) -> Option<BlockIndex> {
         let segment = self.listed.get(self.current)?;
-        Some(BlockIndex(superblock.segment_start(segment.id).0 + u64::from(self.next_block)))
+        Some(BlockIndex(
+            superblock.segment_start(segment.id).0 + u64::from(self.next_block),
+        ))
     }
 
     /// Notes a group of `blocks` blocks at the current place and steps behind it.
@@ -98,7 +103,13 @@ impl LogCursor {
             continued,
             previous_checksum: self.previous_checksum,
         };
-        let mut found = (0, self.listed.front().and_then(|s| s.start).unwrap_or(unwritten));
+        let mut found = (
+            0,
+            self.listed
+                .front()
+                .and_then(|s| s.start)
+                .unwrap_or(unwritten),
+        );
         for (index, segment) in self.listed.iter().enumerate().take(self.current + 1) {
             let start = segment.start.unwrap_or(unwritten);
             if start.commit < next.0 || (start.commit == next.0 && !start.continued) {
@@ -111,9 +122,14 @@ impl LogCursor {
     /// Forgets the first `dropped` segments and lists `more` behind the others; returns the dropped.
     pub(crate) fn relist(&mut self, dropped: usize, more: &[SegmentId]) -> Vec<SegmentId> {
         let dropped = dropped.min(self.current);
-        let gone = self.listed.drain(..dropped).map(|segment| segment.id).collect();
+        let gone = self
+            .listed
+            .drain(..dropped)
+            .map(|segment| segment.id)
+            .collect();
         self.current -= dropped;
-        self.listed.extend(more.iter().map(|&id| LogSegment { id, start: None }));
+        self.listed
+            .extend(more.iter().map(|&id| LogSegment { id, start: None }));
         gone
     }
 }
@@ -123,7 +139,12 @@ mod tests {
     use super::*;
 
     fn cursor() -> LogCursor {
-        let start = ReplayStart { group: 1, commit: 1, continued: false, previous_checksum: 0 };
+        let start = ReplayStart {
+            group: 1,
+            commit: 1,
+            continued: false,
+            previous_checksum: 0,
+        };
         LogCursor::at_start(&[5, 6, 7, 8].map(SegmentId), start)
     }
 
@@ -136,15 +157,30 @@ mod tests {
         cursor.step(1, 2, true, 13);
         cursor.step(1, 3, false, 14);
         assert!(cursor.advance());
-        let start_of = |next, unwritten| cursor.replay_start(CommitNumber(next), (unwritten, false)).0;
-        assert_eq!([start_of(1, 4), start_of(2, 4), start_of(3, 4), start_of(4, 4)], [0, 0, 1, 2]);
+        let start_of = |next, unwritten| {
+            cursor
+                .replay_start(CommitNumber(next), (unwritten, false))
+                .0
+        };
+        assert_eq!(
+            [
+                start_of(1, 4),
+                start_of(2, 4),
+                start_of(3, 4),
+                start_of(4, 4)
+            ],
+            [0, 0, 1, 2]
+        );
     }
 
     #[test]
     fn dropped_segments_leave_the_list_and_new_ones_come_behind() {
         let mut cursor = cursor();
         assert!(cursor.advance() && cursor.advance());
-        assert_eq!(cursor.relist(2, &[SegmentId(9)]), [SegmentId(5), SegmentId(6)]);
+        assert_eq!(
+            cursor.relist(2, &[SegmentId(9)]),
+            [SegmentId(5), SegmentId(6)]
+        );
         assert_eq!((cursor.current, cursor.segments_left()), (0, 2));
     }
 }

@@ -46,7 +46,15 @@ impl<D: BlockDevice> FileSystem<D> {
         checkpoint: Checkpoint,
     ) -> Self {
         let objects = checkpoint.objects.into_iter();
-        let objects = objects.map(|(id, info)| (id, Object { info, in_checkpoint: true }));
+        let objects = objects.map(|(id, info)| {
+            (
+                id,
+                Object {
+                    info,
+                    in_checkpoint: true,
+                },
+            )
+        });
         Self {
             device,
             superblock,
@@ -183,7 +191,10 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Length of an object in bytes.
     pub fn object_len_bytes(&self, id: ObjectId) -> Option<u64> {
-        self.objects.borrow().get(&id).map(|object| object.info.len_bytes)
+        self.objects
+            .borrow()
+            .get(&id)
+            .map(|object| object.info.len_bytes)
     }
 
     /// Gives up a finished object that no checkpoint named yet; others are left alone.
@@ -220,7 +231,9 @@ impl<D: BlockDevice> FileSystem<D> {
             .map(|id| Some((*id, self.objects.borrow().get(id)?.info.clone())))
             .collect::<Option<BTreeMap<_, _>>>()
             .ok_or(CheckpointError::Invalid)?;
-        self.log.barrier(clock.sleep_ms(BARRIER_PATIENCE_MS)).await?;
+        self.log
+            .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
+            .await?;
 
         let view = self.log.view(horizon);
         let wanted = self.superblock.log_segments as usize;
@@ -237,7 +250,9 @@ impl<D: BlockDevice> FileSystem<D> {
             objects,
             manifest: manifest.to_vec(),
         };
-        let slot = self.superblock.slot_block(Checkpoint::slot(checkpoint.sequence));
+        let slot = self
+            .superblock
+            .slot_block(Checkpoint::slot(checkpoint.sequence));
         let Ok(buffer) = checkpoint.encode(&self.superblock, slot) else {
             self.release_segments(&fresh);
             return Err(CheckpointError::TooLarge);
@@ -248,7 +263,9 @@ impl<D: BlockDevice> FileSystem<D> {
             return Err(CheckpointError::ReadOnly);
         }
         self.count_written(blocks);
-        self.log.barrier(clock.sleep_ms(BARRIER_PATIENCE_MS)).await?;
+        self.log
+            .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
+            .await?;
 
         self.checkpoint_sequence.set(checkpoint.sequence);
         self.log.count(|counters| counters.checkpoints += 1);
@@ -291,15 +308,24 @@ impl<D: BlockDevice> FileSystem<D> {
 
     pub(crate) fn release_segments(&self, segments: &[SegmentId]) {
         let mut table = self.segments.borrow_mut();
-        segments.iter().for_each(|&segment| table.release(segment));
+        for &segment in segments {
+            table.release(segment);
+        }
     }
 
     pub(crate) fn add_object(&self, id: ObjectId, info: ObjectInfo) {
-        self.objects.borrow_mut().insert(id, Object { info, in_checkpoint: false });
+        self.objects.borrow_mut().insert(
+            id,
+            Object {
+                info,
+                in_checkpoint: false,
+            },
+        );
     }
 
     pub(crate) fn count_written(&self, blocks: usize) {
-        self.log.count(|counters| counters.bytes_written += (blocks * BLOCK_SIZE) as u64);
+        self.log
+            .count(|counters| counters.bytes_written += (blocks * BLOCK_SIZE) as u64);
     }
 
     /// A write outside the log failed: nothing more is promised until the next mount.

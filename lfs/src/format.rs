@@ -29,7 +29,10 @@ impl FormatOptions {
     pub fn for_device_bytes(bytes: u64) -> Self {
         let segment = (bytes / 128).clamp(64 << 10, 1 << 20);
         let segment = 1_u64 << segment.ilog2();
-        Self { segment_bytes: u32::try_from(segment).unwrap_or(1 << 20), log_segments: 16 }
+        Self {
+            segment_bytes: u32::try_from(segment).unwrap_or(1 << 20),
+            log_segments: 16,
+        }
     }
 }
 
@@ -90,19 +93,28 @@ pub async fn format<D: BlockDevice>(
     write_superblock(device, &superblock, first).await?;
     device.flush().await?;
 
-    let log_segments = (0..superblock.log_segments).map(SegmentId).collect::<Vec<_>>();
+    let log_segments = (0..superblock.log_segments)
+        .map(SegmentId)
+        .collect::<Vec<_>>();
     let checkpoint = Checkpoint {
         sequence: 1,
         horizon: CommitNumber(0),
         durable_group: 0,
-        start: ReplayStart { group: 1, commit: 1, continued: false, previous_checksum: 0 },
+        start: ReplayStart {
+            group: 1,
+            commit: 1,
+            continued: false,
+            previous_checksum: 0,
+        },
         log_segments,
         next_object: 1,
         objects: BTreeMap::new(),
         manifest: Vec::new(),
     };
     let slot = superblock.slot_block(Checkpoint::slot(checkpoint.sequence));
-    let buffer = checkpoint.encode(&superblock, slot).map_err(|_| FormatError::TooSmall)?;
+    let buffer = checkpoint
+        .encode(&superblock, slot)
+        .map_err(|_| FormatError::TooSmall)?;
     device.write(slot, buffer).await.1?;
     // An older file system's checkpoint has another id; still, leave nothing that looks like one.
     let other = superblock.slot_block(Checkpoint::slot(checkpoint.sequence + 1));

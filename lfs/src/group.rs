@@ -131,8 +131,8 @@ mod tests {
         assert!(GroupHeader::decode(FileSystemId([4; 16]), own, &group).is_none());
         for bit in 0..group.len() * 8 {
             group[bit / 8] ^= 1 << (bit % 8);
-            let valid =
-                GroupHeader::decode(id, own, &group).is_some_and(|(h, _)| h.payload(&group).is_some());
+            let valid = GroupHeader::decode(id, own, &group)
+                .is_some_and(|(h, _)| h.payload(&group).is_some());
             assert!(!valid, "bit {bit} does not matter");
             group[bit / 8] ^= 1 << (bit % 8);
         }

@@ -148,7 +148,10 @@ impl Log {
         if !self.fits(&state, queued) {
             return Err(AppendError::NoRoom);
         }
-        let number = state.queue.push(payload).map_err(|_| AppendError::OutOfMemory)?;
+        let number = state
+            .queue
+            .push(payload)
+            .map_err(|_| AppendError::OutOfMemory)?;
         state.appended = number;
         state.counters.commits += 1;
         let pressed = state.queue.len_bytes() >= self.group_bytes_max();
@@ -170,7 +173,9 @@ impl Log {
         if !self.has_room() {
             // The queue may be full of commits nobody waits for.
             self.hurry(self.appended());
-            self.progress.until(|| (self.has_room() || or_else()).then_some(())).await;
+            self.progress
+                .until(|| (self.has_room() || or_else()).then_some(()))
+                .await;
         }
     }
 
@@ -201,10 +206,7 @@ impl Log {
 
     /// Waits until everything the device completed before this call is durable: for a group's flush
     /// if one comes before `patience` ends or the log runs out of room, else for one of its own.
-    pub(crate) async fn barrier(
-        &self,
-        patience: impl Future<Output = ()>,
-    ) -> Result<(), ReadOnly> {
+    pub(crate) async fn barrier(&self, patience: impl Future<Output = ()>) -> Result<(), ReadOnly> {
         let target = self.state.borrow().flushes_started + 1;
         let settled = |in_haste: bool| {
             let state = self.state.borrow();
@@ -257,7 +259,9 @@ impl Log {
 
     /// Waits until [`wants_checkpoint`](Self::wants_checkpoint) or `or_else`.
     pub(crate) async fn checkpoint_wanted(&self, or_else: impl Fn() -> bool) {
-        self.progress.until(|| (self.wants_checkpoint() || or_else()).then_some(())).await;
+        self.progress
+            .until(|| (self.wants_checkpoint() || or_else()).then_some(()))
+            .await;
     }
 
     /// Makes waiters look at their conditions again.
@@ -270,8 +274,19 @@ impl Log {
         let state = self.state.borrow();
         let next = CommitNumber(horizon.0 + 1);
         let (dropped, start) = state.cursor.replay_start(next, state.queue.front());
-        let segments = state.cursor.listed.iter().skip(dropped).map(|s| s.id).collect();
-        LogView { dropped, start, segments, durable_group: state.durable_group }
+        let segments = state
+            .cursor
+            .listed
+            .iter()
+            .skip(dropped)
+            .map(|s| s.id)
+            .collect();
+        LogView {
+            dropped,
+            start,
+            segments,
+            durable_group: state.durable_group,
+        }
     }
 
     /// A checkpoint is durable: the first `dropped` segments are no longer needed and `more` may be
@@ -364,7 +379,10 @@ impl Log {
         let cursor = &mut state.cursor;
         let block = cursor.block(&self.superblock)?;
         let payload_end = GROUP_HEADER_BYTES + filled.payload_len;
-        let payload = buffer.bytes().get(GROUP_HEADER_BYTES..payload_end).unwrap_or_default();
+        let payload = buffer
+            .bytes()
+            .get(GROUP_HEADER_BYTES..payload_end)
+            .unwrap_or_default();
         let header = GroupHeader {
             sequence: cursor.sequence,
             first_commit: filled.first_commit,
@@ -440,7 +458,8 @@ impl Log {
     /// Used segments at which a checkpoint is wanted: half of what can be used before room is gone.
     fn checkpoint_trigger(&self) -> usize {
         let queue = self.queue_bytes_soft_max() + self.superblock.commit_bytes_max() + 4;
-        let reserve = 2 * (self.queue_bytes_soft_max() + self.group_bytes_max()) + queue + queue / 16;
+        let reserve =
+            2 * (self.queue_bytes_soft_max() + self.group_bytes_max()) + queue + queue / 16;
         let reserve_segments = reserve.div_ceil(self.superblock.segment_bytes());
         let usable = (self.superblock.log_segments as usize).saturating_sub(1 + reserve_segments);
         (usable / 2).max(1)

@@ -68,7 +68,15 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
         let blocks = filesystem.superblock().frame_blocks() as usize;
         let buffer = Buffer::zeroed(blocks).map_err(|_| ObjectWriteError::OutOfMemory)?;
         let info = ObjectInfo::default();
-        Ok(Self { filesystem, id, info, frame: 0, buffer: Some(buffer), filled: 0, finished: false })
+        Ok(Self {
+            filesystem,
+            id,
+            info,
+            frame: 0,
+            buffer: Some(buffer),
+            filled: 0,
+            finished: false,
+        })
     }
 
     /// Appends `bytes`. Waits for the device whenever a frame is full.
@@ -82,7 +90,9 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
             let start = FRAME_HEADER_BYTES + self.filled;
             let buffer = self.buffer.as_mut().ok_or(ObjectWriteError::Failed)?;
             let target = buffer.bytes_mut().get_mut(start..start + head.len());
-            target.ok_or(ObjectWriteError::Failed)?.copy_from_slice(head);
+            target
+                .ok_or(ObjectWriteError::Failed)?
+                .copy_from_slice(head);
             self.filled += head.len();
             bytes = rest;
             if head.len() == room {
@@ -107,14 +117,18 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
             self.write_frame().await?;
         }
         self.finished = true;
-        self.filesystem.add_object(self.id, core::mem::take(&mut self.info));
+        self.filesystem
+            .add_object(self.id, core::mem::take(&mut self.info));
         Ok(self.id)
     }
 
     async fn write_frame(&mut self) -> Result<(), ObjectWriteError> {
         let superblock = self.filesystem.superblock();
-        if self.frame % frames_per_segment(superblock) == 0 {
-            let segment = self.filesystem.allocate_segment().ok_or(ObjectWriteError::Full)?;
+        if self.frame.is_multiple_of(frames_per_segment(superblock)) {
+            let segment = self
+                .filesystem
+                .allocate_segment()
+                .ok_or(ObjectWriteError::Full)?;
             self.info.segments.push(segment);
         }
         let block = frame_block(superblock, &self.info.segments, self.frame)
@@ -128,12 +142,21 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
             own_block: block.0.into(),
             object: self.id.0.into(),
             frame: self.frame.into(),
-            payload_len: u32::try_from(self.filled).map_err(|_| ObjectWriteError::Failed)?.into(),
+            payload_len: u32::try_from(self.filled)
+                .map_err(|_| ObjectWriteError::Failed)?
+                .into(),
         };
         let blocks = end.div_ceil(BLOCK_SIZE);
         buffer.truncate(blocks);
-        buffer.bytes_mut().get_mut(end..).unwrap_or_default().fill(0);
-        let frame = buffer.bytes_mut().get_mut(..end).ok_or(ObjectWriteError::Failed)?;
+        buffer
+            .bytes_mut()
+            .get_mut(end..)
+            .unwrap_or_default()
+            .fill(0);
+        let frame = buffer
+            .bytes_mut()
+            .get_mut(..end)
+            .ok_or(ObjectWriteError::Failed)?;
         let (head, _) = frame.split_at_mut(FRAME_HEADER_BYTES);
         head.copy_from_slice(layout.as_bytes());
         layout.checksum = checksum_after_head(frame).into();
@@ -174,7 +197,14 @@ pub struct ObjectReader {
 impl ObjectReader {
     pub(crate) fn new(superblock: Superblock, id: ObjectId, info: ObjectInfo) -> Self {
         let left = info.len_bytes;
-        Self { superblock, id, info, frame: 0, left, buffer: None }
+        Self {
+            superblock,
+            id,
+            info,
+            frame: 0,
+            left,
+            buffer: None,
+        }
     }
 
     /// Appends the next frame's bytes to `bytes`; false at the end.
@@ -192,16 +222,25 @@ impl ObjectReader {
         let payload = self.left.min(frame_payload_bytes(&self.superblock) as u64);
         let payload = usize::try_from(payload).map_err(|_| ObjectReadError::OutOfMemory)?;
         let blocks = (FRAME_HEADER_BYTES + payload).div_ceil(BLOCK_SIZE);
-        let damaged = |block| ObjectReadError::Damaged { object: self.id, block };
+        let damaged = |block| ObjectReadError::Damaged {
+            object: self.id,
+            block,
+        };
         let block = frame_block(&self.superblock, &self.info.segments, self.frame)
             .ok_or(damaged(BlockIndex(0)))?;
         let mut buffer = self.buffer.take().unwrap_or_default();
         buffer.truncate(blocks);
-        buffer.grow(blocks).map_err(|_| ObjectReadError::OutOfMemory)?;
+        buffer
+            .grow(blocks)
+            .map_err(|_| ObjectReadError::OutOfMemory)?;
         let (buffer, result) = device.read(block, buffer).await;
         result.map_err(ObjectReadError::Device)?;
-        let found = self.check(block, payload, buffer.bytes()).ok_or(damaged(block))?;
-        bytes.try_reserve(found.len()).map_err(|_| ObjectReadError::OutOfMemory)?;
+        let found = self
+            .check(block, payload, buffer.bytes())
+            .ok_or(damaged(block))?;
+        bytes
+            .try_reserve(found.len())
+            .map_err(|_| ObjectReadError::OutOfMemory)?;
         bytes.extend_from_slice(found);
         self.buffer = Some(buffer);
         self.left -= payload as u64;

@@ -37,7 +37,10 @@ pub(crate) struct OutOfMemory;
 impl CommitQueue {
     /// An empty queue whose first commit will be `first`.
     pub(crate) fn new(first: u64) -> Self {
-        Self { first, ..Self::default() }
+        Self {
+            first,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -156,6 +159,9 @@ mod tests {
         assert!(!parts[0].continued && parts[0].continues && parts[0].payload_len == 4016);
         assert!(parts[1].continued && !parts[1].continues && parts[1].payload_len == 15_988);
         assert_eq!((parts[1].first_commit, parts[1].commits_ending), (1, 1));
-        assert_eq!(fill(&mut queue, 9).map(|f| (f.first_commit, f.commits_ending)), Some((2, 1)));
+        assert_eq!(
+            fill(&mut queue, 9).map(|f| (f.first_commit, f.commits_ending)),
+            Some((2, 1))
+        );
     }
 }

@@ -117,7 +117,11 @@ impl<D: BlockDevice> Recovery<D> {
     /// # Errors
     /// [`ObjectReadError::NotFound`] when the checkpoint does not name it.
     pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
-        let info = self.checkpoint.objects.get(&id).ok_or(ObjectReadError::NotFound)?;
+        let info = self
+            .checkpoint
+            .objects
+            .get(&id)
+            .ok_or(ObjectReadError::NotFound)?;
         Ok(ObjectReader::new(self.superblock, id, info.clone()))
     }
 
@@ -128,13 +132,19 @@ impl<D: BlockDevice> Recovery<D> {
     pub async fn next_commit(&mut self) -> Result<Option<(CommitNumber, &[u8])>, MountError> {
         loop {
             let limit = self.superblock.commit_bytes_max();
-            let next = self.stream.next_commit(limit).map_err(|()| self.damaged_group())?;
+            let next = self
+                .stream
+                .next_commit(limit)
+                .map_err(|()| self.damaged_group())?;
             if let Some((number, range)) = next {
                 if number <= self.checkpoint.horizon {
                     continue;
                 }
                 self.counters.replayed_commits += 1;
-                return Ok(Some((number, self.stream.bytes.get(range).unwrap_or_default())));
+                return Ok(Some((
+                    number,
+                    self.stream.bytes.get(range).unwrap_or_default(),
+                )));
             }
             let Some(group) = self.next_group().await? else {
                 self.check_end().await?;
@@ -143,10 +153,12 @@ impl<D: BlockDevice> Recovery<D> {
             let start = self.cursor.next_block as usize * BLOCK_SIZE;
             let bytes = self.current.bytes().get(start..).unwrap_or_default();
             let payload = group.header.payload(bytes).unwrap_or_default();
-            self.stream.push(&group.header, payload).map_err(|fault| match fault {
-                StreamFault::Broken => self.damaged_group(),
-                StreamFault::OutOfMemory => MountError::OutOfMemory,
-            })?;
+            self.stream
+                .push(&group.header, payload)
+                .map_err(|fault| match fault {
+                    StreamFault::Broken => self.damaged_group(),
+                    StreamFault::OutOfMemory => MountError::OutOfMemory,
+                })?;
             let header = group.header;
             self.cursor.step(
                 header.blocks(),
@@ -168,7 +180,13 @@ impl<D: BlockDevice> Recovery<D> {
         self.device.flush().await?;
         let last = CommitNumber(self.stream.next - 1);
         let log = Log::new(self.superblock, self.cursor, last, self.counters)?;
-        Ok(FileSystem::new(self.device, self.superblock, self.segments, log, self.checkpoint))
+        Ok(FileSystem::new(
+            self.device,
+            self.superblock,
+            self.segments,
+            log,
+            self.checkpoint,
+        ))
     }
 
     /// The next group of the chain, with the cursor moved to where it begins.
@@ -235,7 +253,9 @@ impl<D: BlockDevice> Recovery<D> {
 
     /// Whether `segment` holds, from its block `first` on, a header after the one that is missing.
     fn has_later_group(&self, index: usize, first: u32, segment: &Buffer) -> bool {
-        let Some(listed) = self.cursor.listed.get(index) else { return false };
+        let Some(listed) = self.cursor.listed.get(index) else {
+            return false;
+        };
         let start = self.superblock.segment_start(listed.id).0;
         let blocks = segment.bytes().chunks_exact(BLOCK_SIZE).zip(start..);
         blocks.skip(first as usize).any(|(bytes, block)| {
@@ -253,16 +273,25 @@ impl<D: BlockDevice> Recovery<D> {
 
     /// Reads listed segment `index` whole, into the memory of the current (0) or next (1) segment.
     async fn read_segment(&mut self, index: usize, memory: u8) -> Result<Buffer, MountError> {
-        let buffer =
-            core::mem::take(if memory == 0 { &mut self.current } else { &mut self.ahead });
+        let buffer = core::mem::take(if memory == 0 {
+            &mut self.current
+        } else {
+            &mut self.ahead
+        });
         self.read_blocks(index, buffer).await
     }
 
-    async fn read_blocks(&mut self, index: usize, mut buffer: Buffer) -> Result<Buffer, MountError> {
+    async fn read_blocks(
+        &mut self,
+        index: usize,
+        mut buffer: Buffer,
+    ) -> Result<Buffer, MountError> {
         if buffer.is_empty() {
             buffer.grow(self.superblock.segment_blocks as usize)?;
         }
-        let Some(segment) = self.cursor.listed.get(index) else { return Ok(buffer) };
+        let Some(segment) = self.cursor.listed.get(index) else {
+            return Ok(buffer);
+        };
         let start = self.superblock.segment_start(segment.id);
         self.counters.bytes_read += buffer.bytes().len() as u64;
         let (buffer, read) = self.device.read(start, buffer).await;
@@ -298,13 +327,14 @@ impl CommitStream {
         } else if self.bytes.is_empty() {
             return Err(StreamFault::Broken);
         }
-        self.bytes.try_reserve(payload.len()).map_err(|_| StreamFault::OutOfMemory)?;
+        self.bytes
+            .try_reserve(payload.len())
+            .map_err(|_| StreamFault::OutOfMemory)?;
         self.bytes.extend_from_slice(payload);
         Ok(())
     }
 
     /// The next whole commit: its number and where in `bytes` its payload is.
-    #[expect(clippy::type_complexity, reason = "a number and a range, used in one place")]
     fn next_commit(
         &mut self,
         bytes_max: usize,
@@ -341,7 +371,9 @@ async fn read_checkpoint<D: BlockDevice>(
         let (buffer, read) = device.read(own, buffer).await;
         read?;
         if let Some(found) = Checkpoint::decode(superblock, own, buffer.bytes())
-            && newest.as_ref().is_none_or(|best| found.sequence > best.sequence)
+            && newest
+                .as_ref()
+                .is_none_or(|best| found.sequence > best.sequence)
         {
             newest = Some(found);
         }
@@ -367,6 +399,9 @@ fn claim_segments(superblock: &Superblock, checkpoint: &Checkpoint) -> Option<Se
     let listed = (1..=superblock.log_segments as usize).contains(&checkpoint.log_segments.len());
     let sane = checkpoint.start.commit > 0
         && checkpoint.start.group > 0
-        && checkpoint.objects.keys().all(|id| id.0 < checkpoint.next_object);
+        && checkpoint
+            .objects
+            .keys()
+            .all(|id| id.0 < checkpoint.next_object);
     (claimed && listed && sane && objects.clone().all(long_enough)).then_some(segments)
 }

@@ -24,7 +24,12 @@ pub(crate) struct Segments {
 impl Segments {
     /// All `count` segments free, `reserve` of them for the log alone.
     pub(crate) fn new(count: u32, reserve: u32) -> Self {
-        Self { used: alloc::vec![false; count as usize], free: count, cursor: 0, reserve }
+        Self {
+            used: alloc::vec![false; count as usize],
+            free: count,
+            cursor: 0,
+            reserve,
+        }
     }
 
     /// Takes a segment named by a checkpoint. False when it does not exist or is taken already.
@@ -42,7 +47,11 @@ impl Segments {
 
     /// A free segment for an object, or `None` when only the log's reserve is left.
     pub(crate) fn allocate(&mut self) -> Option<SegmentId> {
-        if self.free <= self.reserve { None } else { self.take() }
+        if self.free <= self.reserve {
+            None
+        } else {
+            self.take()
+        }
     }
 
     /// A free segment for the log.
@@ -71,7 +80,9 @@ impl Segments {
         }
         let count = u32::try_from(self.used.len()).unwrap_or(u32::MAX);
         let (cursor, end) = (self.cursor as usize, self.used.len());
-        let found = (cursor..end).chain(0..cursor).find(|&i| self.used.get(i) == Some(&false))?;
+        let found = (cursor..end)
+            .chain(0..cursor)
+            .find(|&i| self.used.get(i) == Some(&false))?;
         let segment = SegmentId(u32::try_from(found).ok()?);
         self.cursor = (segment.0 + 1) % count;
         self.claim(segment).then_some(segment)

@@ -65,9 +65,7 @@ impl Superblock {
     }
 
     pub(crate) fn segment_start(&self, segment: SegmentId) -> BlockIndex {
-        BlockIndex(
-            self.first_segment_block + u64::from(segment.0) * u64::from(self.segment_blocks),
-        )
+        BlockIndex(self.first_segment_block + u64::from(segment.0) * u64::from(self.segment_blocks))
     }
 
     pub(crate) fn segment_bytes(&self) -> usize {
@@ -140,7 +138,10 @@ impl Superblock {
         }
         let features = layout.features_incompatible.get() | layout.features_read_only.get();
         if layout.version.get() != FORMAT_VERSION || features != 0 {
-            return Err(SuperblockFault::Unknown { version: layout.version.get(), features });
+            return Err(SuperblockFault::Unknown {
+                version: layout.version.get(),
+                features,
+            });
         }
         let superblock = Self {
             id: FileSystemId(layout.filesystem_id),
@@ -201,7 +202,10 @@ pub(crate) mod tests {
         let superblock = example();
         let mut buffer = Buffer::zeroed(1).unwrap();
         superblock.encode(BlockIndex(0), &mut buffer);
-        assert_eq!(Superblock::decode(buffer.bytes(), BlockIndex(0), 1024), Ok(superblock));
+        assert_eq!(
+            Superblock::decode(buffer.bytes(), BlockIndex(0), 1024),
+            Ok(superblock)
+        );
         assert!(Superblock::decode(buffer.bytes(), BlockIndex(23), 1024).is_err());
         assert!(Superblock::decode(buffer.bytes(), BlockIndex(0), 1023).is_err());
         for bit in 0..512 * 8 {

@@ -3,6 +3,13 @@
 //! Invariants, checked after each recovery: the mount succeeds; the commits found are those that were
 //! made, in order, up to one that is not older than any acknowledged; every object that the recovered
 //! checkpoint names reads back as it was written. And a format that is cut short is begun anew.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
 
 mod common;
 
@@ -45,7 +52,10 @@ async fn commit(
         history.borrow_mut().payloads.insert(number, payload);
         if random.one_in(2) {
             filesystem.wait_durable(number).await.unwrap();
-            history.borrow_mut().acknowledged.push((number, disk.event_count()));
+            history
+                .borrow_mut()
+                .acknowledged
+                .push((number, disk.event_count()));
         }
     }
 }
@@ -81,35 +91,60 @@ async fn churn(
             }
         }
         let horizon = filesystem.durable();
-        let manifest = kept.iter().flat_map(|id| id.0.to_le_bytes()).collect::<Vec<_>>();
-        filesystem.checkpoint(horizon, &kept, &manifest, &clock).await.unwrap();
+        let manifest = kept
+            .iter()
+            .flat_map(|id| id.0.to_le_bytes())
+            .collect::<Vec<_>>();
+        filesystem
+            .checkpoint(horizon, &kept, &manifest, &clock)
+            .await
+            .unwrap();
     }
 }
 
 fn check(disk: &SimDisk, history: &History, events: usize, context: &str) {
     let mut executor = Executor::new(events as u64);
     let mounted = mount(&mut executor, disk).unwrap_or_else(|error| panic!("{context}: {error}"));
-    let mut expected = history.payloads.range(CommitNumber(mounted.horizon.0 + 1)..);
+    let mut expected = history
+        .payloads
+        .range(CommitNumber(mounted.horizon.0 + 1)..);
     for (number, payload) in &mounted.commits {
         assert_eq!(expected.next(), Some((number, payload)), "{context}");
     }
-    let last = mounted.commits.last().map_or(mounted.horizon, |(number, _)| *number);
+    let last = mounted
+        .commits
+        .last()
+        .map_or(mounted.horizon, |(number, _)| *number);
     assert_eq!(mounted.filesystem.durable(), last, "{context}");
     let acknowledged = history.acknowledged.iter().filter(|(_, at)| *at <= events);
-    let newest = acknowledged.map(|(number, _)| *number).max().unwrap_or_default();
-    assert!(last >= newest, "{context}: {newest:?} was acknowledged, found {last:?}");
-    let ids = mounted.manifest.chunks_exact(8).map(|id| {
-        ObjectId(u64::from_le_bytes(id.try_into().unwrap()))
-    });
+    let newest = acknowledged
+        .map(|(number, _)| *number)
+        .max()
+        .unwrap_or_default();
+    assert!(
+        last >= newest,
+        "{context}: {newest:?} was acknowledged, found {last:?}"
+    );
+    let ids = mounted
+        .manifest
+        .chunks_exact(8)
+        .map(|id| ObjectId(u64::from_le_bytes(id.try_into().unwrap())));
     for id in ids {
         let filesystem = Rc::clone(&mounted.filesystem);
         let bytes = executor.run(async move {
             let mut reader = filesystem.open_object(id).unwrap();
             let mut bytes = Vec::new();
-            while reader.next_frame(filesystem.device(), &mut bytes).await.unwrap() {}
+            while reader
+                .next_frame(filesystem.device(), &mut bytes)
+                .await
+                .unwrap()
+            {}
             bytes
         });
-        assert!(history.objects.get(&id) == Some(&bytes), "{context}: {id:?} is not as written");
+        assert!(
+            history.objects.get(&id) == Some(&bytes),
+            "{context}: {id:?} is not as written"
+        );
     }
 }
 
@@ -152,17 +187,30 @@ fn commits_objects_and_checkpoints_survive_power_cuts_on_a_nearly_full_disk() {
         executor.spawn(churn);
         for _ in 0..2 {
             let next = random.next_u64();
-            let writer =
-                commit(Rc::clone(&filesystem), disk.clone(), Rc::clone(&history), next);
+            let writer = commit(
+                Rc::clone(&filesystem),
+                disk.clone(),
+                Rc::clone(&history),
+                next,
+            );
             executor.run(writer);
         }
-        assert!(filesystem.counters().checkpoints > 20, "{:?}", filesystem.counters());
+        assert!(
+            filesystem.counters().checkpoints > 20,
+            "{:?}",
+            filesystem.counters()
+        );
         let history = history.borrow();
         for _ in 0..150 {
             let events = random.index(disk.event_count() + 1);
             let crash = disk.crash_at(events);
             recoveries += outcomes(&crash, &mut random, |disk, name| {
-                check(&disk, &history, events, &format!("round {round}, event {events}, {name}"));
+                check(
+                    &disk,
+                    &history,
+                    events,
+                    &format!("round {round}, event {events}, {name}"),
+                );
             });
         }
     }
@@ -175,7 +223,11 @@ fn a_format_that_is_cut_short_is_begun_anew() {
     let seed = seed(22);
     let mut random = Random::new(seed);
     for older in [false, true] {
-        let disk = if older { formatted(40, seed) } else { SimDisk::new(40 * 8, seed) };
+        let disk = if older {
+            formatted(40, seed)
+        } else {
+            SimDisk::new(40 * 8, seed)
+        };
         let target = disk.clone();
         let id = lfs::FileSystemId([1; 16]);
         let formatting = async move { lfs::format(&target, FORMAT, id).await.unwrap() };
@@ -186,14 +238,14 @@ fn a_format_that_is_cut_short_is_begun_anew() {
                 let probed = disk.clone();
                 let content =
                     Executor::new(0).run(async move { lfs::probe(&probed).await.unwrap() });
-                let context = format!("older {older}, event {events}, {name}");
+                let place = format!("older {older}, event {events}, {name}");
                 match content {
-                    Content::Blank => assert!(events < done, "{context}"),
+                    Content::Blank => assert!(events < done, "{place}"),
                     Content::FileSystem => {
                         let mounted = try_mount(&disk);
-                        assert!(mounted.is_ok(), "{context}: {:?}", mounted.err());
+                        assert!(mounted.is_ok(), "{place}: {:?}", mounted.err());
                     }
-                    Content::Unknown => panic!("{context}: neither blank nor a file system"),
+                    Content::Unknown => panic!("{place}: neither blank nor a file system"),
                 }
             });
         }

@@ -13,7 +13,7 @@ pub type TestStore = Store<SimDisk>;
 /// Databases that tests use.
 pub const DATABASES: u8 = 2;
 
-/// The seed, printed so that a failure can be replayed with SILTSTONE_SEED.
+/// The seed, printed so that a failure can be replayed with `SILTSTONE_SEED`.
 pub fn seed(default: u64) -> u64 {
     let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
     println!("SILTSTONE_SEED={seed}");
@@ -21,18 +21,24 @@ pub fn seed(default: u64) -> u64 {
 }
 
 /// The smallest segments and log there are: every boundary is met early.
-pub const FORMAT: FormatOptions =
-    FormatOptions { segment_bytes: 8 * BLOCK_SIZE as u32, log_segments: 12 };
+pub const FORMAT: FormatOptions = FormatOptions {
+    segment_bytes: 8 * BLOCK_SIZE as u32,
+    log_segments: 12,
+};
 
-pub const OPTIONS: Options =
-    Options { memory_bytes_max: 8 << 20, open_memory_bytes_max: 16 << 20 };
+pub const OPTIONS: Options = Options {
+    memory_bytes_max: 8 << 20,
+    open_memory_bytes_max: 16 << 20,
+};
 
 /// A formatted disk of `segments` segments.
 pub fn formatted(segments: usize, seed: u64) -> SimDisk {
     let disk = SimDisk::new(segments * 8, seed);
     let target = disk.clone();
     Executor::new(seed).run(async move {
-        lfs::format(&target, FORMAT, FileSystemId([0xA5; 16])).await.unwrap();
+        lfs::format(&target, FORMAT, FileSystemId([0xA5; 16]))
+            .await
+            .unwrap();
     });
     disk.snapshot(seed)
 }
@@ -58,7 +64,9 @@ pub fn contents(store: &TestStore) -> Model {
         transaction.keys_after(DatabaseIndex(db), None, usize::MAX / 2, &mut keys);
         assert_eq!(keys.len() as u64, transaction.count(DatabaseIndex(db)));
         for key in keys {
-            let entry = transaction.get(DatabaseIndex(db), &key).expect("a listed key has a value");
+            let entry = transaction
+                .get(DatabaseIndex(db), &key)
+                .expect("a listed key has a value");
             model.insert((db, key.to_vec()), entry.value.to_vec());
         }
     }
@@ -105,7 +113,9 @@ pub fn random_writes(
             }
         }
         let key = format!("key{}", random.below(12)).into_bytes();
-        let found = transaction.get(index, &key).map(|entry| entry.value.to_vec());
+        let found = transaction
+            .get(index, &key)
+            .map(|entry| entry.value.to_vec());
         assert_eq!(found.as_ref(), model.get(&(db, key)), "own writes are seen");
     }
 }

@@ -67,29 +67,42 @@ impl SimDisk {
             faults: RefCell::new(None),
             random: RefCell::new(Random::new(seed)),
         };
-        Self { inner: Rc::new(inner) }
+        Self {
+            inner: Rc::new(inner),
+        }
     }
 
     /// A disk with these bytes, cut to whole blocks.
     pub fn from_bytes(bytes: &[u8], seed: u64) -> Self {
-        let image = bytes.chunks_exact(BLOCK_SIZE).map(|block| Rc::new(block.to_vec())).collect();
+        let image = bytes
+            .chunks_exact(BLOCK_SIZE)
+            .map(|block| Rc::new(block.to_vec()))
+            .collect();
         Self::with_image(image, seed)
     }
 
     /// A new disk with the present content, as after a clean power-off.
+    #[must_use]
     pub fn snapshot(&self, seed: u64) -> Self {
         Self::with_image(self.inner.image.borrow().clone(), seed)
     }
 
     /// All bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.inner.image.borrow().iter().flat_map(|block| block.iter().copied()).collect()
+        self.inner
+            .image
+            .borrow()
+            .iter()
+            .flat_map(|block| block.iter().copied())
+            .collect()
     }
 
     /// Flips one bit, silently.
     pub fn flip_bit(&self, block: BlockIndex, bit: usize) {
         let mut image = self.inner.image.borrow_mut();
-        if let Some(found) = usize::try_from(block.0).ok().and_then(|at| image.get_mut(at))
+        if let Some(found) = usize::try_from(block.0)
+            .ok()
+            .and_then(|at| image.get_mut(at))
             && let Some(byte) = Rc::make_mut(found).get_mut(bit / 8)
         {
             *byte ^= 1 << (bit % 8);
@@ -137,7 +150,12 @@ impl SimDisk {
     }
 
     fn fault(&self, request: Request) -> Result<(), DeviceError> {
-        let fault = self.inner.faults.borrow_mut().as_mut().and_then(|plan| plan(request));
+        let fault = self
+            .inner
+            .faults
+            .borrow_mut()
+            .as_mut()
+            .and_then(|plan| plan(request));
         fault.map_or(Ok(()), Err)
     }
 
@@ -165,7 +183,10 @@ pub struct Crash {
 impl Crash {
     /// Sectors whose fate is open.
     pub fn open_sectors(&self) -> usize {
-        self.open.iter().map(|(_, bytes)| bytes.len() / SECTOR_SIZE).sum()
+        self.open
+            .iter()
+            .map(|(_, bytes)| bytes.len() / SECTOR_SIZE)
+            .sum()
     }
 
     /// The disk when of the open sectors, in the order they were written, those survive for which
@@ -190,7 +211,9 @@ fn apply(image: &mut Image, start: u64, bytes: &[u8], mut survives: impl FnMut(u
         if !survives(number) {
             continue;
         }
-        let Ok(block) = usize::try_from(start).map(|start| start + number / SECTORS) else { return };
+        let Ok(block) = usize::try_from(start).map(|start| start + number / SECTORS) else {
+            return;
+        };
         let from = number % SECTORS * SECTOR_SIZE;
         if let Some(block) = image.get_mut(block)
             && let Some(target) = Rc::make_mut(block).get_mut(from..from + SECTOR_SIZE)
@@ -203,7 +226,10 @@ fn apply(image: &mut Image, start: u64, bytes: &[u8], mut survives: impl FnMut(u
 impl BlockDevice for SimDisk {
     fn geometry(&self) -> DeviceGeometry {
         let block_count = self.inner.image.borrow().len() as u64;
-        DeviceGeometry { block_count, discard: true }
+        DeviceGeometry {
+            block_count,
+            discard: true,
+        }
     }
 
     async fn read(
@@ -235,12 +261,13 @@ impl BlockDevice for SimDisk {
         self.inner.writes.set(number + 1);
         let bytes = buffer.bytes().to_vec();
         let failed = result.is_err();
-        let mut random = self.inner.random.borrow_mut();
         apply(&mut self.inner.image.borrow_mut(), start.0, &bytes, |_| {
-            !failed || random.one_in(2)
+            !failed || self.inner.random.borrow_mut().one_in(2)
         });
-        drop(random);
-        self.inner.events.borrow_mut().push(Event::Write { start: start.0, bytes });
+        self.inner.events.borrow_mut().push(Event::Write {
+            start: start.0,
+            bytes,
+        });
         self.take_time().await;
         if !failed {
             self.inner.completed.borrow_mut().push(number);

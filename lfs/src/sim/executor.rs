@@ -41,7 +41,11 @@ impl Wake for Ready {
 impl Executor {
     /// An executor whose choices follow `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed), clock: SimClock::default(), tasks: Vec::new() }
+        Self {
+            random: Random::new(seed),
+            clock: SimClock::default(),
+            tasks: Vec::new(),
+        }
     }
 
     /// Its clock.
@@ -52,7 +56,10 @@ impl Executor {
     /// Adds a task.
     pub fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
         let ready = Arc::new(Ready(AtomicBool::new(true)));
-        self.tasks.push(Task { future: Some(Box::pin(future)), ready });
+        self.tasks.push(Task {
+            future: Some(Box::pin(future)),
+            ready,
+        });
     }
 
     /// Runs all tasks until `main` is done and gives its result. Other tasks stay for the next call.
@@ -77,17 +84,25 @@ impl Executor {
             let candidates = candidates.collect::<Vec<_>>();
             match candidates.get(self.random.index(candidates.len())) {
                 Some(&index) => self.poll(index),
-                None => assert!(self.clock.advance(), "the simulation is stuck: everybody waits"),
+                None => assert!(
+                    self.clock.advance(),
+                    "the simulation is stuck: everybody waits"
+                ),
             }
         }
     }
 
     fn poll(&mut self, index: usize) {
-        let Some(task) = self.tasks.get_mut(index) else { return };
+        let Some(task) = self.tasks.get_mut(index) else {
+            return;
+        };
         task.ready.0.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(&task.ready));
         if let Some(future) = task.future.as_mut()
-            && future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+            && future
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
         {
             task.future = None;
         }
@@ -112,7 +127,9 @@ struct Timers {
 impl SimClock {
     /// Lets the wall clock jump.
     pub fn jump_ms(&self, by_ms: i64) {
-        self.timers.wall_offset_us.set(self.timers.wall_offset_us.get() + by_ms * 1000);
+        self.timers
+            .wall_offset_us
+            .set(self.timers.wall_offset_us.get() + by_ms * 1000);
     }
 
     /// Moves on to the next timer; false when there is none.
@@ -140,12 +157,18 @@ impl Clock for SimClock {
         let at = self.timers.now_us.get() + duration_ms * 1000;
         let id = self.timers.next_id.get();
         self.timers.next_id.set(id + 1);
-        let _timer = Timer { timers: &self.timers, key: (at, id) };
+        let _timer = Timer {
+            timers: &self.timers,
+            key: (at, id),
+        };
         poll_fn(|context| {
             if self.timers.now_us.get() >= at {
                 return Poll::Ready(());
             }
-            self.timers.waiting.borrow_mut().insert((at, id), context.waker().clone());
+            self.timers
+                .waiting
+                .borrow_mut()
+                .insert((at, id), context.waker().clone());
             Poll::Pending
         })
         .await;

@@ -1,4 +1,4 @@
-//! A small seeded generator (SplitMix64). For tests only.
+//! A small seeded generator (`SplitMix64`). For tests only.
 
 /// Random numbers that follow from a seed.
 #[derive(Debug, Clone)]
@@ -37,5 +37,6 @@ impl Random {
 
 /// The seed a test runs with: `text` (a variable's value) if it is a number, else `default`.
 pub fn seed_from(text: Option<&str>, default: u64) -> u64 {
-    text.and_then(|text| text.trim().parse().ok()).unwrap_or(default)
+    text.and_then(|text| text.trim().parse().ok())
+        .unwrap_or(default)
 }

@@ -4,7 +4,9 @@
 use std::rc::Rc;
 
 use lfs::sim::{Executor, SimDisk, seed_from};
-use lfs::{BLOCK_SIZE, CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError, Recovery};
+use lfs::{
+    BLOCK_SIZE, CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError, Recovery,
+};
 
 pub type TestFileSystem = FileSystem<SimDisk>;
 
@@ -18,7 +20,7 @@ pub const FORMAT: FormatOptions = FormatOptions {
 
 pub const ID: FileSystemId = FileSystemId([0xA5; 16]);
 
-/// The seed, printed so that a failure can be replayed with SILTSTONE_SEED.
+/// The seed, printed so that a failure can be replayed with `SILTSTONE_SEED`.
 pub fn seed(default: u64) -> u64 {
     let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
     println!("SILTSTONE_SEED={seed}");
@@ -52,7 +54,12 @@ pub fn mount(executor: &mut Executor, disk: &SimDisk) -> Result<Mounted, MountEr
             commits.push((number, payload.to_vec()));
         }
         let filesystem = Rc::new(recovery.finish().await?);
-        Ok::<_, MountError>(Mounted { filesystem, commits, horizon, manifest })
+        Ok::<_, MountError>(Mounted {
+            filesystem,
+            commits,
+            horizon,
+            manifest,
+        })
     })?;
     let running = Rc::clone(&mounted.filesystem);
     executor.spawn(async move { running.run_log().await });
