@@ -7,3 +7,6 @@
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a body reports")]
 
 pub mod mount;
+pub mod request_parser;
+mod resp;
+mod store;

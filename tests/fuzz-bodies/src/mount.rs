@@ -9,15 +9,14 @@
 
 use std::num::NonZero;
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::OnceLock;
 
-use kvstore::{CommitError, DatabaseIndex, OpenError, Options, Store, Timestamp};
+use kvstore::{CommitError, DatabaseIndex, OpenError, Store, Timestamp};
 use lfs::sim::{Executor, SimDisk};
-use lfs::{BLOCK_SIZE, FileSystemId, FormatOptions, format, probe};
+use lfs::{BLOCK_SIZE, probe};
 
-/// Blocks of the disk in use: as small as the format allows, so that damage meets something.
-const DISK_BLOCKS: usize = 576;
+use crate::store::{formatted_disk, with_store};
+
 /// Longest disk taken verbatim.
 const VERBATIM_BYTES_MAX: usize = 4 << 20;
 const KEYS: u32 = 24;
@@ -25,10 +24,6 @@ const KEYS: u32 = 24;
 pub const COMMITS: u32 = 120;
 const DATABASE: DatabaseIndex = DatabaseIndex(0);
 const NOW_MS: i64 = 1_700_000_000_000;
-const OPTIONS: Options = Options {
-    memory_bytes_max: 4 << 20,
-    open_memory_bytes_max: 8 << 20,
-};
 
 /// One step of a script, [`Damage::BYTES`] bytes of input each; a shorter rest is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,19 +129,7 @@ pub fn contents_after(commits: u32) -> Contents {
 fn disk_in_use() -> &'static [Vec<u8>; 2] {
     static DISK: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     DISK.get_or_init(|| {
-        let disk = SimDisk::new(DISK_BLOCKS, 1);
-        Executor::new(1).run({
-            let disk = disk.clone();
-            async move {
-                let options = FormatOptions {
-                    segment_bytes: 32 << 10,
-                    log_segments: 12,
-                };
-                format(&disk, options, FileSystemId([7; 16]))
-                    .await
-                    .expect("it fits");
-            }
-        });
+        let disk = formatted_disk();
         // The first half ends in an orderly shutdown with a checkpoint, the second in a power cut.
         use_disk(&disk, 0..COMMITS / 2, true);
         let earlier = disk.to_bytes();
@@ -156,7 +139,7 @@ fn disk_in_use() -> &'static [Vec<u8>; 2] {
 }
 
 fn use_disk(disk: &SimDisk, commits: Range<u32>, shutdown: bool) {
-    let session = with_store(disk, async move |store| {
+    let session = with_store(disk, async move |store, _| {
         for commit in commits {
             store.admit().await;
             let timestamp = set(&store, commit).expect("a sound disk takes it");
@@ -179,7 +162,7 @@ fn check(bytes: &[u8]) -> Result<Contents, OpenError> {
         let disk = disk.clone();
         async move { probe(&disk).await }
     });
-    let (contents, kept) = with_store(&disk, async |store| {
+    let (contents, kept) = with_store(&disk, async |store, _| {
         let contents = contents(&store);
         store.admit().await;
         let kept = match set(&store, COMMITS) {
@@ -189,7 +172,7 @@ fn check(bytes: &[u8]) -> Result<Contents, OpenError> {
         (contents, kept)
     })?;
     if kept {
-        let again = with_store(&disk, async |store| read(&store, COMMITS % KEYS));
+        let again = with_store(&disk, async |store, _| read(&store, COMMITS % KEYS));
         assert_eq!(
             again.expect("it opened before"),
             Some(COMMITS),
@@ -197,19 +180,6 @@ fn check(bytes: &[u8]) -> Result<Contents, OpenError> {
         );
     }
     Ok(contents)
-}
-
-/// Opens the disk's store and runs `session` beside its background work.
-fn with_store<T: 'static>(
-    disk: &SimDisk,
-    session: impl AsyncFnOnce(Rc<Store<SimDisk>>) -> T + 'static,
-) -> Result<T, OpenError> {
-    let mut executor = Executor::new(6);
-    let disk = disk.clone();
-    let store = Rc::new(executor.run(async move { Store::open(disk, OPTIONS).await })?);
-    let (background, clock) = (Rc::clone(&store), executor.clock());
-    executor.spawn(async move { background.run(&clock).await });
-    Ok(executor.run(session(store)))
 }
 
 fn set(store: &Store<SimDisk>, commit: u32) -> Result<Timestamp, CommitError> {
