@@ -85,11 +85,12 @@ impl<D: BlockDevice> Store<D> {
             for record in records(payload) {
                 let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
                 index.apply_record(timestamp, &record);
+                // Asked for each record: a single value can be megabytes.
+                fits(&index)?;
                 replayed += 1;
             }
             if replayed >= RECORDS_PER_STEP {
                 replayed = 0;
-                fits(&index)?;
                 embassy_futures::yield_now().await;
             }
         }
@@ -341,8 +342,8 @@ async fn load_run<D: BlockDevice>(
         }
         index.load_record(timestamp, &record);
         len = record_len;
+        fits(index)?;
         if count.is_multiple_of(RECORDS_PER_STEP) {
-            fits(index)?;
             embassy_futures::yield_now().await;
         }
     }
