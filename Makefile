@@ -1,2 +1,55 @@
 # Siltstone. `make help` lists what there is.
+
+# The interface; these names are stable.
+ARCH      ?= riscv64
+PORT      ?= 6379
+MEM       ?= 128M
+DISK      ?= target/disk-$(ARCH).img
+DISK_SIZE ?= 256M
+QEMU_ARGS ?=
+QMP       ?=
+
+TARGET_riscv64 := riscv64gc-unknown-none-elf
+TARGET_aarch64 := aarch64-unknown-none-softfloat
+TARGET          = $(or $(TARGET_$(ARCH)),$(error ARCH=$(ARCH) is neither riscv64 nor aarch64))
+
+# ArceOS needs unstable features, and newer nightlies no longer build it. Hosts' crates use the stable compiler.
+IMAGE_TOOLCHAIN ?= nightly-2025-12-12
+IMAGE            = target/image-$(ARCH).bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup-image build run mkfs
+
+## help: this list
+help:
+	@echo 'Siltstone: a transactional storage service that boots, on riscv64 and aarch64.'
+	@echo
+	@sed -nE 's/^## ([a-z-]+): (.*)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@echo
+	@echo '  ARCH=riscv64|aarch64   the machine (riscv64)'
+	@echo '  PORT=6379              on 127.0.0.1 of the host'
+	@echo '  DISK=<image>           made with DISK_SIZE=256M when missing (target/disk-ARCH.img)'
+	@echo '  MEM=128M               64M or more'
+	@echo "  QEMU_ARGS='...'        appended to QEMU's"
+	@echo "  QMP=<socket>           where to reach QEMU's control protocol (nowhere)"
+
+## setup-image: install what building and booting the image needs, where it is missing
+setup-image:
+	@scripts/setup-image $(ARCH) $(TARGET) $(IMAGE_TOOLCHAIN)
+
+## build: the bootable image
+build: setup-image
+	@scripts/build-image $(TARGET) $(IMAGE_TOOLCHAIN) $(IMAGE)
+
+## run: boot it (telnet 127.0.0.1 6379, redis-cli); Ctrl-C shuts it down
+run: build
+	@exec qemu/run --arch $(ARCH) --image $(IMAGE) --disk '$(DISK)' --disk-size '$(DISK_SIZE)' \
+	    --port '$(PORT)' --mem '$(MEM)' --qmp '$(QMP)' -- $(QEMU_ARGS)
+
+## mkfs: make DISK an empty store, whatever it holds now
+mkfs:
+	@mkdir -p target
+	@rm -f '$(DISK)' && truncate -s '$(DISK_SIZE)' '$(DISK)'
+	@echo "made $(DISK) ($(DISK_SIZE)); its first boot formats it"
+
 include scripts/test.mk
