@@ -9,10 +9,9 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt::Write as _;
 
-use crate::notify::Notify;
+use lfs::Notify;
 
 /// One connection.
-#[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) id: u64,
     pub(crate) address: String,
@@ -60,7 +59,7 @@ impl Client {
 
     /// Completes when the connection is told to end.
     pub(crate) async fn killed(&self) {
-        self.wake.until(|| self.killed.get()).await;
+        self.wake.until(|| self.killed.get().then_some(())).await;
     }
 
     /// One line of CLIENT LIST, without the line end.
@@ -115,7 +114,7 @@ impl Client {
 }
 
 /// All connections.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Clients {
     /// In the order of their ids, which is the order they came in.
     table: RefCell<Vec<Rc<Client>>>,
@@ -127,7 +126,6 @@ pub(crate) struct Clients {
 }
 
 /// A connection's place in the table, for as long as it lives.
-#[derive(Debug)]
 pub(crate) struct Registration<'c> {
     clients: &'c Clients,
     client: Rc<Client>,
@@ -242,7 +240,9 @@ impl Clients {
 
     /// Completes when no connection is left.
     pub(crate) async fn all_gone(&self) {
-        self.gone.until(|| self.table.borrow().is_empty()).await;
+        self.gone
+            .until(|| self.table.borrow().is_empty().then_some(()))
+            .await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::clients::Clients;
 use crate::command::Failure;
 use crate::command::table::COMMANDS;
 use crate::config::{AppendFsync, Config, Limit};
-use crate::notify::Notify;
+use lfs::Notify;
 
 /// Disk and clock, as control commands need them.
 pub(crate) trait Engine {
@@ -42,7 +42,6 @@ pub(crate) struct Pause {
 }
 
 /// Shared state.
-#[derive(Debug)]
 pub(crate) struct Env {
     config: RefCell<Config>,
     pub(crate) clients: Clients,

@@ -136,8 +136,7 @@ impl Decimal {
     fn parse_exact(bytes: &[u8]) -> Option<i128> {
         let (negative, bytes) = match bytes {
             [b'-', rest @ ..] => (true, rest),
-            [b'+', rest @ ..] => (false, rest),
-            rest => (false, rest),
+            [b'+', rest @ ..] | rest => (false, rest),
         };
         let exponent_at = bytes.iter().position(|b| b.eq_ignore_ascii_case(&b'e'));
         let (digits, exponent) = match exponent_at {

@@ -86,7 +86,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     pub async fn shutdown_requested(&self) {
         self.env
             .shutdown
-            .until(|| self.env.is_shutdown_requested())
+            .until(|| self.env.is_shutdown_requested().then_some(()))
             .await;
     }
 
@@ -103,7 +103,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             .limit(Limit::ShutdownSecs)
             .saturating_mul(1000);
         select(
-            self.env.sent.until(|| self.nothing_to_send()),
+            self.env.sent.until(|| self.nothing_to_send().then_some(())),
             self.clock.sleep_ms(timeout_ms),
         )
         .await;

@@ -18,9 +18,9 @@ pub(crate) fn id(control: &mut Control<'_>) -> Outcome {
 pub(crate) fn get_name(control: &mut Control<'_>) -> Outcome {
     let name = control.state.client.name.borrow();
     if name.is_empty() {
-        control.reply.null()
+        control.reply.null();
     } else {
-        control.reply.bulk(&name)
+        control.reply.bulk(&name);
     }
     Ok(())
 }

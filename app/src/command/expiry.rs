@@ -31,6 +31,10 @@ pub(crate) fn deadline_ms(amount: i64, unit: Unit, base: Base, now_ms: i64) -> O
     }
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each word a client may say"
+)]
 #[derive(Debug, Clone, Copy, Default)]
 struct Conditions {
     absent: bool,

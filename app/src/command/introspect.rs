@@ -77,7 +77,9 @@ fn describe(spec: &Spec, reply: &mut Reply<'_>) {
     }
     let categories = categories(spec);
     reply.set(categories.len());
-    categories.iter().for_each(|name| reply.simple(name));
+    for name in categories {
+        reply.simple(name);
+    }
     reply.array(0); // Tips.
     describe_keys(spec, reply);
     reply.array(spec.subcommands.len());
@@ -222,9 +224,9 @@ pub(crate) fn list(control: &mut Control<'_>) -> Outcome {
         _ => return Err(failure::SYNTAX),
     };
     control.reply.array(chosen.len());
-    chosen
-        .iter()
-        .for_each(|spec| control.reply.bulk(spec.name.as_bytes()));
+    for spec in chosen {
+        control.reply.bulk(spec.name.as_bytes());
+    }
     Ok(())
 }
 

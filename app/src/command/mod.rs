@@ -8,6 +8,10 @@
 //! - *session* commands shape how others are executed (MULTI, EXEC, ...): the session knows them.
 //!
 //! A command validates everything before it writes anything, and replies last: an error leaves no trace.
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "every command has the same signature"
+)]
 
 pub(crate) mod client;
 pub(crate) mod config;

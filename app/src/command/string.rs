@@ -258,7 +258,7 @@ pub(crate) fn mset_nx<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 }
 
 fn check_pairs<D: BlockDevice>(data: &Data<'_, '_, D>) -> Outcome {
-    if data.args.len() % 2 == 0 {
+    if data.args.len().is_multiple_of(2) {
         Err(failure::arity(data.spec.name))
     } else {
         Ok(())

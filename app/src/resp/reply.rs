@@ -166,9 +166,9 @@ impl<'a> Reply<'a> {
     /// Head of a map of `len` pairs; in RESP2 an array of twice as many.
     pub(crate) fn map(&mut self, len: usize) {
         if self.resp3 {
-            self.head(b'%', len)
+            self.head(b'%', len);
         } else {
-            self.head(b'*', len * 2)
+            self.head(b'*', len * 2);
         }
     }
 
@@ -197,18 +197,18 @@ impl<'a> Reply<'a> {
     pub(crate) fn double(&mut self, value: f64) {
         let text = number::format_f64(value);
         if self.resp3 {
-            self.line(b',', text.as_bytes())
+            self.line(b',', text.as_bytes());
         } else {
-            self.bulk(text.as_bytes())
+            self.bulk(text.as_bytes());
         }
     }
 
     /// A number of any size, given by its digits; in RESP2 a bulk string.
     pub(crate) fn big_number(&mut self, digits: &str) {
         if self.resp3 {
-            self.line(b'(', digits.as_bytes())
+            self.line(b'(', digits.as_bytes());
         } else {
-            self.bulk(digits.as_bytes())
+            self.bulk(digits.as_bytes());
         }
     }
 

@@ -8,6 +8,8 @@
 //! - The outcome depends on the bytes only, never on how they were split over reads.
 //! - A length is checked against [`Limits`] before anything waits for, or makes room for, that many bytes.
 //!
+//! Once it fails, a parser is of no more use: what follows is not known to be the start of a request.
+//!
 //! Stricter than Redis where Redis does not look: a length line must end with CR LF and so must a bulk string.
 
 use alloc::vec::Vec;
@@ -112,6 +114,8 @@ const SCRATCH_KEPT_BYTES: usize = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProtocolError {
     InlineTooBig,
+    MultibulkLengthTooBig,
+    BulkLengthTooBig,
     UnbalancedQuotes,
     InvalidMultibulkLength,
     InvalidBulkLength,
@@ -127,6 +131,8 @@ impl ProtocolError {
     pub(crate) fn text(self) -> Vec<u8> {
         let what: &[u8] = match self {
             Self::InlineTooBig => b"too big inline request",
+            Self::MultibulkLengthTooBig => b"too big mbulk count string",
+            Self::BulkLengthTooBig => b"too big bulk count string",
             Self::UnbalancedQuotes => b"unbalanced quotes in request",
             Self::InvalidMultibulkLength => b"invalid multibulk length",
             Self::InvalidBulkLength => b"invalid bulk length",
@@ -175,6 +181,8 @@ pub(crate) struct RequestParser {
     state: State,
     /// Bytes of the current request that are parsed.
     position: usize,
+    /// So many bytes from `position` on are known to hold no end of a length line that is not a number.
+    scanned: usize,
     spans: Vec<Span>,
     scratch: Vec<u8>,
 }
@@ -185,6 +193,7 @@ impl RequestParser {
         Self {
             state: State::Start,
             position: 0,
+            scanned: 0,
             spans: Vec::new(),
             scratch: Vec::new(),
         }
@@ -206,9 +215,10 @@ impl RequestParser {
                 }
                 State::Start => match input.first() {
                     None => return Ok(Progress::Incomplete),
-                    Some(b'*') => match read_length(input, 1) {
+                    Some(b'*') => match self.read_length(input, 1, limits) {
                         Length::Incomplete => return Ok(Progress::Incomplete),
                         Length::Invalid => return Err(ProtocolError::InvalidMultibulkLength),
+                        Length::TooBig => return Err(ProtocolError::MultibulkLengthTooBig),
                         Length::Number { value, next } => {
                             self.position = next;
                             self.start_array(value, limits)?;
@@ -240,6 +250,7 @@ impl RequestParser {
             self.scratch.shrink_to(0);
         }
         self.state = State::Start;
+        self.scanned = 0;
         core::mem::take(&mut self.position)
     }
 
@@ -343,9 +354,10 @@ impl RequestParser {
             Some(b'$') => {}
             Some(&other) => return Err(ProtocolError::ExpectedDollar(other)),
         }
-        let (value, next) = match read_length(input, self.position + 1) {
+        let (value, next) = match self.read_length(input, self.position + 1, limits) {
             Length::Incomplete => return Ok(None),
             Length::Invalid => return Err(ProtocolError::InvalidBulkLength),
+            Length::TooBig => return Err(ProtocolError::BulkLengthTooBig),
             Length::Number { value, next } => (value, next),
         };
         let length = usize::try_from(value).map_err(|_| ProtocolError::InvalidBulkLength)?;
@@ -357,6 +369,27 @@ impl RequestParser {
         }
         self.position = next;
         Ok(Some(length))
+    }
+
+    /// The number on the length line from `start` on. Like Redis, a line that is none is complained
+    /// about at its end, or when it is longer than an inline request may be.
+    fn read_length(&mut self, input: &[u8], start: usize, limits: &Limits) -> Length {
+        let length = read_number(input, start);
+        if !matches!(length, Length::Invalid) {
+            return length;
+        }
+        let line = input.get(start..).unwrap_or_default();
+        let fresh = line.get(self.scanned..).unwrap_or_default();
+        let end = fresh
+            .iter()
+            .position(|&byte| byte == b'\r')
+            .map(|at| self.scanned + at);
+        self.scanned = line.len();
+        match end {
+            Some(end) if end <= limits.inline_bytes_max => Length::Invalid,
+            None if line.len() <= limits.inline_bytes_max => Length::Incomplete,
+            _ => Length::TooBig,
+        }
     }
 
     fn parse_inline(
@@ -402,11 +435,12 @@ impl RequestParser {
 enum Length {
     Incomplete,
     Invalid,
+    TooBig,
     Number { value: i64, next: usize },
 }
 
-/// Reads digits, perhaps after a minus sign, up to CR LF. Leading zeros are invalid, so a line is never long.
-fn read_length(input: &[u8], start: usize) -> Length {
+/// Reads digits, perhaps after a minus sign, up to CR LF.
+fn read_number(input: &[u8], start: usize) -> Length {
     let rest = input.get(start..).unwrap_or_default();
     let negative = rest.first() == Some(&b'-');
     let first = usize::from(negative);

@@ -65,7 +65,9 @@ impl Input {
         let doubled = (self.bytes.len() * 2).max(START_BYTES);
         // Not beyond what the request needs, if it is known to need more than there is.
         let len = match request_bytes {
-            enough if enough > self.bytes.len() => doubled.min(enough + ROOM_BYTES),
+            enough if enough > START_BYTES.max(self.bytes.len()) => {
+                doubled.min(enough + ROOM_BYTES)
+            }
             _ => doubled,
         };
         let more = len.saturating_sub(self.bytes.len());

@@ -9,9 +9,9 @@ use core::task::Poll;
 use kvstore::Timestamp;
 
 use crate::command::failure::IO_ERROR;
-use crate::notify::Notify;
 use crate::resp::Reply;
 use crate::resp::reply::Sink;
+use lfs::Notify;
 
 /// Memory of a batch that is kept for the next one.
 const KEPT_BYTES: usize = 16 * 1024;
@@ -117,7 +117,7 @@ impl Batch {
 }
 
 /// Batches on their way out.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Output {
     queue: RefCell<VecDeque<Batch>>,
     /// Queued or being sent.
@@ -199,7 +199,9 @@ impl Output {
 
     /// Waits until no more than `limit` bytes are queued or being sent.
     pub(super) async fn until_at_most(&self, limit: usize) {
-        self.sent.until(|| self.bytes.get() <= limit).await;
+        self.sent
+            .until(|| (self.bytes.get() <= limit).then_some(()))
+            .await;
     }
 }
 

@@ -406,7 +406,8 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         self.state.client.blocked.set(true);
         let left_us = pause.until_us.saturating_sub(self.server.read_clock());
         select(
-            env.pause_changed.until(|| env.pause() != Some(pause)),
+            env.pause_changed
+                .until(|| (env.pause() != Some(pause)).then_some(())),
             self.server.clock.sleep_ms(left_us.div_ceil(1000)),
         )
         .await;

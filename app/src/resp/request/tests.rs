@@ -136,6 +136,34 @@ fn inline_lines_are_bounded() {
 }
 
 #[test]
+fn length_lines_are_bounded() {
+    let limits = Limits {
+        inline_bytes_max: 40,
+        ..LIMITS
+    };
+    let digits = "1".repeat(41);
+    for (prefix, error) in [
+        ("*", ProtocolError::MultibulkLengthTooBig),
+        ("*1\r\n$", ProtocolError::BulkLengthTooBig),
+    ] {
+        for end in ["", "\r\n"] {
+            let line = format!("{prefix}{digits}{end}");
+            assert_eq!(
+                parse_with(line.as_bytes(), &limits),
+                (vec![], Some(error)),
+                "{line:?}"
+            );
+        }
+        let line = format!("{prefix}{}", "1".repeat(40));
+        assert_eq!(
+            parse_with(line.as_bytes(), &limits),
+            (vec![], None),
+            "{line:?}"
+        );
+    }
+}
+
+#[test]
 fn little_is_allowed_before_auth() {
     let limits = Limits {
         bulk_bytes_max: 1 << 20,

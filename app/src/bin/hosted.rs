@@ -1,2 +1,0 @@
-//! The server as a Linux process.
-fn main() {}
