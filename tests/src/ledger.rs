@@ -33,6 +33,15 @@ impl Operation {
         }
     }
 
+    fn brief(&self) -> String {
+        match self {
+            Self::Set(key, value) => format!("SET {key} {}", brief(Some(value))),
+            Self::Append(key, tail) => format!("APPEND {key} {}", brief(Some(tail))),
+            Self::Increment(key) => format!("INCR {key}"),
+            Self::Delete(key) => format!("DEL {key}"),
+        }
+    }
+
     fn apply(&self, contents: &mut Contents) {
         match self {
             Self::Set(key, value) => {
@@ -116,15 +125,27 @@ impl Ledger {
         }
         if !closest.is_empty() {
             return Err(format!(
-                "no number of the {} steps in flight explains what was found; nearest miss:\n{}\nin flight: {:?}",
+                "no number of the {} steps in flight explains what was found; nearest miss:\n{}\nin flight:\n{}",
                 self.in_flight.len(),
                 closest.join("\n"),
-                self.in_flight,
+                self.describe_in_flight(),
             ));
         }
         self.in_flight.clear();
         self.acknowledged = found;
         Ok(happened)
+    }
+
+    fn describe_in_flight(&self) -> String {
+        let describe = |step: &Step| {
+            let operations: Vec<_> = step.iter().map(Operation::brief).collect();
+            format!("  {}", operations.join("; "))
+        };
+        self.in_flight
+            .iter()
+            .map(describe)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 

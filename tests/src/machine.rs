@@ -1,7 +1,7 @@
 //! Siltstone on a disk: boot it, cut its power, end it in order.
 //!
 //! A [`Setup`] is a disk and the settings of a machine; it outlives the machines booted from it. The
-//! image runs through `make run`, as a user runs it; [`Target::Hosted`] is the same server as a Linux
+//! image runs through `make run`, as a user runs it; [`Target::hosted`] is the same server as a Linux
 //! process, for what needs no machine.
 
 use std::ffi::OsString;
@@ -217,8 +217,9 @@ impl Machine {
         if self.target == Target::hosted {
             return self.process.pid();
         }
+        let qemu = format!("qemu-system-{}", self.target.name());
         self.process
-            .find("qemu-system-")
+            .find(&qemu)
             .expect("`make run` has started QEMU")
     }
 

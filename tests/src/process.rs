@@ -93,11 +93,16 @@ impl Process {
         kill_process_group(self.pid(), signal).expect("the process leads a group");
     }
 
-    /// The process, or the descendant, whose command name begins with `prefix`.
-    pub fn find(&self, prefix: &str) -> Option<Pid> {
+    /// The process or descendant one of whose first words on the command line ends with `program`.
+    pub fn find(&self, program: &str) -> Option<Pid> {
         self.family().into_iter().find(|pid| {
-            let path = format!("/proc/{}/comm", pid.as_raw_nonzero());
-            fs::read_to_string(path).is_ok_and(|name| name.starts_with(prefix))
+            let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+            let words = fs::read_to_string(path).unwrap_or_default();
+            // Of a script the first word is its interpreter.
+            words
+                .split('\0')
+                .take(2)
+                .any(|word| word.ends_with(program))
         })
     }
 

@@ -1,4 +1,5 @@
 //! The request parser's body without libFuzzer: the committed corpus, and seeded mutations of it.
+#![allow(clippy::indexing_slicing, reason = "tests")]
 
 use fastrand::Rng;
 use fuzz_bodies::request_parser;

@@ -53,7 +53,7 @@ fn ends_well_on_an_interrupt_to_the_launcher(target: Target) {
     let mut machine = setup.boot();
     let launcher = machine
         .process()
-        .find("run")
+        .find("qemu/run")
         .expect("`make run` starts qemu/run");
     kill_process(launcher, Signal::INT).unwrap();
     machine.expect_clean_end();
