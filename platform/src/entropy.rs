@@ -28,14 +28,14 @@ impl core::fmt::Display for EntropyError {
 
 impl core::error::Error for EntropyError {}
 
-/// Fills `seed` from the device. Waits for it, so for the start of the system only.
+/// Fills `bytes` from the device. Waits for it, so for the start of the system only; call it once.
 ///
 /// # Errors
 /// See [`EntropyError`].
-pub fn seed(seed: &mut [u8; 32]) -> Result<(), EntropyError> {
+pub fn fill(bytes: &mut [u8]) -> Result<(), EntropyError> {
     let (transport, _) = virtio::open(DeviceType::EntropySource).ok_or(EntropyError::Missing)?;
     let mut device = VirtIORng::<DmaHal, _>::new(transport).map_err(|_| EntropyError::Broken)?;
-    let mut rest = seed.as_mut_slice();
+    let mut rest = bytes;
     while !rest.is_empty() {
         let wanted = rest.len();
         let got = device

@@ -45,6 +45,7 @@ pub mod net;
 pub mod power;
 
 pub use arch::NAME as ARCH;
+pub use machine::arguments;
 
 /// Names the function that ArceOS starts once the machine is up: `fn() -> F`, where `F` is the system's
 /// first task. The function runs with the heap in place and interrupts on.

@@ -48,10 +48,14 @@ impl<T: Copy, const N: usize> List<T, N> {
     }
 }
 
+/// Longest argument line that is kept.
+const ARGUMENT_BYTES_MAX: usize = 1024;
+
 #[derive(Debug)]
 struct Machine {
     ram: List<RawRange, RAM_RANGES_MAX>,
     transports: List<Transport, TRANSPORTS_MAX>,
+    arguments: List<u8, ARGUMENT_BYTES_MAX>,
 }
 
 static MACHINE: Once<Machine> = Once::new();
@@ -62,10 +66,17 @@ pub(crate) fn init() {
         let mut machine = Machine {
             ram: List::new((0, 0)),
             transports: List::new(Transport::default()),
+            arguments: List::new(0),
         };
         let Some(tree) = axhal::dtb::get_fdt() else {
             return machine;
         };
+        for byte in axhal::dtb::get_chosen_bootargs()
+            .unwrap_or_default()
+            .bytes()
+        {
+            machine.arguments.push(byte);
+        }
         for node in tree.all_nodes() {
             if node.name().starts_with("memory@") {
                 for region in node.reg().into_iter().flatten() {
@@ -106,4 +117,15 @@ pub(crate) fn transports() -> &'static [Transport] {
     MACHINE
         .get()
         .map_or(&[], |machine| machine.transports.as_slice())
+}
+
+/// The words the machine was started with: QEMU's `-append`. Empty when there are none, or when the line
+/// is not text.
+pub fn arguments() -> impl Iterator<Item = &'static str> {
+    let line = MACHINE
+        .get()
+        .map_or(&[][..], |machine| machine.arguments.as_slice());
+    core::str::from_utf8(line)
+        .unwrap_or_default()
+        .split_whitespace()
 }

@@ -1,97 +1,197 @@
 //! The bootable image: owns the devices and joins the parts.
+//!
+//! Words on the machine's argument line (QEMU's `-append`) set what a running server could not change, or
+//! should start with:
+//!
+//! - `ip=dhcp`, or `ip=192.0.2.7/24`; without it the address QEMU's user network expects, 10.0.2.15/24;
+//! - any other `name=value` is a `CONFIG` parameter.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
-use embedded_io_async::{Read, Write};
-use lfs::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::time::Duration;
+
+use app::{Config, Limit, Server};
+use embassy_futures::select::select;
+use kvstore::{Options, Store};
+use lfs::{Clock as _, Content, FileSystemId, FormatOptions};
+use platform::clock::Clock;
+use platform::disk::Disk;
 use platform::executor::{TaskPool, spawn};
-use platform::net::{Address, Config, Net, TcpStream};
-use platform::{clock::Clock, console, disk::Disk, entropy, memory, power, println};
+use platform::net::{self, Address, Net, TcpStream};
+use platform::{console, entropy, memory, power, println};
+
+/// The address QEMU's user network forwards connections to.
+const DEFAULT_ADDRESS: Address = Address::Static(core::net::Ipv4Addr::new(10, 0, 2, 15), 24);
+/// Part of the memory that connections may have for their sockets.
+const CONNECTION_MEMORY_SHARE: usize = 4;
+/// Memory of one connection's socket.
+const CONNECTION_BYTES: usize = 25 << 10;
+/// Enough for the default `maxclients` and for telling some more that it is reached.
+const CONNECTIONS_MIN: usize = 640;
+const CONNECTIONS_MAX: usize = 16_384;
+/// From the end of the service to power-off, for peers to hear of it.
+const GOODBYE_MS: u64 = 500;
+
+type AnyError = Box<dyn core::error::Error>;
 
 platform::entry!(run);
 
 async fn run() {
-    if let Err(error) = start().await {
-        println!("siltstone cannot start: {error}");
-        power::off(1);
+    match serve().await {
+        Ok(()) => power::off(0),
+        Err(error) => {
+            println!("siltstone: {error}");
+            power::off(1)
+        }
     }
 }
 
-async fn start() -> Result<(), alloc::boxed::Box<dyn core::error::Error>> {
-    let mut seed = [0; 32];
-    entropy::seed(&mut seed)?;
-    let _clock = Clock::open();
-    let disk = Disk::open()?;
-    let runner = disk.clone();
-    spawn(async move { runner.run().await });
-    let address = Address::Static([10, 0, 2, 15].into(), 24);
-    let net = Net::open(
-        Config {
-            address,
-            port: 6379,
-            connections_max: 512,
-        },
-        [1, 2],
-    )?;
-    let runner = net.clone();
-    spawn(async move { runner.run().await });
+/// The whole life of the service, from devices to its clean end.
+async fn serve() -> Result<(), AnyError> {
+    let mut random = [0; 64];
+    entropy::fill(&mut random)?;
+    let (server_seed, rest) = random.split_first_chunk::<32>().ok_or("no seed")?;
+    let (disk_id, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
+    let net_seed = rest.first_chunk::<16>().ok_or("no seed")?;
 
-    spawn(async {
-        console::interrupt().await;
-        println!("siltstone: shutting down");
-        power::off(0);
+    let clock = Clock::open();
+    let heap_bytes = memory::usage().total_bytes;
+    let (config, address) = configure(heap_bytes)?;
+    let port = u16::try_from(config.limit(Limit::Port)).unwrap_or(6379);
+    let disk = Disk::open()?;
+    let store = open_store(disk.clone(), FileSystemId(*disk_id), &config, heap_bytes).await?;
+    let store = Rc::new(store);
+    let connections = heap_bytes / CONNECTION_MEMORY_SHARE / CONNECTION_BYTES;
+    let net = Net::open(
+        net::Config {
+            address,
+            port,
+            connections_max: connections.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX),
+        },
+        *net_seed,
+    )?;
+    let server = Server::new(Rc::clone(&store), clock, *server_seed, config);
+
+    spawn({
+        let store = Rc::clone(&store);
+        async move { store.run(&clock).await }
     });
-    let buffer = Buffer::zeroed(1)?;
-    let (buffer, result) = disk.read(BlockIndex(0), buffer).await;
-    result?;
-    let _ = (buffer, BLOCK_SIZE);
+    spawn({
+        let server = Rc::clone(&server);
+        async move { server.background().await }
+    });
+    spawn({
+        let net = net.clone();
+        async move { net.run().await }
+    });
+    spawn(accept(net.clone(), Rc::clone(&server)));
+
+    net.configured().await;
     println!(
-        "siltstone ready: {} {} MiB heap {} of {} disk {} MiB port 6379",
+        "siltstone ready on port {port}: version {}, {}, {} MiB of memory, disk of {} MiB, {} commits replayed",
+        env!("CARGO_PKG_VERSION"),
         platform::ARCH,
         memory::machine_bytes() >> 20,
-        memory::usage().used_bytes,
-        memory::usage().total_bytes,
         disk.size_bytes() >> 20,
+        store.stats().replayed_commits,
     );
-    let pool = TaskPool::default();
+
+    select(server.shutdown_requested(), console::interrupt()).await;
+    println!("siltstone: shutting down");
+    server.shutdown().await?;
+    select(net.drained(), clock.sleep_ms(GOODBYE_MS)).await;
+    println!("siltstone: clean");
+    Ok(())
+}
+
+/// The server's configuration and the machine's address, from the argument line.
+fn configure(heap_bytes: usize) -> Result<(Config, Address), AnyError> {
+    let mut config = Config::for_machine(heap_bytes);
+    let mut address = DEFAULT_ADDRESS;
+    for word in platform::arguments() {
+        match word.split_once('=') {
+            Some(("ip", "dhcp")) => address = Address::Dhcp,
+            Some(("ip", value)) => {
+                address = parse_address(value).ok_or_else(|| {
+                    format!("argument {word:?}: not dhcp and not like 192.0.2.7/24")
+                })?;
+            }
+            Some((name, value)) => config
+                .set_at_start(name, value)
+                .map_err(|error| format!("argument {word:?}: {error}"))?,
+            None => return Err(format!("argument {word:?}: not name=value").into()),
+        }
+    }
+    Ok((config, address))
+}
+
+fn parse_address(text: &str) -> Option<Address> {
+    let (address, prefix) = text.split_once('/')?;
+    let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32)?;
+    Some(Address::Static(address.parse().ok()?, prefix))
+}
+
+/// Opens the store; on a blank disk it makes one.
+async fn open_store(
+    disk: Disk,
+    id: FileSystemId,
+    config: &Config,
+    heap_bytes: usize,
+) -> Result<Store<Disk>, AnyError> {
+    spawn({
+        let disk = disk.clone();
+        async move { disk.run().await }
+    });
+    match lfs::probe(&disk).await? {
+        Content::FileSystem => {}
+        Content::Blank => {
+            println!("siltstone: the disk is blank, formatting it");
+            lfs::format(
+                &disk,
+                FormatOptions::for_device_bytes(disk.size_bytes()),
+                id,
+            )
+            .await?;
+        }
+        Content::Unknown => {
+            return Err(
+                "the disk holds something this system does not know; `make mkfs` would erase it"
+                    .into(),
+            );
+        }
+    }
+    let options = Options {
+        memory_bytes_max: config.limit_usize(Limit::MaxMemory),
+        // More than clients may fill, so that a store that was full opens again.
+        open_memory_bytes_max: heap_bytes - heap_bytes / 4,
+    };
+    Store::open(disk, options)
+        .await
+        .map_err(|error| format!("the disk cannot be opened: {error}").into())
+}
+
+type ThisServer = Rc<Server<Disk, Clock>>;
+
+async fn accept(net: Net, server: ThisServer) {
+    let sessions = TaskPool::default();
     loop {
         let stream = net.accept().await;
-        let _ = pool.spawn(session(stream));
+        let keep_alive_secs = server.tcp_keepalive_secs();
+        stream.set_keep_alive((keep_alive_secs > 0).then(|| Duration::from_secs(keep_alive_secs)));
+        // Without memory for another task the stream is dropped, which resets the connection.
+        let _ = sessions.spawn(session(Rc::clone(&server), stream));
     }
 }
 
-async fn session(mut stream: TcpStream) {
-    let over = stream.over_limit();
-    let (mut reader, mut writer) = stream.split();
-    if over {
-        let _ = writer
-            .write_all(b"-ERR max number of clients reached\r\n")
-            .await;
-        stream.close();
-        return;
-    }
-    let mut buffer = alloc::vec![0; 4096];
-    while let Ok(n @ 1..) = reader.read(&mut buffer).await {
-        let mut reply = alloc::vec::Vec::new();
-        for line in buffer.get(..n).unwrap_or_default().split(|&b| b == b'\n') {
-            let l: alloc::vec::Vec<u8> = line.to_ascii_uppercase();
-            if l.starts_with(b"PING") || l.starts_with(b"GET") || l.starts_with(b"SET") {
-                reply.extend_from_slice(b"+PONG\r\n");
-            } else if l.starts_with(b"CONFIG") {
-                reply.extend_from_slice(b"*0\r\n");
-            } else if l.starts_with(b"QUIT") {
-                let _ = writer.write_all(b"+OK\r\n").await;
-                stream.close();
-                return;
-            } else if l.starts_with(b"BOOM") {
-                panic!("asked to");
-            }
-        }
-        if writer.write_all(&reply).await.is_err() {
-            return;
-        }
-    }
+async fn session(server: ThisServer, mut stream: TcpStream) {
+    let peer: String = format!("{}", stream.peer());
+    let (reader, writer) = stream.split();
+    server.serve(reader, writer, &peer).await;
     stream.close();
 }

@@ -51,8 +51,8 @@ pub struct Config {
     pub address: Address,
     /// TCP port.
     pub port: u16,
-    /// Connections served at once. A few more are accepted, so that they can be told
-    /// ([`TcpStream::over_limit`]); beyond those a client's SYN waits.
+    /// Connections there can be at once, handshakes included. Beyond them a client's SYN is not answered; the
+    /// client repeats it.
     pub connections_max: usize,
 }
 
@@ -95,6 +95,10 @@ struct Shared {
     runner: Cell<Option<Waker>>,
     /// The task in [`Net::accept`], when it waits.
     acceptor: Cell<Option<Waker>>,
+    /// The task in [`Net::configured`], when it waits.
+    configured: Cell<Option<Waker>>,
+    /// The task in [`Net::drained`], when it waits.
+    drainer: Cell<Option<Waker>>,
 }
 
 impl Net {
@@ -103,8 +107,11 @@ impl Net {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(config: Config, seed: [u64; 2]) -> Result<Self, OpenError> {
+    pub fn open(config: Config, seed: [u8; 16]) -> Result<Self, OpenError> {
         let (transport, slot) = virtio::open(DeviceType::Network).ok_or(OpenError::Missing)?;
+        let (first, second) = seed.split_at(8);
+        let seed = [first, second]
+            .map(|half| half.iter().fold(0, |key, &byte| key << 8 | u64::from(byte)));
         let nic = Nic::new(transport, seed)?;
         let stack = Stack::new(nic, config, seed)?;
         let source = Source::new(&slot).ok_or(OpenError::Broken)?;
@@ -114,6 +121,8 @@ impl Net {
                 source,
                 runner: Cell::default(),
                 acceptor: Cell::default(),
+                configured: Cell::default(),
+                drainer: Cell::default(),
             }),
         })
     }
@@ -128,6 +137,16 @@ impl Net {
                 && let Some(acceptor) = self.shared.acceptor.take()
             {
                 acceptor.wake();
+            }
+            if self.address().is_some()
+                && let Some(configured) = self.shared.configured.take()
+            {
+                configured.wake();
+            }
+            if outcome.idle
+                && let Some(drainer) = self.shared.drainer.take()
+            {
+                drainer.wake();
             }
             if outcome.more {
                 yield_now().await; // to those whom the packets were for
@@ -171,15 +190,28 @@ impl Net {
         self.shared.stack.borrow().address()
     }
 
-    /// Changes how many connections are served at once; those there are stay.
-    ///
-    /// # Errors
-    /// When there is not enough memory for the table.
-    pub fn set_connections_max(&self, connections_max: usize) -> Result<(), OpenError> {
-        self.shared
-            .stack
-            .borrow_mut()
-            .set_connections_max(connections_max)
+    /// Completes when the machine has an address.
+    pub async fn configured(&self) {
+        poll_fn(|context| {
+            if self.address().is_some() {
+                return Poll::Ready(());
+            }
+            self.shared.configured.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Completes when no connection is left.
+    pub async fn drained(&self) {
+        poll_fn(|context| {
+            if self.shared.stack.borrow().is_idle() {
+                return Poll::Ready(());
+            }
+            self.shared.drainer.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
     }
 }
 

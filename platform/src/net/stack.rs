@@ -28,8 +28,6 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
 use super::nic::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_MTU, Nic};
 use super::{Address, Config, OpenError};
 
-/// Connections above `connections_max` that are accepted to be told so.
-const OVER_LIMIT_MAX: usize = 64;
 /// Buffers of a connection.
 const RECEIVE_BYTES: usize = 8 * 1024;
 const TRANSMIT_BYTES: usize = 16 * 1024;
@@ -114,6 +112,8 @@ pub(super) struct Outcome {
     pub(super) accepted: bool,
     /// There is more to do, after those have run for whom something came.
     pub(super) more: bool,
+    /// There is no connection.
+    pub(super) idle: bool,
     /// When to poll again if nothing happens; `u64::MAX` for never.
     pub(super) deadline_us: u64,
 }
@@ -135,9 +135,6 @@ pub(super) struct Stack {
     pool: Vec<Box<Connection>>,
     table: HashTable<usize>,
     hash_key: u64,
-    connections_max: usize,
-    /// Connections in phase `Queued` or `Open`.
-    established: usize,
     accepted: VecDeque<usize>,
     /// Connections that were touched and have to be looked at.
     work: VecDeque<usize>,
@@ -192,8 +189,6 @@ impl Stack {
             pool: Vec::new(),
             table: HashTable::new(),
             hash_key: hash_key | 1,
-            connections_max: 0,
-            established: 0,
             accepted: VecDeque::new(),
             work: VecDeque::new(),
             deadline_us: u64::MAX,
@@ -203,34 +198,32 @@ impl Stack {
             .pool
             .try_reserve_exact(POOLED_MAX)
             .map_err(|_| OpenError::OutOfMemory)?;
-        stack.set_connections_max(config.connections_max)?;
+        stack.reserve(config.connections_max)?;
         if let Address::Static(address, prefix) = config.address {
             stack.set_address(Some(Ipv4Cidr::new(address, prefix.min(32))));
         }
         Ok(stack)
     }
 
-    pub(super) fn set_connections_max(&mut self, connections_max: usize) -> Result<(), OpenError> {
-        let slots = connections_max.saturating_add(OVER_LIMIT_MAX);
-        let more = slots.saturating_sub(self.connections.len());
+    /// Makes room for `slots` connections: everything they need beside their own memory, so that nothing
+    /// has to grow later.
+    fn reserve(&mut self, slots: usize) -> Result<(), OpenError> {
         let out_of_memory = |_| OpenError::OutOfMemory;
-        // Everything a connection will need beside its own memory, so that nothing has to grow later.
         self.connections
-            .try_reserve_exact(more)
+            .try_reserve_exact(slots)
             .map_err(out_of_memory)?;
         self.free_indices
-            .try_reserve(slots)
+            .try_reserve_exact(slots)
             .map_err(out_of_memory)?;
-        self.accepted.try_reserve(slots).map_err(out_of_memory)?;
-        self.work.try_reserve(slots).map_err(out_of_memory)?;
-        let (key, connections) = (self.hash_key, &self.connections);
+        self.accepted
+            .try_reserve_exact(slots)
+            .map_err(out_of_memory)?;
+        self.work.try_reserve_exact(slots).map_err(out_of_memory)?;
         self.table
-            .try_reserve(slots, |&index| hash(key, peer_at(connections, index)))
+            .try_reserve(slots, |_| 0)
             .map_err(|_| OpenError::OutOfMemory)?;
-        let first = self.connections.len();
-        self.connections.extend((0..more).map(|_| None));
-        self.free_indices.extend((first..first + more).rev());
-        self.connections_max = connections_max;
+        self.connections.extend((0..slots).map(|_| None));
+        self.free_indices.extend((0..slots).rev());
         Ok(())
     }
 
@@ -284,6 +277,7 @@ impl Stack {
         Outcome {
             accepted: self.accepted.len() > had_accepted,
             more,
+            idle: self.is_idle(),
             deadline_us: self.deadline_us.min(self.ethernet_deadline_us),
         }
     }
@@ -509,7 +503,6 @@ impl Stack {
                 tcp::State::Established | tcp::State::CloseWait => {
                     connection.phase = Phase::Queued;
                     connection.phase_ends_us = u64::MAX;
-                    self.established += 1;
                     self.accepted.push_back(index);
                 }
                 tcp::State::SynReceived => {}
@@ -588,9 +581,9 @@ impl Stack {
         self.connections.get_mut(index)?.as_deref_mut()
     }
 
-    /// Whether there are more connections than should be served.
-    pub(super) fn is_over_limit(&self) -> bool {
-        self.established > self.connections_max
+    /// Whether there is no connection any more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.table.is_empty()
     }
 
     pub(super) fn peer(&self, index: usize) -> Peer {
@@ -599,7 +592,6 @@ impl Stack {
 
     /// The stream of a connection is gone. What it wrote is sent, unless `abort`.
     pub(super) fn release(&mut self, index: usize, now_us: u64, abort: bool) {
-        self.established = self.established.saturating_sub(1);
         let Some(Some(connection)) = self.connections.get_mut(index) else {
             return;
         };

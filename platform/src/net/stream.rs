@@ -5,6 +5,7 @@ use core::cell::RefMut;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::{Context, Poll};
+use core::time::Duration;
 
 use embedded_io_async::{ErrorKind, ErrorType, Read, Write};
 use smoltcp::socket::tcp;
@@ -57,9 +58,11 @@ impl TcpStream {
         SocketAddrV4::new(address, port)
     }
 
-    /// Whether this is one connection more than the service wants; say so to the peer and close it.
-    pub fn over_limit(&self) -> bool {
-        self.shared.stack.borrow().is_over_limit()
+    /// Asks a peer that is silent for so long whether it is still there; `None` does not ask.
+    pub fn set_keep_alive(&self, interval: Option<Duration>) {
+        let interval =
+            interval.map(|interval| smoltcp::time::Duration::from_secs(interval.as_secs()));
+        self.with(|socket| socket.set_keep_alive(interval));
     }
 
     /// A half to read from and one to write to, for two parts of one task.
@@ -133,6 +136,20 @@ impl TcpStream {
         }
         polled
     }
+
+    fn poll_flush(&self, context: &Context<'_>) -> Poll<Result<(), TcpError>> {
+        let polled = self.with(|socket| {
+            if socket.send_queue() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if !socket.is_active() {
+                return Poll::Ready(Err(TcpError::Reset));
+            }
+            socket.register_send_waker(context.waker());
+            Poll::Pending
+        });
+        polled.unwrap_or(Poll::Ready(Err(TcpError::Reset)))
+    }
 }
 
 impl Drop for TcpStream {
@@ -180,9 +197,9 @@ impl Write for WriteHalf<'_> {
         poll_fn(|context| self.stream.poll_write(context, bytes)).await
     }
 
-    /// Returns at once: what was written is on its way without being asked, and waiting for the peer's
-    /// acknowledgement would only cost time.
+    /// Waits until the peer has acknowledged everything, or cannot be reached. What was written is on its
+    /// way without being asked.
     async fn flush(&mut self) -> Result<(), TcpError> {
-        Ok(())
+        poll_fn(|context| self.stream.poll_flush(context)).await
     }
 }
