@@ -180,13 +180,11 @@ impl Clients {
             let silent = table
                 .iter()
                 .find(|client| !client.has_sent.get() && !client.is_killed());
-            match silent {
-                Some(client) => client.kill(),
-                None => {
-                    self.rejected.set(self.rejected.get() + 1);
-                    return None;
-                }
-            }
+            let Some(silent) = silent else {
+                self.rejected.set(self.rejected.get() + 1);
+                return None;
+            };
+            silent.kill();
         }
         let id = self.last_id.get() + 1;
         self.last_id.set(id);

@@ -411,7 +411,7 @@ impl Config {
     /// Names and values of the parameters that any of the glob patterns matches, each once.
     pub(crate) fn get_matching<'a>(
         &self,
-        patterns: impl Iterator<Item = &'a [u8]> + Clone,
+        patterns: &(impl Iterator<Item = &'a [u8]> + Clone),
     ) -> Vec<(&'static str, Vec<u8>)> {
         PARAMETERS
             .iter()
@@ -626,7 +626,7 @@ mod tests {
     #[test]
     fn globs_find_names() {
         let config = Config::default();
-        let found = config.get_matching([b"max*".as_slice(), b"maxclients"].into_iter());
+        let found = config.get_matching(&[b"max*".as_slice(), b"maxclients"].into_iter());
         let names: Vec<_> = found.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,

@@ -27,7 +27,7 @@ const SECTIONS: [(&str, bool, Section); 9] = [
 pub(crate) fn text<'a>(
     env: &Env,
     engine: &dyn Engine,
-    names: impl Iterator<Item = &'a [u8]> + Clone,
+    names: &(impl Iterator<Item = &'a [u8]> + Clone),
 ) -> String {
     let all = names
         .clone()

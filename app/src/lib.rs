@@ -1,4 +1,4 @@
-//! Siltstone's server as a library: the Redis protocol, sessions, commands, limits. No hardware, no `ArceOS`.
+//! Siltstone's server as a library: the Redis protocol, sessions, commands, limits. No hardware, no ArceOS.
 //!
 //! The way of a command, and the module that looks after each part:
 //!

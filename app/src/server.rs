@@ -66,13 +66,12 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     pub async fn serve(&self, reader: impl Read, mut writer: impl Write, peer: &str) {
         let now_us = self.read_clock();
         let max = self.env.config().limit_usize(Limit::MaxClients);
-        match self.env.clients.register(peer, now_us, max) {
-            Some(registration) => session::serve(self, &registration, reader, writer).await,
-            None => {
-                // Small enough for any socket's buffer; one that is not even that is not waited for.
-                let text = b"-ERR max number of clients reached\r\n";
-                let _ = select(writer.write(text), yield_now()).await;
-            }
+        if let Some(registration) = self.env.clients.register(peer, now_us, max) {
+            session::serve(self, &registration, reader, writer).await;
+        } else {
+            // Small enough for any socket's buffer; one that is not even that is not waited for.
+            let text = b"-ERR max number of clients reached\r\n";
+            let _ = select(writer.write(text), yield_now()).await;
         }
     }
 

@@ -5,7 +5,7 @@ use super::{Control, Outcome};
 use crate::config::Limit;
 
 pub(crate) fn get(control: &mut Control<'_>) -> Outcome {
-    let found = control.env.config().get_matching(control.args.from(2));
+    let found = control.env.config().get_matching(&control.args.from(2));
     control.reply.map(found.len());
     for (name, value) in found {
         control.reply.bulk(name.as_bytes());

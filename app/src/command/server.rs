@@ -7,7 +7,7 @@ use super::{After, Control, Outcome, client, integer, is};
 use crate::info;
 
 pub(crate) fn info(control: &mut Control<'_>) -> Outcome {
-    let text = info::text(control.env, control.engine, control.args.from(1));
+    let text = info::text(control.env, control.engine, &control.args.from(1));
     control.reply.verbatim(text.as_bytes());
     Ok(())
 }

@@ -267,7 +267,8 @@ mod tests {
 
     #[test]
     fn types_in_both_versions() {
-        let cases: [(fn(&mut Reply<'_>), &[u8], &[u8]); 12] = [
+        type Case = (fn(&mut Reply<'_>), &'static [u8], &'static [u8]);
+        let cases: [Case; 12] = [
             (|r| r.null(), b"$-1\r\n", b"_\r\n"),
             (|r| r.null_array(), b"*-1\r\n", b"_\r\n"),
             (|r| r.integer(-12), b":-12\r\n", b":-12\r\n"),

@@ -298,18 +298,12 @@ impl RequestParser {
         limits: &Limits,
     ) -> Result<Progress, ProtocolError> {
         while left > 0 {
-            let length = match bulk_bytes {
-                Some(length) => length,
-                None => match self.parse_bulk_length(input, limits)? {
-                    Some(length) => length,
-                    None => {
-                        self.state = State::Array {
-                            left,
-                            bulk_bytes: None,
-                        };
-                        return Ok(Progress::Incomplete);
-                    }
-                },
+            if bulk_bytes.is_none() {
+                bulk_bytes = self.parse_bulk_length(input, limits)?;
+            }
+            let Some(length) = bulk_bytes else {
+                self.state = State::Array { left, bulk_bytes };
+                return Ok(Progress::Incomplete);
             };
             let end = self.position + length;
             match input.get(end..end + 2) {

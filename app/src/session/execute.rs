@@ -63,7 +63,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 return Step::Done(After::Nothing);
             }
         };
-        if let Err(failure) = self.check(state, found, args) {
+        if let Err(failure) = check(state, found, args) {
             self.reject(state, Some(found), &failure, batch);
             state.conclude(batch, start);
             return Step::Done(After::Nothing);
@@ -198,27 +198,6 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         failure::of_commit(error, self.store.limits().commit_bytes_max)
     }
 
-    fn check(&self, state: &State, found: Found, args: Args<'_>) -> Outcome {
-        let spec = found.spec;
-        if !spec.takes(args.len()) {
-            return Err(failure::arity(spec.name));
-        }
-        if !state.authenticated && !spec.has(NO_AUTH) {
-            return Err(failure::NOAUTH);
-        }
-        if spec.has(NO_MULTI) && state.is_queueing() {
-            return Err(Failure::of("ERR Command not allowed inside a transaction"));
-        }
-        if spec.has(WRITE)
-            && spec
-                .key_indexes(args.len())
-                .any(|index| args.at(index).len() > KEY_BYTES_MAX)
-        {
-            return Err(failure::KEY_TOO_LONG);
-        }
-        Ok(())
-    }
-
     /// Replies that a command was not even begun. Within MULTI that spoils the transaction.
     fn reject(
         &self,
@@ -267,6 +246,28 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             }
         }
     }
+}
+
+/// What can be said before a command begins.
+fn check(state: &State, found: Found, args: Args<'_>) -> Outcome {
+    let spec = found.spec;
+    if !spec.takes(args.len()) {
+        return Err(failure::arity(spec.name));
+    }
+    if !state.authenticated && !spec.has(NO_AUTH) {
+        return Err(failure::NOAUTH);
+    }
+    if spec.has(NO_MULTI) && state.is_queueing() {
+        return Err(Failure::of("ERR Command not allowed inside a transaction"));
+    }
+    if spec.has(WRITE)
+        && spec
+            .key_indexes(args.len())
+            .any(|index| args.at(index).len() > KEY_BYTES_MAX)
+    {
+        return Err(failure::KEY_TOO_LONG);
+    }
+    Ok(())
 }
 
 /// Commands that MULTI does not queue.

@@ -30,6 +30,10 @@ const SLICE_US: u64 = 1000;
 const CLOCK_COMMANDS: u32 = 8;
 /// A batch this large is handed over at once.
 const BATCH_BYTES: usize = 16 * 1024;
+/// After an error that ends the connection, input is taken until nothing comes for so long, ...
+const DISCARD_PAUSE_MS: u64 = 100;
+/// ... but in no more than so many reads.
+const DISCARD_READS_MAX: usize = 256;
 
 /// Whether the connection goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub(super) struct Reader<'a, D: BlockDevice, C: Clock> {
     /// Commands since the last time others had their turn.
     slice_commands: u32,
     slice_started_us: u64,
+    /// The connection ends with an error.
+    failed: bool,
 }
 
 impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
@@ -69,6 +75,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             batch: Batch::default(),
             slice_commands: 0,
             slice_started_us: 0,
+            failed: false,
         }
     }
 
@@ -77,6 +84,25 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         self.read_and_execute(&mut reader).await;
         self.hand_over();
         self.output.end();
+        if self.failed {
+            self.discard(&mut reader).await;
+        }
+    }
+
+    /// Takes what a client still sends after an error that ends its connection. Closing with unread input would
+    /// reset the connection, and the client might never see the error.
+    async fn discard(&mut self, reader: &mut impl Read) {
+        self.input = Input::default();
+        if self.input.make_room(1).is_err() {
+            return;
+        }
+        for _ in 0..DISCARD_READS_MAX {
+            let pause = self.server.clock.sleep_ms(DISCARD_PAUSE_MS);
+            match select(reader.read(self.input.room()), pause).await {
+                Either::First(Ok(1..)) => {}
+                Either::First(Ok(0) | Err(_)) | Either::Second(()) => return,
+            }
+        }
     }
 
     async fn read_and_execute(&mut self, reader: &mut impl Read) {
@@ -87,10 +113,9 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             }
             let room = self.input.room();
             let room_len = room.len();
-            let count = match reader.read(room).await {
-                Ok(count @ 1..) => count,
-                // What was executed is replied to even if the client sends no more.
-                Ok(0) | Err(_) => return,
+            // What was executed is replied to even if the client sends no more.
+            let Ok(count @ 1..) = reader.read(room).await else {
+                return;
             };
             self.input.received(count);
             if count == room_len {
@@ -285,8 +310,13 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             .set_limit(limit.saturating_sub(self.output.bytes()));
     }
 
-    /// Replies with an error that belongs to no command.
+    /// Replies with an error that ends the connection.
     fn fail(&mut self, failure: &Failure) {
+        self.failed = true;
+        self.note(failure);
+    }
+
+    fn note(&mut self, failure: &Failure) {
         self.server.env.stats.count_error(&failure.0);
         Reply::new(&mut self.batch.sink, self.state.resp3).error(&failure.0);
     }
@@ -302,7 +332,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             }
             After::SleepMs(duration_ms) => {
                 self.server.clock.sleep_ms(duration_ms).await;
-                self.reply(|reply| reply.ok());
+                self.reply(|reply| reply.simple("OK"));
                 (None, None)
             }
             After::Durable(text) => {
@@ -325,7 +355,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         self.server.read_clock();
         let start = 0; // Everything before was handed over.
         if let Some(failure) = failure {
-            self.fail(&failure);
+            self.note(&failure);
         }
         if let Some(timestamp) = timestamp
             && timestamp > self.server.store.durable()

@@ -237,6 +237,6 @@ fn random_bytes_never_disagree_with_themselves() {
         }
         let whole = run(&input, [], &LIMITS);
         let bytewise = run(&input, 0..input.len(), &LIMITS);
-        assert_eq!(whole, bytewise, "case {case}: {}", format!("{input:?}"));
+        assert_eq!(whole, bytewise, "case {case}: {input:?}");
     }
 }
