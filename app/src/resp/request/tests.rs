@@ -98,7 +98,7 @@ fn hostile_inputs_are_refused() {
         (b"*2147483648\r\n", E::InvalidMultibulkLength),
         (b"*99999999999999999999\r\n", E::InvalidMultibulkLength),
         (
-            b"*0000000000000000000000000000000",
+            b"*0000000000000000000000000000000\r",
             E::InvalidMultibulkLength,
         ),
         (b"*1\r\n$-1\r\n", E::InvalidBulkLength),
