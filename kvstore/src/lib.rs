@@ -5,7 +5,7 @@
 //! - `keyspace`, `slots`, `index`: all versions in memory, in order, with their expiries;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`]: reads and writes that commit as one;
-//! - `run`, `maintenance`: sorted runs, flushes, merges, garbage;
+//! - `run`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
 //! - [`Store`]: all of it, over one device.
 //!
 //! In this version all data is in memory as well as on the disk; the limits that follow are enforced
@@ -25,6 +25,7 @@ mod record;
 mod run;
 mod slots;
 mod snapshot;
+mod space;
 mod store;
 mod transaction;
 mod value;

@@ -2,14 +2,13 @@
 //!
 //! - A **flush** writes the dirty keys as a run and makes a checkpoint, so the log before it is free.
 //!   It starts when the log wants a checkpoint.
-//! - A **merge** replaces neighbouring runs by one, when newer runs together have grown as large as
-//!   the one before them, or when more than half of what the runs hold is garbage.
+//! - A **merge** replaces neighbouring runs by one, when what newer runs hide takes too much space, or
+//!   when there are too many runs.
 //! - Both go on at the same time: a long merge does not hold up a flush, on which the log's room
 //!   depends. They take turns only for the checkpoint itself.
 //!
-//! Bounds: each run is larger than all newer ones together, so there are at most about
-//! log2(disk / segment) runs; between them they hold at most twice the largest. While more than
-//! [`RUNS_MAX`] wait to be merged, flushes wait too, and with them writers.
+//! What a flush may take and when merges are due is in `space`. A flush that would take what a merge
+//! of everything needs waits for merges, and with it writers.
 
 use alloc::vec::Vec;
 
@@ -19,10 +18,8 @@ use lfs::{BlockDevice, CheckpointError, Clock, CommitNumber, ObjectId, ObjectWri
 use crate::Timestamp;
 use crate::run::{self, Run, RunError, encode_manifest};
 use crate::snapshot::Snapshot;
+use crate::space;
 use crate::store::Store;
-
-/// Runs at which flushes wait for a merge.
-const RUNS_MAX: usize = 24;
 
 /// Entries of garbage freed before others get a turn.
 const GARBAGE_PER_STEP: usize = 64;
@@ -61,24 +58,31 @@ async fn flush_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
             // Closing without a last checkpoint is safe: the log has everything.
             Err(_) if closing => break,
             Err(_) => {
-                // No space or memory for the run. Merges may bring some; until then writers are told.
-                store.stuck.set(true);
-                store.filesystem.nudge();
-                store.changed.notify();
+                // No memory for the run, or damage in the way: writers are told until it works.
+                get_stuck(store);
                 clock.sleep_ms(RETRY_MS).await;
             }
         }
-        if closing {
-            break;
-        }
         store
             .changed
-            .until(|| (store.runs.borrow().len() < RUNS_MAX || store.is_ending()).then_some(()))
+            .until(|| (may_flush(store) || store.is_ending()).then_some(()))
             .await;
     }
     store.filesystem.stop();
     store.ended.set(true);
     store.changed.notify();
+}
+
+/// The log cannot move on for now: writers shall hear of it instead of waiting.
+fn get_stuck<D: BlockDevice>(store: &Store<D>) {
+    store.stuck.set(true);
+    store.filesystem.nudge();
+    store.changed.notify();
+}
+
+fn may_flush<D: BlockDevice>(store: &Store<D>) -> bool {
+    let live_bytes = store.index.borrow().live_run_bytes();
+    space::may_flush(&store.filesystem.usage(), live_bytes)
 }
 
 /// Writes what is dirty as a run and moves the replay horizon up to here.
@@ -125,10 +129,15 @@ async fn merge_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
             }
         });
         let Some(plan) = plan.await else { return };
-        if merge(store, clock, &plan).await.is_err() {
-            let sleep = clock.sleep_ms(RETRY_MS);
-            let ending = store.changed.until(|| store.is_ending().then_some(()));
-            embassy_futures::select::select(sleep, ending).await;
+        match merge(store, clock, &plan).await {
+            Ok(()) => store.stuck.set(false),
+            Err(_) if store.is_ending() => return,
+            Err(_) => {
+                get_stuck(store);
+                let sleep = clock.sleep_ms(RETRY_MS);
+                let ending = store.changed.until(|| store.is_ending().then_some(()));
+                embassy_futures::select::select(sleep, ending).await;
+            }
         }
     }
 }
@@ -142,30 +151,12 @@ struct MergePlan {
 fn plan_merge<D: BlockDevice>(store: &Store<D>) -> Option<MergePlan> {
     let runs = store.runs.borrow();
     let sizes = runs.iter().map(|run| run.len_bytes).collect::<Vec<_>>();
-    let live = store.index.borrow().live_run_bytes();
-    let start = merge_start(&sizes, live, store.filesystem.usage().segment_bytes)?;
+    let live_bytes = store.index.borrow().live_run_bytes();
+    let start = space::merge_start(&sizes, live_bytes, &store.filesystem.usage())?;
     Some(MergePlan {
         start,
         runs: runs.get(start..)?.to_vec(),
     })
-}
-
-/// Where a merge of all newer runs should begin, if one should be made. `sizes`: oldest first.
-fn merge_start(sizes: &[u64], live_bytes: u64, segment_bytes: u64) -> Option<usize> {
-    let total = sizes.iter().sum::<u64>();
-    if total > 2 * live_bytes + 4 * segment_bytes {
-        return Some(0);
-    }
-    let mut newer = 0;
-    let mut start = None;
-    for (at, &size) in sizes.iter().enumerate().rev() {
-        // A run takes whole segments, so one smaller than that is as costly as one.
-        if newer > 0 && size.max(segment_bytes) <= newer {
-            start = Some(at);
-        }
-        newer += size.max(segment_bytes);
-    }
-    start
 }
 
 async fn merge<D: BlockDevice>(
@@ -256,39 +247,5 @@ async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
             let some = || store.is_ending() || store.index.borrow().has_garbage();
             store.changed.until(|| some().then_some(())).await;
         }
-    }
-}
-
-/// Bytes that live data may take in runs, so that a merge of everything always finds room: the runs
-/// hold at most twice the data, a merge of all needs room for the data once more, and while it goes
-/// on flushes add at most what the log holds, each run rounded up to whole segments.
-pub(crate) fn live_run_bytes_max(usage: &lfs::Usage) -> u64 {
-    let slack = usage.log_bytes_max + RUNS_MAX as u64 * usage.segment_bytes / 2;
-    usage.object_bytes_max.saturating_sub(slack) / 3
-}
-
-#[cfg(test)]
-mod tests {
-    use super::merge_start;
-
-    #[test]
-    fn runs_are_merged_when_newer_ones_have_grown_as_large() {
-        let start = |sizes: &[u64]| merge_start(sizes, 1 << 20, 10);
-        assert_eq!(start(&[]), None);
-        assert_eq!(start(&[100]), None);
-        assert_eq!(start(&[100, 50]), None);
-        assert_eq!(start(&[100, 50, 50]), Some(0));
-        assert_eq!(start(&[1000, 50, 50]), Some(1));
-        assert_eq!(
-            start(&[1000, 100, 1, 1]),
-            Some(2),
-            "small runs cost a segment each"
-        );
-    }
-
-    #[test]
-    fn runs_that_are_mostly_garbage_are_merged() {
-        assert_eq!(merge_start(&[1000], 100, 10), Some(0));
-        assert_eq!(merge_start(&[1000], 500, 10), None);
     }
 }

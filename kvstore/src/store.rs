@@ -7,7 +7,6 @@ use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Rec
 
 use crate::index::Index;
 use crate::keyspace::Keyspace;
-use crate::maintenance::{self, live_run_bytes_max};
 use crate::record::{Change, records};
 use crate::run::{Run, RunError, RunReader, decode_manifest};
 use crate::snapshot::Snapshot;
@@ -15,6 +14,7 @@ use crate::transaction::Transaction;
 use crate::{
     CommitError, DATABASE_COUNT, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
 };
+use crate::{maintenance, space};
 
 /// Records loaded or replayed before others get a turn.
 const RECORDS_PER_STEP: usize = 256;
@@ -96,7 +96,7 @@ impl<D: BlockDevice> Store<D> {
         }
         let filesystem = recovery.finish().await?;
         Ok(Self {
-            live_run_bytes_max: live_run_bytes_max(&filesystem.usage()),
+            live_run_bytes_max: space::live_bytes_max(&filesystem.usage()),
             filesystem,
             index: RefCell::new(index),
             runs: RefCell::new(runs),

@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
+use crate::budget::LogBudget;
 use crate::checkpoint::{Checkpoint, ObjectInfo};
 use crate::log::Log;
 use crate::object::{ObjectReader, ObjectWriter};
@@ -159,13 +160,15 @@ impl<D: BlockDevice> FileSystem<D> {
     /// How much of the device is in use.
     pub fn usage(&self) -> Usage {
         let segment_bytes = self.superblock.segment_bytes() as u64;
-        let log = 2 * self.superblock.log_segments;
-        let total = self.superblock.segment_count.saturating_sub(log);
+        let budget = LogBudget::new(&self.superblock);
+        let log = u64::from(self.superblock.log_segments) + budget.segments_in_reserve() as u64;
+        let total = u64::from(self.superblock.segment_count).saturating_sub(log);
         Usage {
             segment_bytes,
-            object_bytes_max: u64::from(total) * segment_bytes,
+            object_bytes_max: total * segment_bytes,
             object_bytes_free: u64::from(self.segments.borrow().available()) * segment_bytes,
-            log_bytes_max: u64::from(log) * segment_bytes,
+            log_bytes_max: log * segment_bytes,
+            replay_bytes_max: (budget.segments_usable() as u64 + 1) * segment_bytes,
         }
     }
 

@@ -31,7 +31,7 @@ impl FormatOptions {
         let segment = 1_u64 << segment.ilog2();
         Self {
             segment_bytes: u32::try_from(segment).unwrap_or(1 << 20),
-            log_segments: 16,
+            log_segments: 26,
         }
     }
 }

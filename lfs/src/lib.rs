@@ -5,7 +5,7 @@
 //! - [`BlockDevice`], [`Buffer`]: the disk as we assume it, and memory it may work on;
 //! - `layout`, [`FileSystemId`], `superblock`: every fixed structure on disk (`SPEC.md` has the tables);
 //! - `segments`: which parts of the disk are free;
-//! - `group`, `queue`, `cursor`, `log`: commits become groups, one write and one flush each;
+//! - `group`, `queue`, `cursor`, `budget`, `log`: commits become groups, one write and one flush each;
 //! - `object`: immutable streams that own whole segments, for sorted runs of the layer above;
 //! - `checkpoint`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
 //! - [`FileSystem`]: all of it, mounted.
@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+mod budget;
 mod buffer;
 mod checkpoint;
 mod cursor;
@@ -91,4 +92,7 @@ pub struct Usage {
     pub object_bytes_free: u64,
     /// Room set aside for the log.
     pub log_bytes_max: u64,
+    /// What the log holds at most when a checkpoint is made: an object that takes over what it says
+    /// is no larger but for what its own form adds.
+    pub replay_bytes_max: u64,
 }

@@ -11,6 +11,7 @@
 
 use core::cell::RefCell;
 
+use crate::budget::LogBudget;
 use crate::checkpoint::ReplayStart;
 use crate::cursor::LogCursor;
 use crate::group::{COMMIT_FRAME_BYTES, GROUP_HEADER_BYTES, GroupHeader};
@@ -26,6 +27,7 @@ use alloc::vec::Vec;
 
 pub(crate) struct Log {
     superblock: Superblock,
+    budget: LogBudget,
     state: RefCell<State>,
     /// Durability moved on, room came free, a flush ended, or the log failed.
     progress: Notify,
@@ -109,6 +111,7 @@ impl Log {
         };
         Ok(Self {
             superblock,
+            budget: LogBudget::new(&superblock),
             state: RefCell::new(state),
             progress: Notify::default(),
             work: Notify::default(),
@@ -145,7 +148,7 @@ impl Log {
             return Err(AppendError::TooLarge);
         }
         let queued = state.queue.len_bytes() + COMMIT_FRAME_BYTES + payload.len();
-        if !self.fits(&state, queued) {
+        if !self.budget.fits(state.cursor.segments_left(), queued) {
             return Err(AppendError::NoRoom);
         }
         let number = state
@@ -154,7 +157,7 @@ impl Log {
             .map_err(|_| AppendError::OutOfMemory)?;
         state.appended = number;
         state.counters.commits += 1;
-        let pressed = state.queue.len_bytes() >= self.group_bytes_max();
+        let pressed = state.queue.len_bytes() >= self.budget.group_bytes_max;
         drop(state);
         if pressed {
             self.work.notify();
@@ -254,7 +257,8 @@ impl Log {
 
     /// Whether so much of the list is used that a checkpoint should be made.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.state.borrow().cursor.current >= self.checkpoint_trigger()
+        self.budget
+            .wants_checkpoint(self.state.borrow().cursor.segments_left())
     }
 
     /// Waits until [`wants_checkpoint`](Self::wants_checkpoint) or `or_else`.
@@ -355,7 +359,7 @@ impl Log {
         }
         let due = state.wanted > state.durable
             || state.condition == Condition::Closing
-            || state.queue.len_bytes() >= self.group_bytes_max();
+            || state.queue.len_bytes() >= self.budget.group_bytes_max;
         if due
             && !state.queue.is_empty()
             && let Some(group) = self.next_group(state)
@@ -417,51 +421,13 @@ impl Log {
         }
     }
 
-    fn group_bytes_max(&self) -> usize {
-        self.superblock.group_blocks_max() as usize * BLOCK_SIZE
-    }
-
-    /// Queued bytes at which sessions are made to wait.
-    fn queue_bytes_soft_max(&self) -> usize {
-        2 * self.group_bytes_max()
-    }
-
-    /// Whether `queued` bytes can all be written into the listed segments, whatever the sizes of the
-    /// commits. So whatever was taken becomes durable without a checkpoint, and a checkpoint may wait
-    /// for durability without a cycle.
-    ///
-    /// Commits that fit into a group can leave up to half a segment unused before them, hence twice;
-    /// the parts of larger ones fill segments to the end but for headers (less than a sixteenth).
-    fn fits(&self, state: &State, queued: usize) -> bool {
-        let small = queued.min(self.queue_bytes_soft_max() + self.group_bytes_max());
-        let needed = 2 * small + queued + queued / 16;
-        state.cursor.segments_left() * self.superblock.segment_bytes() >= needed
-    }
-
     fn room(&self, state: &State) -> bool {
-        let queued = state.queue.len_bytes();
         match state.condition {
-            Condition::Running => {
-                queued < self.queue_bytes_soft_max()
-                    && self.fits(
-                        state,
-                        self.queue_bytes_soft_max()
-                            + self.superblock.commit_bytes_max()
-                            + COMMIT_FRAME_BYTES,
-                    )
-            }
+            Condition::Running => self
+                .budget
+                .has_room(state.cursor.segments_left(), state.queue.len_bytes()),
             // Whoever asks shall go on and meet the error.
             _ => true,
         }
-    }
-
-    /// Used segments at which a checkpoint is wanted: half of what can be used before room is gone.
-    fn checkpoint_trigger(&self) -> usize {
-        let queue = self.queue_bytes_soft_max() + self.superblock.commit_bytes_max() + 4;
-        let reserve =
-            2 * (self.queue_bytes_soft_max() + self.group_bytes_max()) + queue + queue / 16;
-        let reserve_segments = reserve.div_ceil(self.superblock.segment_bytes());
-        let usable = (self.superblock.log_segments as usize).saturating_sub(1 + reserve_segments);
-        (usable / 2).max(1)
     }
 }

@@ -13,6 +13,7 @@
 
 use alloc::vec::Vec;
 
+use crate::budget::LogBudget;
 use crate::checkpoint::{Checkpoint, ObjectInfo};
 use crate::cursor::LogCursor;
 use crate::filesystem::FileSystem;
@@ -386,7 +387,8 @@ async fn read_checkpoint<D: BlockDevice>(
 
 /// The segment table that follows from a checkpoint; `None` when it contradicts itself.
 fn claim_segments(superblock: &Superblock, checkpoint: &Checkpoint) -> Option<Segments> {
-    let mut segments = Segments::new(superblock.segment_count, superblock.log_segments);
+    let reserve = LogBudget::new(superblock).segments_in_reserve();
+    let mut segments = Segments::new(superblock.segment_count, u32::try_from(reserve).ok()?);
     let long_enough = |object: &ObjectInfo| {
         object.segments.len() as u64 == segments_for(superblock, object.len_bytes)
     };

@@ -78,9 +78,9 @@ impl Superblock {
         self.segment_blocks / 2
     }
 
-    /// Largest payload of one commit: a quarter of the log.
+    /// Largest payload of one commit: a sixth of the log.
     pub(crate) fn commit_bytes_max(&self) -> usize {
-        (self.log_segments / 4) as usize * self.segment_bytes()
+        (self.log_segments / 6) as usize * self.segment_bytes()
     }
 
     /// Blocks of a full object frame.

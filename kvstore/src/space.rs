@@ -1,0 +1,127 @@
+//! Space for sorted runs: how much data there may be, when a flush may go ahead, what to merge.
+//!
+//! A merge of everything needs room for a second copy of the live data while the runs it replaces are
+//! still there. That room is never given to anything else, so there is always a way back to runs that
+//! hold the live data only:
+//!
+//! - live data takes at most a third of the room for objects, less what one flush takes;
+//! - a flush goes ahead only while it leaves room for a copy of the live data;
+//! - a merge of everything is due well before that.
+//!
+//! Merging late costs space and time to open, merging early costs writes. Runs may hold up to four
+//! times the live data while the disk has room for it.
+
+use lfs::Usage;
+
+/// Runs at which some are merged, whatever they hold.
+const RUNS_MAX: usize = 8;
+
+/// Segments that runs may take beyond their length: each ends within one.
+const ROUNDING_SEGMENTS: u64 = RUNS_MAX as u64 + 2;
+
+/// Segments of garbage that are never worth a merge.
+const GARBAGE_SEGMENTS: u64 = 16;
+
+/// Bytes a flush may take: a run's record can be larger than the log's, but not twice.
+fn flush_bytes_max(usage: &Usage) -> u64 {
+    2 * usage.replay_bytes_max
+}
+
+/// Bytes that live data may take in runs.
+pub(crate) fn live_bytes_max(usage: &Usage) -> u64 {
+    let slack = flush_bytes_max(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
+    usage.object_bytes_max.saturating_sub(slack) / 3
+}
+
+/// Whether a flush leaves room for a merge of everything.
+pub(crate) fn may_flush(usage: &Usage, live_bytes: u64) -> bool {
+    usage.object_bytes_free >= live_bytes + flush_bytes_max(usage) + usage.segment_bytes
+}
+
+/// Where a merge of all newer runs should begin, if one should be made. `sizes`: bytes of each run,
+/// oldest first.
+pub(crate) fn merge_start(sizes: &[u64], live_bytes: u64, usage: &Usage) -> Option<usize> {
+    let space = |bytes: u64| bytes.next_multiple_of(usage.segment_bytes.max(1));
+    let total = sizes.iter().copied().map(space).sum::<u64>();
+    if total > run_bytes_max(live_bytes, usage) {
+        return Some(0);
+    }
+    if sizes.len() <= RUNS_MAX {
+        return None;
+    }
+    // Each byte is rewritten a logarithmic number of times when what is merged is of about one size.
+    let mut newer = 0;
+    let mut start = sizes.len() - 2;
+    for (at, &size) in sizes.iter().enumerate().rev() {
+        if newer > 0 && space(size) <= newer {
+            start = start.min(at);
+        }
+        newer += space(size);
+    }
+    Some(start)
+}
+
+/// Bytes that runs may take before everything is merged.
+fn run_bytes_max(live_bytes: u64, usage: &Usage) -> u64 {
+    let floor = 2 * live_bytes + 4 * usage.segment_bytes;
+    let ceiling = 4 * live_bytes + GARBAGE_SEGMENTS * usage.segment_bytes;
+    let slack = flush_bytes_max(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
+    let room = usage.object_bytes_max.saturating_sub(slack + live_bytes);
+    room.clamp(floor, ceiling)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A large disk with segments of 10 bytes.
+    const USAGE: Usage = Usage {
+        segment_bytes: 10,
+        object_bytes_max: 100_000,
+        object_bytes_free: 100_000,
+        log_bytes_max: 100,
+        replay_bytes_max: 50,
+    };
+
+    #[test]
+    fn everything_is_merged_when_the_runs_are_mostly_garbage() {
+        let start = |sizes: &[u64]| merge_start(sizes, 1000, &USAGE);
+        assert_eq!(start(&[]), None);
+        assert_eq!(start(&[1000, 1000, 1000, 1000]), None);
+        assert_eq!(start(&[1000, 1000, 1000, 1000, 170]), Some(0));
+        assert_eq!(merge_start(&[5000], 1000, &USAGE), Some(0));
+    }
+
+    #[test]
+    fn everything_is_merged_earlier_when_room_is_short() {
+        let usage = Usage {
+            object_bytes_max: 4000,
+            ..USAGE
+        };
+        assert_eq!(merge_start(&[1000, 1000], 1000, &usage), None);
+        assert_eq!(merge_start(&[1000, 1000, 900], 1000, &usage), Some(0));
+        let live = live_bytes_max(&usage);
+        assert!(live >= 1200, "{live}");
+        // Even with as much live data as there may be, a flush may follow a merge of everything.
+        let after = Usage {
+            object_bytes_free: 4000 - live - 10,
+            ..usage
+        };
+        assert!(may_flush(&after, live));
+    }
+
+    #[test]
+    fn too_many_runs_are_merged_among_those_of_a_size() {
+        let start = |sizes: &[u64]| merge_start(sizes, 10_000, &USAGE);
+        assert_eq!(start(&[10_000, 10, 10, 10, 10, 10, 10, 10]), None);
+        assert_eq!(start(&[10_000, 10, 10, 10, 10, 10, 10, 10, 10]), Some(1));
+        assert_eq!(
+            start(&[10_000, 900, 800, 700, 600, 500, 400, 30, 10]),
+            Some(1)
+        );
+        assert_eq!(
+            start(&[12_800, 6400, 3200, 1600, 800, 400, 200, 100, 50]),
+            Some(7)
+        );
+    }
+}
