@@ -63,7 +63,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A machine with a disk that does not exist yet, as small as tests like it.
+    /// A machine with a disk that does not exist yet.
     pub fn new(target: Target) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let disk = directory.path().join("disk.img").display().to_string();
@@ -73,13 +73,13 @@ impl Setup {
             disk,
             settings: Vec::new(),
         };
-        setup.with("DISK_SIZE", "64M").with("MEM", "128M")
+        setup.with("DISK_SIZE", "256M").with("MEM", "128M")
     }
 
     /// Like [`Setup::new`], on a blank disk of the same size that can fail and forget.
     pub fn with_network_disk(target: Target) -> (Self, NbdServer) {
         let mut setup = Self::new(target);
-        let server = NbdServer::start(setup.directory(), 64 << 20);
+        let server = NbdServer::start(setup.directory(), 256 << 20);
         setup.disk = server.uri();
         (setup, server)
     }

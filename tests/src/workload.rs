@@ -4,18 +4,20 @@
 //! values, deletions, and MULTI/EXEC over several of them; one command at a time or pipelined.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 use fastrand::Rng;
-use redis::{Connection, RedisResult, Value, cmd};
+use redis::{Connection, RedisError, RedisResult, Value, cmd};
 
 use crate::client;
 use crate::ledger::{Contents, Ledger, Operation, Step};
 
 /// Longest pipeline of one writer, in steps.
 const BATCH_STEPS_MAX: usize = 16;
+/// For any progress a test waits for.
+const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
 /// Keys a check reads at a time.
 const CHECK_KEYS: usize = 256;
 
@@ -38,25 +40,18 @@ impl Workload {
         Self { writers }
     }
 
-    /// Writes until every connection has failed or was refused something; `meanwhile` sees to that, and may
-    /// watch the progress. Returns how each writer ended, and the number of acknowledged steps.
-    pub fn run(
-        &mut self,
-        port: u16,
-        meanwhile: impl FnOnce(&Progress),
-    ) -> (Vec<redis::RedisError>, u64) {
-        let progress = Progress::default();
-        let ends = thread::scope(|scope| {
-            let writers: Vec<_> = self
-                .writers
-                .iter_mut()
-                .map(|writer| scope.spawn(|| writer.write_until_failure(port, &progress)))
-                .collect();
+    /// Writes until every connection has failed or was refused something; `meanwhile` sees to that, and
+    /// may watch the progress. Returns how the writers ended, and the number of acknowledged steps.
+    pub fn run(&mut self, port: u16, meanwhile: impl FnOnce(&Progress)) -> (Vec<RedisError>, u64) {
+        let progress = Progress::new(self.writers.len());
+        thread::scope(|scope| {
+            for writer in &mut self.writers {
+                scope.spawn(|| progress.end(writer.write_until_failure(port, &progress)));
+            }
             meanwhile(&progress);
-            let join = |writer: thread::ScopedJoinHandle<'_, _>| writer.join().expect("no panic");
-            writers.into_iter().map(join).collect()
         });
-        (ends, progress.steps())
+        let state = progress.state.into_inner().expect("no panic held it");
+        (state.ends, state.steps)
     }
 
     /// Checks every promise on a machine that was rebooted, and panics when one is broken.
@@ -78,30 +73,57 @@ impl Workload {
 }
 
 /// How far a running workload has come.
-#[derive(Default)]
 pub struct Progress {
-    steps: Mutex<u64>,
+    state: Mutex<ProgressState>,
     changed: Condvar,
 }
 
+struct ProgressState {
+    steps: u64,
+    writers: usize,
+    ends: Vec<RedisError>,
+}
+
 impl Progress {
-    /// Steps acknowledged so far.
-    pub fn steps(&self) -> u64 {
-        *self.steps.lock().expect("no panic holds it")
+    fn new(writers: usize) -> Self {
+        let state = ProgressState {
+            steps: 0,
+            writers,
+            ends: Vec::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
     }
 
-    /// Waits until `steps` were acknowledged in all; false when that takes longer than `limit`.
-    pub fn wait_for(&self, steps: u64, limit: Duration) -> bool {
-        let count = self.steps.lock().expect("no panic holds it");
+    /// Waits until `steps` were acknowledged in all; panics when all writers end before, or it takes long.
+    pub fn wait_for(&self, steps: u64) {
+        let waiting =
+            |state: &mut ProgressState| state.steps < steps && state.ends.len() < state.writers;
         let wait = self
             .changed
-            .wait_timeout_while(count, limit, |count| *count < steps);
-        !wait.expect("no panic holds it").1.timed_out()
+            .wait_timeout_while(self.lock(), PROGRESS_LIMIT, waiting);
+        let state = wait.expect("no panic holds it").0;
+        let (done, ends) = (state.steps, &state.ends);
+        assert!(
+            done >= steps,
+            "{done} of {steps} steps; writers that ended: {ends:?}"
+        );
     }
 
     fn step(&self) {
-        *self.steps.lock().expect("no panic holds it") += 1;
+        self.lock().steps += 1;
         self.changed.notify_all();
+    }
+
+    fn end(&self, reason: RedisError) {
+        self.lock().ends.push(reason);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProgressState> {
+        self.state.lock().expect("no panic holds it")
     }
 }
 
@@ -113,7 +135,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn write_until_failure(&mut self, port: u16, progress: &Progress) -> redis::RedisError {
+    fn write_until_failure(&mut self, port: u16, progress: &Progress) -> RedisError {
         let mut connection = match client::try_connect(port) {
             Ok(connection) => connection,
             Err(error) => return error,

@@ -16,7 +16,7 @@ on!([riscv64 aarch64] { killed_on_a_disk_that_forgets, stopped_between_two_disk_
 
 const WRITERS: usize = 4;
 const CUTS: usize = 12;
-const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
+const STALL_LIMIT: Duration = Duration::from_mins(1);
 
 /// SIGKILL: the machine's memory is gone, the host's page cache stays.
 fn killed_under_load(target: Target) {
@@ -43,16 +43,16 @@ fn stopped_between_two_disk_requests(target: Target) {
     let mut rng = seed::rng();
     let (setup, disk) = Setup::with_network_disk(target);
     campaign(&setup, &mut rng, |machine, progress, rng| {
-        assert!(progress.wait_for(1, PROGRESS_LIMIT), "no progress");
+        progress.wait_for(1);
         disk.stall_after(rng.u64(..400));
-        assert!(disk.wait_stalled(PROGRESS_LIMIT), "the disk is not used");
+        assert!(disk.wait_stalled(STALL_LIMIT), "the disk is not used");
         machine.power_cut();
         disk.power_cut(rng);
         if rng.bool() {
             // Recovery reads, then writes little or nothing: cut it early.
             disk.stall_after(rng.u64(..20));
             let mut recovering = setup.launch();
-            assert!(disk.wait_stalled(PROGRESS_LIMIT), "the disk is not used");
+            assert!(disk.wait_stalled(STALL_LIMIT), "the disk is not used");
             recovering.power_cut();
             disk.power_cut(rng);
         }
@@ -81,12 +81,7 @@ fn campaign(setup: &Setup, rng: &mut Rng, mut cut: impl FnMut(&mut Machine, &Pro
 }
 
 fn wait_for_load(progress: &Progress, rng: &mut Rng) {
-    let steps = rng.u64(1..2_000);
-    assert!(
-        progress.wait_for(steps, PROGRESS_LIMIT),
-        "{} of {steps} steps",
-        progress.steps()
-    );
+    progress.wait_for(rng.u64(1..2_000));
     // Not always just after an acknowledgement.
     sleep(Duration::from_micros(rng.u64(..3_000)));
 }
