@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::rc::Rc;
 use std::time::Duration;
 
 use redis::Connection;
@@ -57,7 +58,7 @@ impl Target {
 /// A disk and the settings of a machine that uses it.
 pub struct Setup {
     target: Target,
-    directory: TempDir,
+    directory: Rc<TempDir>,
     disk: String,
     settings: Vec<(&'static str, String)>,
 }
@@ -65,7 +66,7 @@ pub struct Setup {
 impl Setup {
     /// A machine with a disk that does not exist yet.
     pub fn new(target: Target) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = Rc::new(tempfile::tempdir().expect("a temporary directory"));
         let disk = directory.path().join("disk.img").display().to_string();
         let setup = Self {
             target,
@@ -149,11 +150,38 @@ impl Setup {
         machine
     }
 
+    /// Starts it in a terminal, for typing, and waits until it is ready.
+    pub fn boot_in_terminal(&self) -> Machine {
+        let port = free_port();
+        let run = self.command(port);
+        let words: Vec<_> = [run.get_program()]
+            .into_iter()
+            .chain(run.get_args())
+            .collect();
+        let quoted = words
+            .iter()
+            .map(|word| format!("'{}'", word.to_string_lossy()));
+        // Ends as the command ends, and leaves no transcript.
+        let mut command = Command::new("script");
+        command.args([
+            "-q",
+            "-e",
+            "-c",
+            &quoted.collect::<Vec<_>>().join(" "),
+            "/dev/null",
+        ]);
+        inherit_nothing(&mut command);
+        let machine = self.launch_command(port, command);
+        machine.process.wait_for_line(READY, READY_LIMIT);
+        machine
+    }
+
     fn launch_command(&self, port: u16, command: Command) -> Machine {
         Machine {
             target: self.target,
             port,
             monitor: self.monitor(),
+            _directory: Rc::clone(&self.directory),
             process: Process::spawn(command),
         }
     }
@@ -199,6 +227,8 @@ pub struct Machine {
     port: u16,
     monitor: PathBuf,
     process: Process,
+    /// Its disk and its monitor are there.
+    _directory: Rc<TempDir>,
 }
 
 impl Machine {
@@ -271,10 +301,15 @@ impl Machine {
     }
 }
 
-/// `make`, without what a `make` or `cargo` above the tests left in the environment.
-pub fn make() -> Command {
+fn make() -> Command {
     let mut command = Command::new("make");
     command.arg("--no-print-directory").arg("-C").arg(root());
+    inherit_nothing(&mut command);
+    command
+}
+
+/// Removes what a `make` or `cargo` above the tests left in the environment.
+fn inherit_nothing(command: &mut Command) {
     let left_over = |name: &OsString| {
         let name = name.to_string_lossy();
         let kept = ["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&&*name);
@@ -291,7 +326,6 @@ pub fn make() -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| left_over(name)) {
         command.env_remove(name);
     }
-    command
 }
 
 /// A port that nobody listens on. Below the range from which the kernel takes ports for outgoing

@@ -4,8 +4,9 @@
 //! happens in a panic, its console is printed. No wait is without a limit.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -22,11 +23,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` with its output captured and nothing on its standard input.
+    /// Starts `command` with its output captured and an open standard input, see [`Process::type_in`].
     pub fn spawn(mut command: Command) -> Self {
-        let name = format!("{command:?}");
+        let words = [command.get_program()]
+            .into_iter()
+            .chain(command.get_args());
+        let name = words
+            .map(OsStr::to_string_lossy)
+            .collect::<Vec<_>>()
+            .join(" ");
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -81,6 +88,13 @@ impl Process {
     pub fn console_at_end(&self, limit: Duration) -> String {
         self.console.wait_closed(limit);
         self.console()
+    }
+
+    /// Writes to its standard input.
+    pub fn type_in(&mut self, keys: &[u8]) {
+        let input = self.child.stdin.as_mut().expect("piped");
+        input.write_all(keys).expect("the process reads");
+        input.flush().expect("the process reads");
     }
 
     /// Sends a signal to this process alone.

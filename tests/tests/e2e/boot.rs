@@ -1,11 +1,16 @@
 //! Boot and the end: what a machine starts on, what it refuses, and how it stops.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use tests::machine::{READY, Setup, Target};
-use tests::process::Process;
+use tests::process::{Process, wait_for_end_of};
+use tests::root;
+
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 on!([riscv64 aarch64 hosted] {
     formats_a_blank_disk_and_keeps_it,
@@ -14,6 +19,7 @@ on!([riscv64 aarch64 hosted] {
     refuses_a_disk_in_use,
 });
 on!([riscv64 aarch64] {
+    ends_well_on_control_c,
     ends_well_on_an_interrupt_to_the_launcher,
     refuses_to_start_without_entropy,
     boots_in_little_and_in_much_memory,
@@ -38,13 +44,28 @@ fn formats_a_blank_disk_and_keeps_it(target: Target) {
     machine.shutdown();
 }
 
-/// Ctrl-C at a terminal: the whole job gets the signal.
+/// Ctrl-C in a shell script: the whole job gets the signal. `make` then ends by it, the machine in order.
 fn ends_well_on_an_interrupt_to_its_group(target: Target) {
     let setup = Setup::new(target);
     let mut machine = setup.boot_as_job();
+    let pid = machine.pid();
     machine.process().signal_group(Signal::INT);
+    assert!(wait_for_end_of(pid, END_LIMIT), "the machine goes on");
+    let status = machine.process().wait_exit(END_LIMIT);
+    assert!(
+        status.success() || status.signal() == Some(Signal::INT.as_raw()),
+        "{status}"
+    );
+    ended_in_order(&setup);
+}
+
+/// Ctrl-C at a terminal.
+fn ends_well_on_control_c(target: Target) {
+    let setup = Setup::new(target);
+    let mut machine = setup.boot_in_terminal();
+    machine.process().type_in(b"\x03");
     machine.expect_clean_end();
-    setup.boot().shutdown();
+    ended_in_order(&setup);
 }
 
 /// A supervisor that signals only what `make run` started.
@@ -57,7 +78,13 @@ fn ends_well_on_an_interrupt_to_the_launcher(target: Target) {
         .expect("`make run` starts qemu/run");
     kill_process(launcher, Signal::INT).unwrap();
     machine.expect_clean_end();
-    setup.boot().shutdown();
+    ended_in_order(&setup);
+}
+
+/// After an orderly end nothing is left to replay.
+fn ended_in_order(setup: &Setup) {
+    let machine = setup.boot();
+    machine.shutdown();
 }
 
 fn refuses_a_disk_it_does_not_know(target: Target) {
@@ -96,14 +123,15 @@ fn refuses_to_start_without_entropy(target: Target) {
     machine.shutdown();
 
     let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    let mut deaf = std::process::Command::new(command.get_program());
+    let mut deaf = Command::new(command.get_program());
     let is_rng = |index: usize| {
         words
             .get(index)
             .is_some_and(|word| word.to_string_lossy().starts_with("virtio-rng"))
     };
     let kept = |index: &usize| !is_rng(*index) && !is_rng(index + 1);
-    deaf.args((0..words.len()).filter(kept).map(|index| &words[index]));
+    deaf.current_dir(root())
+        .args((0..words.len()).filter(kept).map(|index| &words[index]));
     assert_eq!(
         deaf.get_args().count() + 2,
         words.len(),

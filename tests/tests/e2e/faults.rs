@@ -47,10 +47,6 @@ fn fails_under_load(target: Target, faults: Faults) {
     let (setup, disk) = Setup::with_network_disk(target);
     let mut machine = setup.boot();
     machine.connect().set::<_, _, ()>("before", "fine").unwrap();
-    redis::cmd("DEL")
-        .arg("before")
-        .exec(&mut machine.connect())
-        .unwrap();
 
     let mut workload = Workload::new(WRITERS, &mut rng);
     let after = rng.u64(..100);
@@ -59,17 +55,17 @@ fn fails_under_load(target: Target, faults: Faults) {
         disk.set_faults(Faults { after, ..faults });
     });
     for end in ends {
-        assert_eq!(end.code(), Some("MISCONF"), "{end}");
+        let refusal = end.to_string();
+        assert!(refusal.contains("MISCONF"), "{refusal}");
     }
 
-    // Still there for those who read, still closed to those who write.
+    // What was durable is there for those who read; nobody can write.
     let mut connection = machine.connect();
     assert_eq!(
         redis::cmd("PING").query(&mut connection),
         Ok("PONG".to_owned())
     );
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
-    assert!(!keys.is_empty());
+    assert_eq!(connection.get("before"), Ok("fine".to_owned()));
     let refused = connection.set::<_, _, ()>("after", "no").unwrap_err();
     assert_eq!(refused.code(), Some("MISCONF"), "{refused}");
 
@@ -77,8 +73,10 @@ fn fails_under_load(target: Target, faults: Faults) {
     disk.set_faults(Faults::default());
     disk.power_cut(&mut rng);
     let machine = setup.boot();
-    workload.check(&mut machine.connect());
-    machine.connect().set::<_, _, ()>("again", "fine").unwrap();
+    let mut connection = machine.connect();
+    assert_eq!(connection.del("before"), Ok(1));
+    workload.check(&mut connection);
+    connection.set::<_, _, ()>("again", "fine").unwrap();
     machine.shutdown();
 }
 
