@@ -297,7 +297,9 @@ pub(crate) fn pause(control: &mut Control<'_>) -> Outcome {
         Some(_) => return Err(Failure::of("ERR CLIENT PAUSE mode must be WRITE or ALL")),
     };
     if control.args.len() > 4 {
-        return Err(failure::SYNTAX);
+        return Err(Failure::of(
+            "ERR unknown subcommand or wrong number of arguments for 'pause'. Try CLIENT HELP.",
+        ));
     }
     let timeout_ms = timeout_ms(control.args.at(2))?;
     let until_us = control

@@ -16,7 +16,7 @@ pub(crate) fn get(control: &mut Control<'_>) -> Outcome {
 
 pub(crate) fn set(control: &mut Control<'_>) -> Outcome {
     if control.args.len() % 2 == 1 {
-        return Err(failure::arity("config|set"));
+        return Err(failure::SYNTAX);
     }
     let limits = {
         let mut config = control.env.config_mut();

@@ -1,14 +1,8 @@
 //! DEBUG: only what helps to test clients and harms nobody.
 
-use alloc::vec;
-
 use super::failure::{self, Failure};
 use super::{After, Control, Outcome, integer, is};
-use crate::glob;
 use crate::number::{self, Decimal};
-
-/// Longest text of STRINGMATCH-LEN, so that one match does not take long.
-const MATCH_BYTES_MAX: usize = 100_000;
 
 /// DEBUG SLEEP seconds.
 pub(crate) fn sleep(control: &mut Control<'_>) -> Outcome {
@@ -26,20 +20,6 @@ pub(crate) fn set_active_expire(control: &mut Control<'_>) -> Outcome {
         .active_expire
         .set(integer(control.args.at(2))? != 0);
     control.reply.ok();
-    Ok(())
-}
-
-/// DEBUG STRINGMATCH-LEN length pattern.
-pub(crate) fn string_match(control: &mut Control<'_>) -> Outcome {
-    let length = usize::try_from(integer(control.args.at(2))?)
-        .unwrap_or(0)
-        .min(MATCH_BYTES_MAX);
-    let text = vec![b'a'; length];
-    let pattern = control.args.at(3);
-    let pattern = pattern.get(..pattern.len().min(1024)).unwrap_or_default();
-    control
-        .reply
-        .integer(i64::from(glob::matches(pattern, &text, false)));
     Ok(())
 }
 
@@ -85,6 +65,7 @@ pub(crate) fn protocol(control: &mut Control<'_>) -> Outcome {
             reply.push(2);
             reply.bulk(b"server-cpu-usage");
             reply.integer(42);
+            reply.bulk(b"Some real reply following the push reply");
         }
         () if is(kind, "verbatim") => reply.verbatim(b"This is a verbatim\nstring"),
         () if is(kind, "true") => reply.boolean(true),
@@ -93,7 +74,7 @@ pub(crate) fn protocol(control: &mut Control<'_>) -> Outcome {
         () => {
             return Err(Failure::of(
                 "ERR Wrong protocol type name. Please use one of the following: \
-                 string|integer|double|null|array|set|map|attrib|push|verbatim|true|false",
+                 string|integer|double|bignum|null|array|set|map|attrib|push|verbatim|true|false",
             ));
         }
     }
@@ -111,10 +92,6 @@ pub(crate) fn help(control: &mut Control<'_>) -> Outcome {
                 "Stops or starts the reclaiming of expired keys.",
             ),
             ("SLEEP <seconds>", "Answers later; other connections go on."),
-            (
-                "STRINGMATCH-LEN <length> <pattern>",
-                "Matches so many letters 'a' with a pattern.",
-            ),
         ],
     )
 }

@@ -35,6 +35,8 @@ impl From<Vec<u8>> for Failure {
 pub(crate) const SYNTAX: Failure = Failure::of("ERR syntax error");
 pub(crate) const NOT_AN_INTEGER: Failure =
     Failure::of("ERR value is not an integer or out of range");
+pub(crate) const NOT_A_C_INT: Failure =
+    Failure::of("ERR value is out of range, value must between -2147483648 and 2147483647");
 pub(crate) const NOT_A_FLOAT: Failure = Failure::of("ERR value is not a valid float");
 pub(crate) const NO_SUCH_KEY: Failure = Failure::of("ERR no such key");
 pub(crate) const SAME_OBJECT: Failure =

@@ -49,7 +49,7 @@ pub(crate) fn command_info(control: &mut Control<'_>) -> Outcome {
     for name in control.args.from(2) {
         match find(name) {
             Some(spec) => describe(spec, &mut control.reply),
-            None => control.reply.null_array(),
+            None => control.reply.null(),
         }
     }
     Ok(())

@@ -148,7 +148,7 @@ pub(crate) fn integer(bytes: &[u8]) -> Result<i64, Failure> {
 
 /// Argument `bytes` as the number of a database.
 pub(crate) fn database(bytes: &[u8]) -> Result<DatabaseIndex, Failure> {
-    let index = i32::try_from(integer(bytes)?).map_err(|_| failure::NOT_AN_INTEGER)?;
+    let index = i32::try_from(integer(bytes)?).map_err(|_| failure::NOT_A_C_INT)?;
     u8::try_from(index)
         .ok()
         .filter(|&index| usize::from(index) < DATABASE_COUNT)

@@ -123,12 +123,24 @@ pub(crate) fn shutdown(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// FUNCTION FLUSH, SCRIPT FLUSH [ASYNC|SYNC].
-pub(crate) fn nothing_to_flush(control: &mut Control<'_>) -> Outcome {
+/// FUNCTION FLUSH [ASYNC|SYNC].
+pub(crate) fn flush_functions(control: &mut Control<'_>) -> Outcome {
+    nothing_to_flush(
+        control,
+        "ERR FUNCTION FLUSH only supports SYNC|ASYNC option",
+    )
+}
+
+/// SCRIPT FLUSH [ASYNC|SYNC].
+pub(crate) fn flush_scripts(control: &mut Control<'_>) -> Outcome {
+    nothing_to_flush(control, "ERR SCRIPT FLUSH only support SYNC|ASYNC option")
+}
+
+fn nothing_to_flush(control: &mut Control<'_>, complaint: &'static str) -> Outcome {
     match control.args.get(2) {
         None => {}
         Some(word) if (is(word, "async") || is(word, "sync")) && control.args.len() == 3 => {}
-        Some(_) => return Err(failure::SYNTAX),
+        Some(_) => return Err(Failure::of(complaint)),
     }
     control.reply.ok();
     Ok(())

@@ -207,17 +207,16 @@ pub(crate) fn get_del<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn get_ex<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
     let options = parse_options(data, 2, false)?;
-    let deadline = match options.ttl {
-        Ttl::At { index, unit, base } => Some(deadline(data, data.args.at(index), unit, base)?),
-        _ => None,
-    };
     let Some(entry) = data.transaction.get(data.database, key) else {
+        // Like Redis, which does not look at the time when there is no key.
         data.reply.null();
         return Ok(());
     };
     match options.ttl {
-        Ttl::At { .. } => {
-            data.transaction.set_expiry(data.database, key, deadline);
+        Ttl::At { index, unit, base } => {
+            let deadline = deadline(data, data.args.at(index), unit, base)?;
+            data.transaction
+                .set_expiry(data.database, key, Some(deadline));
         }
         Ttl::Persist if entry.expires_at_ms.is_some() => {
             data.transaction.set_expiry(data.database, key, None);

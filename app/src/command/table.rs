@@ -1242,7 +1242,7 @@ const COMMAND: &[Spec] = &[
     .since("7.0.0"),
     control(
         "command|getkeys",
-        -3,
+        -4,
         ALWAYS,
         introspect::get_keys,
         Server,
@@ -1311,21 +1311,13 @@ const DEBUG: &[Spec] = &[
         Server,
         "Answers later; other connections go on.",
     ),
-    control(
-        "debug|stringmatch-len",
-        4,
-        ADMINS,
-        debug::string_match,
-        Server,
-        "Matches a long string of one letter with a pattern.",
-    ),
 ];
 
 const FUNCTION: &[Spec] = &[control(
     "function|flush",
     -2,
     NOSCRIPT,
-    server::nothing_to_flush,
+    server::flush_functions,
     Scripting,
     "There are no functions: OK.",
 )
@@ -1335,7 +1327,7 @@ const SCRIPT: &[Spec] = &[control(
     "script|flush",
     -2,
     NOSCRIPT,
-    server::nothing_to_flush,
+    server::flush_scripts,
     Scripting,
     "There are no scripts: OK.",
 )
