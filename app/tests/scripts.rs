@@ -175,8 +175,7 @@ fn play(name: &str, bytewise: bool) {
         } else if line == "! silent" {
             assert!(!client.has_reply(), "{place}");
         } else if let Some(other) = line.strip_prefix('@') {
-            clients.insert(current, client);
-            other.clone_into(&mut current);
+            clients.insert(std::mem::replace(&mut current, other.to_owned()), client);
             continue;
         } else {
             let ignored = line.is_empty() || line.starts_with('#') || line.starts_with("! set ");
