@@ -8,7 +8,7 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::rc::Rc;
 use core::cell::Cell;
 
-use crate::keyspace::{Keyspace, Version};
+use crate::keyspace::{Keyspace, Round, Version};
 use crate::record::{Change, Record};
 use crate::snapshot::{Pins, Snapshot};
 use crate::{DATABASE_COUNT, DatabaseIndex, Key, Timestamp, Value};
@@ -19,6 +19,8 @@ const DIRTY_KEY_BYTES: usize = 48;
 pub(crate) struct Index {
     databases: PerDatabase<Database>,
     dirty: Dirty,
+    /// Counts dirty sets, so that a key is put into each only once.
+    round: Round,
     /// The newest commit that removed something: a read that finds nothing depends on it.
     last_removal: Timestamp,
     pub(crate) pins: Rc<Pins>,
@@ -63,11 +65,8 @@ pub(crate) struct DirtyDatabase {
 
 impl Dirty {
     fn add(&mut self, db: DatabaseIndex, key: &Key) {
-        let database = self.databases.of_mut(db);
-        if !database.keys.contains(key) {
-            database.keys.insert(Key::clone(key));
-            self.key_count += 1;
-        }
+        let is_new = self.databases.of_mut(db).keys.insert(Key::clone(key));
+        self.key_count += usize::from(is_new);
     }
 
     fn clear(&mut self, db: DatabaseIndex) {
@@ -93,6 +92,7 @@ impl Index {
         Self {
             databases: PerDatabase::default(),
             dirty: Dirty::default(),
+            round: Round(0),
             last_removal: Timestamp::default(),
             pins: Rc::default(),
             expired_keys: Cell::new(0),
@@ -143,11 +143,13 @@ impl Index {
         key: &Key,
         change: Applied<'_>,
     ) {
-        match change {
-            Applied::Clear => self.dirty.clear(db),
-            _ => self.dirty.add(db, key),
+        let is_clear = matches!(change, Applied::Clear);
+        let is_first = self.change(timestamp, db, key, change);
+        if is_clear {
+            self.dirty.clear(db);
+        } else if is_first {
+            self.dirty.add(db, key);
         }
-        self.change(timestamp, db, key, change);
     }
 
     /// Applies a record read from the log.
@@ -170,38 +172,38 @@ impl Index {
         );
     }
 
-    fn change(&mut self, timestamp: Timestamp, db: DatabaseIndex, key: &Key, change: Applied<'_>) {
+    /// True when it is the key's first change since the last flush.
+    fn change(
+        &mut self,
+        timestamp: Timestamp,
+        db: DatabaseIndex,
+        key: &Key,
+        change: Applied<'_>,
+    ) -> bool {
         let database = self.databases.of_mut(db);
         let space = &mut database.live;
-        match change {
-            Applied::Put(value, expires_at_ms) => {
-                space.write(
-                    key,
-                    Version::new(timestamp, value, expires_at_ms),
-                    &self.pins,
-                );
-            }
+        let version = match change {
+            Applied::Put(value, expires_at_ms) => Version::new(timestamp, value, expires_at_ms),
             Applied::Delete => {
                 self.last_removal = timestamp;
-                space.write(key, Version::tombstone(timestamp), &self.pins);
+                Version::tombstone(timestamp)
             }
-            Applied::Append(tail) => space.append(key, timestamp, tail, &self.pins),
+            Applied::Append(tail) => {
+                return space.append(key, timestamp, tail, self.round, &self.pins);
+            }
             Applied::Expire(expires_at_ms) => {
                 let value = space.newest(key).and_then(|version| version.value.clone());
-                if let Some(value) = value {
-                    space.write(
-                        key,
-                        Version::new(timestamp, value, expires_at_ms),
-                        &self.pins,
-                    );
-                }
+                let Some(value) = value else { return false };
+                Version::new(timestamp, value, expires_at_ms)
             }
             Applied::Clear => {
                 self.last_removal = timestamp;
                 let emptied = core::mem::take(space);
                 database.retired.push_back((emptied, timestamp));
+                return false;
             }
-        }
+        };
+        space.write(key, version, self.round, &self.pins)
     }
 
     /// Whether `key` changed after `snapshot`, in content or by losing its whole database.
@@ -223,8 +225,9 @@ impl Index {
         })
     }
 
-    /// Takes the dirty set for a flush; from now on another one gathers.
+    /// Takes the dirty set; from now on another one gathers.
     pub(crate) fn take_dirty(&mut self) -> Dirty {
+        self.round.0 = self.round.0.wrapping_add(1);
         core::mem::take(&mut self.dirty)
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Invariants: of a key's versions, those are kept that are the newest or that a snapshot sees; a
 //! tombstone is kept as long as a snapshot is older than it, so WATCH can tell that a key came and
-//! went. `expiries` holds exactly the newest versions that are values with an expiry.
+//! went. `Tally` counts exactly the newest versions.
 
+use alloc::collections::btree_map as map;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -38,20 +39,62 @@ struct Versions {
     slot: u32,
     /// Whether the key is in `garbage`.
     queued: bool,
+    /// When it was last changed.
+    changed: Round,
 }
+
+/// Counts flushes: tells whether a key was changed since the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Round(pub u32);
 
 #[derive(Default)]
 pub(crate) struct Keyspace {
     entries: BTreeMap<Key, Versions>,
     slots: Slots,
-    expiries: BTreeSet<(i64, Key)>,
     /// Keys with older versions or a tombstone, to be looked at again when snapshots have gone.
     garbage: VecDeque<Key>,
+    tally: Tally,
+}
+
+/// What is counted about a key space.
+#[derive(Default)]
+struct Tally {
+    /// Newest versions that are values with an expiry.
+    expiries: BTreeSet<(i64, Key)>,
     /// Keys whose newest version is a value.
     live: u64,
     /// Bytes those take in a sorted run.
     live_run_bytes: u64,
     memory_bytes: usize,
+}
+
+impl Tally {
+    /// Counts a version that becomes its key's newest.
+    fn count(&mut self, key: &Key, version: &Version) {
+        self.memory_bytes += version.value_bytes();
+        if version.value.is_some() {
+            self.live += 1;
+            self.live_run_bytes += run_bytes(key, version);
+            if version.expires_at_ms != NEVER {
+                self.expiries
+                    .insert((version.expires_at_ms, Key::clone(key)));
+                self.memory_bytes += EXPIRY_BYTES;
+            }
+        }
+    }
+
+    /// A version is its key's newest no more. Its value's memory is the caller's to count.
+    fn discount(&mut self, key: &Key, version: &Version) {
+        if version.value.is_some() {
+            self.live -= 1;
+            self.live_run_bytes -= run_bytes(key, version);
+            if version.expires_at_ms != NEVER {
+                self.expiries
+                    .remove(&(version.expires_at_ms, Key::clone(key)));
+                self.memory_bytes -= EXPIRY_BYTES;
+            }
+        }
+    }
 }
 
 impl Version {
@@ -124,6 +167,13 @@ impl Versions {
         freed
     }
 
+    /// Whether it is a tombstone that nobody needs.
+    fn is_removable(&self, pins: &Pins) -> bool {
+        self.newest.value.is_none()
+            && self.older.is_empty()
+            && !pins.any_before(self.newest.timestamp)
+    }
+
     fn is_garbage(&self) -> bool {
         !self.older.is_empty() || self.newest.value.is_none()
     }
@@ -131,19 +181,19 @@ impl Versions {
 
 impl Keyspace {
     pub(crate) fn live_count(&self) -> u64 {
-        self.live
+        self.tally.live
     }
 
     pub(crate) fn expiring_count(&self) -> u64 {
-        self.expiries.len() as u64
+        self.tally.expiries.len() as u64
     }
 
     pub(crate) fn live_run_bytes(&self) -> u64 {
-        self.live_run_bytes
+        self.tally.live_run_bytes
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.memory_bytes
+        self.tally.memory_bytes
     }
 
     pub(crate) fn newest(&self, key: &[u8]) -> Option<&Version> {
@@ -154,52 +204,71 @@ impl Keyspace {
         self.entries.get(key)?.at(timestamp)
     }
 
-    /// Makes `version` the newest of `key`.
-    pub(crate) fn write(&mut self, key: &Key, version: Version, pins: &Pins) {
-        self.retire_newest(key);
-        let expires_at_ms = version.expires_at_ms;
+    /// Makes `version` the newest of `key`. True when this is the key's first change in `round`.
+    pub(crate) fn write(&mut self, key: &Key, version: Version, round: Round, pins: &Pins) -> bool {
+        self.tally.count(key, &version);
         let is_value = version.value.is_some();
         let timestamp = version.timestamp;
-        self.memory_bytes += version.value_bytes();
-        if is_value {
-            self.live += 1;
-            self.live_run_bytes += run_bytes(key, &version);
-            if expires_at_ms != NEVER {
-                self.expiries.insert((expires_at_ms, Key::clone(key)));
-                self.memory_bytes += EXPIRY_BYTES;
+        match self.entries.entry(Key::clone(key)) {
+            map::Entry::Vacant(place) => {
+                if is_value || pins.any_before(timestamp) {
+                    let slot = self.slots.insert(Key::clone(key));
+                    self.tally.memory_bytes += ENTRY_BYTES + key.len();
+                    let queued = !is_value;
+                    place.insert(Versions {
+                        newest: version,
+                        older: Vec::new(),
+                        slot,
+                        queued,
+                        changed: round,
+                    });
+                    if queued {
+                        self.garbage.push_back(Key::clone(key));
+                    }
+                }
+                true
+            }
+            map::Entry::Occupied(mut place) => {
+                let versions = place.get_mut();
+                let old = core::mem::replace(&mut versions.newest, version);
+                self.tally.discount(key, &old);
+                if pins.any_in(old.timestamp, timestamp) {
+                    versions.older.push(old);
+                    self.tally.memory_bytes += ENTRY_BYTES / 2;
+                } else {
+                    self.tally.memory_bytes -= old.value_bytes();
+                }
+                self.tally.memory_bytes -= versions.prune(pins);
+                let is_first = core::mem::replace(&mut versions.changed, round) != round;
+                if versions.is_removable(pins) {
+                    self.slots.remove(versions.slot);
+                    place.remove();
+                    self.tally.memory_bytes -= ENTRY_BYTES + key.len();
+                } else if versions.is_garbage() && !versions.queued {
+                    versions.queued = true;
+                    self.garbage.push_back(Key::clone(key));
+                }
+                is_first
             }
         }
-        if let Some(versions) = self.entries.get_mut(key) {
-            let old = core::mem::replace(&mut versions.newest, version);
-            if pins.any_in(old.timestamp, timestamp) {
-                versions.older.push(old);
-                self.memory_bytes += ENTRY_BYTES / 2;
-            } else {
-                self.memory_bytes -= old.value_bytes();
-            }
-            self.memory_bytes -= versions.prune(pins);
-        } else if is_value || pins.any_before(timestamp) {
-            let slot = self.slots.insert(Key::clone(key));
-            self.memory_bytes += ENTRY_BYTES + key.len();
-            let versions = Versions {
-                newest: version,
-                older: Vec::new(),
-                slot,
-                queued: false,
-            };
-            self.entries.insert(Key::clone(key), versions);
-        }
-        self.settle(key, pins);
     }
 
     /// Appends `tail` to the newest value of `key` as of `timestamp`. Nothing happens without one.
-    pub(crate) fn append(&mut self, key: &Key, timestamp: Timestamp, tail: &[u8], pins: &Pins) {
+    /// True when this is the key's first change in `round`.
+    pub(crate) fn append(
+        &mut self,
+        key: &Key,
+        timestamp: Timestamp,
+        tail: &[u8],
+        round: Round,
+        pins: &Pins,
+    ) -> bool {
         let Some(versions) = self.entries.get_mut(key) else {
-            return;
+            return false;
         };
         let newest = &mut versions.newest;
         let Some(value) = newest.value.as_mut() else {
-            return;
+            return false;
         };
         if pins.any_in(newest.timestamp, timestamp) {
             let mut longer = value.clone();
@@ -209,46 +278,13 @@ impl Keyspace {
                 value: Some(longer),
                 ..newest.clone()
             };
-            self.write(key, version, pins);
+            self.write(key, version, round, pins)
         } else {
             value.append(tail);
             newest.timestamp = timestamp;
-            self.memory_bytes += tail.len();
-            self.live_run_bytes += tail.len() as u64;
-        }
-    }
-
-    /// Takes the newest version out of the counts.
-    fn retire_newest(&mut self, key: &Key) {
-        let Some(newest) = self.entries.get(key).map(|versions| &versions.newest) else {
-            return;
-        };
-        if newest.value.is_none() {
-            return;
-        }
-        self.live -= 1;
-        self.live_run_bytes -= run_bytes(key, newest);
-        if newest.expires_at_ms != NEVER {
-            self.expiries
-                .remove(&(newest.expires_at_ms, Key::clone(key)));
-            self.memory_bytes -= EXPIRY_BYTES;
-        }
-    }
-
-    /// Removes the entry if it is a tombstone nobody needs, else queues it if it holds garbage.
-    fn settle(&mut self, key: &Key, pins: &Pins) {
-        let Some(versions) = self.entries.get_mut(key) else {
-            return;
-        };
-        let newest = &versions.newest;
-        if newest.value.is_none() && versions.older.is_empty() && !pins.any_before(newest.timestamp)
-        {
-            self.slots.remove(versions.slot);
-            self.entries.remove(key);
-            self.memory_bytes -= ENTRY_BYTES + key.len();
-        } else if versions.is_garbage() && !versions.queued {
-            versions.queued = true;
-            self.garbage.push_back(Key::clone(key));
+            self.tally.memory_bytes += tail.len();
+            self.tally.live_run_bytes += tail.len() as u64;
+            core::mem::replace(&mut versions.changed, round) != round
         }
     }
 
@@ -263,12 +299,19 @@ impl Keyspace {
             let Some(versions) = self.entries.get_mut(&key) else {
                 continue;
             };
-            versions.queued = false;
             let before = versions.older.len();
-            self.memory_bytes -= versions.prune(pins);
+            self.tally.memory_bytes -= versions.prune(pins);
             progress |= versions.older.len() < before;
-            self.settle(&key, pins);
-            progress |= !self.entries.contains_key(&key);
+            if versions.is_removable(pins) {
+                progress = true;
+                self.slots.remove(versions.slot);
+                self.entries.remove(&key);
+                self.tally.memory_bytes -= ENTRY_BYTES + key.len();
+            } else if versions.is_garbage() {
+                self.garbage.push_back(key);
+            } else {
+                versions.queued = false;
+            }
         }
         progress
     }
@@ -281,7 +324,7 @@ impl Keyspace {
     pub(crate) fn dismantle(&mut self, limit: usize) -> bool {
         for _ in 0..limit {
             self.garbage.pop_front();
-            self.expiries.pop_first();
+            self.tally.expiries.pop_first();
             match self.entries.pop_first() {
                 Some((key, versions)) => {
                     self.slots.remove(versions.slot);
@@ -291,10 +334,10 @@ impl Keyspace {
                         + key.len()
                         + versions.newest.value_bytes()
                         + older.sum::<usize>();
-                    self.memory_bytes = self.memory_bytes.saturating_sub(bytes);
+                    self.tally.memory_bytes = self.tally.memory_bytes.saturating_sub(bytes);
                 }
-                None if self.expiries.is_empty() && self.garbage.is_empty() => {
-                    self.memory_bytes = 0;
+                None if self.tally.expiries.is_empty() && self.garbage.is_empty() => {
+                    self.tally.memory_bytes = 0;
                     return false;
                 }
                 None => {}
@@ -349,7 +392,8 @@ impl Keyspace {
 
     /// Keys whose time has come, soonest first.
     pub(crate) fn expired(&self, now_ms: i64) -> impl Iterator<Item = &Key> {
-        self.expiries
+        self.tally
+            .expiries
             .iter()
             .take_while(move |(at, _)| *at <= now_ms)
             .map(|(_, key)| key)
@@ -366,6 +410,8 @@ mod tests {
     use super::*;
     use crate::snapshot::Snapshot;
     use alloc::rc::Rc;
+
+    const ROUND: Round = Round(1);
 
     fn key(name: &str) -> Key {
         Key::from(name.as_bytes())
@@ -385,13 +431,13 @@ mod tests {
         let pins = Rc::new(Pins::default());
         let mut space = Keyspace::default();
         let empty = space.memory_bytes();
-        space.write(&key("k"), version(1, "one"), &pins);
+        space.write(&key("k"), version(1, "one"), ROUND, &pins);
         let first = Snapshot::new(&pins, Timestamp(1));
-        space.write(&key("k"), version(2, "two"), &pins);
-        space.write(&key("k"), version(3, "three"), &pins);
+        space.write(&key("k"), version(2, "two"), ROUND, &pins);
+        space.write(&key("k"), version(3, "three"), ROUND, &pins);
         assert_eq!(seen(&space, 1), Some(b"one".to_vec()));
         assert_eq!(seen(&space, 2), Some(b"one".to_vec()), "nobody pinned 2");
-        space.write(&key("k"), Version::tombstone(Timestamp(4)), &pins);
+        space.write(&key("k"), Version::tombstone(Timestamp(4)), ROUND, &pins);
         assert_eq!((seen(&space, 4), space.live_count()), (None, 0));
         drop(first);
         assert!(space.collect_garbage(10, &pins));
@@ -404,8 +450,8 @@ mod tests {
         let pins = Rc::new(Pins::default());
         let mut space = Keyspace::default();
         let watch = Snapshot::new(&pins, Timestamp(1));
-        space.write(&key("k"), version(2, "came"), &pins);
-        space.write(&key("k"), Version::tombstone(Timestamp(3)), &pins);
+        space.write(&key("k"), version(2, "came"), ROUND, &pins);
+        space.write(&key("k"), Version::tombstone(Timestamp(3)), ROUND, &pins);
         assert_eq!(space.newest(b"k").map(|v| v.timestamp), Some(Timestamp(3)));
         assert!(!space.collect_garbage(10, &pins));
         drop(watch);
@@ -420,10 +466,10 @@ mod tests {
     fn append_leaves_a_pinned_version_alone() {
         let pins = Rc::new(Pins::default());
         let mut space = Keyspace::default();
-        space.write(&key("k"), version(1, "a"), &pins);
-        space.append(&key("k"), Timestamp(2), b"b", &pins);
+        space.write(&key("k"), version(1, "a"), ROUND, &pins);
+        space.append(&key("k"), Timestamp(2), b"b", ROUND, &pins);
         let snapshot = Snapshot::new(&pins, Timestamp(2));
-        space.append(&key("k"), Timestamp(3), b"c", &pins);
+        space.append(&key("k"), Timestamp(3), b"c", ROUND, &pins);
         assert_eq!(seen(&space, 2), Some(b"ab".to_vec()));
         assert_eq!(seen(&space, 3), Some(b"abc".to_vec()));
         drop(snapshot);

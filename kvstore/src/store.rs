@@ -16,9 +16,6 @@ use crate::{
 };
 use crate::{maintenance, space};
 
-/// Records loaded or replayed before others get a turn.
-const RECORDS_PER_STEP: usize = 256;
-
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -68,31 +65,20 @@ impl<D: BlockDevice> Store<D> {
         let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
         let horizon = Timestamp(recovery.horizon().0);
         let mut index = Index::new();
-        let fits = |index: &Index| {
-            let limit = options.open_memory_bytes_max;
-            if index.memory_bytes() > limit {
-                Err(OpenError::OutOfMemory { limit })
-            } else {
-                Ok(())
-            }
-        };
+        let mut pace = Pace::new(options.open_memory_bytes_max);
         for run in &runs {
-            load_run(&recovery, run, &mut index, fits).await?;
+            load_run(&recovery, run, &mut index, &mut pace).await?;
         }
-        let mut replayed = 0_usize;
+        // What is replayed from here on is dirty, what was loaded is not.
+        index.take_dirty();
         while let Some((number, payload)) = recovery.next_commit().await? {
             let timestamp = Timestamp(number.0);
+            let len = payload.len();
             for record in records(payload) {
                 let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
                 index.apply_record(timestamp, &record);
-                // Asked for each record: a single value can be megabytes.
-                fits(&index)?;
-                replayed += 1;
             }
-            if replayed >= RECORDS_PER_STEP {
-                replayed = 0;
-                embassy_futures::yield_now().await;
-            }
+            pace.step(len, &index).await?;
         }
         let filesystem = recovery.finish().await?;
         Ok(Self {
@@ -315,12 +301,45 @@ impl<D: BlockDevice> Store<D> {
     }
 }
 
+/// Keeps opening a store within its memory, and lets others run.
+struct Pace {
+    memory_bytes_max: usize,
+    /// Bytes of records since the last look.
+    bytes: usize,
+}
+
+impl Pace {
+    /// Bytes of records between two looks; the data cannot outgrow its memory by much more meanwhile.
+    const STEP_BYTES: usize = 16 << 10;
+
+    fn new(memory_bytes_max: usize) -> Self {
+        Self {
+            memory_bytes_max,
+            bytes: Self::STEP_BYTES,
+        }
+    }
+
+    /// Counts a record of `len` bytes that was applied to `index`.
+    async fn step(&mut self, len: usize, index: &Index) -> Result<(), OpenError> {
+        self.bytes += len;
+        if self.bytes >= Self::STEP_BYTES {
+            self.bytes = 0;
+            let limit = self.memory_bytes_max;
+            if index.memory_bytes() > limit {
+                return Err(OpenError::OutOfMemory { limit });
+            }
+            embassy_futures::yield_now().await;
+        }
+        Ok(())
+    }
+}
+
 /// Applies a run's records to the index.
 async fn load_run<D: BlockDevice>(
     recovery: &Recovery<D>,
     run: &Run,
     index: &mut Index,
-    fits: impl Fn(&Index) -> Result<(), OpenError>,
+    pace: &mut Pace,
 ) -> Result<(), OpenError> {
     let damaged = OpenError::DamagedRun(run.object);
     let failed = |error| match error {
@@ -329,7 +348,7 @@ async fn load_run<D: BlockDevice>(
     };
     let mut reader = RunReader::new(recovery.open_object(run.object)?);
     let mut len = 0;
-    for count in 1_usize.. {
+    loop {
         reader
             .advance(recovery.device(), len)
             .await
@@ -342,10 +361,7 @@ async fn load_run<D: BlockDevice>(
         }
         index.load_record(timestamp, &record);
         len = record_len;
-        fits(index)?;
-        if count.is_multiple_of(RECORDS_PER_STEP) {
-            embassy_futures::yield_now().await;
-        }
+        pace.step(len, index).await?;
     }
     Ok(())
 }

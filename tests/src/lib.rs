@@ -39,6 +39,7 @@ pub mod measure;
 pub mod nbd;
 pub mod process;
 pub mod qmp;
+pub mod replay;
 pub mod seed;
 pub mod workload;
 

@@ -16,7 +16,7 @@ use serde_json::json;
 use tests::machine::{Machine, READY, Setup, Target, free_port};
 use tests::measure::{Load, LoadResult, processor_percent, resident_bytes};
 use tests::process::Process;
-use tests::qmp;
+use tests::{qmp, replay};
 
 const LOAD_DURATION: Duration = Duration::from_secs(4);
 const IDLE_DURATION: Duration = Duration::from_secs(5);
@@ -30,6 +30,7 @@ fn main() {
     let mut figures = Figures::default();
     match std::env::args().nth(1).as_deref() {
         None => {
+            measure_mount(&mut figures);
             for target in Target::MACHINES {
                 measure_machine(target, &mut figures);
             }
@@ -41,6 +42,24 @@ fn main() {
         }
         Some(other) => panic!("unknown argument {other}: there is only --peer"),
     }
+}
+
+fn measure_mount(figures: &mut Figures) {
+    let opened = replay::open_with_a_full_log();
+    let ms = opened.duration.as_secs_f64() * 1e3;
+    figures.add("mount_full_log", "host", ms, "ms");
+    figures.add(
+        "mount_full_log_commits",
+        "host",
+        opened.commits as f64,
+        "commits",
+    );
+    figures.add(
+        "mount_full_log_bytes",
+        "host",
+        opened.log_bytes as f64,
+        "bytes",
+    );
 }
 
 fn measure_machine(target: Target, figures: &mut Figures) {
