@@ -283,14 +283,16 @@ impl Machine {
         self.expect_clean_end();
     }
 
-    /// The command line of QEMU, to start the same machine without `make` in between.
-    pub fn qemu_command(&self) -> Command {
+    /// The command line of QEMU, to start the same machine without `make` in between; its paths are
+    /// relative to [`root`].
+    pub fn qemu_command(&self) -> Vec<OsString> {
         let path = format!("/proc/{}/cmdline", self.pid().as_raw_nonzero());
         let words = std::fs::read_to_string(path).expect("QEMU runs");
-        let mut words = words.trim_end_matches('\0').split('\0');
-        let mut command = Command::new(words.next().expect("a program"));
-        command.current_dir(root()).args(words);
-        command
+        words
+            .trim_end_matches('\0')
+            .split('\0')
+            .map(OsString::from)
+            .collect()
     }
 
     /// Waits for an end that somebody else has begun, and expects success.
