@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 6] = [
     ("kvstore", &["lfs"]),
     ("app", &["kvstore", "lfs", "platform"]),
     ("platform", &["lfs"]),
-    ("fuzz-bodies", &["app", "kvstore", "lfs"]),
+    ("fuzz-bodies", &["app", "kvstore", "lfs", "tests"]),
     ("tests", &["app", "kvstore", "lfs", "platform"]),
 ];
 
