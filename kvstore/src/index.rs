@@ -8,9 +8,10 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::rc::Rc;
 use core::cell::Cell;
 
-use crate::keyspace::{Keyspace, Round, Version};
+use crate::keyspace::Keyspace;
 use crate::record::{Change, Record};
 use crate::snapshot::{Pins, Snapshot};
+use crate::version::{Round, Version};
 use crate::{DATABASE_COUNT, DatabaseIndex, Key, Timestamp, Value};
 
 /// Memory of a key in the dirty set.
@@ -19,6 +20,7 @@ const DIRTY_KEY_BYTES: usize = 48;
 pub(crate) struct Index {
     databases: PerDatabase<Database>,
     dirty: Dirty,
+    hash_seed: u64,
     /// Counts dirty sets, so that a key is put into each only once.
     round: Round,
     /// The newest commit that removed something: a read that finds nothing depends on it.
@@ -27,7 +29,6 @@ pub(crate) struct Index {
     pub(crate) expired_keys: Cell<u64>,
 }
 
-#[derive(Default)]
 struct Database {
     live: Keyspace,
     /// Emptied key spaces, oldest first, each with the commit that emptied it.
@@ -88,10 +89,15 @@ impl Dirty {
 }
 
 impl Index {
-    pub(crate) fn new() -> Self {
+    /// An empty index. `hash_seed` should be nobody's to guess.
+    pub(crate) fn new(hash_seed: u64) -> Self {
         Self {
-            databases: PerDatabase::default(),
+            databases: PerDatabase(core::array::from_fn(|_| Database {
+                live: Keyspace::new(hash_seed),
+                retired: VecDeque::new(),
+            })),
             dirty: Dirty::default(),
+            hash_seed,
             round: Round(0),
             last_removal: Timestamp::default(),
             pins: Rc::default(),
@@ -198,7 +204,7 @@ impl Index {
             }
             Applied::Clear => {
                 self.last_removal = timestamp;
-                let emptied = core::mem::take(space);
+                let emptied = core::mem::replace(space, Keyspace::new(self.hash_seed));
                 database.retired.push_back((emptied, timestamp));
                 return false;
             }

@@ -1,59 +1,41 @@
-//! The versions of one database's keys, from when it was last emptied.
+//! One database's keys, from when it was last emptied.
+//!
+//! An entry is found by hash, walked in order of keys, or visited by slot number (SCAN).
 //!
 //! Invariants: of a key's versions, those are kept that are the newest or that a snapshot sees; a
 //! tombstone is kept as long as a snapshot is older than it, so WATCH can tell that a key came and
-//! went. `Tally` counts exactly the newest versions.
+//! went. `slots`, `table` and `order` hold the same keys. `Tally` counts exactly the newest versions.
 
-use alloc::collections::btree_map as map;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::vec::Vec;
 use core::ops::Bound;
 
+use crate::Key;
+use crate::Timestamp;
 use crate::record::RUN_RECORD_BYTES_MAX;
 use crate::slots::Slots;
 use crate::snapshot::Pins;
-use crate::{Entry, Key, Timestamp, Value};
+use crate::table::KeyTable;
+use crate::version::{NEVER, OLDER_VERSION_BYTES, Round, Version, Versions};
 
-/// Stands for "never" where an expiry is kept as a number.
-const NEVER: i64 = i64::MAX;
-
-/// Memory of an entry beyond the bytes of its key and value: node of the map, slot, reference
-/// counts, allocator overhead. An estimate on the high side.
-pub(crate) const ENTRY_BYTES: usize = 160 + Slots::BYTES;
+/// Memory of an entry beyond the bytes of its key and value: slot, table, node of the ordered map,
+/// reference counts, allocator overhead. An estimate on the high side.
+pub(crate) const ENTRY_BYTES: usize = 240;
 
 /// Memory of an entry in `expiries`.
 const EXPIRY_BYTES: usize = 48;
 
-/// What a key was from `timestamp` on: a value, or nothing (a tombstone).
-#[derive(Debug, Clone)]
-pub(crate) struct Version {
-    pub timestamp: Timestamp,
-    pub value: Option<Value>,
-    expires_at_ms: i64,
-}
-
-struct Versions {
-    newest: Version,
-    /// Older versions that snapshots see, oldest first. Nearly always empty.
-    older: Vec<Version>,
-    slot: u32,
-    /// Whether the key is in `garbage`.
-    queued: bool,
-    /// When it was last changed.
-    changed: Round,
-}
-
-/// Counts flushes: tells whether a key was changed since the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Round(pub u32);
-
-#[derive(Default)]
 pub(crate) struct Keyspace {
-    entries: BTreeMap<Key, Versions>,
-    slots: Slots,
+    slots: Slots<Slot>,
+    table: KeyTable,
+    order: BTreeMap<Key, u32>,
     /// Keys with older versions or a tombstone, to be looked at again when snapshots have gone.
     garbage: VecDeque<Key>,
     tally: Tally,
+}
+
+struct Slot {
+    key: Key,
+    versions: Versions,
 }
 
 /// What is counted about a key space.
@@ -97,89 +79,18 @@ impl Tally {
     }
 }
 
-impl Version {
-    pub(crate) fn new(timestamp: Timestamp, value: Value, expires_at_ms: Option<i64>) -> Self {
-        let expires_at_ms = expires_at_ms.unwrap_or(NEVER);
-        Self {
-            timestamp,
-            value: Some(value),
-            expires_at_ms,
-        }
-    }
-
-    pub(crate) fn tombstone(timestamp: Timestamp) -> Self {
-        Self {
-            timestamp,
-            value: None,
-            expires_at_ms: NEVER,
-        }
-    }
-
-    pub(crate) fn expires_at_ms(&self) -> Option<i64> {
-        (self.expires_at_ms != NEVER).then_some(self.expires_at_ms)
-    }
-
-    /// The value, unless there is none or its time has come.
-    pub(crate) fn live_at(&self, now_ms: i64) -> Option<Entry> {
-        let value = self
-            .value
-            .as_ref()
-            .filter(|_| self.expires_at_ms > now_ms)?;
-        Some(Entry {
-            value: value.clone(),
-            expires_at_ms: self.expires_at_ms(),
-        })
-    }
-
-    pub(crate) fn is_live_at(&self, now_ms: i64) -> bool {
-        self.value.is_some() && self.expires_at_ms > now_ms
-    }
-
-    fn value_bytes(&self) -> usize {
-        self.value.as_ref().map_or(0, |value| value.len())
-    }
-}
-
-impl Versions {
-    /// The version a snapshot at `timestamp` sees.
-    fn at(&self, timestamp: Timestamp) -> Option<&Version> {
-        let newest_first = core::iter::once(&self.newest).chain(self.older.iter().rev());
-        newest_first
-            .into_iter()
-            .find(|version| version.timestamp <= timestamp)
-    }
-
-    /// Drops older versions that no snapshot sees; returns the bytes of their values.
-    fn prune(&mut self, pins: &Pins) -> usize {
-        let mut freed = 0;
-        let mut successor = self.newest.timestamp;
-        for index in (0..self.older.len()).rev() {
-            let Some(version) = self.older.get(index) else {
-                continue;
-            };
-            let from = version.timestamp;
-            if !pins.any_in(from, successor) {
-                freed += version.value_bytes() + ENTRY_BYTES / 2;
-                self.older.remove(index);
-            }
-            successor = from;
-        }
-        freed
-    }
-
-    /// Whether it is a tombstone that nobody needs.
-    fn is_removable(&self, pins: &Pins) -> bool {
-        self.newest.value.is_none()
-            && self.older.is_empty()
-            && !pins.any_before(self.newest.timestamp)
-    }
-
-    fn is_garbage(&self) -> bool {
-        !self.older.is_empty() || self.newest.value.is_none()
-    }
-}
-
 impl Keyspace {
+    /// An empty one. `hash_seed`: see [`KeyTable::new`].
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        Self {
+            slots: Slots::default(),
+            table: KeyTable::new(hash_seed),
+            order: BTreeMap::new(),
+            garbage: VecDeque::new(),
+            tally: Tally::default(),
+        }
+    }
+
     pub(crate) fn live_count(&self) -> u64 {
         self.tally.live
     }
@@ -197,60 +108,45 @@ impl Keyspace {
     }
 
     pub(crate) fn newest(&self, key: &[u8]) -> Option<&Version> {
-        self.entries.get(key).map(|versions| &versions.newest)
+        self.slots
+            .get(self.slot_of(key)?)
+            .map(|slot| &slot.versions.newest)
     }
 
     pub(crate) fn at(&self, key: &[u8], timestamp: Timestamp) -> Option<&Version> {
-        self.entries.get(key)?.at(timestamp)
+        self.slots.get(self.slot_of(key)?)?.versions.at(timestamp)
     }
 
     /// Makes `version` the newest of `key`. True when this is the key's first change in `round`.
     pub(crate) fn write(&mut self, key: &Key, version: Version, round: Round, pins: &Pins) -> bool {
         self.tally.count(key, &version);
-        let is_value = version.value.is_some();
         let timestamp = version.timestamp;
-        match self.entries.entry(Key::clone(key)) {
-            map::Entry::Vacant(place) => {
-                if is_value || pins.any_before(timestamp) {
-                    let slot = self.slots.insert(Key::clone(key));
-                    self.tally.memory_bytes += ENTRY_BYTES + key.len();
-                    let queued = !is_value;
-                    place.insert(Versions {
-                        newest: version,
-                        older: Vec::new(),
-                        slot,
-                        queued,
-                        changed: round,
-                    });
-                    if queued {
-                        self.garbage.push_back(Key::clone(key));
-                    }
-                }
-                true
+        let Some(slot) = self.slot_of(key) else {
+            if version.value.is_some() || pins.any_before(timestamp) {
+                self.insert(key, Versions::new(version, round));
             }
-            map::Entry::Occupied(mut place) => {
-                let versions = place.get_mut();
-                let old = core::mem::replace(&mut versions.newest, version);
-                self.tally.discount(key, &old);
-                if pins.any_in(old.timestamp, timestamp) {
-                    versions.older.push(old);
-                    self.tally.memory_bytes += ENTRY_BYTES / 2;
-                } else {
-                    self.tally.memory_bytes -= old.value_bytes();
-                }
-                self.tally.memory_bytes -= versions.prune(pins);
-                let is_first = core::mem::replace(&mut versions.changed, round) != round;
-                if versions.is_removable(pins) {
-                    self.slots.remove(versions.slot);
-                    place.remove();
-                    self.tally.memory_bytes -= ENTRY_BYTES + key.len();
-                } else if versions.is_garbage() && !versions.queued {
-                    versions.queued = true;
-                    self.garbage.push_back(Key::clone(key));
-                }
-                is_first
-            }
+            return true;
+        };
+        let Some(Slot { versions, .. }) = self.slots.get_mut(slot) else {
+            return true;
+        };
+        let old = core::mem::replace(&mut versions.newest, version);
+        self.tally.discount(key, &old);
+        if pins.any_in(old.timestamp, timestamp) {
+            versions.older.push(old);
+            self.tally.memory_bytes += OLDER_VERSION_BYTES;
+        } else {
+            self.tally.memory_bytes -= old.value_bytes();
         }
+        self.tally.memory_bytes -= versions.prune(pins);
+        let is_first = core::mem::replace(&mut versions.changed, round) != round;
+        if versions.is_removable(pins) {
+            self.remove(key, slot);
+        } else if versions.is_garbage() && !versions.queued {
+            versions.queued = true;
+            self.garbage.push_back(Key::clone(key));
+        }
+        is_first
     }
 
     /// Appends `tail` to the newest value of `key` as of `timestamp`. Nothing happens without one.
@@ -263,7 +159,8 @@ impl Keyspace {
         round: Round,
         pins: &Pins,
     ) -> bool {
-        let Some(versions) = self.entries.get_mut(key) else {
+        let slot = self.slot_of(key).and_then(|slot| self.slots.get_mut(slot));
+        let Some(Slot { versions, .. }) = slot else {
             return false;
         };
         let newest = &mut versions.newest;
@@ -296,7 +193,10 @@ impl Keyspace {
             let Some(key) = self.garbage.pop_front() else {
                 break;
             };
-            let Some(versions) = self.entries.get_mut(&key) else {
+            let Some(slot) = self.slot_of(&key) else {
+                continue;
+            };
+            let Some(Slot { versions, .. }) = self.slots.get_mut(slot) else {
                 continue;
             };
             let before = versions.older.len();
@@ -304,9 +204,7 @@ impl Keyspace {
             progress |= versions.older.len() < before;
             if versions.is_removable(pins) {
                 progress = true;
-                self.slots.remove(versions.slot);
-                self.entries.remove(&key);
-                self.tally.memory_bytes -= ENTRY_BYTES + key.len();
+                self.remove(&key, slot);
             } else if versions.is_garbage() {
                 self.garbage.push_back(key);
             } else {
@@ -320,27 +218,22 @@ impl Keyspace {
         self.garbage.len()
     }
 
-    /// Frees up to `limit` entries; false when nothing is left. For key spaces nobody sees any more.
+    /// Frees up to `limit` entries; false when nothing is left. For key spaces nobody sees any more:
+    /// nothing else may be asked of this one afterwards.
     pub(crate) fn dismantle(&mut self, limit: usize) -> bool {
         for _ in 0..limit {
             self.garbage.pop_front();
             self.tally.expiries.pop_first();
-            match self.entries.pop_first() {
-                Some((key, versions)) => {
-                    self.slots.remove(versions.slot);
-                    let older = versions.older.iter();
-                    let older = older.map(|version| version.value_bytes() + ENTRY_BYTES / 2);
-                    let bytes = ENTRY_BYTES
-                        + key.len()
-                        + versions.newest.value_bytes()
-                        + older.sum::<usize>();
-                    self.tally.memory_bytes = self.tally.memory_bytes.saturating_sub(bytes);
-                }
-                None if self.tally.expiries.is_empty() && self.garbage.is_empty() => {
-                    self.tally.memory_bytes = 0;
-                    return false;
-                }
-                None => {}
+            self.order.pop_first();
+            if let Some(Slot { key, versions }) = self.slots.pop() {
+                let older = versions.older.iter();
+                let older = older.map(|version| version.value_bytes() + OLDER_VERSION_BYTES);
+                let bytes =
+                    ENTRY_BYTES + key.len() + versions.newest.value_bytes() + older.sum::<usize>();
+                self.tally.memory_bytes = self.tally.memory_bytes.saturating_sub(bytes);
+            } else if self.tally.expiries.is_empty() && self.garbage.is_empty() {
+                self.tally.memory_bytes = 0;
+                return false;
             }
         }
         true
@@ -353,8 +246,10 @@ impl Keyspace {
         timestamp: Timestamp,
     ) -> impl Iterator<Item = (&Key, &Version)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = self.entries.range::<[u8], _>((start, Bound::Unbounded));
-        range.filter_map(move |(key, versions)| Some((key, versions.at(timestamp)?)))
+        let range = self.order.range::<[u8], _>((start, Bound::Unbounded));
+        range.filter_map(move |(key, &slot)| {
+            Some((key, self.slots.get(slot)?.versions.at(timestamp)?))
+        })
     }
 
     /// See [`Slots::scan`].
@@ -365,12 +260,9 @@ impl Keyspace {
         now_ms: i64,
         mut visit: impl FnMut(&Key),
     ) -> u64 {
-        self.slots.scan(cursor, count, |key| {
-            if self
-                .newest(key)
-                .is_some_and(|version| version.is_live_at(now_ms))
-            {
-                visit(key);
+        self.slots.scan(cursor, count, |slot| {
+            if slot.versions.newest.is_live_at(now_ms) {
+                visit(&slot.key);
             }
         })
     }
@@ -378,16 +270,14 @@ impl Keyspace {
     /// A live key, about uniformly at random while at least one slot in 64 holds one; else the
     /// first in order among a bounded number.
     pub(crate) fn random_key(&self, random: u64, now_ms: i64) -> Option<Key> {
-        let is_live = |key: &&Key| {
-            self.newest(key)
-                .is_some_and(|version| version.is_live_at(now_ms))
-        };
-        let in_order = self.entries.keys().take(1024);
-        self.slots
-            .random(random)
-            .chain(in_order)
-            .find(is_live)
-            .cloned()
+        let in_order = self
+            .order
+            .values()
+            .take(1024)
+            .filter_map(|&slot| self.slots.get(slot));
+        let mut tried = self.slots.random(random).chain(in_order);
+        let found = tried.find(|slot| slot.versions.newest.is_live_at(now_ms))?;
+        Some(Key::clone(&found.key))
     }
 
     /// Keys whose time has come, soonest first.
@@ -397,6 +287,34 @@ impl Keyspace {
             .iter()
             .take_while(move |(at, _)| *at <= now_ms)
             .map(|(_, key)| key)
+    }
+
+    fn slot_of(&self, key: &[u8]) -> Option<u32> {
+        let is_key = |slot| self.slots.get(slot).is_some_and(|slot| *slot.key == *key);
+        self.table.find(key, is_key)
+    }
+
+    fn insert(&mut self, key: &Key, mut versions: Versions) {
+        self.tally.memory_bytes += ENTRY_BYTES + key.len();
+        versions.queued = versions.is_garbage();
+        if versions.queued {
+            self.garbage.push_back(Key::clone(key));
+        }
+        let slot = self.slots.insert(Slot {
+            key: Key::clone(key),
+            versions,
+        });
+        let slots = &self.slots;
+        let key_of = |slot| slots.get(slot).map_or(&[][..], |slot| &slot.key);
+        self.table.insert(key, slot, key_of);
+        self.order.insert(Key::clone(key), slot);
+    }
+
+    fn remove(&mut self, key: &Key, slot: u32) {
+        self.tally.memory_bytes -= ENTRY_BYTES + key.len();
+        self.table.remove(key, slot);
+        self.order.remove(key);
+        self.slots.remove(slot);
     }
 }
 
@@ -408,8 +326,10 @@ fn run_bytes(key: &Key, version: &Version) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Value;
     use crate::snapshot::Snapshot;
     use alloc::rc::Rc;
+    use alloc::vec::Vec;
 
     const ROUND: Round = Round(1);
 
@@ -429,7 +349,7 @@ mod tests {
     #[test]
     fn versions_live_as_long_as_a_snapshot_sees_them() {
         let pins = Rc::new(Pins::default());
-        let mut space = Keyspace::default();
+        let mut space = Keyspace::new(1);
         let empty = space.memory_bytes();
         space.write(&key("k"), version(1, "one"), ROUND, &pins);
         let first = Snapshot::new(&pins, Timestamp(1));
@@ -448,7 +368,7 @@ mod tests {
     #[test]
     fn a_tombstone_stays_while_a_snapshot_is_older() {
         let pins = Rc::new(Pins::default());
-        let mut space = Keyspace::default();
+        let mut space = Keyspace::new(1);
         let watch = Snapshot::new(&pins, Timestamp(1));
         space.write(&key("k"), version(2, "came"), ROUND, &pins);
         space.write(&key("k"), Version::tombstone(Timestamp(3)), ROUND, &pins);
@@ -465,7 +385,7 @@ mod tests {
     #[test]
     fn append_leaves_a_pinned_version_alone() {
         let pins = Rc::new(Pins::default());
-        let mut space = Keyspace::default();
+        let mut space = Keyspace::new(1);
         space.write(&key("k"), version(1, "a"), ROUND, &pins);
         space.append(&key("k"), Timestamp(2), b"b", ROUND, &pins);
         let snapshot = Snapshot::new(&pins, Timestamp(2));

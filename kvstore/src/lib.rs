@@ -2,7 +2,8 @@
 //!
 //! - [`Key`], [`Value`], [`Timestamp`]: what there is; every commit has a timestamp, its place in the log;
 //! - `record`: what a commit says, byte by byte (`SPEC.md`);
-//! - `keyspace`, `slots`, `index`: all versions in memory, in order, with their expiries;
+//! - `version`, `slots`, `table`, `keyspace`, `index`: all versions in memory, by hash, in order, by
+//!   slot, with their expiries;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`]: reads and writes that commit as one;
 //! - `run`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
@@ -27,8 +28,10 @@ mod slots;
 mod snapshot;
 mod space;
 mod store;
+mod table;
 mod transaction;
 mod value;
+mod version;
 
 pub use error::{CommitError, DurabilityLost, OpenError};
 pub use snapshot::Snapshot;

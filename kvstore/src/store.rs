@@ -23,6 +23,8 @@ pub struct Options {
     pub memory_bytes_max: usize,
     /// Opening is refused when the data needs more than this.
     pub open_memory_bytes_max: usize,
+    /// A random number, nobody's to guess, so that nobody can choose keys that collide.
+    pub hash_seed: u64,
 }
 
 /// What a store can take.
@@ -64,7 +66,7 @@ impl<D: BlockDevice> Store<D> {
         let mut recovery = Recovery::open(device).await?;
         let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
         let horizon = Timestamp(recovery.horizon().0);
-        let mut index = Index::new();
+        let mut index = Index::new(options.hash_seed);
         let mut pace = Pace::new(options.open_memory_bytes_max);
         for run in &runs {
             load_run(&recovery, run, &mut index, &mut pace).await?;

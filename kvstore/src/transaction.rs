@@ -12,9 +12,10 @@ use core::ops::Bound;
 use lfs::BlockDevice;
 
 use crate::index::{Applied, Index};
-use crate::keyspace::{ENTRY_BYTES, Version};
+use crate::keyspace::ENTRY_BYTES;
 use crate::record::{Change, RUN_RECORD_BYTES_MAX, Record};
 use crate::store::Store;
+use crate::version::Version;
 use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Key, Timestamp, Value};
 
 /// A set of reads and writes that becomes one commit, or nothing when dropped.

@@ -101,6 +101,7 @@ fn a_full_memory_refuses_growth_and_takes_deletes() {
     let options = Options {
         memory_bytes_max: 1000,
         open_memory_bytes_max: 10_000,
+        hash_seed: 1,
     };
     let small = disk.snapshot(0);
     let opened = Executor::new(0).run(async move { Store::open(small, options).await.map(|_| ()) });

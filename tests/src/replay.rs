@@ -88,6 +88,7 @@ fn open(disk: SimDisk) -> Opened {
     let options = Options {
         memory_bytes_max: 1 << 30,
         open_memory_bytes_max: 1 << 30,
+        hash_seed: 1,
     };
     let mut executor = Executor::new(1);
     let start = Instant::now();

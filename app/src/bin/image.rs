@@ -54,19 +54,25 @@ async fn run() {
 
 /// The whole life of the service, from devices to its clean end.
 async fn serve() -> Result<(), AnyError> {
-    let mut random = [0; 64];
+    let mut random = [0; 72];
     entropy::fill(&mut random)?;
     let (server_seed, rest) = random.split_first_chunk::<32>().ok_or("no seed")?;
     let (disk_id, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
-    let net_seed = rest.first_chunk::<16>().ok_or("no seed")?;
+    let (net_seed, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
+    let hash_seed = u64::from_le_bytes(*rest.first_chunk().ok_or("no seed")?);
 
     let clock = Clock::open();
     let heap_bytes = memory::usage().total_bytes;
     let (config, address) = configure(heap_bytes)?;
     let port = u16::try_from(config.limit(Limit::Port)).unwrap_or(6379);
     let disk = Disk::open()?;
-    let store = open_store(disk.clone(), FileSystemId(*disk_id), &config, heap_bytes).await?;
-    let store = Rc::new(store);
+    let options = Options {
+        memory_bytes_max: config.limit_usize(Limit::MaxMemory),
+        // More than clients may fill, so that a store that was full opens again.
+        open_memory_bytes_max: heap_bytes - heap_bytes / 4,
+        hash_seed,
+    };
+    let store = Rc::new(open_store(disk.clone(), FileSystemId(*disk_id), options).await?);
     let connections = heap_bytes / CONNECTION_MEMORY_SHARE / CONNECTION_BYTES;
     let net = Net::open(
         net::Config {
@@ -141,8 +147,7 @@ fn parse_address(text: &str) -> Option<Address> {
 async fn open_store(
     disk: Disk,
     id: FileSystemId,
-    config: &Config,
-    heap_bytes: usize,
+    options: Options,
 ) -> Result<Store<Disk>, AnyError> {
     spawn({
         let disk = disk.clone();
@@ -166,11 +171,6 @@ async fn open_store(
             );
         }
     }
-    let options = Options {
-        memory_bytes_max: config.limit_usize(Limit::MaxMemory),
-        // More than clients may fill, so that a store that was full opens again.
-        open_memory_bytes_max: heap_bytes - heap_bytes / 4,
-    };
     Store::open(disk, options)
         .await
         .map_err(|error| format!("the disk cannot be opened: {error}").into())

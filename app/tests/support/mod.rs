@@ -68,6 +68,7 @@ impl World {
             let options = Options {
                 memory_bytes_max: 64 << 20,
                 open_memory_bytes_max: 64 << 20,
+                hash_seed: 1,
             };
             Store::open(target, options).await.unwrap()
         });

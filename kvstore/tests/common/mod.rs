@@ -29,6 +29,7 @@ pub const FORMAT: FormatOptions = FormatOptions {
 pub const OPTIONS: Options = Options {
     memory_bytes_max: 8 << 20,
     open_memory_bytes_max: 16 << 20,
+    hash_seed: 1,
 };
 
 /// A formatted disk of `segments` segments.

@@ -11,6 +11,7 @@ const DISK_BLOCKS: usize = 576;
 const OPTIONS: Options = Options {
     memory_bytes_max: 4 << 20,
     open_memory_bytes_max: 8 << 20,
+    hash_seed: 1,
 };
 
 /// An empty file system.

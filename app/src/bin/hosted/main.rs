@@ -69,6 +69,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         memory_bytes_max: config.limit_usize(Limit::MaxMemory),
         // Room for data that was written under a larger limit than today's.
         open_memory_bytes_max: memory_bytes / 4 * 3,
+        hash_seed: u64::from_le_bytes(*host::seed()?.first_chunk().ok_or("no seed")?),
     };
     let store = Store::open(disk, options)
         .await
