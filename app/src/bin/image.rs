@@ -32,9 +32,11 @@ const DEFAULT_ADDRESS: Address = Address::Static(core::net::Ipv4Addr::new(10, 0,
 const CONNECTION_MEMORY_SHARE: usize = 4;
 /// Memory of one connection's socket.
 const CONNECTION_BYTES: usize = 25 << 10;
-/// Enough for the default `maxclients` and for telling some more that it is reached.
-const CONNECTIONS_MIN: usize = 640;
+/// The default `maxclients`.
+const CONNECTIONS_MIN: usize = 512;
 const CONNECTIONS_MAX: usize = 16_384;
+/// So many more can be told at the same time that there are too many.
+const CONNECTIONS_SMALL_MAX: usize = 4096;
 /// From the end of the service to power-off, for peers to hear of it.
 const GOODBYE_MS: u64 = 500;
 
@@ -79,6 +81,7 @@ async fn serve() -> Result<(), AnyError> {
             address,
             port,
             connections_max: connections.clamp(CONNECTIONS_MIN, CONNECTIONS_MAX),
+            connections_small_max: CONNECTIONS_SMALL_MAX,
         },
         *net_seed,
     )?;

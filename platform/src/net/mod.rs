@@ -51,9 +51,11 @@ pub struct Config {
     pub address: Address,
     /// TCP port.
     pub port: u16,
-    /// Connections there can be at once, handshakes included. Beyond them a client's SYN is not answered; the
-    /// client repeats it.
+    /// Connections there can be at once, handshakes included.
     pub connections_max: usize,
+    /// So many more, with buffers just large enough to say that there are too many. Beyond them a client's
+    /// SYN is not answered; the client repeats it.
+    pub connections_small_max: usize,
 }
 
 /// Why there is no network.

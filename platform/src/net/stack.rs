@@ -28,16 +28,25 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
 use super::nic::{ETHERNET_HEADER_BYTES, FRAME_BYTES_MAX, IP_MTU, Nic};
 use super::{Address, Config, OpenError};
 
-/// Buffers of a connection.
-const RECEIVE_BYTES: usize = 8 * 1024;
-const TRANSMIT_BYTES: usize = 16 * 1024;
-/// Connections whose memory is kept for the next ones.
+/// Bytes a connection can receive and send ahead.
+const BUFFER_BYTES: (usize, usize) = (8 * 1024, 16 * 1024);
+/// The same for one of the many that probably only hear that they are too many.
+const SMALL_BUFFER_BYTES: (usize, usize) = (1024, 1024);
+/// Connections of the ordinary kind whose memory is kept for the next ones.
 const POOLED_MAX: usize = 64;
 
 /// From SYN to the end of the handshake.
 const HANDSHAKE_US: u64 = 10_000_000;
 /// From closing until the peer has everything and has closed too.
 const LINGER_US: u64 = 10_000_000;
+/// How long opening or closing may take when others wait for room.
+const PATIENCE_US: u64 = 1_000_000;
+/// The same when the peer has everything, and only has to close too.
+const FAREWELL_US: u64 = 200_000;
+/// When smoltcp asks to be polled at once and, polled, does nothing.
+const AGAIN_US: u64 = 1000;
+/// From finding no room to looking again.
+const FULL_PAUSE_US: u64 = 10_000;
 /// A silent peer is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// A peer that acknowledges nothing for so long is gone.
@@ -65,6 +74,7 @@ pub(super) struct Connection {
     handle: SocketHandle,
     peer: Peer,
     peer_mac: [u8; 6],
+    is_small: bool,
     phase: Phase,
     /// When `phase` ends by force, if it does.
     phase_ends_us: u64,
@@ -75,7 +85,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new() -> Option<Box<Self>> {
+    fn new(is_small: bool) -> Option<Box<Self>> {
+        let (receive_bytes, transmit_bytes) = if is_small {
+            SMALL_BUFFER_BYTES
+        } else {
+            BUFFER_BYTES
+        };
         let buffer = |bytes| {
             let mut memory = Vec::new();
             memory.try_reserve_exact(bytes).ok()?;
@@ -85,7 +100,7 @@ impl Connection {
         let mut storage = Vec::new();
         storage.try_reserve_exact(1).ok()?;
         storage.push(SocketStorage::EMPTY);
-        let mut socket = tcp::Socket::new(buffer(RECEIVE_BYTES)?, buffer(TRANSMIT_BYTES)?);
+        let mut socket = tcp::Socket::new(buffer(receive_bytes)?, buffer(transmit_bytes)?);
         socket.set_nagle_enabled(false); // replies come in whole batches
         let mut sockets = SocketSet::new(storage);
         let handle = sockets.add(socket);
@@ -94,6 +109,7 @@ impl Connection {
             handle,
             peer: (Ipv4Addr::UNSPECIFIED, 0),
             peer_mac: [0; 6],
+            is_small,
             phase: Phase::Handshake,
             phase_ends_us: u64::MAX,
             deadline_us: u64::MAX,
@@ -135,6 +151,12 @@ pub(super) struct Stack {
     pool: Vec<Box<Connection>>,
     table: HashTable<usize>,
     hash_key: u64,
+    /// So many have buffers of the ordinary size.
+    ordinary_max: usize,
+    /// Indices from here on are free.
+    used_end: usize,
+    /// No room was found; there is no use in looking again before then.
+    full_until_us: u64,
     accepted: VecDeque<usize>,
     /// Connections that were touched and have to be looked at.
     work: VecDeque<usize>,
@@ -189,6 +211,9 @@ impl Stack {
             pool: Vec::new(),
             table: HashTable::new(),
             hash_key: hash_key | 1,
+            ordinary_max: config.connections_max,
+            used_end: 0,
+            full_until_us: 0,
             accepted: VecDeque::new(),
             work: VecDeque::new(),
             deadline_us: u64::MAX,
@@ -198,7 +223,11 @@ impl Stack {
             .pool
             .try_reserve_exact(POOLED_MAX)
             .map_err(|_| OpenError::OutOfMemory)?;
-        stack.reserve(config.connections_max)?;
+        stack.reserve(
+            config
+                .connections_max
+                .saturating_add(config.connections_small_max),
+        )?;
         if let Address::Static(address, prefix) = config.address {
             stack.set_address(Some(Ipv4Cidr::new(address, prefix.min(32))));
         }
@@ -278,7 +307,12 @@ impl Stack {
             accepted: self.accepted.len() > had_accepted,
             more,
             idle: self.is_idle(),
-            deadline_us: self.deadline_us.min(self.ethernet_deadline_us),
+            // Without buffers there is nothing to do before one comes back.
+            deadline_us: if self.congested {
+                u64::MAX
+            } else {
+                self.deadline_us.min(self.ethernet_deadline_us)
+            },
         }
     }
 
@@ -366,11 +400,14 @@ impl Stack {
 
     /// Makes a connection for a SYN, if there is room and memory for one.
     fn begin(&mut self, now_us: u64, segment: &Segment) -> Option<usize> {
-        if self.free_indices.is_empty() {
-            self.drop_oldest_handshake();
+        if !self.make_room(now_us) {
+            return None;
         }
-        let mut connection = self.pool.pop().or_else(Connection::new)?;
+        let is_small = self.table.len() >= self.ordinary_max;
+        let pooled = if is_small { None } else { self.pool.pop() };
+        let mut connection = pooled.or_else(|| Connection::new(is_small))?;
         let index = self.free_indices.pop()?;
+        self.used_end = self.used_end.max(index + 1);
         connection.peer = segment.peer;
         connection.peer_mac = segment.source_mac;
         connection.phase = Phase::Handshake;
@@ -397,19 +434,34 @@ impl Stack {
         Some(index)
     }
 
-    /// Makes room under a flood of SYNs that nobody means to follow up.
-    fn drop_oldest_handshake(&mut self) {
-        let oldest = self
-            .connections
-            .iter()
-            .enumerate()
-            .filter_map(|(index, connection)| Some((index, connection.as_ref()?)))
-            .filter(|(_, connection)| connection.phase == Phase::Handshake)
-            .min_by_key(|(_, connection)| connection.phase_ends_us)
-            .map(|(index, _)| index);
-        if let Some(index) = oldest {
-            self.free(index);
+    /// Frees the connections that matter least when all are taken: closed ones whose peer has everything and
+    /// only does not close, and those that have been about to open or close for long. Whether there is room.
+    fn make_room(&mut self, now_us: u64) -> bool {
+        if !self.free_indices.is_empty() {
+            return true;
         }
+        // Looking at all of them for every SYN of a flood would be an attack on ourselves.
+        if now_us < self.full_until_us {
+            return false;
+        }
+        self.full_until_us = now_us + FULL_PAUSE_US;
+        for index in 0..self.connections.len() {
+            let Some(Some(connection)) = self.connections.get_mut(index) else {
+                continue;
+            };
+            let peer_has_all = connection.socket().state() == tcp::State::FinWait2;
+            let (limit_us, patience_us) = match connection.phase {
+                Phase::Handshake => (HANDSHAKE_US, PATIENCE_US),
+                Phase::Closing if peer_has_all => (LINGER_US, FAREWELL_US),
+                Phase::Closing => (LINGER_US, PATIENCE_US),
+                Phase::Queued | Phase::Open => continue,
+            };
+            let began_us = connection.phase_ends_us.saturating_sub(limit_us);
+            if now_us > began_us + patience_us {
+                self.free(index);
+            }
+        }
+        !self.free_indices.is_empty()
     }
 
     /// Has a connection looked at in the next poll.
@@ -428,10 +480,11 @@ impl Stack {
             return;
         }
         self.deadline_us = u64::MAX;
-        for index in 0..self.connections.len() {
+        for index in 0..core::mem::take(&mut self.used_end) {
             let Some(Some(connection)) = self.connections.get_mut(index) else {
                 continue;
             };
+            self.used_end = index + 1;
             let next_us = connection.deadline_us.min(connection.phase_ends_us);
             if next_us <= now_us {
                 self.touch(index);
@@ -493,7 +546,8 @@ impl Stack {
             }
             segments += 1;
         }
-        connection.deadline_us = micros(self.ip.poll_at(now, &connection.sockets));
+        connection.deadline_us =
+            micros(self.ip.poll_at(now, &connection.sockets)).max(now_us + AGAIN_US);
         let next_us = connection.deadline_us.min(connection.phase_ends_us);
 
         let state = connection.socket().state();
@@ -544,8 +598,7 @@ impl Stack {
             self.set_address(address);
         }
         let next_us = micros(self.ethernet.poll_at(now, &self.ethernet_sockets));
-        // "Now" again would be a loop; smoltcp has just been asked.
-        self.ethernet_deadline_us = if next_us == 0 { now_us + 1000 } else { next_us };
+        self.ethernet_deadline_us = next_us.max(now_us + AGAIN_US);
     }
 
     /// Takes a connection out of everything and keeps its memory for another.
@@ -561,7 +614,7 @@ impl Stack {
             self.work.retain(|&other| other != index);
         }
         self.free_indices.push(index);
-        if self.pool.len() < POOLED_MAX {
+        if !connection.is_small && self.pool.len() < POOLED_MAX {
             // Closed for whoever may still hold a waker; `listen` begins a new life.
             connection.socket().abort();
             self.pool.push(connection);
