@@ -102,7 +102,7 @@ fn parse_benchmark_row(line: &str) -> Option<BenchmarkRow> {
 
 /// The Node.js that `make test-clients` uses: one of its own where the system has none that is new enough.
 pub fn node() -> String {
-    let own = root().join("tests/clients/node_modules/node/bin/node");
+    let own = root().join("target/node/node_modules/node/bin/node");
     if own.exists() {
         own.display().to_string()
     } else {

@@ -303,7 +303,8 @@ impl Machine {
     }
 }
 
-fn make() -> Command {
+/// `make` in the repository's root.
+pub fn make() -> Command {
     let mut command = Command::new("make");
     command.arg("--no-print-directory").arg("-C").arg(root());
     inherit_nothing(&mut command);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
-use tests::machine::{READY, Setup, Target};
+use tests::machine::{READY, Setup, Target, make};
 use tests::process::{Process, wait_for_end_of};
 use tests::root;
 
@@ -18,6 +18,7 @@ on!([riscv64 aarch64 hosted] {
     refuses_a_disk_it_does_not_know,
     refuses_a_disk_in_use,
 });
+on!([riscv64] { takes_a_disk_it_does_not_know_when_told });
 on!([riscv64 aarch64] {
     ends_well_on_control_c,
     ends_well_on_an_interrupt_to_the_launcher,
@@ -89,9 +90,7 @@ fn ended_in_order(setup: &Setup) {
 
 fn refuses_a_disk_it_does_not_know(target: Target) {
     let setup = Setup::new(target);
-    let mut foreign = vec![0; 16 << 20];
-    foreign[1080..1082].copy_from_slice(&[0x53, 0xef]); // An ext4 superblock's magic.
-    foreign[0..64].fill(0xa5);
+    let foreign = foreign_disk();
     fs::write(setup.disk(), &foreign).unwrap();
 
     let console = setup.boot_refused();
@@ -104,6 +103,25 @@ fn refuses_a_disk_it_does_not_know(target: Target) {
         fs::read(setup.disk()).unwrap() == foreign,
         "not a byte may change"
     );
+}
+
+fn takes_a_disk_it_does_not_know_when_told(target: Target) {
+    let setup = Setup::new(target);
+    fs::write(setup.disk(), foreign_disk()).unwrap();
+    let mut mkfs = make();
+    mkfs.arg("mkfs")
+        .arg(format!("DISK={}", setup.disk()))
+        .arg("DISK_SIZE=64M");
+    Process::run(mkfs, END_LIMIT);
+    setup.boot().shutdown();
+}
+
+/// Something with an ext4 superblock's magic.
+fn foreign_disk() -> Vec<u8> {
+    let mut disk = vec![0; 16 << 20];
+    disk[..64].fill(0xa5);
+    disk[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    disk
 }
 
 fn refuses_a_disk_in_use(target: Target) {

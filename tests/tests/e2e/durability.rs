@@ -11,6 +11,7 @@ on!([riscv64 aarch64 hosted] {
     emptied_stays_empty,
     a_transaction_is_all_or_nothing,
     every_database_is_kept,
+    relaxed_writes_are_safe_once_waited_for,
 });
 
 fn expiries_are_moments_not_durations(target: Target) {
@@ -145,6 +146,41 @@ fn every_database_is_kept(target: Target) {
         assert_eq!(connection.get("which"), Ok(database));
     }
     assert!(connection.check_connection());
+    machine.shutdown();
+}
+
+/// `appendfsync no` answers at once; WAITAOF tells when it is safe.
+fn relaxed_writes_are_safe_once_waited_for(target: Target) {
+    let setup = Setup::new(target);
+    let mut machine = setup.boot();
+    let mut connection = machine.connect();
+    redis::cmd("CONFIG")
+        .arg(&["SET", "appendfsync", "no"])
+        .exec(&mut connection)
+        .unwrap();
+    let mut pipe = redis::pipe();
+    for index in 0..2_000 {
+        pipe.set(format!("relaxed:{index}"), index).ignore();
+    }
+    pipe.exec(&mut connection).unwrap();
+    let waited: (usize, usize) = redis::cmd("WAITAOF")
+        .arg(&[1, 0, 30_000])
+        .query(&mut connection)
+        .unwrap();
+    assert_eq!(waited, (1, 0));
+    machine.power_cut();
+
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    assert_eq!(redis::cmd("DBSIZE").query(&mut connection), Ok(2_000));
+    let policy: (String, String) = redis::cmd("CONFIG")
+        .arg(&["GET", "appendfsync"])
+        .query(&mut connection)
+        .unwrap();
+    assert_eq!(
+        policy.1, "always",
+        "a switch lasts until the end of the machine"
+    );
     machine.shutdown();
 }
 
