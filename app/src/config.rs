@@ -277,6 +277,8 @@ pub struct Config {
     bind: String,
     /// What `maxmemory 0` stands for.
     machine_maxmemory: usize,
+    /// Longest value that fits into a commit of the log.
+    store_value_bytes_max: u64,
 }
 
 impl Default for Config {
@@ -287,6 +289,7 @@ impl Default for Config {
             requirepass: Vec::new(),
             bind: "127.0.0.1".to_owned(),
             machine_maxmemory: usize::MAX,
+            store_value_bytes_max: u64::MAX,
         };
         for parameter in &PARAMETERS {
             match parameter.kind {
@@ -329,6 +332,13 @@ impl Config {
             .min((memory_bytes / 8) as u64);
         config.set_limit(Limit::MaxMemoryClients, buffers);
         config
+    }
+
+    /// Bounds `proto-max-bulk-len` by what a commit of the log can hold.
+    pub(crate) fn limit_values(&mut self, bytes_max: usize) {
+        self.store_value_bytes_max = bytes_max as u64;
+        let bytes = self.limit(Limit::BulkBytes).min(self.store_value_bytes_max);
+        self.set_limit(Limit::BulkBytes, bytes);
     }
 
     /// What `maxmemory 0` stands for.
@@ -464,6 +474,10 @@ impl Config {
                 limit, min, max, ..
             } => {
                 let bytes = number::parse_memory(value).ok_or("argument must be a memory value")?;
+                let max = match limit {
+                    Limit::BulkBytes => max.min(self.store_value_bytes_max),
+                    _ => max,
+                };
                 if !(min..=max).contains(&bytes) {
                     return Err(between(min, max));
                 }

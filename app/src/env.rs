@@ -50,8 +50,6 @@ pub(crate) struct Env {
     /// Forty hexadecimal digits that differ from run to run.
     pub(crate) run_id: String,
     pub(crate) started_us: u64,
-    /// What the log's commit size leaves for one value.
-    store_value_bytes_max: usize,
     pub(crate) active_expire: Cell<bool>,
     pause: Cell<Option<Pause>>,
     pub(crate) pause_changed: Notify,
@@ -68,12 +66,7 @@ pub(crate) struct Env {
 }
 
 impl Env {
-    pub(crate) fn new(
-        config: Config,
-        seed: [u8; 32],
-        started_us: u64,
-        store_value_bytes_max: usize,
-    ) -> Self {
+    pub(crate) fn new(config: Config, seed: [u8; 32], started_us: u64) -> Self {
         let mut random = ChaCha8Rng::from_seed(seed);
         let mut run_id = String::new();
         for _ in 0..5 {
@@ -87,7 +80,6 @@ impl Env {
             random: RefCell::new(random),
             run_id,
             started_us,
-            store_value_bytes_max,
             active_expire: Cell::new(true),
             pause: Cell::new(None),
             pause_changed: Notify::default(),
@@ -115,10 +107,7 @@ impl Env {
 
     /// Longest value.
     pub(crate) fn value_bytes_max(&self) -> usize {
-        self.config
-            .borrow()
-            .limit_usize(Limit::BulkBytes)
-            .min(self.store_value_bytes_max)
+        self.config.borrow().limit_usize(Limit::BulkBytes)
     }
 
     pub(crate) fn random_u64(&self) -> u64 {

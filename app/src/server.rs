@@ -36,13 +36,14 @@ pub struct Server<D: BlockDevice, C: Clock> {
 
 impl<D: BlockDevice, C: Clock> Server<D, C> {
     /// A server over `store`. `seed` must come from a good source: it decides run ids and random keys.
-    pub fn new(store: Rc<Store<D>>, clock: C, seed: [u8; 32], config: Config) -> Rc<Self> {
+    pub fn new(store: Rc<Store<D>>, clock: C, seed: [u8; 32], mut config: Config) -> Rc<Self> {
         let value_bytes_max = store
             .limits()
             .commit_bytes_max
             .saturating_sub(KEY_BYTES_MAX + COMMIT_OVERHEAD_BYTES);
         let maxmemory = config.limit_usize(Limit::MaxMemory);
-        let env = Env::new(config, seed, clock.monotonic_us(), value_bytes_max);
+        config.limit_values(value_bytes_max);
+        let env = Env::new(config, seed, clock.monotonic_us());
         let server = Rc::new(Self {
             store,
             clock,
