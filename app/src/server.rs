@@ -18,7 +18,7 @@ use crate::session;
 const RECLAIM_STEP: usize = 64;
 /// Pause between looks for expired keys.
 const RECLAIM_INTERVAL_MS: u64 = 100;
-/// How often commits become durable by themselves, and idle and stalled clients are looked for.
+/// How often commits become durable by themselves, and idle clients, stalled ones and old views of the past are looked for.
 const TICK_MS: u64 = 1000;
 /// With `appendfsync no`, ticks between two times that commits become durable by themselves.
 const LAZY_SYNC_TICKS: u64 = 30;
@@ -185,17 +185,19 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         loop {
             self.clock.sleep_ms(TICK_MS).await;
             let now_us = self.read_clock();
-            let (idle_secs, stall_secs) = {
+            let (idle_secs, stall_secs, watch_secs) = {
                 let config = self.env.config();
                 (
                     config.limit(Limit::IdleSecs),
                     config.limit(Limit::ClientOutputStallSecs),
+                    config.limit(Limit::WatchMaxAgeSecs),
                 )
             };
             let is_over = |since_us: u64, limit_secs: u64| {
                 limit_secs > 0 && now_us.saturating_sub(since_us) / 1_000_000 >= limit_secs
             };
             for client in self.env.clients.all() {
+                client.drop_old_snapshots(now_us, watch_secs);
                 let stalled_since_us = client.stalled_since_us.get();
                 let stalled = stalled_since_us > 0 && is_over(stalled_since_us, stall_secs);
                 let idle = !client.blocked.get()

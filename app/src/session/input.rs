@@ -27,7 +27,7 @@ impl Input {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Where more can be put; see [`Input::make_room`].
+    /// Where more can be put; see [`Input::has_room`].
     pub(super) fn room(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.end..).unwrap_or_default()
     }
@@ -46,30 +46,37 @@ impl Input {
         }
     }
 
-    /// Makes room to read into, for a request of at least `request_bytes`. Doubles, so that a request
-    /// that trickles in reserves no more than twice what has arrived.
-    pub(super) fn make_room(&mut self, request_bytes: usize) -> Result<(), NoMemory> {
+    /// Makes room to read into as long as that takes no more memory; gives some back when nothing is left.
+    /// False when a larger buffer is needed: see [`Input::grow`].
+    pub(super) fn has_room(&mut self) -> bool {
         if self.start == self.end && self.bytes.len() > KEPT_BYTES {
             self.bytes.truncate(KEPT_BYTES);
             self.bytes.shrink_to_fit();
         }
         if self.bytes.len() - self.end >= ROOM_BYTES {
-            return Ok(());
+            return true;
         }
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        if self.bytes.len() - self.end >= ROOM_BYTES {
-            return Ok(());
-        }
+        self.bytes.len() - self.end >= ROOM_BYTES
+    }
+
+    /// How large the buffer should be next, for a request of at least `request_bytes`. Doubles, so that a
+    /// request that trickles in reserves no more than twice what has arrived.
+    pub(super) fn next_len(&self, request_bytes: usize) -> usize {
         let doubled = (self.bytes.len() * 2).max(START_BYTES);
         // Not beyond what the request needs, if it is known to need more than there is.
-        let len = match request_bytes {
+        match request_bytes {
             enough if enough > START_BYTES.max(self.bytes.len()) => {
                 doubled.min(enough + ROOM_BYTES)
             }
             _ => doubled,
-        };
+        }
+    }
+
+    /// Makes the buffer `len` bytes long.
+    pub(super) fn grow(&mut self, len: usize) -> Result<(), NoMemory> {
         let more = len.saturating_sub(self.bytes.len());
         self.bytes.try_reserve_exact(more).map_err(|_| NoMemory)?;
         self.bytes.resize(len, 0);
@@ -99,7 +106,9 @@ mod tests {
     fn put(input: &mut Input, bytes: &[u8], request_bytes: usize) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            input.make_room(request_bytes).unwrap();
+            if !input.has_room() {
+                input.grow(input.next_len(request_bytes)).unwrap();
+            }
             let room = input.room();
             let count = room.len().min(rest.len());
             room[..count].copy_from_slice(&rest[..count]);
@@ -120,7 +129,7 @@ mod tests {
         input.consume(999_999);
         assert_eq!(input.filled(), &large[999_999..]);
         input.consume(1);
-        input.make_room(1).unwrap();
+        assert!(input.has_room());
         assert!(input.memory_bytes() <= KEPT_BYTES);
     }
 

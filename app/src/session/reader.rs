@@ -93,9 +93,11 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     /// reset the connection, and the client might never see the error.
     async fn discard(&mut self, reader: &mut impl Read) {
         self.input = Input::default();
-        if self.input.make_room(1).is_err() {
+        self.parser = RequestParser::new();
+        if self.input.grow(self.input.next_len(1)).is_err() {
             return;
         }
+        self.charge(0);
         for _ in 0..DISCARD_READS_MAX {
             let pause = self.server.clock.sleep_ms(DISCARD_PAUSE_MS);
             match select(reader.read(self.input.room()), pause).await {
@@ -148,16 +150,23 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 "ERR the request is larger than client-query-buffer-limit",
             ));
         }
-        self.input.make_room(wanted).map_err(|_| out_of_memory())?;
-        if self.charge() {
-            Ok(())
-        } else {
-            Err(out_of_memory())
+        if self.input.has_room() {
+            return if self.charge(0) {
+                Ok(())
+            } else {
+                Err(out_of_memory())
+            };
         }
+        let len = self.input.next_len(wanted);
+        // Asked for before it is taken.
+        if !self.charge(len.saturating_sub(self.input.memory_bytes())) {
+            return Err(out_of_memory());
+        }
+        self.input.grow(len).map_err(|_| out_of_memory())
     }
 
-    /// Accounts for the buffers. False when all clients' buffers take too much and this one's just grew.
-    fn charge(&self) -> bool {
+    /// Accounts for the buffers, and `more` bytes to come. False when all clients' buffers take too much and this one's just grew.
+    fn charge(&self, more: usize) -> bool {
         let client = &self.state.client;
         client.input_bytes.set(self.input.filled().len());
         client.input_capacity.set(self.input.memory_bytes());
@@ -167,7 +176,8 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             + self.parser.memory_bytes()
             + self.batch.memory_bytes()
             + self.output.memory_bytes()
-            + self.state.transaction_bytes();
+            + self.state.transaction_bytes()
+            + more;
         let limit = self
             .server
             .env
@@ -290,7 +300,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         let batch = core::mem::replace(&mut self.batch, self.output.fresh());
         self.output.push(batch);
         self.limit_batch();
-        if !self.charge() && !self.state.closing {
+        if !self.charge(0) && !self.state.closing {
             self.state.closing = true;
             self.fail(&out_of_memory());
         }

@@ -5,7 +5,7 @@
 //! itself; the others apply, as in Redis. When the commit as a whole is refused, EXEC answers EXECABORT.
 
 use alloc::boxed::Box;
-use alloc::rc::Rc;
+use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 
 use kvstore::{DatabaseIndex, Snapshot};
@@ -93,8 +93,8 @@ impl Queue {
 
 /// A key that must stay as it is.
 pub(super) struct Watched {
-    snapshot: Rc<Snapshot>,
-    since_us: u64,
+    /// Gone when it was held for longer than `watch-max-age`.
+    snapshot: Weak<Snapshot>,
     database: DatabaseIndex,
     key: Box<[u8]>,
     /// When its time comes it has changed, though nobody wrote it.
@@ -135,6 +135,7 @@ impl State {
     fn unwatch(&mut self) {
         self.watched = Vec::new();
         self.watched_bytes = 0;
+        self.client.watch_snapshots.borrow_mut().clear();
         self.client.watched_keys.set(0);
     }
 }
@@ -217,28 +218,37 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             let entry = transaction.get(database, key);
             state.watched_bytes += key.len();
             state.watched.push(Watched {
-                snapshot: Rc::clone(&snapshot),
-                since_us: self.env.coarse_us.get(),
+                snapshot: Rc::downgrade(&snapshot),
                 database,
                 key: key.into(),
                 expires_at_ms: entry.and_then(|entry| entry.expires_at_ms),
             });
         }
+        let since_us = self.env.coarse_us.get();
+        state
+            .client
+            .watch_snapshots
+            .borrow_mut()
+            .push((since_us, snapshot));
         state.client.watched_keys.set(state.watched.len());
         Ok(())
     }
 
     fn any_watched_changed(&self, state: &State) -> bool {
         let max_age_secs = self.env.config().limit(Limit::WatchMaxAgeSecs);
-        let now_us = self.env.coarse_us.get();
+        state
+            .client
+            .drop_old_snapshots(self.env.coarse_us.get(), max_age_secs);
         state.watched.iter().any(|watched| {
-            now_us.saturating_sub(watched.since_us) / 1_000_000 >= max_age_secs
-                || watched
-                    .expires_at_ms
-                    .is_some_and(|at_ms| at_ms <= self.now_ms())
+            let Some(snapshot) = watched.snapshot.upgrade() else {
+                return true;
+            };
+            watched
+                .expires_at_ms
+                .is_some_and(|at_ms| at_ms <= self.now_ms())
                 || self
                     .store
-                    .changed_since(&watched.snapshot, watched.database, &watched.key)
+                    .changed_since(&snapshot, watched.database, &watched.key)
         })
     }
 

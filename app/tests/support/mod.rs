@@ -175,6 +175,11 @@ impl Client {
         }
     }
 
+    /// Takes some bytes, at least one unless the connection is closed.
+    pub async fn take_some(&mut self, bytes: &mut Vec<u8>) {
+        self.reader.take(bytes).await;
+    }
+
     /// Everything until the server closes the connection.
     pub async fn receive_all(&mut self) -> Vec<u8> {
         while self.reader.take(&mut self.pending).await {}

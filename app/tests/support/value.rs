@@ -36,9 +36,7 @@ impl Value {
         let rest = &bytes[*at..];
         let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
         let kind = char::from(rest[0]);
-        let line = std::str::from_utf8(&rest[1..end])
-            .expect("a line is text")
-            .to_owned();
+        let line = String::from_utf8_lossy(&rest[1..end]).into_owned();
         *at += end + 2;
         let number = || -> i64 {
             line.parse()
