@@ -5,7 +5,7 @@
 //! - `version`, `slots`, `table`, `keyspace`, `index`: all versions in memory, by hash, in order, by
 //!   slot, with their expiries;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
-//! - [`Transaction`]: reads and writes that commit as one;
+//! - [`Transaction`], `write_set`: reads and writes that commit as one;
 //! - `run`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
 //! - [`Store`]: all of it, over one device.
 //!
@@ -32,6 +32,7 @@ mod table;
 mod transaction;
 mod value;
 mod version;
+mod write_set;
 
 pub use error::{CommitError, DurabilityLost, OpenError};
 pub use snapshot::Snapshot;

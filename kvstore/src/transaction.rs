@@ -4,10 +4,8 @@
 //! commit, so what it read is what it commits on. Its writes are seen by itself at once and by
 //! everybody else after the commit, all together.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::cell::RefMut;
-use core::ops::Bound;
 
 use lfs::BlockDevice;
 
@@ -16,6 +14,7 @@ use crate::keyspace::ENTRY_BYTES;
 use crate::record::{Change, RUN_RECORD_BYTES_MAX, Record};
 use crate::store::Store;
 use crate::version::Version;
+use crate::write_set::{Write, WriteSet};
 use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Key, Timestamp, Value};
 
 /// A set of reads and writes that becomes one commit, or nothing when dropped.
@@ -23,27 +22,9 @@ pub struct Transaction<'s, D: BlockDevice> {
     store: &'s Store<D>,
     index: RefMut<'s, Index>,
     now_ms: i64,
-    /// Writes so far, by database; few databases are written at once.
-    writes: Vec<(DatabaseIndex, Writes)>,
+    writes: WriteSet,
     /// The newest commit that what was read depends on.
     depends_on: Timestamp,
-}
-
-/// What a transaction does to one database: maybe empties it, then changes keys.
-#[derive(Default)]
-struct Writes {
-    cleared: bool,
-    keys: BTreeMap<Key, Write>,
-}
-
-/// What a transaction leaves of one key.
-enum Write {
-    Put(Value, Option<i64>),
-    Delete,
-    /// The value there is in the store, longer by this.
-    Append(Vec<u8>),
-    /// The value there is in the store, with this expiry.
-    Expire(Option<i64>),
 }
 
 /// What a commit would do to the size of the data.
@@ -58,7 +39,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             store,
             index,
             now_ms,
-            writes: Vec::new(),
+            writes: WriteSet::default(),
             depends_on: Timestamp::default(),
         }
     }
@@ -70,10 +51,10 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     /// The live value of `key`, own writes included.
     pub fn get(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
-        let Some(writes) = own(&self.writes, db) else {
+        let Some(writes) = self.writes.of(db) else {
             return self.stored(db, key);
         };
-        match writes.keys.get(key) {
+        match writes.get(key) {
             Some(Write::Put(value, expires_at_ms)) => Some(Entry {
                 value: value.clone(),
                 expires_at_ms: *expires_at_ms,
@@ -120,7 +101,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             return tail.len();
         };
         let len = entry.value.len() + tail.len();
-        let own_write = own_mut(&mut self.writes, db).and_then(|writes| writes.keys.get_mut(key));
+        let own_write = self.writes.of_mut(db).get_mut(key);
         match own_write {
             None => self.write(db, key, Write::Append(tail.to_vec())),
             Some(Write::Append(own_tail)) => own_tail.extend_from_slice(tail),
@@ -155,7 +136,11 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         };
         if expires_at_ms.is_some_and(|at| at <= self.now_ms) {
             self.write(db, key, Write::Delete);
-        } else if own(&self.writes, db).is_some_and(|w| w.cleared || w.keys.contains_key(key)) {
+        } else if self
+            .writes
+            .of(db)
+            .is_some_and(|w| w.cleared || w.get(key).is_some())
+        {
             self.write(db, key, Write::Put(entry.value, expires_at_ms));
         } else {
             self.write(db, key, Write::Expire(expires_at_ms));
@@ -165,18 +150,14 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     /// Empties one database. Constant time; the memory comes back in the background.
     pub fn clear(&mut self, db: DatabaseIndex) {
-        let writes = self.writes_of(db);
-        *writes = Writes {
-            cleared: true,
-            keys: BTreeMap::new(),
-        };
+        self.writes.of_mut(db).clear();
     }
 
     /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis.
     pub fn count(&mut self, db: DatabaseIndex) -> u64 {
         self.depends_on = self.store.committed();
         let space = self.index.live(db);
-        let Some(writes) = own(&self.writes, db) else {
+        let Some(writes) = self.writes.of(db) else {
             return space.live_count();
         };
         let stored = |key: &Key| {
@@ -191,7 +172,6 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             space.live_count()
         };
         writes
-            .keys
             .iter()
             .fold(base, |count, (key, write)| match (write, stored(key)) {
                 (Write::Put(..), false) => count + 1,
@@ -212,12 +192,11 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         keys: &mut Vec<Key>,
     ) -> u64 {
         self.depends_on = self.store.committed();
-        let own = own(&self.writes, db);
+        let own = self.writes.of(db);
         if own.is_some_and(|writes| writes.cleared) {
             return 0;
         }
-        let deleted =
-            |key: &Key| own.is_some_and(|w| matches!(w.keys.get(key), Some(Write::Delete)));
+        let deleted = |key: &Key| own.is_some_and(|w| matches!(w.get(key), Some(Write::Delete)));
         self.index.live(db).scan(cursor, count, self.now_ms, |key| {
             if !deleted(key) {
                 keys.push(Key::clone(key));
@@ -235,7 +214,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     ) {
         self.depends_on = self.store.committed();
         let now_ms = self.now_ms;
-        let own = own(&self.writes, db);
+        let own = self.writes.of(db);
         let cleared = own.is_some_and(|writes| writes.cleared);
         let live = |version: &Version| !cleared && version.is_live_at(now_ms);
         let stored = self.index.live(db).range_at(after, Timestamp(u64::MAX));
@@ -243,8 +222,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             .filter(|(_, version)| live(version))
             .map(|(key, _)| key)
             .peekable();
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let written = own.map(|writes| writes.keys.range::<[u8], _>((start, Bound::Unbounded)));
+        let written = own.map(|writes| writes.range(after));
         let mut written = written.into_iter().flatten().peekable();
         let end = keys.len() + limit;
         while keys.len() < end {
@@ -269,7 +247,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// A live key, about uniformly at random as `random` is. Own writes are seen.
     pub fn random_key(&mut self, db: DatabaseIndex, random: u64) -> Option<Key> {
         self.depends_on = self.store.committed();
-        if own(&self.writes, db).is_some() {
+        if self.writes.of(db).is_some() {
             let mut keys = Vec::new();
             self.keys_after(db, None, 64, &mut keys);
             let at = random.checked_rem(keys.len() as u64)?;
@@ -286,7 +264,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             let expired = expired.cloned().collect::<Vec<_>>();
             count += expired.len();
             for key in expired {
-                self.writes_of(db).keys.insert(key, Write::Delete);
+                self.writes.of_mut(db).insert(key, Write::Delete);
             }
         }
         count
@@ -312,13 +290,13 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             .check_room(&self.index, growth.memory_bytes, growth.run_bytes)?;
         let timestamp = self.store.append(|payload| self.encode(payload))?;
         let nothing = Key::from([].as_slice());
-        for (db, writes) in core::mem::take(&mut self.writes) {
+        for (db, writes) in core::mem::take(&mut self.writes).into_iter() {
             if writes.cleared {
                 self.index.apply(timestamp, db, &nothing, Applied::Clear);
                 // There is garbage now.
                 self.store.changed.notify();
             }
-            for (key, write) in writes.keys {
+            for (key, write) in writes.into_iter() {
                 let change = match write {
                     Write::Put(value, expires_at_ms) => Applied::Put(value, expires_at_ms),
                     Write::Delete => Applied::Delete,
@@ -332,16 +310,16 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     }
 
     fn encode(&self, payload: &mut Vec<u8>) {
-        for (db, writes) in &self.writes {
+        for (db, writes) in self.writes.iter() {
             if writes.cleared {
                 Record {
-                    db: *db,
+                    db,
                     key: &[],
                     change: Change::Clear,
                 }
                 .encode(payload);
             }
-            for (key, write) in &writes.keys {
+            for (key, write) in writes.iter() {
                 let change = match write {
                     Write::Put(value, at) => Change::Put {
                         value,
@@ -351,12 +329,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                     Write::Append(tail) => Change::Append { tail },
                     Write::Expire(at) => Change::Expire { expires_at_ms: *at },
                 };
-                Record {
-                    db: *db,
-                    key,
-                    change,
-                }
-                .encode(payload);
+                Record { db, key, change }.encode(payload);
             }
         }
     }
@@ -366,12 +339,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             memory_bytes: 0,
             run_bytes: 0,
         };
-        for (db, writes) in &self.writes {
-            let space = self.index.live(*db);
+        for (db, writes) in self.writes.iter() {
+            let space = self.index.live(db);
             if writes.cleared {
                 growth.run_bytes -= signed(space.live_run_bytes());
             }
-            for (key, write) in &writes.keys {
+            for (key, write) in writes.iter() {
                 let stored = space.newest(key).and_then(|version| version.value.as_ref());
                 let stored = stored.filter(|_| !writes.cleared);
                 let old = stored.map_or(0, |value| entry_bytes(key, value.len()));
@@ -403,35 +376,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     }
 
     fn write(&mut self, db: DatabaseIndex, key: &[u8], write: Write) {
-        self.writes_of(db).keys.insert(Key::from(key), write);
+        self.writes.of_mut(db).insert(Key::from(key), write);
     }
-
-    fn writes_of(&mut self, db: DatabaseIndex) -> &mut Writes {
-        let at = self
-            .writes
-            .iter()
-            .position(|(of, _)| *of == db)
-            .unwrap_or(self.writes.len());
-        if at == self.writes.len() {
-            self.writes.push((db, Writes::default()));
-        }
-        #[expect(clippy::indexing_slicing, reason = "found, or pushed just now")]
-        &mut self.writes[at].1
-    }
-}
-
-fn own(writes: &[(DatabaseIndex, Writes)], db: DatabaseIndex) -> Option<&Writes> {
-    writes
-        .iter()
-        .find(|(of, _)| *of == db)
-        .map(|(_, writes)| writes)
-}
-
-fn own_mut(writes: &mut [(DatabaseIndex, Writes)], db: DatabaseIndex) -> Option<&mut Writes> {
-    writes
-        .iter_mut()
-        .find(|(of, _)| *of == db)
-        .map(|(_, writes)| writes)
 }
 
 fn entry_bytes(key: &Key, value_len: usize) -> i64 {
