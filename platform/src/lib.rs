@@ -13,7 +13,7 @@
 //! | [`memory`] | the heap: all memory the machine has |
 //!
 //! Below them: `arch` (the two machines as an ArceOS platform), `machine` (what the device tree says),
-//! `interrupt`, `virtio` (transports and DMA), `arceos` (the platform traits).
+//! `interrupt`, `virtio` (transports and DMA), `arceos` (the platform traits), `mem` (comparing bytes fast).
 //!
 //! Interrupt handlers acknowledge the device and set a bit; everything else, wakers included, happens on
 //! the one core outside interrupts. So nothing here needs a lock that interrupts must respect.
@@ -32,6 +32,7 @@ mod arceos;
 mod arch;
 mod interrupt;
 mod machine;
+mod mem;
 mod mmio;
 mod virtio;
 
