@@ -4,18 +4,17 @@
 //! that were emptied. A flush takes the dirty set and writes, for every key in it, the version that a
 //! snapshot taken at the same moment sees.
 
-use alloc::collections::{BTreeSet, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use core::cell::Cell;
 
+use crate::dirty::Dirty;
 use crate::keyspace::Keyspace;
+use crate::per_database::PerDatabase;
 use crate::record::{Change, Record};
 use crate::snapshot::{Pins, Snapshot};
 use crate::version::{Round, Version};
-use crate::{DATABASE_COUNT, DatabaseIndex, Key, Timestamp, Value};
-
-/// Memory of a key in the dirty set.
-const DIRTY_KEY_BYTES: usize = 48;
+use crate::{DatabaseIndex, Key, Timestamp, Value};
 
 pub(crate) struct Index {
     databases: PerDatabase<Database>,
@@ -35,67 +34,14 @@ struct Database {
     retired: VecDeque<(Keyspace, Timestamp)>,
 }
 
-/// One `T` for each database.
-#[derive(Default)]
-struct PerDatabase<T>([T; DATABASE_COUNT]);
-
-impl<T> PerDatabase<T> {
-    #[expect(clippy::indexing_slicing, reason = "the remainder is in range")]
-    fn of(&self, db: DatabaseIndex) -> &T {
-        &self.0[usize::from(db.0) % DATABASE_COUNT]
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "the remainder is in range")]
-    fn of_mut(&mut self, db: DatabaseIndex) -> &mut T {
-        &mut self.0[usize::from(db.0) % DATABASE_COUNT]
-    }
-}
-
-/// Changes since the last flush.
-#[derive(Default)]
-pub(crate) struct Dirty {
-    databases: PerDatabase<DirtyDatabase>,
-    key_count: usize,
-}
-
-#[derive(Default)]
-pub(crate) struct DirtyDatabase {
-    pub cleared: bool,
-    pub keys: BTreeSet<Key>,
-}
-
-impl Dirty {
-    fn add(&mut self, db: DatabaseIndex, key: &Key) {
-        let is_new = self.databases.of_mut(db).keys.insert(Key::clone(key));
-        self.key_count += usize::from(is_new);
-    }
-
-    fn clear(&mut self, db: DatabaseIndex) {
-        let database = self.databases.of_mut(db);
-        self.key_count -= database.keys.len();
-        *database = DirtyDatabase {
-            cleared: true,
-            keys: BTreeSet::new(),
-        };
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.key_count == 0 && !self.databases.0.iter().any(|database| database.cleared)
-    }
-
-    pub(crate) fn databases(&self) -> impl Iterator<Item = (DatabaseIndex, &DirtyDatabase)> {
-        (0..).map(DatabaseIndex).zip(&self.databases.0)
-    }
-}
-
 impl Index {
     /// An empty index. `hash_seed` should be nobody's to guess.
     pub(crate) fn new(hash_seed: u64) -> Self {
         Self {
-            databases: PerDatabase(core::array::from_fn(|_| Database {
+            databases: PerDatabase::from_fn(|| Database {
                 live: Keyspace::new(hash_seed),
                 retired: VecDeque::new(),
-            })),
+            }),
             dirty: Dirty::default(),
             hash_seed,
             round: Round(0),
@@ -126,18 +72,17 @@ impl Index {
 
     /// Bytes of memory in use, as estimated.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let spaces = self.databases.0.iter().flat_map(|database| {
+        let spaces = self.databases.iter().flat_map(|(_, database)| {
             core::iter::once(&database.live).chain(database.retired.iter().map(|(space, _)| space))
         });
-        spaces.map(Keyspace::memory_bytes).sum::<usize>() + self.dirty.key_count * DIRTY_KEY_BYTES
+        spaces.map(Keyspace::memory_bytes).sum::<usize>() + self.dirty.memory_bytes()
     }
 
     /// Bytes that the live values of all databases take in sorted runs.
     pub(crate) fn live_run_bytes(&self) -> u64 {
         self.databases
-            .0
             .iter()
-            .map(|database| database.live.live_run_bytes())
+            .map(|(_, database)| database.live.live_run_bytes())
             .sum()
     }
 
@@ -154,7 +99,7 @@ impl Index {
         if is_clear {
             self.dirty.clear(db);
         } else if is_first {
-            self.dirty.add(db, key);
+            self.dirty.add(db, Key::clone(key));
         }
     }
 
@@ -234,29 +179,21 @@ impl Index {
     /// Takes the dirty set; from now on another one gathers.
     pub(crate) fn take_dirty(&mut self) -> Dirty {
         self.round.0 = self.round.0.wrapping_add(1);
-        core::mem::take(&mut self.dirty)
+        let mut taken = core::mem::take(&mut self.dirty);
+        taken.seal();
+        taken
     }
 
     /// Gives a dirty set back that could not be flushed.
     pub(crate) fn return_dirty(&mut self, returned: Dirty) {
-        for (db, database) in (0..).map(DatabaseIndex).zip(returned.databases.0) {
-            let now = self.dirty.databases.of_mut(db);
-            if now.cleared {
-                // Everything before was emptied since.
-                continue;
-            }
-            now.cleared = database.cleared;
-            for key in database.keys {
-                self.dirty.add(db, &key);
-            }
-        }
+        self.dirty.merge_older(returned);
     }
 
     /// Frees up to `limit` entries of what nobody sees any more; false when there is nothing (left)
     /// to do until a snapshot goes.
     pub(crate) fn collect_garbage(&mut self, limit: usize) -> bool {
         let mut progress = false;
-        for database in &mut self.databases.0 {
+        for database in self.databases.iter_mut() {
             progress |= database.live.collect_garbage(limit, &self.pins);
             if let Some((space, until)) = database.retired.front_mut()
                 && !self.pins.any_before(*until)
@@ -272,9 +209,10 @@ impl Index {
 
     /// Entries that wait for snapshots to go.
     pub(crate) fn has_garbage(&self) -> bool {
-        let waits =
-            |database: &Database| database.live.garbage_count() > 0 || !database.retired.is_empty();
-        self.databases.0.iter().any(waits)
+        let waits = |(_, database): (_, &Database)| {
+            database.live.garbage_count() > 0 || !database.retired.is_empty()
+        };
+        self.databases.iter().any(waits)
     }
 
     fn database(&self, db: DatabaseIndex) -> &Database {

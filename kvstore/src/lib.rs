@@ -2,8 +2,8 @@
 //!
 //! - [`Key`], [`Value`], [`Timestamp`]: what there is; every commit has a timestamp, its place in the log;
 //! - `record`: what a commit says, byte by byte (`SPEC.md`);
-//! - `version`, `slots`, `table`, `keyspace`, `index`: all versions in memory, by hash, in order, by
-//!   slot, with their expiries;
+//! - `version`, `slots`, `table`, `keyspace`, `dirty`, `index`: all versions in memory, by hash, in order,
+//!   by slot, with their expiries; what changed since the last flush;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`], `write_set`: reads and writes that commit as one;
 //! - `run`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
@@ -18,10 +18,12 @@
 
 extern crate alloc;
 
+mod dirty;
 mod error;
 mod index;
 mod keyspace;
 mod maintenance;
+mod per_database;
 mod record;
 mod run;
 mod slots;

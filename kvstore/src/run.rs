@@ -9,7 +9,8 @@ use alloc::vec::Vec;
 
 use lfs::{BlockDevice, FileSystem, ObjectId, ObjectReadError, ObjectReader, ObjectWriteError};
 
-use crate::index::{Dirty, Index};
+use crate::dirty::Dirty;
+use crate::index::Index;
 use crate::record::{Change, Malformed, Record, decode_in_run, encode_in_run};
 use crate::{DATABASE_COUNT, DatabaseIndex, Timestamp};
 
@@ -108,7 +109,7 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
                 &mut piece,
             );
         }
-        let mut keys = database.keys.iter();
+        let mut keys = database.keys();
         loop {
             let mut left = RECORDS_PER_STEP;
             for key in keys.by_ref() {
