@@ -18,7 +18,7 @@ IMAGE_TOOLCHAIN ?= nightly-2025-12-12
 IMAGE            = target/image-$(ARCH).bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup-image build run mkfs
+.PHONY: help setup-image build run test-platform mkfs
 
 ## help: this list
 help:
@@ -55,6 +55,11 @@ target/make_interrupts.so: scripts/make-interrupts.c
 	@$(CC) -shared -fPIC -O2 -o $@ $< 2>/dev/null || true
 endif
 
+## test-platform: the drivers, on both machines themselves
+test-platform:
+	@$(foreach arch,riscv64 aarch64,scripts/setup-image $(arch) $(TARGET_$(arch)) $(IMAGE_TOOLCHAIN) && \
+	    scripts/test-platform $(arch) $(TARGET_$(arch)) $(IMAGE_TOOLCHAIN) &&) true
+
 ## mkfs: make DISK an empty store, whatever it holds now
 mkfs:
 	@mkdir -p target
@@ -62,3 +67,4 @@ mkfs:
 	@echo "made $(DISK) ($(DISK_SIZE)); its first boot formats it"
 
 include scripts/test.mk
+test: test-platform

@@ -22,5 +22,8 @@ fn main() -> std::io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("siltstone.lds"), script)?;
     println!("cargo:rustc-link-search={}", out.display());
+    // `app` does the same for the image.
+    println!("cargo:rustc-link-arg-examples=-Tsiltstone.lds");
+    println!("cargo:rustc-link-arg-examples=-no-pie");
     Ok(())
 }

@@ -23,13 +23,20 @@ pub(crate) fn off_after_panic() -> ! {
     axhal::asm::disable_irqs();
     if !AGAIN.swap(true, Ordering::Relaxed) {
         console::show_boot_log();
-        backtrace();
+        backtrace(arch::frame_pointer());
     }
     arch::power_off(PANIC_STATUS)
 }
 
+/// Where `arch` ends up, on another stack, when the one in use is full: in code at `pc`, with frames from `fp`.
+pub(crate) extern "C" fn stack_overflowed(fp: usize, pc: usize) -> ! {
+    println!("stack overflow at {pc:#x}");
+    backtrace(fp);
+    arch::power_off(PANIC_STATUS)
+}
+
 /// Prints the return addresses on the stack, to be looked up in the image's symbols.
-fn backtrace() {
+fn backtrace(mut fp: usize) {
     unsafe extern "C" {
         static boot_stack: u8;
         static boot_stack_top: u8;
@@ -41,7 +48,6 @@ fn backtrace() {
     let (fp_offset, return_offset) = arch::FRAME_LAYOUT;
 
     println!("backtrace:");
-    let mut fp = arch::frame_pointer();
     for number in 0..FRAMES_MAX {
         if !fp.is_multiple_of(align_of::<usize>()) {
             break;

@@ -2,6 +2,7 @@
 
 mod boot;
 mod interrupts;
+mod overflow;
 mod pvpanic;
 
 use aarch64_cpu::registers::{
@@ -72,6 +73,7 @@ pub(crate) fn uart_read() -> Option<u8> {
 }
 
 pub(crate) fn init_early() {
+    overflow::init();
     psci::init("hvc"); // the conduit of a machine without a hypervisor of its own
 }
 

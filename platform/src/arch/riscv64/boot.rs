@@ -2,7 +2,7 @@
 
 use super::PHYS_VIRT_OFFSET;
 
-const BOOT_STACK_BYTES: usize = 512 * 1024;
+const BOOT_STACK_BYTES: usize = 256 * 1024;
 
 #[repr(C, align(4096))]
 struct PageTable([u64; 512]);

@@ -2,6 +2,7 @@
 
 mod boot;
 mod interrupts;
+mod overflow;
 
 use page_table_multiarch::riscv::Sv39PageTable;
 use riscv::register::time;
@@ -64,7 +65,7 @@ pub(crate) fn uart_read() -> Option<u8> {
 }
 
 pub(crate) fn init_early() {
-    // OpenSBI has left everything as it should be.
+    overflow::init();
 }
 
 pub(crate) fn init_later() {
