@@ -32,7 +32,20 @@ pub fn try_connect(port: u16) -> redis::RedisResult<Connection> {
     Ok(connection)
 }
 
-/// Runs redis-cli and returns what it prints; `input` are more lines of commands, as a person types them.
+/// A number that INFO tells.
+pub fn info(connection: &mut Connection, field: &str) -> u64 {
+    let text: String = redis::cmd("INFO").query(connection).expect("INFO");
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
+    value
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{field} is {value}"))
+}
+
+/// Runs redis-cli and returns what it prints.
 pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
     let mut command = Command::new("redis-cli");
     command

@@ -14,7 +14,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tests::machine::{Machine, READY, Setup, Target, free_port};
+use tests::client;
+use tests::machine::{READY, Setup, Target, free_port};
 use tests::measure::{Load, LoadResult, processor_percent, resident_bytes};
 use tests::process::Process;
 use tests::{qmp, replay};
@@ -79,7 +80,12 @@ fn measure_machine(target: Target, figures: &mut Figures) {
         processor_percent(machine.pid(), IDLE_DURATION),
         "percent",
     );
-    figures.add("used_memory_at_rest", arch, used_memory(&machine), "bytes");
+    figures.add(
+        "used_memory_at_rest",
+        arch,
+        client::info(&mut machine.connect(), "used_memory") as f64,
+        "bytes",
+    );
     figures.add(
         "qemu_resident_at_rest",
         arch,
@@ -169,20 +175,6 @@ fn time_to_ready(command: &[OsString]) -> Duration {
     let machine = Process::spawn(command);
     machine.wait_for_line(READY, Duration::from_mins(1));
     start.elapsed()
-}
-
-fn used_memory(machine: &Machine) -> f64 {
-    let info: String = redis::cmd("INFO")
-        .arg("memory")
-        .query(&mut machine.connect())
-        .expect("INFO");
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("used_memory:"));
-    line.expect("INFO tells used_memory")
-        .trim()
-        .parse()
-        .expect("a number")
 }
 
 fn median_by_rate(mut results: Vec<LoadResult>) -> LoadResult {

@@ -1,13 +1,13 @@
 //! Boot and the end: what a machine starts on, what it refuses, and how it stops.
 
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
-use tests::machine::{READY, Setup, Target, make};
-use tests::process::{Process, wait_for_end_of};
+use tests::client;
+use tests::machine::{Machine, READY, Setup, Target, make};
+use tests::process::Process;
 use tests::root;
 
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -29,34 +29,18 @@ on!([riscv64 aarch64] {
 fn formats_a_blank_disk_and_keeps_it(target: Target) {
     let setup = Setup::new(target);
     let machine = setup.boot();
-    redis::cmd("SET")
-        .arg("kept")
-        .arg("yes")
-        .exec(&mut machine.connect())
-        .unwrap();
+    keep_something(&machine);
     machine.shutdown();
-
-    let machine = setup.boot();
-    let kept: String = redis::cmd("GET")
-        .arg("kept")
-        .query(&mut machine.connect())
-        .unwrap();
-    assert_eq!(kept, "yes");
-    machine.shutdown();
+    ended_in_order(&setup);
 }
 
-/// Ctrl-C in a shell script: the whole job gets the signal. `make` then ends by it, the machine in order.
+/// Ctrl-C as a script passes it on: the whole job gets the signal.
 fn ends_well_on_an_interrupt_to_its_group(target: Target) {
     let setup = Setup::new(target);
     let mut machine = setup.boot_as_job();
-    let pid = machine.pid();
+    keep_something(&machine);
     machine.process().signal_group(Signal::INT);
-    assert!(wait_for_end_of(pid, END_LIMIT), "the machine goes on");
-    let status = machine.process().wait_exit(END_LIMIT);
-    assert!(
-        status.success() || status.signal() == Some(Signal::INT.as_raw()),
-        "{status}"
-    );
+    machine.expect_clean_end();
     ended_in_order(&setup);
 }
 
@@ -64,6 +48,7 @@ fn ends_well_on_an_interrupt_to_its_group(target: Target) {
 fn ends_well_on_control_c(target: Target) {
     let setup = Setup::new(target);
     let mut machine = setup.boot_in_terminal();
+    keep_something(&machine);
     machine.process().type_in(b"\x03");
     machine.expect_clean_end();
     ended_in_order(&setup);
@@ -73,6 +58,7 @@ fn ends_well_on_control_c(target: Target) {
 fn ends_well_on_an_interrupt_to_the_launcher(target: Target) {
     let setup = Setup::new(target);
     let mut machine = setup.boot();
+    keep_something(&machine);
     let launcher = machine
         .process()
         .find("qemu/run")
@@ -82,10 +68,24 @@ fn ends_well_on_an_interrupt_to_the_launcher(target: Target) {
     ended_in_order(&setup);
 }
 
-/// After an orderly end nothing is left to replay.
+/// After an orderly end everything is there, and nothing has to be replayed.
 fn ended_in_order(setup: &Setup) {
     let machine = setup.boot();
+    let mut connection = machine.connect();
+    assert_eq!(
+        redis::cmd("GET").arg("kept").query(&mut connection),
+        Ok("yes".to_owned())
+    );
+    assert_eq!(client::info(&mut connection, "log_replayed_commits"), 0);
     machine.shutdown();
+}
+
+fn keep_something(machine: &Machine) {
+    redis::cmd("SET")
+        .arg("kept")
+        .arg("yes")
+        .exec(&mut machine.connect())
+        .unwrap();
 }
 
 fn refuses_a_disk_it_does_not_know(target: Target) {

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use redis::{Commands, Connection, Value, cmd};
+use redis::{Commands, Value, cmd};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tests::client::{self, RawClient};
@@ -76,7 +76,7 @@ fn ten_thousand_silent_connections(target: Target) {
             assert_eq!(early.incr("early", 1), Ok(number / 500 + 1));
         }
     }
-    let used: usize = info(&mut early, "used_memory");
+    let used = client::info(&mut early, "used_memory");
     println!("with {SILENT_CONNECTIONS} silent connections: {used} bytes of memory");
     drop(silent);
 
@@ -111,7 +111,7 @@ fn a_client_that_never_reads(target: Target) {
         .count();
     println!("it asked {asked} times for 200 kB without reading");
     serves(&machine);
-    let used: usize = info(&mut connection, "used_memory");
+    let used = client::info(&mut connection, "used_memory");
     println!("memory used meanwhile: {used} bytes");
     drop(deaf);
     serves(&machine);
@@ -230,18 +230,6 @@ fn serves(machine: &Machine) {
     let mut connection = machine.connect();
     connection.set::<_, _, ()>("well", "behaved").unwrap();
     assert_eq!(connection.get("well"), Ok("behaved".to_owned()));
-}
-
-/// A number that INFO tells.
-fn info(connection: &mut Connection, field: &str) -> usize {
-    let text: String = cmd("INFO").query(connection).unwrap();
-    let prefix = format!("{field}:");
-    let value = text.lines().find_map(|line| line.strip_prefix(&prefix));
-    value
-        .unwrap_or_else(|| panic!("INFO has no {field}"))
-        .trim()
-        .parse()
-        .unwrap()
 }
 
 fn raise_open_files_limit() {
