@@ -272,13 +272,20 @@ impl<D: BlockDevice> Store<D> {
         Ok(())
     }
 
-    /// Appends the payload that `encode` writes to the log.
+    /// Appends the payload that `encode` writes, of at most `bytes_max` bytes, to the log.
     pub(crate) fn append(
         &self,
+        bytes_max: usize,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Timestamp, CommitError> {
+        if bytes_max > self.filesystem.commit_bytes_max() {
+            return Err(CommitError::TooLarge);
+        }
         let mut payload = self.payload.borrow_mut();
         payload.clear();
+        payload
+            .try_reserve(bytes_max)
+            .map_err(|_| CommitError::OutOfMemory)?;
         encode(&mut payload);
         let appended = self.filesystem.append(&payload);
         // A large commit must not keep its memory for ever.

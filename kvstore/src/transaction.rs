@@ -11,7 +11,7 @@ use lfs::BlockDevice;
 
 use crate::index::{Applied, Index};
 use crate::keyspace::ENTRY_BYTES;
-use crate::record::{Change, RUN_RECORD_BYTES_MAX, Record};
+use crate::record::{Change, RECORD_BYTES_MAX, RUN_RECORD_BYTES_MAX, Record};
 use crate::store::Store;
 use crate::version::Version;
 use crate::write_set::{Write, WriteSet};
@@ -27,8 +27,11 @@ pub struct Transaction<'s, D: BlockDevice> {
     depends_on: Timestamp,
 }
 
-/// What a commit would do to the size of the data.
+/// What a commit would take, and do to the size of the data.
+#[derive(Default)]
 struct Growth {
+    /// Bytes of the encoded commit, at most.
+    payload_bytes: usize,
     memory_bytes: i64,
     run_bytes: i64,
 }
@@ -288,7 +291,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         let growth = self.growth();
         self.store
             .check_room(&self.index, growth.memory_bytes, growth.run_bytes)?;
-        let timestamp = self.store.append(|payload| self.encode(payload))?;
+        let encode = |payload: &mut Vec<u8>| self.encode(payload);
+        let timestamp = self.store.append(growth.payload_bytes, encode)?;
         let nothing = Key::from([].as_slice());
         for (db, writes) in core::mem::take(&mut self.writes).into_iter() {
             if writes.cleared {
@@ -335,13 +339,11 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     }
 
     fn growth(&self) -> Growth {
-        let mut growth = Growth {
-            memory_bytes: 0,
-            run_bytes: 0,
-        };
+        let mut growth = Growth::default();
         for (db, writes) in self.writes.iter() {
             let space = self.index.live(db);
             if writes.cleared {
+                growth.payload_bytes += RECORD_BYTES_MAX;
                 growth.run_bytes -= signed(space.live_run_bytes());
             }
             for (key, write) in writes.iter() {
@@ -354,6 +356,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                     (Write::Append(tail), _) => old + signed(tail.len() as u64),
                     (Write::Expire(_), _) => old,
                 };
+                let logged = match write {
+                    Write::Put(value, _) => value.len(),
+                    Write::Append(tail) => tail.len(),
+                    Write::Delete | Write::Expire(_) => 0,
+                };
+                growth.payload_bytes += RECORD_BYTES_MAX + key.len() + logged;
                 growth.memory_bytes += new - old;
                 growth.memory_bytes += match (new > 0, old > 0) {
                     (true, false) => signed(ENTRY_BYTES as u64),

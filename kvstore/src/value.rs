@@ -13,8 +13,15 @@ pub struct Value(Rc<Vec<u8>>);
 
 impl Value {
     /// Appends `tail`; in place when nobody else holds this value.
+    ///
+    /// Leaves room for an eighth more: growing by small tails stays cheap, and what is not counted as
+    /// memory stays small.
     pub(crate) fn append(&mut self, tail: &[u8]) {
-        Rc::make_mut(&mut self.0).extend_from_slice(tail);
+        let bytes = Rc::make_mut(&mut self.0);
+        if bytes.capacity() - bytes.len() < tail.len() {
+            bytes.reserve_exact(tail.len() + bytes.len() / 8);
+        }
+        bytes.extend_from_slice(tail);
     }
 }
 

@@ -73,11 +73,16 @@ impl<D: BlockDevice> Recovery<D> {
             }
         };
         let checkpoint = read_checkpoint(&device, &superblock).await?;
-        let damaged = MountError::Damaged {
-            structure: Structure::Checkpoint,
-            block: superblock.slot_block(Checkpoint::slot(checkpoint.sequence)),
-        };
-        let segments = claim_segments(&superblock, &checkpoint).ok_or(damaged)?;
+        let reserve = LogBudget::new(&superblock).segments_in_reserve();
+        let reserve = u32::try_from(reserve).unwrap_or(u32::MAX);
+        let segments = Segments::new(superblock.segment_count, reserve);
+        let mut segments = segments.ok_or(MountError::OutOfMemory)?;
+        if !claim_segments(&superblock, &checkpoint, &mut segments) {
+            return Err(MountError::Damaged {
+                structure: Structure::Checkpoint,
+                block: superblock.slot_block(Checkpoint::slot(checkpoint.sequence)),
+            });
+        }
         let segment_blocks = superblock.segment_blocks as usize;
         Ok(Self {
             cursor: LogCursor::at_start(&checkpoint.log_segments, checkpoint.start),
@@ -385,25 +390,27 @@ async fn read_checkpoint<D: BlockDevice>(
     })
 }
 
-/// The segment table that follows from a checkpoint; `None` when it contradicts itself.
-fn claim_segments(superblock: &Superblock, checkpoint: &Checkpoint) -> Option<Segments> {
-    let reserve = LogBudget::new(superblock).segments_in_reserve();
-    let mut segments = Segments::new(superblock.segment_count, u32::try_from(reserve).ok()?);
+/// Takes the segments that a checkpoint names; whether it does not contradict itself.
+fn claim_segments(
+    superblock: &Superblock,
+    checkpoint: &Checkpoint,
+    segments: &mut Segments,
+) -> bool {
+    let objects = checkpoint.objects.values();
+    let mut named = checkpoint
+        .log_segments
+        .iter()
+        .chain(objects.clone().flat_map(|object| &object.segments));
     let long_enough = |object: &ObjectInfo| {
         object.segments.len() as u64 == segments_for(superblock, object.len_bytes)
     };
-    let objects = checkpoint.objects.values();
-    let claimed = checkpoint
-        .log_segments
-        .iter()
-        .chain(objects.clone().flat_map(|object| &object.segments))
-        .all(|&segment| segments.claim(segment));
-    let listed = (1..=superblock.log_segments as usize).contains(&checkpoint.log_segments.len());
-    let sane = checkpoint.start.commit > 0
+    named.all(|&segment| segments.claim(segment))
+        && objects.clone().all(long_enough)
+        && (1..=superblock.log_segments as usize).contains(&checkpoint.log_segments.len())
+        && checkpoint.start.commit > 0
         && checkpoint.start.group > 0
         && checkpoint
             .objects
             .keys()
-            .all(|id| id.0 < checkpoint.next_object);
-    (claimed && listed && sane && objects.clone().all(long_enough)).then_some(segments)
+            .all(|id| id.0 < checkpoint.next_object)
 }

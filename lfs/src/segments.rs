@@ -22,14 +22,18 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
-    /// All `count` segments free, `reserve` of them for the log alone.
-    pub(crate) fn new(count: u32, reserve: u32) -> Self {
-        Self {
-            used: alloc::vec![false; count as usize],
+    /// All `count` segments free, `reserve` of them for the log alone. `None` without enough memory: a
+    /// disk may say what it likes about its size.
+    pub(crate) fn new(count: u32, reserve: u32) -> Option<Self> {
+        let mut used = Vec::new();
+        used.try_reserve_exact(count as usize).ok()?;
+        used.resize(count as usize, false);
+        Some(Self {
+            used,
             free: count,
             cursor: 0,
             reserve,
-        }
+        })
     }
 
     /// Takes a segment named by a checkpoint. False when it does not exist or is taken already.
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn objects_leave_the_reserve_to_the_log() {
-        let mut segments = Segments::new(4, 2);
+        let mut segments = Segments::new(4, 2).unwrap();
         assert!(segments.allocate().is_some());
         assert!(segments.allocate().is_some());
         assert_eq!((segments.allocate(), segments.available()), (None, 0));
@@ -109,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_claimed_once_and_must_exist() {
-        let mut segments = Segments::new(2, 0);
+        let mut segments = Segments::new(2, 0).unwrap();
         assert!(segments.claim(SegmentId(1)));
         assert!(!segments.claim(SegmentId(1)));
         assert!(!segments.claim(SegmentId(2)));
