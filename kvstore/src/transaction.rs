@@ -27,13 +27,15 @@ pub struct Transaction<'s, D: BlockDevice> {
     depends_on: Timestamp,
 }
 
-/// What a commit would take, and do to the size of the data.
+/// What a commit would take, and do to the size of the data, in bytes.
 #[derive(Default)]
 struct Growth {
-    /// Bytes of the encoded commit, at most.
-    payload_bytes: usize,
-    memory_bytes: i64,
-    run_bytes: i64,
+    /// The encoded commit, at most.
+    payload: usize,
+    /// By how much memory grows.
+    memory: i64,
+    /// By how much a run of all live data grows.
+    run: i64,
 }
 
 impl<'s, D: BlockDevice> Transaction<'s, D> {
@@ -290,9 +292,9 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
         let growth = self.growth();
         self.store
-            .check_room(&self.index, growth.memory_bytes, growth.run_bytes)?;
+            .check_room(&self.index, growth.memory, growth.run)?;
         let encode = |payload: &mut Vec<u8>| self.encode(payload);
-        let timestamp = self.store.append(growth.payload_bytes, encode)?;
+        let timestamp = self.store.append(growth.payload, encode)?;
         let nothing = Key::from([].as_slice());
         for (db, writes) in core::mem::take(&mut self.writes).into_iter() {
             if writes.cleared {
@@ -343,8 +345,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         for (db, writes) in self.writes.iter() {
             let space = self.index.live(db);
             if writes.cleared {
-                growth.payload_bytes += RECORD_BYTES_MAX;
-                growth.run_bytes -= signed(space.live_run_bytes());
+                growth.payload += RECORD_BYTES_MAX;
+                growth.run -= signed(space.live_run_bytes());
             }
             for (key, write) in writes.iter() {
                 let stored = space.newest(key).and_then(|version| version.value.as_ref());
@@ -361,14 +363,14 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                     Write::Append(tail) => tail.len(),
                     Write::Delete | Write::Expire(_) => 0,
                 };
-                growth.payload_bytes += RECORD_BYTES_MAX + key.len() + logged;
-                growth.memory_bytes += new - old;
-                growth.memory_bytes += match (new > 0, old > 0) {
+                growth.payload += RECORD_BYTES_MAX + key.len() + logged;
+                growth.memory += new - old;
+                growth.memory += match (new > 0, old > 0) {
                     (true, false) => signed(ENTRY_BYTES as u64),
                     (false, true) => -signed(ENTRY_BYTES as u64),
                     _ => 0,
                 };
-                growth.run_bytes += new - old;
+                growth.run += new - old;
             }
         }
         growth
