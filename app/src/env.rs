@@ -52,6 +52,7 @@ pub(crate) struct Env {
     pub(crate) started_us: u64,
     pub(crate) active_expire: Cell<bool>,
     pause: Cell<Option<Pause>>,
+    pausing: Cell<bool>,
     pub(crate) pause_changed: Notify,
     shutdown_requested: Cell<bool>,
     pub(crate) shutdown: Notify,
@@ -82,6 +83,7 @@ impl Env {
             started_us,
             active_expire: Cell::new(true),
             pause: Cell::new(None),
+            pausing: Cell::new(false),
             pause_changed: Notify::default(),
             shutdown_requested: Cell::new(false),
             shutdown: Notify::default(),
@@ -114,12 +116,18 @@ impl Env {
         self.random.borrow_mut().next_u64()
     }
 
+    /// Whether there is a pause; it may be over.
+    pub(crate) fn is_pausing(&self) -> bool {
+        self.pausing.get()
+    }
+
     pub(crate) fn pause(&self) -> Option<Pause> {
         self.pause.get()
     }
 
     pub(crate) fn set_pause(&self, pause: Option<Pause>) {
         self.pause.set(pause);
+        self.pausing.set(pause.is_some());
         self.pause_changed.notify();
     }
 

@@ -51,11 +51,11 @@ fn a_million_commands_in_one_pipeline() {
     });
 }
 
-#[test]
-fn a_client_that_sends_and_never_reads_is_held_back() {
+/// A client that sends `words` for ever and takes no reply.
+fn held_back(words: &[&str]) {
     let mut world = World::new(support::seed(2), &[("client-output-stall-timeout", "0")]);
     let (mut deaf, mut watcher) = (world.connect(), world.connect());
-    let chunk = request(&["GET", "k"]).repeat(100);
+    let chunk = request(words).repeat(100);
     world.executor.spawn(async move {
         // Until the pipe is full in both directions: this never ends.
         while deaf.send(&chunk).await {}
@@ -73,6 +73,17 @@ fn a_client_that_sends_and_never_reads_is_held_back() {
             "{last} bytes: it was not held back by its replies"
         );
     });
+}
+
+#[test]
+fn a_client_that_never_reads_large_replies_is_held_back() {
+    held_back(&["GET", "k"]);
+}
+
+#[test]
+fn a_client_that_never_reads_small_replies_is_held_back() {
+    held_back(&["PING"]);
+    held_back(&["SET", "other", "1"]);
 }
 
 #[test]

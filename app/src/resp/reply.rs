@@ -127,9 +127,13 @@ impl<'a> Reply<'a> {
 
     /// An integer.
     pub(crate) fn integer(&mut self, value: i64) {
-        self.out.bytes.push(b':');
-        number::push_i64(&mut self.out.bytes, value);
-        self.out.bytes.extend_from_slice(b"\r\n");
+        if let Ok(small @ 0..=999) = usize::try_from(value) {
+            self.head(b':', small);
+        } else {
+            self.out.bytes.push(b':');
+            number::push_i64(&mut self.out.bytes, value);
+            self.out.bytes.extend_from_slice(b"\r\n");
+        }
     }
 
     /// A count; beyond `i64` it saturates.
@@ -234,10 +238,25 @@ impl<'a> Reply<'a> {
         self.out.payload(bytes);
     }
 
+    /// A type byte and a length; nearly all lengths have one to three digits.
     fn head(&mut self, kind: u8, len: usize) {
-        self.out.bytes.push(kind);
-        number::push_usize(&mut self.out.bytes, len);
-        self.out.bytes.extend_from_slice(b"\r\n");
+        let out = &mut self.out.bytes;
+        match u16::try_from(len) {
+            Ok(len @ 0..=9) => out.extend_from_slice(&[kind, digit(len), b'\r', b'\n']),
+            Ok(len @ 10..=99) => {
+                out.extend_from_slice(&[kind, digit(len / 10), digit(len % 10), b'\r', b'\n']);
+            }
+            Ok(len @ 100..=999) => {
+                let (hundreds, rest) = (len / 100, len % 100);
+                let digits = [digit(hundreds), digit(rest / 10), digit(rest % 10)];
+                out.extend_from_slice(&[kind, digits[0], digits[1], digits[2], b'\r', b'\n']);
+            }
+            _ => {
+                out.push(kind);
+                out.extend_from_slice(itoa::Buffer::new().format(len).as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        }
     }
 
     /// One line; line ends in `text`, which may quote a client, become blanks.
@@ -254,9 +273,26 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// The digit of a number below ten.
+#[expect(clippy::cast_possible_truncation, reason = "below ten")]
+fn digit(value: u16) -> u8 {
+    b'0' + value as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_of_any_number_of_digits() {
+        for len in [
+            0, 9, 10, 42, 99, 100, 507, 999, 1000, 65_535, 65_536, 1_000_000,
+        ] {
+            let mut sink = Sink::new(10);
+            Reply::new(&mut sink, false).array(len);
+            assert_eq!(sink.bytes(), alloc::format!("*{len}\r\n").as_bytes());
+        }
+    }
 
     fn both(write: impl Fn(&mut Reply<'_>)) -> (Vec<u8>, Vec<u8>) {
         let mut sinks = (Sink::new(1000), Sink::new(1000));

@@ -206,27 +206,32 @@ impl RequestParser {
         input: &[u8],
         limits: &Limits,
     ) -> Result<Progress, ProtocolError> {
-        loop {
-            match self.state {
-                State::Complete { .. } => return Ok(Progress::Request),
-                State::Inline { scanned } => return self.parse_inline(input, scanned, limits),
-                State::Array { left, bulk_bytes } => {
-                    return self.parse_array(input, left, bulk_bytes, limits);
-                }
-                State::Start => match input.first() {
-                    None => return Ok(Progress::Incomplete),
-                    Some(b'*') => match self.read_length(input, 1, limits) {
-                        Length::Incomplete => return Ok(Progress::Incomplete),
-                        Length::Invalid => return Err(ProtocolError::InvalidMultibulkLength),
-                        Length::TooBig => return Err(ProtocolError::MultibulkLengthTooBig),
-                        Length::Number { value, next } => {
-                            self.position = next;
-                            self.start_array(value, limits)?;
-                        }
-                    },
-                    Some(_) => self.state = State::Inline { scanned: 0 },
-                },
+        match self.state {
+            State::Complete { .. } => Ok(Progress::Request),
+            State::Inline { scanned } => self.parse_inline(input, scanned, limits),
+            State::Array { left, bulk_bytes } => self.parse_array(input, left, bulk_bytes, limits),
+            State::Start => self.start(input, limits),
+        }
+    }
+
+    fn start(&mut self, input: &[u8], limits: &Limits) -> Result<Progress, ProtocolError> {
+        match *input {
+            [] => Ok(Progress::Incomplete),
+            // Nearly all requests have fewer than ten arguments; no limit is that low.
+            [b'*', digit @ b'1'..=b'9', b'\r', b'\n', ..] => {
+                self.position = 4;
+                self.parse_array(input, usize::from(digit - b'0'), None, limits)
             }
+            [b'*', ..] => match self.read_length(input, 1, limits) {
+                Length::Incomplete => Ok(Progress::Incomplete),
+                Length::Invalid => Err(ProtocolError::InvalidMultibulkLength),
+                Length::TooBig => Err(ProtocolError::MultibulkLengthTooBig),
+                Length::Number { value, next } => {
+                    self.position = next;
+                    self.start_array(input, value, limits)
+                }
+            },
+            _ => self.parse_inline(input, 0, limits),
         }
     }
 
@@ -270,7 +275,12 @@ impl RequestParser {
         self.spans.capacity() * size_of::<Span>() + self.scratch.capacity()
     }
 
-    fn start_array(&mut self, count: i64, limits: &Limits) -> Result<(), ProtocolError> {
+    fn start_array(
+        &mut self,
+        input: &[u8],
+        count: i64,
+        limits: &Limits,
+    ) -> Result<Progress, ProtocolError> {
         // Like Redis, zero or fewer arguments are a request for nothing.
         let count = usize::try_from(count).unwrap_or(0);
         if limits.unauthenticated && count > UNAUTHENTICATED_ARGUMENTS_MAX {
@@ -279,15 +289,7 @@ impl RequestParser {
         if count > limits.arguments_max {
             return Err(ProtocolError::InvalidMultibulkLength);
         }
-        self.state = if count == 0 {
-            State::Complete { inline: false }
-        } else {
-            State::Array {
-                left: count,
-                bulk_bytes: None,
-            }
-        };
-        Ok(())
+        self.parse_array(input, count, None, limits)
     }
 
     fn parse_array(
@@ -310,10 +312,7 @@ impl RequestParser {
                 Some(b"\r\n") => {}
                 Some(_) => return Err(ProtocolError::ExpectedCrLf),
                 None => {
-                    self.state = State::Array {
-                        left,
-                        bulk_bytes: Some(length),
-                    };
+                    self.state = State::Array { left, bulk_bytes };
                     // Said as soon as it is certain, so that the outcome does not depend on splits.
                     return match input.get(end) {
                         Some(byte) if *byte != b'\r' => Err(ProtocolError::ExpectedCrLf),
@@ -322,11 +321,7 @@ impl RequestParser {
                 }
             }
             if self.spans.len() == self.spans.capacity() {
-                // Grows with what has arrived, not with what was announced.
-                let more = self.spans.len().max(4);
-                self.spans
-                    .try_reserve(more)
-                    .map_err(|_| ProtocolError::OutOfMemory)?;
+                self.make_room_for_spans()?;
             }
             self.spans.push(Span::new(self.position, end));
             self.position = end + 2;
@@ -337,16 +332,35 @@ impl RequestParser {
         Ok(Progress::Request)
     }
 
+    /// Grows with what has arrived, not with what was announced.
+    #[cold]
+    fn make_room_for_spans(&mut self) -> Result<(), ProtocolError> {
+        let more = self.spans.len().max(4);
+        self.spans
+            .try_reserve(more)
+            .map_err(|_| ProtocolError::OutOfMemory)
+    }
+
     /// `$length`; `None` when its line is not complete yet.
     fn parse_bulk_length(
         &mut self,
         input: &[u8],
         limits: &Limits,
     ) -> Result<Option<usize>, ProtocolError> {
-        match input.get(self.position) {
-            None => return Ok(None),
-            Some(b'$') => {}
-            Some(&other) => return Err(ProtocolError::ExpectedDollar(other)),
+        let rest = input.get(self.position..).unwrap_or_default();
+        // Nearly all lengths have one or two digits; no limit is that low.
+        match *rest {
+            [b'$', digit @ b'0'..=b'9', b'\r', b'\n', ..] => {
+                self.position += 4;
+                return Ok(Some(usize::from(digit - b'0')));
+            }
+            [b'$', ten @ b'1'..=b'9', one @ b'0'..=b'9', b'\r', b'\n', ..] => {
+                self.position += 5;
+                return Ok(Some(usize::from(ten - b'0') * 10 + usize::from(one - b'0')));
+            }
+            [] => return Ok(None),
+            [b'$', ..] => {}
+            [other, ..] => return Err(ProtocolError::ExpectedDollar(other)),
         }
         let (value, next) = match self.read_length(input, self.position + 1, limits) {
             Length::Incomplete => return Ok(None),

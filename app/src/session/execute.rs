@@ -68,7 +68,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             state.conclude(batch, start);
             return Step::Done(After::Nothing);
         }
-        if self.env.pause().is_some() && self.is_paused(state, found) {
+        if self.env.is_pausing() && self.is_paused(state, found) {
             return Step::Paused;
         }
         let Found { spec, index } = found;

@@ -197,10 +197,10 @@ impl Output {
         self.memory_bytes.get()
     }
 
-    /// Waits until no more than `limit` bytes are queued or being sent.
+    /// Waits until what is queued or being sent takes no more than `limit` bytes of memory.
     pub(super) async fn until_at_most(&self, limit: usize) {
         self.sent
-            .until(|| (self.bytes.get() <= limit).then_some(()))
+            .until(|| (self.memory_bytes.get() <= limit).then_some(()))
             .await;
     }
 }

@@ -1,7 +1,7 @@
 //! The loop that reads, parses and executes.
 //!
 //! What one read brought is executed back to back and its replies handed over as one batch. The loop gives way
-//! after [`SLICE_COMMANDS`] commands or [`SLICE_US`], waits while too many replies are queued, and never
+//! after [`SLICE_WORK`] or [`SLICE_US`], waits while too many replies are queued, and never
 //! executes a writing command before the log has room for it.
 
 use embassy_futures::select::{Either, select};
@@ -22,12 +22,13 @@ use crate::env;
 use crate::resp::{Limits, Progress, Reply, RequestParser};
 use crate::server::Server;
 
-/// Commands executed without giving way to others.
-const SLICE_COMMANDS: u32 = 64;
+/// Work done without giving way to others: one for each command, and one for so many bytes of it.
+const SLICE_WORK: usize = 64;
+const WORK_BYTES: usize = 512;
 /// Microseconds of execution without giving way.
 const SLICE_US: u64 = 1000;
-/// The clock is read once in so many commands.
-const CLOCK_COMMANDS: u32 = 8;
+/// Work after which the clock is read to see whether it has taken too long.
+const CHECK_WORK: usize = 16;
 /// A batch this large is handed over at once.
 const BATCH_BYTES: usize = 16 * 1024;
 /// After an error that ends the connection, input is taken until nothing comes for so long, ...
@@ -51,9 +52,12 @@ pub(super) struct Reader<'a, D: BlockDevice, C: Clock> {
     input: Input,
     parser: RequestParser,
     batch: Batch,
-    /// Commands since the last time others had their turn.
-    slice_commands: u32,
+    /// Work since the last time others had their turn, and at how much the clock is read next.
+    slice_work: usize,
+    slice_check: usize,
     slice_started_us: u64,
+    /// `client-output-queue-limit`.
+    queue_limit: usize,
     /// The connection ends with an error.
     failed: bool,
 }
@@ -73,7 +77,9 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             input: Input::default(),
             parser: RequestParser::new(),
             batch: Batch::default(),
-            slice_commands: 0,
+            slice_work: 0,
+            slice_check: CHECK_WORK,
+            queue_limit: 0,
             slice_started_us: 0,
             failed: false,
         }
@@ -128,13 +134,17 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 return;
             }
             self.hand_over();
+            self.let_client_take_replies().await;
         }
     }
 
     fn note_arrival(&mut self, count: usize) {
-        self.slice_started_us = self.server.read_clock();
+        let now_us = self.server.read_clock();
+        if self.slice_work == 0 {
+            self.slice_started_us = now_us;
+        }
         let client = &self.state.client;
-        client.active_us.set(self.slice_started_us);
+        client.active_us.set(now_us);
         client.has_sent.set(true);
         env::add(&self.server.env.stats.input_bytes, count);
     }
@@ -201,6 +211,11 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     /// Executes every whole request that has arrived.
     async fn execute_all(&mut self) -> Next {
         let mut limits = self.limits();
+        self.queue_limit = self
+            .server
+            .env
+            .config()
+            .limit_usize(Limit::ClientOutputQueueBytes);
         self.limit_batch();
         loop {
             match self.parser.parse(self.input.filled(), &limits) {
@@ -220,7 +235,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 // AUTH or RESET has just changed what is allowed.
                 limits = self.limits();
             }
-            self.give_way().await;
+            self.give_way(consumed).await;
         }
     }
 
@@ -262,34 +277,42 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     }
 
     /// Lets others have their turn, and the client take its replies, when it is time to.
-    async fn give_way(&mut self) {
-        self.slice_commands += 1;
+    async fn give_way(&mut self, request_bytes: usize) {
+        self.slice_work += 1 + request_bytes / WORK_BYTES;
         if self.batch.sink.len() >= BATCH_BYTES {
             self.hand_over();
+            self.let_client_take_replies().await;
         }
-        let queue_limit = self
+        if self.slice_work < self.slice_check {
+            return;
+        }
+        let slice_us = self
             .server
-            .env
-            .config()
-            .limit_usize(Limit::ClientOutputQueueBytes);
-        if self.output.bytes() > queue_limit {
+            .read_clock()
+            .saturating_sub(self.slice_started_us);
+        if self.slice_work >= SLICE_WORK || slice_us >= SLICE_US {
             self.hand_over();
-            self.output.until_at_most(queue_limit / 2).await;
+            self.let_client_take_replies().await;
+            yield_now().await;
+            self.begin_slice();
+        } else {
+            self.slice_check = self.slice_work + CHECK_WORK;
+        }
+    }
+
+    /// Waits as long as more is queued than `client-output-queue-limit`: a client that does not read is not
+    /// read from.
+    async fn let_client_take_replies(&mut self) {
+        if self.output.memory_bytes() > self.queue_limit {
+            self.output.until_at_most(self.queue_limit / 2).await;
             self.limit_batch();
         }
-        let slice_is_over = self.slice_commands >= SLICE_COMMANDS
-            || (self.slice_commands.is_multiple_of(CLOCK_COMMANDS)
-                && self
-                    .server
-                    .read_clock()
-                    .saturating_sub(self.slice_started_us)
-                    >= SLICE_US);
-        if slice_is_over {
-            self.hand_over();
-            yield_now().await;
-            self.slice_commands = 0;
-            self.slice_started_us = self.server.read_clock();
-        }
+    }
+
+    fn begin_slice(&mut self) {
+        self.slice_work = 0;
+        self.slice_check = CHECK_WORK;
+        self.slice_started_us = self.server.read_clock();
     }
 
     /// Gives the replies so far to the sending loop.
