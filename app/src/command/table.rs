@@ -272,11 +272,21 @@ pub(crate) fn find(name: &[u8]) -> Option<usize> {
     loop {
         let index = usize::from(*SLOT_TABLE.get(slot)?);
         let spec = COMMANDS.get(index)?;
-        if name.eq_ignore_ascii_case(spec.name.as_bytes()) {
+        if is_name(name, spec.name.as_bytes()) {
             return Some(index);
         }
         slot = (slot + 1) % SLOTS;
     }
+}
+
+/// Whether `given` is `name`, which consists of lower-case letters, in any case: setting the bit that tells the
+/// cases apart makes a letter of a letter only.
+fn is_name(given: &[u8], name: &[u8]) -> bool {
+    given.len() == name.len()
+        && given
+            .iter()
+            .zip(name)
+            .all(|(given, name)| given | 0x20 == *name)
 }
 
 /// The subcommand called `name`, in any case.
@@ -297,6 +307,11 @@ mod tests {
             assert_eq!(find(spec.name.as_bytes()), Some(index));
             assert_eq!(find(spec.name.to_ascii_uppercase().as_bytes()), Some(index));
             assert!(spec.name.len() <= NAME_BYTES_MAX);
+            assert!(
+                spec.name.bytes().all(|byte| byte.is_ascii_lowercase()),
+                "{}",
+                spec.name
+            );
             for subcommand in spec.subcommands {
                 let own = subcommand.own_name().as_bytes();
                 assert_eq!(find_subcommand(spec, own).unwrap().name, subcommand.name);
