@@ -1,6 +1,6 @@
 //! Configuration: every limit by the name Redis gives it, or a like one where Redis has none.
 //!
-//! [`PARAMETERS`] is the one list: name, meaning, default, bounds. Values live in memory; what the binary
+//! `PARAMETERS` is the one list: name, meaning, default, bounds. Values live in memory; what the binary
 //! passes at start and what `CONFIG SET` changes is not kept over a restart (`CONFIG REWRITE` says so).
 
 use alloc::borrow::ToOwned;

@@ -96,7 +96,7 @@ pub(crate) fn wait_aof(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]: everything is made durable either way.
+/// `SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]`: everything is made durable either way.
 pub(crate) fn shutdown(control: &mut Control<'_>) -> Outcome {
     let (mut save, mut no_save, mut force, mut abort) = (false, false, false, false);
     for word in control.args.from(1) {
