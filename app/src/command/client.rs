@@ -104,7 +104,7 @@ fn is_normal_type(name: &[u8]) -> Result<bool, Failure> {
     ]))
 }
 
-/// CLIENT LIST [TYPE type | ID id ...].
+/// `CLIENT LIST [TYPE type | ID id ...]`.
 pub(crate) fn list(control: &mut Control<'_>) -> Outcome {
     let all = control.env.clients.all();
     let args = control.args;
@@ -288,7 +288,7 @@ pub(crate) fn reply(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// CLIENT PAUSE milliseconds [WRITE|ALL].
+/// `CLIENT PAUSE milliseconds [WRITE|ALL]`.
 pub(crate) fn pause(control: &mut Control<'_>) -> Outcome {
     let mode = match control.args.get(3) {
         None => PauseMode::All,
@@ -324,7 +324,7 @@ pub(crate) fn unpause(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// CLIENT UNBLOCK id [TIMEOUT|ERROR]: no command blocks in a way that could be undone.
+/// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`: no command blocks in a way that could be undone.
 pub(crate) fn unblock(control: &mut Control<'_>) -> Outcome {
     match control.args.get(3) {
         None => {}

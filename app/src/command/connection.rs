@@ -61,7 +61,7 @@ fn may_enter(env: &Env, user: &[u8], password: &[u8]) -> bool {
     user == USER && (expected.is_empty() || right)
 }
 
-/// HELLO [version [AUTH user password] [SETNAME name]].
+/// `HELLO [version [AUTH user password] [SETNAME name]]`.
 pub(crate) fn hello(control: &mut Control<'_>) -> Outcome {
     let mut resp3 = control.reply.is_resp3();
     if let Some(version) = control.args.get(1) {

@@ -67,7 +67,7 @@ fn rename_if<D: BlockDevice>(
     Ok(true)
 }
 
-/// COPY source destination [DB n] [REPLACE].
+/// `COPY source destination [DB n] [REPLACE]`.
 pub(crate) fn copy<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let mut target = data.database;
     let mut replace = false;

@@ -40,7 +40,7 @@ pub(crate) fn count(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// COMMAND INFO [name ...]; a name nobody has gives a null.
+/// `COMMAND INFO [name ...]`; a name nobody has gives a null.
 pub(crate) fn command_info(control: &mut Control<'_>) -> Outcome {
     if control.args.len() == 2 {
         return command(control);
@@ -160,7 +160,7 @@ fn describe_keys(spec: &Spec, reply: &mut Reply<'_>) {
     reply.integer(0);
 }
 
-/// COMMAND DOCS [name ...]; names nobody has are left out.
+/// `COMMAND DOCS [name ...]`; names nobody has are left out.
 pub(crate) fn docs(control: &mut Control<'_>) -> Outcome {
     let specs: Vec<&Spec> = if control.args.len() == 2 {
         COMMANDS.iter().collect()
@@ -196,7 +196,7 @@ fn document(spec: &Spec, reply: &mut Reply<'_>) {
     }
 }
 
-/// COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern].
+/// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`.
 pub(crate) fn list(control: &mut Control<'_>) -> Outcome {
     let args = control.args;
     let all = COMMANDS

@@ -83,7 +83,7 @@ impl KeyList {
     }
 }
 
-/// SCAN cursor [MATCH pattern] [COUNT count] [TYPE type].
+/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`.
 pub(crate) fn scan<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let cursor = core::str::from_utf8(data.args.at(1))
         .ok()

@@ -61,7 +61,7 @@ fn constant<D: BlockDevice>(data: &mut Data<'_, '_, D>, answer: i64) -> Outcome 
     Ok(())
 }
 
-/// MEMORY USAGE key [SAMPLES count].
+/// `MEMORY USAGE key [SAMPLES count]`.
 pub(crate) fn memory_usage<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     match (data.args.get(3), data.args.get(4), data.args.len()) {
         (None, ..) => {}

@@ -42,7 +42,7 @@ pub(crate) fn save(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// BGSAVE [SCHEDULE]: the log is written in the background all the time.
+/// `BGSAVE [SCHEDULE]`: the log is written in the background all the time.
 pub(crate) fn bg_save(control: &mut Control<'_>) -> Outcome {
     match control.args.get(1) {
         None => {}
@@ -123,7 +123,7 @@ pub(crate) fn shutdown(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
-/// FUNCTION FLUSH [ASYNC|SYNC].
+/// `FUNCTION FLUSH [ASYNC|SYNC]`.
 pub(crate) fn flush_functions(control: &mut Control<'_>) -> Outcome {
     nothing_to_flush(
         control,
@@ -131,7 +131,7 @@ pub(crate) fn flush_functions(control: &mut Control<'_>) -> Outcome {
     )
 }
 
-/// SCRIPT FLUSH [ASYNC|SYNC].
+/// `SCRIPT FLUSH [ASYNC|SYNC]`.
 pub(crate) fn flush_scripts(control: &mut Control<'_>) -> Outcome {
     nothing_to_flush(control, "ERR SCRIPT FLUSH only support SYNC|ASYNC option")
 }
