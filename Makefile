@@ -62,9 +62,7 @@ test-platform:
 
 ## mkfs: make DISK an empty store, whatever it holds now
 mkfs:
-	@mkdir -p target
-	@rm -f '$(DISK)' && truncate -s '$(DISK_SIZE)' '$(DISK)'
-	@echo "made $(DISK) ($(DISK_SIZE)); its first boot formats it"
+	@qemu/run --erase --disk '$(DISK)' --disk-size '$(DISK_SIZE)'
 
 include scripts/test.mk
 test: test-platform
