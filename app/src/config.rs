@@ -597,6 +597,35 @@ mod tests {
     }
 
     #[test]
+    fn every_parameter_and_its_default_are_documented() {
+        let text = include_str!("../CONFIG.md");
+        let config = Config::default();
+        let rows: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        assert_eq!(rows.len(), PARAMETERS.len());
+        for parameter in &PARAMETERS {
+            let start = format!("| `{}` | ", parameter.name);
+            let row = rows.iter().find_map(|row| row.strip_prefix(&start));
+            let row = row.unwrap_or_else(|| panic!("{} is not documented", parameter.name));
+            let default = String::from_utf8(config.show(parameter)).unwrap();
+            let of_the_machine =
+                parameter.name.starts_with("maxmemory") && row.contains("of the machine");
+            let written = if default.is_empty() {
+                "empty |".into()
+            } else {
+                format!("`{default}` |")
+            };
+            assert!(
+                of_the_machine || row.starts_with(&written),
+                "{}: {default}",
+                parameter.name
+            );
+        }
+    }
+
+    #[test]
     fn several_are_set_all_or_none() {
         let mut config = Config::default();
         set(&mut config, &["timeout", "5", "MAXMEMORY", "10mb"]).unwrap();

@@ -379,7 +379,7 @@ impl<D: BlockDevice, C: Clock> Engine for Frozen<'_, D, C> {
     }
 
     fn store_stats(&self) -> Stats {
-        self.stats.clone().unwrap_or_default()
+        self.stats.unwrap_or_default()
     }
 
     fn durable(&self) -> Timestamp {
