@@ -20,6 +20,9 @@ pub enum CommitError {
     /// The log is busy: wait with [`Store::admit`](crate::Store::admit) and run the transaction again.
     #[error("the log has no room at the moment")]
     Busy,
+    /// Another transaction committed since this one began, which its caller held over an await.
+    #[error("another transaction committed first")]
+    Conflict,
     /// A write or flush failed earlier, or the store is closing; nothing more is taken until it is
     /// opened anew.
     #[error("the store is read-only")]

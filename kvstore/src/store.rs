@@ -125,13 +125,10 @@ impl<D: BlockDevice> Store<D> {
 
     /// Begins a transaction; `now_ms` (Unix milliseconds) decides what is expired.
     ///
-    /// Begin, use and commit it without an await in between: while it lives, nothing else may use
-    /// the store's data.
-    ///
-    /// # Panics
-    /// When another transaction of this store is alive: a mistake of the caller's.
+    /// Begin, use and commit it without an await in between: otherwise another may commit first, and
+    /// this one is refused.
     pub fn transaction(&self, now_ms: i64) -> Transaction<'_, D> {
-        Transaction::new(self, self.index.borrow_mut(), now_ms)
+        Transaction::new(self, now_ms)
     }
 
     /// The last commit.

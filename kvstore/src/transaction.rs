@@ -1,11 +1,12 @@
 //! Transactions: reads at the newest state, writes kept aside until they commit as one.
 //!
 //! A transaction lives within one step of one task: nothing else runs between its begin and its
-//! commit, so what it read is what it commits on. Its writes are seen by itself at once and by
+//! commit, so what it read is what it commits on; a caller that awaits in between and is overtaken
+//! gets [`CommitError::Conflict`]. Its writes are seen by itself at once and by
 //! everybody else after the commit, all together.
 
 use alloc::vec::Vec;
-use core::cell::RefMut;
+use core::cell::Ref;
 
 use lfs::BlockDevice;
 
@@ -20,7 +21,8 @@ use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Key, Timestamp, V
 /// A set of reads and writes that becomes one commit, or nothing when dropped.
 pub struct Transaction<'s, D: BlockDevice> {
     store: &'s Store<D>,
-    index: RefMut<'s, Index>,
+    /// The newest commit when it began; still so when it commits, unless the caller awaited in between.
+    begun: Timestamp,
     now_ms: i64,
     writes: WriteSet,
     /// The newest commit that what was read depends on.
@@ -39,10 +41,10 @@ struct Growth {
 }
 
 impl<'s, D: BlockDevice> Transaction<'s, D> {
-    pub(crate) fn new(store: &'s Store<D>, index: RefMut<'s, Index>, now_ms: i64) -> Self {
+    pub(crate) fn new(store: &'s Store<D>, now_ms: i64) -> Self {
         Self {
+            begun: store.committed(),
             store,
-            index,
             now_ms,
             writes: WriteSet::default(),
             depends_on: Timestamp::default(),
@@ -66,12 +68,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             }),
             Some(Write::Delete) => None,
             Some(Write::Append(tail)) => {
-                let mut entry = self.index.live(db).newest(key)?.live_at(self.now_ms)?;
+                let mut entry = self.index().live(db).newest(key)?.live_at(self.now_ms)?;
                 entry.value.append(tail);
                 Some(entry)
             }
             Some(Write::Expire(expires_at_ms)) => {
-                let entry = self.index.live(db).newest(key)?.live_at(self.now_ms)?;
+                let entry = self.index().live(db).newest(key)?.live_at(self.now_ms)?;
                 Some(Entry {
                     expires_at_ms: *expires_at_ms,
                     ..entry
@@ -122,7 +124,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     pub fn delete(&mut self, db: DatabaseIndex, key: &[u8]) -> bool {
         let existed = self.get(db, key).is_some();
         // An expired value not yet reclaimed is as good as gone; deleting it is the reclaimer's work.
-        if existed || self.index.live(db).newest(key).is_some() {
+        if existed || self.index().live(db).newest(key).is_some() {
             self.write(db, key, Write::Delete);
         }
         existed
@@ -161,7 +163,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis.
     pub fn count(&mut self, db: DatabaseIndex) -> u64 {
         self.depends_on = self.store.committed();
-        let space = self.index.live(db);
+        let index = self.index();
+        let space = index.live(db);
         let Some(writes) = self.writes.of(db) else {
             return space.live_count();
         };
@@ -202,11 +205,13 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             return 0;
         }
         let deleted = |key: &Key| own.is_some_and(|w| matches!(w.get(key), Some(Write::Delete)));
-        self.index.live(db).scan(cursor, count, self.now_ms, |key| {
-            if !deleted(key) {
-                keys.push(Key::clone(key));
-            }
-        })
+        self.index()
+            .live(db)
+            .scan(cursor, count, self.now_ms, |key| {
+                if !deleted(key) {
+                    keys.push(Key::clone(key));
+                }
+            })
     }
 
     /// Appends up to `limit` live keys in order after `after` to `keys`, own writes included.
@@ -222,7 +227,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         let own = self.writes.of(db);
         let cleared = own.is_some_and(|writes| writes.cleared);
         let live = |version: &Version| !cleared && version.is_live_at(now_ms);
-        let stored = self.index.live(db).range_at(after, Timestamp(u64::MAX));
+        let index = self.index();
+        let stored = index.live(db).range_at(after, Timestamp(u64::MAX));
         let mut stored = stored
             .filter(|(_, version)| live(version))
             .map(|(key, _)| key)
@@ -258,14 +264,15 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             let at = random.checked_rem(keys.len() as u64)?;
             return keys.get(usize::try_from(at).ok()?).cloned();
         }
-        self.index.live(db).random_key(random, self.now_ms)
+        self.index().live(db).random_key(random, self.now_ms)
     }
 
     /// Deletes up to `limit` keys whose time has come; how many.
     pub(crate) fn delete_expired(&mut self, limit: usize) -> usize {
         let mut count = 0;
         for db in (0..).map(DatabaseIndex).take(DATABASE_COUNT) {
-            let expired = self.index.live(db).expired(self.now_ms).take(limit - count);
+            let index = self.index();
+            let expired = index.live(db).expired(self.now_ms).take(limit - count);
             let expired = expired.cloned().collect::<Vec<_>>();
             count += expired.len();
             for key in expired {
@@ -291,14 +298,18 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             return Ok(self.depends_on);
         }
         let growth = self.growth();
+        if self.begun != self.store.committed() {
+            return Err(CommitError::Conflict);
+        }
         self.store
-            .check_room(&self.index, growth.memory, growth.run)?;
+            .check_room(&self.index(), growth.memory, growth.run)?;
         let encode = |payload: &mut Vec<u8>| self.encode(payload);
         let timestamp = self.store.append(growth.payload, encode)?;
+        let mut index = self.store.index.borrow_mut();
         let nothing = Key::from([].as_slice());
         for (db, writes) in core::mem::take(&mut self.writes).into_iter() {
             if writes.cleared {
-                self.index.apply(timestamp, db, &nothing, Applied::Clear);
+                index.apply(timestamp, db, &nothing, Applied::Clear);
                 // There is garbage now.
                 self.store.changed.notify();
             }
@@ -309,7 +320,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                     Write::Append(ref tail) => Applied::Append(tail),
                     Write::Expire(expires_at_ms) => Applied::Expire(expires_at_ms),
                 };
-                self.index.apply(timestamp, db, &key, change);
+                index.apply(timestamp, db, &key, change);
             }
         }
         Ok(timestamp)
@@ -342,8 +353,9 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     fn growth(&self) -> Growth {
         let mut growth = Growth::default();
+        let index = self.index();
         for (db, writes) in self.writes.iter() {
-            let space = self.index.live(db);
+            let space = index.live(db);
             if writes.cleared {
                 growth.payload += RECORD_BYTES_MAX;
                 growth.run -= signed(space.live_run_bytes());
@@ -378,11 +390,16 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     /// The live value in the store, and the dependency on it.
     fn stored(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
-        let version = self.index.live(db).newest(key);
-        let read_from = version.map_or(self.index.last_removal(), |version| version.timestamp);
+        let index = self.index();
+        let version = index.live(db).newest(key);
+        let read_from = version.map_or(index.last_removal(), |version| version.timestamp);
         let entry = version.and_then(|version| version.live_at(self.now_ms));
         self.depends_on = self.depends_on.max(read_from);
         entry
+    }
+
+    fn index(&self) -> Ref<'s, Index> {
+        self.store.index.borrow()
     }
 
     fn write(&mut self, db: DatabaseIndex, key: &[u8], write: Write) {

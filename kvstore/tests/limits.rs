@@ -198,3 +198,18 @@ fn expired_keys_vanish_at_once_and_are_reclaimed_in_batches() {
         (49, 51)
     );
 }
+
+#[test]
+fn a_transaction_that_was_overtaken_is_refused() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    let mut first = store.transaction(0);
+    first.put(DB, b"k", &b"first"[..], None);
+    let mut second = store.transaction(0);
+    second.put(DB, b"k", &b"second"[..], None);
+    second.commit().unwrap();
+    // Whatever else is asked of the store while a transaction lives is answered.
+    assert_eq!(store.stats().keys[0], 1);
+    assert_eq!(first.commit(), Err(CommitError::Conflict));
+}

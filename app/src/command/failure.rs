@@ -86,8 +86,10 @@ pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure 
             text.extend_from_slice(b" bytes)");
             Failure::from(text)
         }
-        // Not met by commands, which wait for room before they run.
-        CommitError::Busy => Failure::of("ERR the log is busy, try again"),
+        // Not met by commands, which wait for room before they run, and run without waiting.
+        CommitError::Busy | CommitError::Conflict => {
+            Failure::of("ERR the store is busy, try again")
+        }
         _ => Failure::of(IO_ERROR),
     }
 }

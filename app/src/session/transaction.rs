@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 
-use kvstore::{DatabaseIndex, Snapshot, Stats, Timestamp};
+use kvstore::{DatabaseIndex, Snapshot};
 use lfs::{BlockDevice, Clock};
 
 use super::State;
@@ -19,7 +19,7 @@ use crate::command::introspect;
 use crate::command::table::WRITE;
 use crate::command::{After, Control, Data, Outcome, Run, SessionCommand};
 use crate::config::Limit;
-use crate::env::{self, Engine};
+use crate::env;
 use crate::resp::{Args, Reply, Span};
 use crate::server::Server;
 
@@ -79,13 +79,6 @@ impl Queue {
         });
         self.writes |= found.spec.has(WRITE);
         true
-    }
-
-    /// Whether a command may look at the store as a whole.
-    fn needs_stats(&self) -> bool {
-        self.commands
-            .iter()
-            .any(|queued| matches!(queued.found.spec.run, Run::Control(_)))
     }
 
     fn iter(&self) -> impl Iterator<Item = (Found, Args<'_>)> {
@@ -277,13 +270,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         let start = batch.sink.len();
         let database = state.database;
         Reply::new(&mut batch.sink, state.resp3).array(queue.commands.len());
-        let engine = Frozen {
-            server: self,
-            stats: queue.needs_stats().then(|| self.store.stats()),
-        };
         let mut transaction = self.store.transaction(self.now_ms());
         for (found, args) in queue.iter() {
-            self.run_queued(state, &engine, &mut transaction, found, args, batch);
+            self.run_queued(state, &mut transaction, found, args, batch);
         }
         let read_only = transaction.is_read_only();
         match transaction.commit() {
@@ -309,7 +298,6 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     fn run_queued(
         &self,
         state: &mut State,
-        engine: &Frozen<'_, D, C>,
         transaction: &mut kvstore::Transaction<'_, D>,
         found: Found,
         args: Args<'_>,
@@ -339,7 +327,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                     args,
                     reply,
                     env: &self.env,
-                    engine,
+                    engine: self,
                     in_exec: true,
                     after: &mut after,
                 })
@@ -358,35 +346,5 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             // A command without a reply, such as CLIENT REPLY OFF, still has its place in the array.
             Reply::new(&mut batch.sink, state.resp3).null();
         }
-    }
-}
-
-/// The engine as commands within EXEC see it: while a transaction lives nothing else can look at the store, so
-/// figures about it are those from just before.
-struct Frozen<'s, D: BlockDevice, C: Clock> {
-    server: &'s Server<D, C>,
-    /// Taken when a command might ask.
-    stats: Option<Stats>,
-}
-
-impl<D: BlockDevice, C: Clock> Engine for Frozen<'_, D, C> {
-    fn now_us(&self) -> u64 {
-        self.server.now_us()
-    }
-
-    fn unix_us(&self) -> i64 {
-        self.server.unix_us()
-    }
-
-    fn store_stats(&self) -> Stats {
-        self.stats.unwrap_or_default()
-    }
-
-    fn durable(&self) -> Timestamp {
-        self.server.durable()
-    }
-
-    fn set_maxmemory(&self, bytes: usize) {
-        self.server.set_maxmemory(bytes);
     }
 }
