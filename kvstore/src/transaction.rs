@@ -191,7 +191,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// Visits about `count` keys from `cursor` (0 begins) and returns the next cursor (0 ends).
     ///
     /// SCAN's guarantee: a key that is there from the beginning to the end of a walk is visited.
-    /// Expired keys are left out. Own writes are not seen, but for what they deleted.
+    /// Expired keys are left out; keys that this transaction created come with the last step.
     pub fn scan(
         &mut self,
         db: DatabaseIndex,
@@ -200,18 +200,32 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         keys: &mut Vec<Key>,
     ) -> u64 {
         self.depends_on = self.store.committed();
-        let own = self.writes.of(db);
-        if own.is_some_and(|writes| writes.cleared) {
-            return 0;
-        }
-        let deleted = |key: &Key| own.is_some_and(|w| matches!(w.get(key), Some(Write::Delete)));
-        self.index()
-            .live(db)
-            .scan(cursor, count, self.now_ms, |key| {
-                if !deleted(key) {
+        let index = self.index();
+        let space = index.live(db);
+        let Some(own) = self.writes.of(db) else {
+            let push = |key: &Key| keys.push(Key::clone(key));
+            return space.scan(cursor, count, self.now_ms, push);
+        };
+        let next = if own.cleared {
+            0
+        } else {
+            space.scan(cursor, count, self.now_ms, |key| {
+                if !matches!(own.get(key), Some(Write::Delete)) {
                     keys.push(Key::clone(key));
                 }
             })
+        };
+        if next == 0 {
+            let stored = |key: &Key| {
+                let newest = space.newest(key).filter(|_| !own.cleared);
+                newest.is_some_and(|version| version.is_live_at(self.now_ms))
+            };
+            let created = own
+                .iter()
+                .filter(|(key, write)| !matches!(write, Write::Delete) && !stored(key));
+            keys.extend(created.map(|(key, _)| Key::clone(key)));
+        }
+        next
     }
 
     /// Appends up to `limit` live keys in order after `after` to `keys`, own writes included.

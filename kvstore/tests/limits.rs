@@ -213,3 +213,36 @@ fn a_transaction_that_was_overtaken_is_refused() {
     assert_eq!(store.stats().keys[0], 1);
     assert_eq!(first.commit(), Err(CommitError::Conflict));
 }
+
+#[test]
+fn a_scan_sees_what_its_transaction_did() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    let mut transaction = store.transaction(0);
+    for key in [b"a", b"b", b"c"] {
+        transaction.put(DB, key, &b"1"[..], None);
+    }
+    transaction.commit().unwrap();
+    let mut transaction = store.transaction(0);
+    transaction.delete(DB, b"a");
+    transaction.put(DB, b"b", &b"2"[..], None);
+    transaction.put(DB, b"d", &b"2"[..], None);
+    let (mut keys, mut cursor) = (Vec::new(), 0);
+    loop {
+        cursor = transaction.scan(DB, cursor, 1, &mut keys);
+        if cursor == 0 {
+            break;
+        }
+    }
+    keys.sort();
+    assert_eq!(
+        keys.iter().map(|key| &key[..]).collect::<Vec<_>>(),
+        [b"b", b"c", b"d"]
+    );
+    transaction.clear(DB);
+    transaction.put(DB, b"e", &b"2"[..], None);
+    keys.clear();
+    assert_eq!(transaction.scan(DB, 0, 10, &mut keys), 0);
+    assert_eq!(keys.iter().map(|key| &key[..]).collect::<Vec<_>>(), [b"e"]);
+}
