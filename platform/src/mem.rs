@@ -18,9 +18,9 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
         return 0;
     }
     // SAFETY: at < len.
-    let of_a = unsafe { a.add(at).read() };
+    let of_a = unsafe { a.wrapping_add(at).read() };
     // SAFETY: at < len.
-    let of_b = unsafe { b.add(at).read() };
+    let of_b = unsafe { b.wrapping_add(at).read() };
     i32::from(of_a) - i32::from(of_b)
 }
 
@@ -40,6 +40,7 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
 /// # Safety
 /// Both point to `len` readable bytes.
 #[inline]
+#[expect(clippy::cast_ptr_alignment, reason = "both are aligned when a word is read")]
 unsafe fn first_difference(a: *const u8, b: *const u8, len: usize) -> usize {
     let mut at = 0;
     // Words can be read where both are aligned alike; the machines need not allow other reads.
@@ -51,10 +52,8 @@ unsafe fn first_difference(a: *const u8, b: *const u8, len: usize) -> usize {
             return at;
         }
         while len - at >= WORD {
-            // SAFETY: within `len`.
-            let word_a = unsafe { a.add(at) }.cast::<usize>();
-            // SAFETY: within `len`.
-            let word_b = unsafe { b.add(at) }.cast::<usize>();
+            let word_a = a.wrapping_add(at).cast::<usize>();
+            let word_b = b.wrapping_add(at).cast::<usize>();
             // SAFETY: a whole word is within `len`, and aligned since `at` began so.
             let of_a = unsafe { word_a.read() };
             // SAFETY: the same; `b` is aligned as `a` is.
@@ -77,9 +76,9 @@ unsafe fn first_difference_bytewise(a: *const u8, b: *const u8, from: usize, len
     let mut at = from;
     while at < len {
         // SAFETY: at < len.
-        let of_a = unsafe { a.add(at).read() };
+        let of_a = unsafe { a.wrapping_add(at).read() };
         // SAFETY: at < len.
-        let of_b = unsafe { b.add(at).read() };
+        let of_b = unsafe { b.wrapping_add(at).read() };
         if of_a != of_b {
             break;
         }

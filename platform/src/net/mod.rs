@@ -1,7 +1,7 @@
 //! The network: virtio-net, smoltcp, one TCP port.
 //!
 //! smoltcp looks at every socket of a set for every packet, and knows no backlog: a SYN that finds no
-//! listening socket is refused. Both are avoided by giving it one connection at a time. [`stack`] finds the
+//! listening socket is refused. Both are avoided by giving it one connection at a time. `stack` finds the
 //! connection of a segment by its addresses and shows smoltcp a set with only that one socket; for a SYN of
 //! an unknown peer it makes one. So a packet costs the same however many connections there are, and the
 //! backlog is as long as the number of connections allowed.
