@@ -7,6 +7,7 @@
 //!   makes callers wait their turn; what cannot be is refused.
 //! - `disk-fails`: on a disk that fails every write, writes and flushes say so and reads go on.
 //! - `memory`: when memory is short, allocations that can fail do.
+//! - `bytes`: comparing memory, for all alignments and lengths.
 //! - `time`: timers fire when they should, also many, also those that are dropped.
 //! - `panic`, `overflow`: end in a panic, and in a stack that is too deep; QEMU must return a failure.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -22,10 +23,12 @@ fn main() {}
 platform::entry!(machine::run);
 
 #[cfg(target_os = "none")]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod machine {
     use alloc::rc::Rc;
     use alloc::vec::Vec;
     use core::cell::{Cell, RefCell};
+    use core::cmp::Ordering;
     use core::future::poll_fn;
     use core::pin::pin;
     use core::task::Poll;
@@ -42,6 +45,7 @@ mod machine {
             match word {
                 "disk" => disk().await,
                 "disk-fails" => disk_fails().await,
+                "bytes" => bytes(),
                 "memory" => memory_is_short(),
                 "time" => time().await,
                 "panic" => panic!("a panic that was asked for"),
@@ -279,6 +283,11 @@ mod machine {
             Buffer::zeroed(16).is_err(),
             "there cannot be any memory left"
         );
+        let mut small: Vec<u8> = Vec::new();
+        assert!(
+            small.try_reserve_exact(256).is_ok(),
+            "the last of it is for small pieces"
+        );
         let all: usize = taken.iter().map(Vec::capacity).sum();
         println!(
             "selftest: {all} of {} bytes could be taken",
@@ -287,8 +296,41 @@ mod machine {
         assert!(all > before.total_bytes / 10 * 9, "not all memory is used");
         // Nine tenths of what the machine has: the rest is the image, its stack and the firmware's share.
         assert!(before.total_bytes > memory::machine_bytes() / 10 * 9);
-        drop(taken);
+        drop((taken, small));
         assert_eq!(memory::usage().used_bytes, before.used_bytes);
+    }
+
+    /// Against a comparison that is obviously right.
+    fn bytes() {
+        let left = [0x55_u8; 96];
+        let mut right = left;
+        for (offset_a, offset_b) in (0..9).flat_map(|a| (0..9).map(move |b| (a, b))) {
+            for len in 0..40 {
+                for different in 0..=len {
+                    for value in [0x54_u8, 0x56, 0xd5] {
+                        let (a, b) = (&left[offset_a..], &mut right[offset_b..]);
+                        b[different] = value;
+                        let expected = if different == len {
+                            Ordering::Equal
+                        } else {
+                            0x55.cmp(&value)
+                        };
+                        let (a, b) = core::hint::black_box((&a[..len], &b[..len]));
+                        assert_eq!(
+                            a.cmp(b),
+                            expected,
+                            "{offset_a} {offset_b} {len} {different}"
+                        );
+                        assert_eq!(
+                            a == b,
+                            expected.is_eq(),
+                            "{offset_a} {offset_b} {len} {different}"
+                        );
+                        right[offset_b + different] = 0x55;
+                    }
+                }
+            }
+        }
     }
 
     async fn time() {

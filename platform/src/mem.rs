@@ -40,7 +40,10 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
 /// # Safety
 /// Both point to `len` readable bytes.
 #[inline]
-#[expect(clippy::cast_ptr_alignment, reason = "both are aligned when a word is read")]
+#[expect(
+    clippy::cast_ptr_alignment,
+    reason = "both are aligned when a word is read"
+)]
 unsafe fn first_difference(a: *const u8, b: *const u8, len: usize) -> usize {
     let mut at = 0;
     // Words can be read where both are aligned alike; the machines need not allow other reads.

@@ -21,10 +21,24 @@ const PAGE_BYTES: usize = 4096;
 /// Blocks up to 2^34 bytes, in classes 1/32 apart.
 type Allocator = Tlsf<'static, u32, u32, 30, 32>;
 
+/// The last of the memory is for small pieces: a caller that can be told "no" asks for large ones, and a node
+/// of a tree or a waker's box, whose owner cannot, still finds room then.
+const SMALL_BYTES: usize = 1024;
+const RESERVE_SHARE: usize = 64;
+
 struct State {
     allocator: Allocator,
     total_bytes: usize,
     used_bytes: usize,
+}
+
+impl State {
+    /// Whether `more_bytes` may be taken in one piece.
+    fn allows(&self, more_bytes: usize) -> bool {
+        let free_bytes = self.total_bytes.saturating_sub(self.used_bytes);
+        more_bytes <= SMALL_BYTES
+            || more_bytes.saturating_add(self.total_bytes / RESERVE_SHARE) <= free_bytes
+    }
 }
 
 struct Heap(Mutex<State>);
@@ -41,6 +55,9 @@ static HEAP: Heap = Heap(Mutex::new(State {
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut state = self.0.lock();
+        if !state.allows(layout.size()) {
+            return ptr::null_mut();
+        }
         let Some(block) = state.allocator.allocate(layout) else {
             return ptr::null_mut();
         };
@@ -66,6 +83,9 @@ unsafe impl GlobalAlloc for Heap {
             return ptr::null_mut();
         };
         let mut state = self.0.lock();
+        if new_size > layout.size() && !state.allows(new_size - layout.size()) {
+            return ptr::null_mut();
+        }
         // SAFETY: the caller got `block` from `alloc` or `realloc` with this alignment.
         let Some(moved) = (unsafe { state.allocator.reallocate(block, new_layout) }) else {
             return ptr::null_mut();
