@@ -113,14 +113,9 @@ impl Index {
         );
     }
 
-    /// Applies a record read from a sorted run: it is not dirty. Runs come oldest first.
-    pub(crate) fn load_record(&mut self, timestamp: Timestamp, record: &Record<'_>) {
-        self.change(
-            timestamp,
-            record.db,
-            &Key::from(record.key),
-            Applied::from(record.change),
-        );
+    /// The key space of `db`, to be filled from sorted runs.
+    pub(crate) fn loading(&mut self, db: DatabaseIndex) -> &mut Keyspace {
+        &mut self.databases.of_mut(db).live
     }
 
     /// True when it is the key's first change since the last flush.

@@ -7,6 +7,7 @@
 //! went. `slots`, `table` and `order` hold the same keys. `Tally` counts exactly the newest versions.
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
 use core::ops::Bound;
 
 use crate::Key;
@@ -147,6 +148,32 @@ impl Keyspace {
             self.garbage.push_back(Key::clone(key));
         }
         is_first
+    }
+
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        self.slot_of(key).is_some()
+    }
+
+    /// Adds a key that is not there, as it was found in a run. Until
+    /// [`finish_loading`](Self::finish_loading) nothing is in order.
+    pub(crate) fn load(&mut self, key: &[u8], version: Version) {
+        let key = Key::from(key);
+        self.tally.count(&key, &version);
+        self.insert_unordered(&key, Versions::new(version, Round::default()));
+    }
+
+    /// Brings what was loaded in order; tombstones have done their work.
+    pub(crate) fn finish_loading(&mut self) {
+        let tombstones = self.slots.iter();
+        let tombstones = tombstones.filter(|(_, slot)| slot.versions.newest.value.is_none());
+        let tombstones = tombstones.map(|(number, slot)| (Key::clone(&slot.key), number));
+        for (key, slot) in tombstones.collect::<Vec<_>>() {
+            self.remove(&key, slot);
+        }
+        let slots = self.slots.iter();
+        self.order = slots
+            .map(|(number, slot)| (Key::clone(&slot.key), number))
+            .collect();
     }
 
     /// Appends `tail` to the newest value of `key` as of `timestamp`. Nothing happens without one.
@@ -295,11 +322,16 @@ impl Keyspace {
     }
 
     fn insert(&mut self, key: &Key, mut versions: Versions) {
-        self.tally.memory_bytes += ENTRY_BYTES + key.len();
         versions.queued = versions.is_garbage();
         if versions.queued {
             self.garbage.push_back(Key::clone(key));
         }
+        let slot = self.insert_unordered(key, versions);
+        self.order.insert(Key::clone(key), slot);
+    }
+
+    fn insert_unordered(&mut self, key: &Key, versions: Versions) -> u32 {
+        self.tally.memory_bytes += ENTRY_BYTES + key.len();
         let slot = self.slots.insert(Slot {
             key: Key::clone(key),
             versions,
@@ -307,7 +339,7 @@ impl Keyspace {
         let slots = &self.slots;
         let key_of = |slot| slots.get(slot).map_or(&[][..], |slot| &slot.key);
         self.table.insert(key, slot, key_of);
-        self.order.insert(Key::clone(key), slot);
+        slot
     }
 
     fn remove(&mut self, key: &Key, slot: u32) {
@@ -329,7 +361,6 @@ mod tests {
     use crate::Value;
     use crate::snapshot::Snapshot;
     use alloc::rc::Rc;
-    use alloc::vec::Vec;
 
     const ROUND: Round = Round(1);
 

@@ -6,7 +6,7 @@
 //!   by slot, with their expiries; what changed since the last flush;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`], `write_set`: reads and writes that commit as one;
-//! - `run`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
+//! - `run`, `load`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
 //! - [`Store`]: all of it, over one device.
 //!
 //! In this version all data is in memory as well as on the disk; the limits that follow are enforced
@@ -22,6 +22,7 @@ mod dirty;
 mod error;
 mod index;
 mod keyspace;
+mod load;
 mod maintenance;
 mod per_database;
 mod record;

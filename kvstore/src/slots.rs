@@ -79,6 +79,12 @@ impl<T> Slots<T> {
         Some(entry)
     }
 
+    /// All entries with their slots.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        let places = (0..).zip(self.chunks.iter().flatten());
+        places.filter_map(|(slot, place)| Some((slot, place.as_ref()?)))
+    }
+
     /// Visits up to `count` slots from `cursor`; the next cursor, or 0 at the end.
     pub(crate) fn scan(&self, cursor: u64, count: usize, mut visit: impl FnMut(&T)) -> u64 {
         let end = self.end();

@@ -14,7 +14,7 @@
 use lfs::Usage;
 
 /// Runs at which some are merged, whatever they hold.
-const RUNS_MAX: usize = 8;
+const RUNS_MAX: usize = 12;
 
 /// Segments that runs may take beyond their length: each ends within one.
 const ROUNDING_SEGMENTS: u64 = RUNS_MAX as u64 + 2;
@@ -112,16 +112,15 @@ mod tests {
 
     #[test]
     fn too_many_runs_are_merged_among_those_of_a_size() {
-        let start = |sizes: &[u64]| merge_start(sizes, 10_000, &USAGE);
-        assert_eq!(start(&[10_000, 10, 10, 10, 10, 10, 10, 10]), None);
-        assert_eq!(start(&[10_000, 10, 10, 10, 10, 10, 10, 10, 10]), Some(1));
+        let start = |sizes: &[u64]| merge_start(sizes, 1_000_000, &USAGE);
+        let small = [10; RUNS_MAX];
+        assert_eq!(start(&small), None);
+        assert_eq!(start(&[&[100_000], &small[..]].concat()), Some(1));
+        // Each as large as all that are newer: the last two cost least.
+        let halves = (0..=RUNS_MAX).rev().map(|power| 50 << power);
         assert_eq!(
-            start(&[10_000, 900, 800, 700, 600, 500, 400, 30, 10]),
-            Some(1)
-        );
-        assert_eq!(
-            start(&[12_800, 6400, 3200, 1600, 800, 400, 200, 100, 50]),
-            Some(7)
+            start(&halves.collect::<alloc::vec::Vec<_>>()),
+            Some(RUNS_MAX - 1)
         );
     }
 }

@@ -7,7 +7,8 @@ use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Rec
 
 use crate::index::Index;
 use crate::keyspace::Keyspace;
-use crate::record::{Change, records};
+use crate::load::Loader;
+use crate::record::records;
 use crate::run::{Run, RunError, RunReader, decode_manifest};
 use crate::snapshot::Snapshot;
 use crate::transaction::Transaction;
@@ -66,13 +67,13 @@ impl<D: BlockDevice> Store<D> {
         let mut recovery = Recovery::open(device).await?;
         let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
         let horizon = Timestamp(recovery.horizon().0);
-        let mut index = Index::new(options.hash_seed);
+        let mut loader = Loader::new(options.hash_seed);
         let mut pace = Pace::new(options.open_memory_bytes_max);
-        for run in &runs {
-            load_run(&recovery, run, &mut index, &mut pace).await?;
+        for run in runs.iter().rev() {
+            loader.begin_run();
+            load_run(&recovery, run, &mut loader, &mut pace).await?;
         }
-        // What is replayed from here on is dirty, what was loaded is not.
-        index.take_dirty();
+        let mut index = loader.finish();
         while let Some((number, payload)) = recovery.next_commit().await? {
             let timestamp = Timestamp(number.0);
             let len = payload.len();
@@ -80,7 +81,7 @@ impl<D: BlockDevice> Store<D> {
                 let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
                 index.apply_record(timestamp, &record);
             }
-            pace.step(len, &index).await?;
+            pace.step(len, || index.memory_bytes()).await?;
         }
         let filesystem = recovery.finish().await?;
         Ok(Self {
@@ -325,13 +326,17 @@ impl Pace {
         }
     }
 
-    /// Counts a record of `len` bytes that was applied to `index`.
-    async fn step(&mut self, len: usize, index: &Index) -> Result<(), OpenError> {
+    /// Counts a record of `len` bytes that was applied.
+    async fn step(
+        &mut self,
+        len: usize,
+        memory_bytes: impl Fn() -> usize,
+    ) -> Result<(), OpenError> {
         self.bytes += len;
         if self.bytes >= Self::STEP_BYTES {
             self.bytes = 0;
             let limit = self.memory_bytes_max;
-            if index.memory_bytes() > limit {
+            if memory_bytes() > limit {
                 return Err(OpenError::OutOfMemory { limit });
             }
             embassy_futures::yield_now().await;
@@ -340,11 +345,11 @@ impl Pace {
     }
 }
 
-/// Applies a run's records to the index.
+/// Loads a run's records.
 async fn load_run<D: BlockDevice>(
     recovery: &Recovery<D>,
     run: &Run,
-    index: &mut Index,
+    loader: &mut Loader,
     pace: &mut Pace,
 ) -> Result<(), OpenError> {
     let damaged = OpenError::DamagedRun(run.object);
@@ -362,12 +367,9 @@ async fn load_run<D: BlockDevice>(
         let Some((timestamp, record, record_len)) = reader.current().map_err(|_| damaged)? else {
             break;
         };
-        if matches!(record.change, Change::Append { .. } | Change::Expire { .. }) {
-            return Err(damaged);
-        }
-        index.load_record(timestamp, &record);
+        loader.add(timestamp, &record).map_err(|_| damaged)?;
         len = record_len;
-        pace.step(len, index).await?;
+        pace.step(len, || loader.memory_bytes()).await?;
     }
     Ok(())
 }
