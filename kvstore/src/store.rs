@@ -357,7 +357,7 @@ async fn load_run<D: BlockDevice>(
         RunError::Read(error) => OpenError::Run(error),
         _ => damaged,
     };
-    let mut reader = RunReader::new(recovery.open_object(run.object)?);
+    let mut reader = RunReader::new(recovery.open_object(run.object)?.by_segment());
     let mut len = 0;
     loop {
         reader

@@ -189,22 +189,36 @@ pub struct ObjectReader {
     superblock: Superblock,
     id: ObjectId,
     info: ObjectInfo,
+    /// Frames that one request asks the device for.
+    frames_at_once: u32,
+    /// The next frame.
     frame: u32,
+    /// Bytes from the next frame on.
     left: u64,
-    buffer: Option<Buffer>,
+    /// The frames from `buffered` on, as the device returned them.
+    buffer: Buffer,
+    buffered: u32,
 }
 
 impl ObjectReader {
     pub(crate) fn new(superblock: Superblock, id: ObjectId, info: ObjectInfo) -> Self {
-        let left = info.len_bytes;
         Self {
             superblock,
             id,
+            left: info.len_bytes,
             info,
+            frames_at_once: 1,
             frame: 0,
-            left,
-            buffer: None,
+            buffer: Buffer::default(),
+            buffered: 0,
         }
+    }
+
+    /// Reads a whole segment with each request: fewer waits, for a segment's size of memory.
+    #[must_use]
+    pub fn by_segment(mut self) -> Self {
+        self.frames_at_once = frames_per_segment(&self.superblock);
+        self
     }
 
     /// Appends the next frame's bytes to `bytes`; false at the end.
@@ -219,44 +233,75 @@ impl ObjectReader {
         if self.left == 0 {
             return Ok(false);
         }
-        let payload = self.left.min(frame_payload_bytes(&self.superblock) as u64);
-        let payload = usize::try_from(payload).map_err(|_| ObjectReadError::OutOfMemory)?;
-        let blocks = (FRAME_HEADER_BYTES + payload).div_ceil(BLOCK_SIZE);
-        let damaged = |block| ObjectReadError::Damaged {
-            object: self.id,
-            block,
-        };
+        let object = self.id;
+        let damaged = |block| ObjectReadError::Damaged { object, block };
         let block = frame_block(&self.superblock, &self.info.segments, self.frame)
             .ok_or(damaged(BlockIndex(0)))?;
-        let mut buffer = self.buffer.take().unwrap_or_default();
-        buffer.truncate(blocks);
-        buffer
-            .grow(blocks)
-            .map_err(|_| ObjectReadError::OutOfMemory)?;
-        let (buffer, result) = device.read(block, buffer).await;
-        result.map_err(ObjectReadError::Device)?;
-        let found = self
-            .check(block, payload, buffer.bytes())
+        let payload = self.left.min(frame_payload_bytes(&self.superblock) as u64);
+        let payload = usize::try_from(payload).map_err(|_| ObjectReadError::OutOfMemory)?;
+        if self.frame_in_buffer(payload).is_none() {
+            self.fill_buffer(device, block).await?;
+        }
+        let found = self.frame_in_buffer(payload);
+        let found = found
+            .and_then(|frame| self.check(block, frame))
             .ok_or(damaged(block))?;
         bytes
             .try_reserve(found.len())
             .map_err(|_| ObjectReadError::OutOfMemory)?;
         bytes.extend_from_slice(found);
-        self.buffer = Some(buffer);
         self.left -= payload as u64;
         self.frame += 1;
         Ok(true)
     }
 
-    fn check<'b>(&self, block: BlockIndex, payload: usize, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let frame = bytes.get(..FRAME_HEADER_BYTES + payload)?;
+    /// The next frame, of `payload` bytes, if it was read already.
+    fn frame_in_buffer(&self, payload: usize) -> Option<&[u8]> {
+        let frame = self.frame.checked_sub(self.buffered)? as usize;
+        let start = frame * self.superblock.frame_blocks() as usize * BLOCK_SIZE;
+        self.buffer
+            .bytes()
+            .get(start..start + FRAME_HEADER_BYTES + payload)
+    }
+
+    /// Reads the next frame, which begins at `block`, and those behind it that one request may read.
+    async fn fill_buffer(
+        &mut self,
+        device: &impl BlockDevice,
+        block: BlockIndex,
+    ) -> Result<(), ObjectReadError> {
+        let frame_blocks = self.superblock.frame_blocks() as usize;
+        let full_bytes = frame_payload_bytes(&self.superblock) as u64;
+        let in_segment = frames_per_segment(&self.superblock);
+        let in_segment = in_segment - self.frame % in_segment;
+        let frames =
+            u64::from(in_segment.min(self.frames_at_once)).min(self.left.div_ceil(full_bytes));
+        let last_bytes = (self.left - (frames - 1) * full_bytes).min(full_bytes);
+        let last_blocks = (FRAME_HEADER_BYTES as u64 + last_bytes).div_ceil(BLOCK_SIZE as u64);
+        let blocks = (frames - 1) * frame_blocks as u64 + last_blocks;
+        let blocks = usize::try_from(blocks).map_err(|_| ObjectReadError::OutOfMemory)?;
+
+        let mut buffer = core::mem::take(&mut self.buffer);
+        buffer.truncate(blocks);
+        buffer
+            .grow(blocks)
+            .map_err(|_| ObjectReadError::OutOfMemory)?;
+        let (buffer, read) = device.read(block, buffer).await;
+        read.map_err(ObjectReadError::Device)?;
+        self.buffer = buffer;
+        self.buffered = self.frame;
+        Ok(())
+    }
+
+    /// The payload of `frame`, which was read at `block`, if it is the one that belongs there.
+    fn check<'b>(&self, block: BlockIndex, frame: &'b [u8]) -> Option<&'b [u8]> {
         let (layout, found) = FrameLayout::ref_from_prefix(frame).ok()?;
         let valid = layout.magic == FRAME_MAGIC
             && layout.filesystem_id == self.superblock.id.0
             && layout.own_block.get() == block.0
             && layout.object.get() == self.id.0
             && layout.frame.get() == self.frame
-            && layout.payload_len.get() as usize == payload
+            && layout.payload_len.get() as usize == found.len()
             && layout.checksum.get() == checksum_after_head(frame);
         valid.then_some(found)
     }
