@@ -25,9 +25,10 @@ pub struct FormatOptions {
 }
 
 impl FormatOptions {
-    /// What suits a device of this size: 1 MiB segments, less on devices below 128 MiB.
+    /// What suits a device of this size: 1 MiB segments, less on devices below 256 MiB, so that the
+    /// log takes no larger part of them.
     pub fn for_device_bytes(bytes: u64) -> Self {
-        let segment = (bytes / 128).clamp(64 << 10, 1 << 20);
+        let segment = (bytes / 256).clamp(64 << 10, 1 << 20);
         let segment = 1_u64 << segment.ilog2();
         Self {
             segment_bytes: u32::try_from(segment).unwrap_or(1 << 20),
