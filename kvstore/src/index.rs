@@ -30,8 +30,19 @@ pub(crate) struct Index {
 
 struct Database {
     live: Keyspace,
-    /// Emptied key spaces, oldest first, each with the commit that emptied it.
-    retired: VecDeque<(Keyspace, Timestamp)>,
+    /// The commit that last emptied it.
+    emptied: Timestamp,
+    /// Emptied key spaces, oldest first.
+    retired: VecDeque<Retired>,
+    /// Snapshots before this are too old to tell what came and went since.
+    forgotten: Timestamp,
+}
+
+/// A key space from one commit that emptied its database to the next.
+struct Retired {
+    space: Keyspace,
+    since: Timestamp,
+    until: Timestamp,
 }
 
 impl Index {
@@ -40,7 +51,9 @@ impl Index {
         Self {
             databases: PerDatabase::from_fn(|| Database {
                 live: Keyspace::new(hash_seed),
+                emptied: Timestamp::default(),
                 retired: VecDeque::new(),
+                forgotten: Timestamp::default(),
             }),
             dirty: Dirty::default(),
             hash_seed,
@@ -59,11 +72,9 @@ impl Index {
     /// The key space of `db` that a snapshot at `timestamp` sees.
     pub(crate) fn at(&self, db: DatabaseIndex, timestamp: Timestamp) -> &Keyspace {
         let database = self.database(db);
-        let retired = database
-            .retired
-            .iter()
-            .find(|(_, until)| timestamp < *until);
-        retired.map_or(&database.live, |(space, _)| space)
+        let sees = |retired: &&Retired| (retired.since..retired.until).contains(&timestamp);
+        let retired = database.retired.iter().find(sees);
+        retired.map_or(&database.live, |retired| &retired.space)
     }
 
     pub(crate) fn last_removal(&self) -> Timestamp {
@@ -73,7 +84,8 @@ impl Index {
     /// Bytes of memory in use, as estimated.
     pub(crate) fn memory_bytes(&self) -> usize {
         let spaces = self.databases.iter().flat_map(|(_, database)| {
-            core::iter::once(&database.live).chain(database.retired.iter().map(|(space, _)| space))
+            core::iter::once(&database.live)
+                .chain(database.retired.iter().map(|retired| &retired.space))
         });
         spaces.map(Keyspace::memory_bytes).sum::<usize>() + self.dirty.memory_bytes()
     }
@@ -144,8 +156,15 @@ impl Index {
             }
             Applied::Clear => {
                 self.last_removal = timestamp;
-                let emptied = core::mem::replace(space, Keyspace::new(self.hash_seed));
-                database.retired.push_back((emptied, timestamp));
+                if !space.is_empty() {
+                    let space = core::mem::replace(space, Keyspace::new(self.hash_seed));
+                    let since = core::mem::replace(&mut database.emptied, timestamp);
+                    database.retired.push_back(Retired {
+                        space,
+                        since,
+                        until: timestamp,
+                    });
+                }
                 return false;
             }
         };
@@ -157,13 +176,16 @@ impl Index {
         let since = snapshot.timestamp();
         let newer = |space: &Keyspace| space.newest(key).is_some_and(|v| v.timestamp > since);
         let database = self.database(db);
-        if newer(&database.live) {
+        if newer(&database.live) || since < database.forgotten {
             return true;
         }
         // Spaces that were emptied after the snapshot: a key that was in one then, or came later, is
         // gone with it.
-        let emptied = database.retired.iter().filter(|(_, until)| *until > since);
-        emptied.into_iter().any(|(space, _)| {
+        let emptied = database
+            .retired
+            .iter()
+            .filter(|retired| retired.until > since);
+        emptied.into_iter().any(|Retired { space, .. }| {
             newer(space)
                 || space
                     .at(key, since)
@@ -190,12 +212,25 @@ impl Index {
         let mut progress = false;
         for database in self.databases.iter_mut() {
             progress |= database.live.collect_garbage(limit, &self.pins);
-            if let Some((space, until)) = database.retired.front_mut()
-                && !self.pins.any_before(*until)
-            {
+            // Each costs a step more than its entries, so that many small ones are bounded, too.
+            let mut left = limit;
+            while left > 0 {
+                let unseen = |retired: &Retired| !self.pins.any_in(retired.since, retired.until);
+                let Some(at) = database.retired.iter().position(unseen) else {
+                    break;
+                };
+                let Some(retired) = database.retired.get_mut(at) else {
+                    break;
+                };
                 progress = true;
-                if !space.dismantle(limit) {
-                    database.retired.pop_front();
+                database.forgotten = database.forgotten.max(retired.until);
+                let before = left;
+                if retired.space.dismantle(&mut left) {
+                    database.retired.remove(at);
+                    left = left.saturating_sub(1);
+                }
+                if left == before {
+                    break;
                 }
             }
         }

@@ -22,6 +22,9 @@ use crate::version::{NEVER, OLDER_VERSION_BYTES, Round, Version, Versions};
 /// reference counts, allocator overhead. An estimate on the high side.
 pub(crate) const ENTRY_BYTES: usize = 240;
 
+/// Memory of a key space with any entry: its first chunk of slots, its hash tables.
+const BASE_BYTES: usize = 2 << 10;
+
 /// Memory of an entry in `expiries`.
 const EXPIRY_BYTES: usize = 48;
 
@@ -105,7 +108,13 @@ impl Keyspace {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.tally.memory_bytes
+        let base = if self.is_empty() { 0 } else { BASE_BYTES };
+        self.tally.memory_bytes + base
+    }
+
+    /// Whether it has no entry at all, not even a tombstone.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
     }
 
     pub(crate) fn newest(&self, key: &[u8]) -> Option<&Version> {
@@ -120,9 +129,9 @@ impl Keyspace {
 
     /// Makes `version` the newest of `key`. True when this is the key's first change in `round`.
     pub(crate) fn write(&mut self, key: &Key, version: Version, round: Round, pins: &Pins) -> bool {
-        self.tally.count(key, &version);
         let timestamp = version.timestamp;
         let Some(slot) = self.slot_of(key) else {
+            self.tally.count(key, &version);
             if version.value.is_some() || pins.any_before(timestamp) {
                 self.insert(key, Versions::new(version, round));
             }
@@ -131,8 +140,10 @@ impl Keyspace {
         let Some(Slot { versions, .. }) = self.slots.get_mut(slot) else {
             return true;
         };
+        // In this order: both may have the same expiry, which is known once.
+        self.tally.discount(key, &versions.newest);
+        self.tally.count(key, &version);
         let old = core::mem::replace(&mut versions.newest, version);
-        self.tally.discount(key, &old);
         if pins.any_in(old.timestamp, timestamp) {
             versions.older.push(old);
             self.tally.memory_bytes += OLDER_VERSION_BYTES;
@@ -245,10 +256,11 @@ impl Keyspace {
         self.garbage.len()
     }
 
-    /// Frees up to `limit` entries; false when nothing is left. For key spaces nobody sees any more:
-    /// nothing else may be asked of this one afterwards.
-    pub(crate) fn dismantle(&mut self, limit: usize) -> bool {
-        for _ in 0..limit {
+    /// Frees up to `left` entries and counts them off; true when nothing is left. For key spaces nobody
+    /// sees any more: nothing else may be asked of this one afterwards.
+    pub(crate) fn dismantle(&mut self, left: &mut usize) -> bool {
+        while *left > 0 {
+            *left -= 1;
             self.garbage.pop_front();
             self.tally.expiries.pop_first();
             self.order.pop_first();
@@ -260,10 +272,10 @@ impl Keyspace {
                 self.tally.memory_bytes = self.tally.memory_bytes.saturating_sub(bytes);
             } else if self.tally.expiries.is_empty() && self.garbage.is_empty() {
                 self.tally.memory_bytes = 0;
-                return false;
+                return true;
             }
         }
-        true
+        false
     }
 
     /// Keys after `after` in order, each with the version that a snapshot at `timestamp` sees.
@@ -425,7 +437,7 @@ mod tests {
         assert_eq!(seen(&space, 3), Some(b"abc".to_vec()));
         drop(snapshot);
         space.collect_garbage(10, &pins);
-        while space.dismantle(1) {}
+        while !space.dismantle(&mut 1) {}
         assert_eq!(space.memory_bytes(), 0);
     }
 }

@@ -16,16 +16,20 @@ use embassy_futures::join::join4;
 use lfs::{BlockDevice, CheckpointError, Clock, CommitNumber, ObjectId, ObjectWriteError};
 
 use crate::Timestamp;
+use crate::dirty::Dirty;
 use crate::run::{self, Run, RunError, encode_manifest};
 use crate::snapshot::Snapshot;
 use crate::space;
 use crate::store::Store;
 
 /// Entries of garbage freed before others get a turn.
-const GARBAGE_PER_STEP: usize = 64;
+pub(crate) const GARBAGE_PER_STEP: usize = 64;
 
 /// How long to wait before trying again when memory or space did not suffice.
 const RETRY_MS: u64 = 200;
+
+/// How long to wait before a merge that failed is tried again: it may have met damage, which stays.
+const MERGE_RETRY_MS: u64 = 10_000;
 
 /// How often to look for garbage while there is some that a snapshot holds on to.
 const GARBAGE_MS: u64 = 100;
@@ -42,31 +46,41 @@ pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
 }
 
 async fn flush_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
+    let mut merged_in_vain = false;
     loop {
         store
             .filesystem
-            .checkpoint_wanted(|| store.is_ending())
+            .checkpoint_wanted(|| store.is_ending() || store.flush_due.get())
             .await;
         let closing = store.is_closing();
         if store.filesystem.is_failed() {
             break;
         }
-        match flush(store, clock).await {
+        let flushed = flush(store, clock).await;
+        let no_room = flushed == Err(RunError::NoRoom);
+        let in_vain = core::mem::replace(&mut merged_in_vain, no_room) && no_room;
+        match flushed {
             Ok(()) if closing => break,
             Ok(()) => store.stuck.set(false),
             Err(_) if store.filesystem.is_failed() => break,
-            // Closing without a last checkpoint is safe: the log has everything.
-            Err(_) if closing => break,
+            // The log has everything; this checkpoint only vouches for its last group.
+            Err(_) if closing => {
+                let _ = checkpoint(store, clock, None, |_| ()).await;
+                break;
+            }
+            Err(RunError::NoRoom) if !in_vain => {
+                store.flush_waits.set(true);
+                store.changed.notify();
+                let merged = || !store.flush_waits.get() || store.is_ending();
+                store.changed.until(|| merged().then_some(())).await;
+            }
             Err(_) => {
-                // No memory for the run, or damage in the way: writers are told until it works.
+                // No memory for the run, or no room even after a merge of everything: writers are told
+                // until it works.
                 get_stuck(store);
                 clock.sleep_ms(RETRY_MS).await;
             }
         }
-        store
-            .changed
-            .until(|| (may_flush(store) || store.is_ending()).then_some(()))
-            .await;
     }
     store.filesystem.stop();
     store.ended.set(true);
@@ -80,43 +94,58 @@ fn get_stuck<D: BlockDevice>(store: &Store<D>) {
     store.changed.notify();
 }
 
-fn may_flush<D: BlockDevice>(store: &Store<D>) -> bool {
-    let live_bytes = store.index.borrow().live_run_bytes();
-    space::may_flush(&store.filesystem.usage(), live_bytes)
-}
-
 /// Writes what is dirty as a run and moves the replay horizon up to here.
 async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(), RunError> {
     // Everything in this step sees one state: snapshot and dirty set belong together.
     let timestamp = store.committed();
     let snapshot = Snapshot::new(&store.index.borrow().pins, timestamp);
     let dirty = store.index.borrow_mut().take_dirty();
+    let live_bytes = store.index.borrow().live_run_bytes();
+    store.flush_due.set(false);
+    store.flushing.set(true);
 
-    let written = match store
-        .filesystem
-        .wait_durable(CommitNumber(timestamp.0))
-        .await
-    {
-        Ok(()) => run::write_dirty(&store.filesystem, &store.index, &dirty, timestamp).await,
-        Err(_) => Err(RunError::Closing),
-    };
+    let written = write_run(store, &dirty, timestamp, live_bytes).await;
     drop(snapshot);
     store.changed.notify();
     let result = match written {
         Ok(run) => {
-            let runs = |runs: &mut Vec<Run>| runs.extend(run);
-            checkpoint(store, clock, Some(timestamp), runs)
-                .await
-                .inspect_err(|_| {
-                    discard(store, run);
-                })
+            let add = |runs: &mut Vec<Run>| runs.extend(run);
+            let made = checkpoint(store, clock, Some(timestamp), add).await;
+            made.inspect_err(|_| discard(store, run))
         }
         Err(error) => Err(error),
     };
     if result.is_err() {
         store.index.borrow_mut().return_dirty(dirty);
+    } else {
+        store.flushed_live_bytes.set(live_bytes);
     }
+    store.flushing.set(false);
+    store.changed.notify();
     result
+}
+
+async fn write_run<D: BlockDevice>(
+    store: &Store<D>,
+    dirty: &Dirty,
+    timestamp: Timestamp,
+    live_bytes: u64,
+) -> Result<Option<Run>, RunError> {
+    let durable = store.filesystem.wait_durable(CommitNumber(timestamp.0));
+    durable.await.map_err(|_| RunError::Closing)?;
+    let usage = store.filesystem.usage();
+    if !space::may_flush(
+        &usage,
+        live_bytes,
+        space::flush_bytes_max(&usage, live_bytes),
+    ) {
+        // The bound is far above what most flushes take: measure this one.
+        let bytes = run::dirty_bytes(&store.index, dirty, timestamp).await;
+        if !space::may_flush(&usage, live_bytes, bytes) {
+            return Err(RunError::NoRoom);
+        }
+    }
+    run::write_dirty(&store.filesystem, &store.index, dirty, timestamp).await
 }
 
 async fn merge_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
@@ -129,16 +158,21 @@ async fn merge_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
             }
         });
         let Some(plan) = plan.await else { return };
-        match merge(store, clock, &plan).await {
+        let merged = merge(store, clock, &plan).await;
+        let flush_waited = store.flush_waits.replace(false);
+        match merged {
             Ok(()) => store.stuck.set(false),
             Err(_) if store.is_ending() => return,
             Err(_) => {
-                get_stuck(store);
-                let sleep = clock.sleep_ms(RETRY_MS);
+                if flush_waited {
+                    get_stuck(store);
+                }
+                let sleep = clock.sleep_ms(MERGE_RETRY_MS);
                 let ending = store.changed.until(|| store.is_ending().then_some(()));
                 embassy_futures::select::select(sleep, ending).await;
             }
         }
+        store.changed.notify();
     }
 }
 
@@ -151,8 +185,22 @@ struct MergePlan {
 fn plan_merge<D: BlockDevice>(store: &Store<D>) -> Option<MergePlan> {
     let runs = store.runs.borrow();
     let sizes = runs.iter().map(|run| run.len_bytes).collect::<Vec<_>>();
-    let live_bytes = store.index.borrow().live_run_bytes();
-    let start = space::merge_start(&sizes, live_bytes, &store.filesystem.usage())?;
+    let usage = store.filesystem.usage();
+    // What the runs hold is what was live at the last flush.
+    let live_bytes = store.flushed_live_bytes.get();
+    let start = if store.flush_waits.get() {
+        Some(0)
+    } else {
+        space::merge_start(&sizes, live_bytes, &usage)
+    };
+    let live_now = store.index.borrow().live_run_bytes();
+    let flush_helps = start.is_none() && !store.flushing.get() && !store.flush_due.get();
+    if flush_helps && space::merge_start(&sizes, live_now, &usage) == Some(0) {
+        // Much was deleted since: once a run says so, a merge will bring the space back.
+        store.flush_due.set(true);
+        store.filesystem.nudge();
+    }
+    let start = start?;
     Some(MergePlan {
         start,
         runs: runs.get(start..)?.to_vec(),

@@ -11,7 +11,10 @@ use lfs::{BlockDevice, FileSystem, ObjectId, ObjectReadError, ObjectReader, Obje
 
 use crate::dirty::Dirty;
 use crate::index::Index;
-use crate::record::{Change, Malformed, Record, decode_in_run, encode_in_run};
+use crate::record::{
+    Change, Malformed, RUN_RECORD_BYTES_MAX, Record, decode_in_run, encode_in_run,
+};
+use crate::version::Version;
 use crate::{DATABASE_COUNT, DatabaseIndex, Timestamp};
 
 /// Records are handed to the file system in pieces of about this size.
@@ -63,6 +66,8 @@ pub(crate) enum RunError {
     Malformed,
     /// The store is closing.
     Closing,
+    /// It would take the room that a merge of everything needs.
+    NoRoom,
 }
 
 impl From<ObjectWriteError> for RunError {
@@ -81,6 +86,28 @@ impl From<Malformed> for RunError {
     fn from(_: Malformed) -> Self {
         Self::Malformed
     }
+}
+
+/// Bytes of the run that [`write_dirty`] would write, at most.
+pub(crate) async fn dirty_bytes(
+    index: &core::cell::RefCell<Index>,
+    dirty: &Dirty,
+    timestamp: Timestamp,
+) -> u64 {
+    let mut bytes = 0;
+    for (db, database) in dirty.databases() {
+        bytes += RUN_RECORD_BYTES_MAX as u64;
+        for (count, key) in database.keys().enumerate() {
+            if count % RECORDS_PER_STEP == 0 {
+                embassy_futures::yield_now().await;
+            }
+            let index = index.borrow();
+            let version = index.at(db, timestamp).at(key, timestamp);
+            let value_len = version.map_or(0, Version::value_bytes);
+            bytes += (RUN_RECORD_BYTES_MAX + key.len() + value_len) as u64;
+        }
+    }
+    bytes
 }
 
 /// Writes what a snapshot at `timestamp` sees of the dirty keys as a run; `None` when that is nothing.
@@ -113,29 +140,32 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
         loop {
             let mut left = RECORDS_PER_STEP;
             for key in keys.by_ref() {
+                left -= 1;
                 let index = index.borrow();
                 let version = index.at(db, timestamp).at(key, timestamp);
                 let value = version.and_then(|version| version.value.as_ref());
                 let written_at = version.map_or(timestamp, |version| version.timestamp);
                 let change = match (value, version) {
-                    (Some(value), Some(version)) => Change::Put {
+                    (Some(value), Some(version)) => Some(Change::Put {
                         value,
                         expires_at_ms: version.expires_at_ms(),
-                    },
+                    }),
                     // The run's own `Clear` says as much.
-                    _ if database.cleared => continue,
-                    _ => Change::Delete,
+                    _ if database.cleared => None,
+                    _ => Some(Change::Delete),
                 };
-                encode_in_run(written_at, &Record { db, key, change }, &mut piece);
-                left -= 1;
+                if let Some(change) = change {
+                    encode_in_run(written_at, &Record { db, key, change }, &mut piece);
+                }
                 if left == 0 || piece.len() >= PIECE_BYTES {
                     break;
                 }
             }
-            if piece.is_empty() && left > 0 {
+            writer.append(&piece).await?;
+            if left > 0 && piece.len() < PIECE_BYTES {
+                piece.clear();
                 break;
             }
-            writer.append(&piece).await?;
             piece.clear();
             embassy_futures::yield_now().await;
         }

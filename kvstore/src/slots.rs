@@ -58,7 +58,7 @@ impl<T> Slots<T> {
             .last()
             .is_none_or(|chunk| chunk.len() == CHUNK_SLOTS)
         {
-            self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
+            self.chunks.push(Vec::new());
         }
         let full = (self.chunks.len() - 1) * CHUNK_SLOTS;
         let in_last = self.chunks.last_mut().map_or(0, |chunk| {

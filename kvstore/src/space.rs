@@ -4,8 +4,8 @@
 //! still there. That room is never given to anything else, so there is always a way back to runs that
 //! hold the live data only:
 //!
-//! - live data takes at most a third of the room for objects, less what one flush takes;
-//! - a flush goes ahead only while it leaves room for a copy of the live data;
+//! - live data takes at most a third of the room for objects, less what a flush takes besides;
+//! - a flush, which can be as large as the live data, goes ahead only while it leaves room for a copy;
 //! - a merge of everything is due well before that.
 //!
 //! Merging late costs space and time to open, merging early costs writes. Runs may hold up to four
@@ -22,20 +22,26 @@ const ROUNDING_SEGMENTS: u64 = RUNS_MAX as u64 + 2;
 /// Segments of garbage that are never worth a merge.
 const GARBAGE_SEGMENTS: u64 = 16;
 
-/// Bytes a flush may take: a run's record can be larger than the log's, but not twice.
-fn flush_bytes_max(usage: &Usage) -> u64 {
+/// Bytes that log and run may differ by for what a flush writes besides live values: tombstones, and
+/// records that are larger in a run than in the log.
+fn flush_overhead(usage: &Usage) -> u64 {
     2 * usage.replay_bytes_max
+}
+
+/// Bytes a flush may take: every live value can have changed by a little, and keys have gone.
+pub(crate) fn flush_bytes_max(usage: &Usage, live_bytes: u64) -> u64 {
+    live_bytes + flush_overhead(usage)
 }
 
 /// Bytes that live data may take in runs.
 pub(crate) fn live_bytes_max(usage: &Usage) -> u64 {
-    let slack = flush_bytes_max(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
+    let slack = flush_overhead(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
     usage.object_bytes_max.saturating_sub(slack) / 3
 }
 
-/// Whether a flush leaves room for a merge of everything.
-pub(crate) fn may_flush(usage: &Usage, live_bytes: u64) -> bool {
-    usage.object_bytes_free >= live_bytes + flush_bytes_max(usage) + usage.segment_bytes
+/// Whether a flush of `flush_bytes` leaves room for a merge of everything.
+pub(crate) fn may_flush(usage: &Usage, live_bytes: u64, flush_bytes: u64) -> bool {
+    usage.object_bytes_free >= live_bytes + flush_bytes + 2 * usage.segment_bytes
 }
 
 /// Where a merge of all newer runs should begin, if one should be made. `sizes`: bytes of each run,
@@ -65,7 +71,7 @@ pub(crate) fn merge_start(sizes: &[u64], live_bytes: u64, usage: &Usage) -> Opti
 fn run_bytes_max(live_bytes: u64, usage: &Usage) -> u64 {
     let floor = 2 * live_bytes + 4 * usage.segment_bytes;
     let ceiling = 4 * live_bytes + GARBAGE_SEGMENTS * usage.segment_bytes;
-    let slack = flush_bytes_max(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
+    let slack = flush_overhead(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
     let room = usage.object_bytes_max.saturating_sub(slack + live_bytes);
     room.clamp(floor, ceiling)
 }
@@ -107,7 +113,7 @@ mod tests {
             object_bytes_free: 4000 - live - 10,
             ..usage
         };
-        assert!(may_flush(&after, live));
+        assert!(may_flush(&after, live, flush_bytes_max(&after, live)));
     }
 
     #[test]

@@ -8,10 +8,11 @@ use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Rec
 use crate::index::Index;
 use crate::keyspace::Keyspace;
 use crate::load::Loader;
+use crate::maintenance::GARBAGE_PER_STEP;
 use crate::record::records;
 use crate::run::{Run, RunError, RunReader, decode_manifest};
 use crate::snapshot::Snapshot;
-use crate::transaction::Transaction;
+use crate::transaction::{Growth, Transaction};
 use crate::{
     CommitError, DATABASE_COUNT, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
 };
@@ -45,6 +46,13 @@ pub struct Store<D: BlockDevice> {
     pub(crate) runs: RefCell<Vec<Run>>,
     /// All commits up to here are in the runs.
     pub(crate) horizon: Cell<Timestamp>,
+    /// Bytes of live data as of the horizon: what a merge of everything comes down to.
+    pub(crate) flushed_live_bytes: Cell<u64>,
+    /// The runs hold much that is gone, but no run says so yet.
+    pub(crate) flush_due: Cell<bool>,
+    /// A flush found that it would take the room a merge of everything needs.
+    pub(crate) flush_waits: Cell<bool>,
+    pub(crate) flushing: Cell<bool>,
     pub(crate) checkpointing: Cell<bool>,
     /// A flush found no room: the log cannot move on for now.
     pub(crate) stuck: Cell<bool>,
@@ -74,12 +82,17 @@ impl<D: BlockDevice> Store<D> {
             load_run(&recovery, run, &mut loader, &mut pace).await?;
         }
         let mut index = loader.finish();
+        let flushed_live_bytes = index.live_run_bytes();
         while let Some((number, payload)) = recovery.next_commit().await? {
             let timestamp = Timestamp(number.0);
             let len = payload.len();
             for record in records(payload) {
                 let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
                 index.apply_record(timestamp, &record);
+            }
+            // Nobody sees what was emptied; it must not count.
+            while index.collect_garbage(GARBAGE_PER_STEP) {
+                embassy_futures::yield_now().await;
             }
             pace.step(len, || index.memory_bytes()).await?;
         }
@@ -90,6 +103,10 @@ impl<D: BlockDevice> Store<D> {
             index: RefCell::new(index),
             runs: RefCell::new(runs),
             horizon: Cell::new(horizon),
+            flushed_live_bytes: Cell::new(flushed_live_bytes),
+            flush_due: Cell::new(false),
+            flush_waits: Cell::new(false),
+            flushing: Cell::new(false),
             checkpointing: Cell::new(false),
             stuck: Cell::new(false),
             closing: Cell::new(false),
@@ -250,21 +267,23 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Refuses what would grow the data past a limit.
-    pub(crate) fn check_room(
-        &self,
-        index: &Index,
-        memory_growth: i64,
-        run_growth: i64,
-    ) -> Result<(), CommitError> {
+    /// Refuses what would grow the data past a limit. What snapshots still see of overwritten values may
+    /// exceed the memory limit by a quarter: otherwise nothing could be overwritten at the limit while
+    /// a flush, which is a snapshot, goes on.
+    pub(crate) fn check_room(&self, index: &Index, growth: &Growth) -> Result<(), CommitError> {
         let exceeds = |used: u64, growth: i64, max: u64| {
             growth > 0 && used.saturating_add_signed(growth) > max
         };
+        let memory = index.memory_bytes() as u64;
         let memory_max = self.memory_bytes_max.get() as u64;
-        if exceeds(index.memory_bytes() as u64, memory_growth, memory_max) {
+        let with_kept = growth.memory.saturating_add(growth.kept);
+        if exceeds(memory, growth.memory, memory_max)
+            || (growth.kept > 0
+                && exceeds(memory, with_kept, memory_max.saturating_add(memory_max / 4)))
+        {
             return Err(CommitError::OutOfMemory);
         }
-        if exceeds(index.live_run_bytes(), run_growth, self.live_run_bytes_max) {
+        if exceeds(index.live_run_bytes(), growth.run, self.live_run_bytes_max) {
             return Err(CommitError::DiskFull);
         }
         Ok(())

@@ -10,12 +10,16 @@ use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
-/// Small tables that make up one. With a million keys each holds 4,096.
+/// Small tables that make up a large one. With a million keys each holds 4,096.
 const SHARDS: usize = 256;
 
+/// Keys from which on there is more than one small table.
+const SPLIT_KEYS: usize = 1024;
+
 pub(crate) struct KeyTable {
-    /// None until the first key comes.
+    /// One, or [`SHARDS`].
     shards: Vec<HashTable<u32>>,
+    len: usize,
     hasher: FixedState,
 }
 
@@ -24,6 +28,7 @@ impl KeyTable {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             shards: Vec::new(),
+            len: 0,
             hasher: FixedState::with_seed(seed),
         }
     }
@@ -31,38 +36,55 @@ impl KeyTable {
     /// The slot of `key`, which is the one for which `is_key` holds.
     pub(crate) fn find(&self, key: &[u8], is_key: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        self.shards
-            .get(shard(hash))?
-            .find(hash, |&slot| is_key(slot))
-            .copied()
+        self.shard(hash)?.find(hash, |&slot| is_key(slot)).copied()
     }
 
     /// Adds `key`, which is not there, at `slot`. `key_of` tells a slot's key; it is asked when a
     /// small table grows.
     pub(crate) fn insert<'k>(&mut self, key: &[u8], slot: u32, key_of: impl Fn(u32) -> &'k [u8]) {
+        let hasher = &self.hasher;
+        let hash_of = |slot: &u32| hasher.hash_one(key_of(*slot));
         if self.shards.is_empty() {
+            self.shards.push(HashTable::new());
+        } else if self.shards.len() == 1 && self.len >= SPLIT_KEYS {
+            let whole = core::mem::take(&mut self.shards);
             self.shards.resize_with(SHARDS, HashTable::new);
+            for slot in whole.into_iter().flatten() {
+                let hash = hash_of(&slot);
+                if let Some(table) = self.shards.get_mut(hash_shard(hash) % SHARDS) {
+                    table.insert_unique(hash, slot, hash_of);
+                }
+            }
         }
-        let (hash, hasher) = (self.hasher.hash_one(key), &self.hasher);
-        if let Some(table) = self.shards.get_mut(shard(hash)) {
-            table.insert_unique(hash, slot, |&slot| hasher.hash_one(key_of(slot)));
+        self.len += 1;
+        let hash = hasher.hash_one(key);
+        let at = hash_shard(hash) % self.shards.len();
+        if let Some(table) = self.shards.get_mut(at) {
+            table.insert_unique(hash, slot, hash_of);
         }
     }
 
     /// Removes `key` at `slot`.
     pub(crate) fn remove(&mut self, key: &[u8], slot: u32) {
         let hash = self.hasher.hash_one(key);
-        if let Some(table) = self.shards.get_mut(shard(hash))
+        let at = hash_shard(hash).checked_rem(self.shards.len());
+        if let Some(table) = at.and_then(|at| self.shards.get_mut(at))
             && let Ok(entry) = table.find_entry(hash, |&found| found == slot)
         {
             entry.remove();
+            self.len -= 1;
         }
+    }
+
+    fn shard(&self, hash: u64) -> Option<&HashTable<u32>> {
+        self.shards
+            .get(hash_shard(hash).checked_rem(self.shards.len())?)
     }
 }
 
-/// Which small table a hash belongs to. Bits from the middle: the small tables use both ends.
-fn shard(hash: u64) -> usize {
-    usize::try_from(hash >> 40).unwrap_or_default() % SHARDS
+/// What tells the small table of a hash: bits from the middle, since the tables use both ends.
+fn hash_shard(hash: u64) -> usize {
+    usize::try_from((hash >> 40) & 0xFF_FFFF).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@ use crate::index::{Applied, Index};
 use crate::keyspace::ENTRY_BYTES;
 use crate::record::{Change, RECORD_BYTES_MAX, RUN_RECORD_BYTES_MAX, Record};
 use crate::store::Store;
-use crate::version::Version;
+use crate::version::{OLDER_VERSION_BYTES, Version};
 use crate::write_set::{Write, WriteSet};
-use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Key, Timestamp, Value};
+use crate::{
+    CommitError, DATABASE_COUNT, DatabaseIndex, Entry, KEY_BYTES_MAX, Key, Timestamp, Value,
+};
 
 /// A set of reads and writes that becomes one commit, or nothing when dropped.
 pub struct Transaction<'s, D: BlockDevice> {
@@ -31,13 +33,17 @@ pub struct Transaction<'s, D: BlockDevice> {
 
 /// What a commit would take, and do to the size of the data, in bytes.
 #[derive(Default)]
-struct Growth {
+pub(crate) struct Growth {
     /// The encoded commit, at most.
-    payload: usize,
+    pub payload: usize,
     /// By how much memory grows.
-    memory: i64,
+    pub memory: i64,
+    /// Memory that comes free later, when snapshots go that still see what is overwritten.
+    pub kept: i64,
+    /// A key is longer than there can be.
+    pub key_too_long: bool,
     /// By how much a run of all live data grows.
-    run: i64,
+    pub run: i64,
 }
 
 impl<'s, D: BlockDevice> Transaction<'s, D> {
@@ -315,8 +321,10 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         if self.begun != self.store.committed() {
             return Err(CommitError::Conflict);
         }
-        self.store
-            .check_room(&self.index(), growth.memory, growth.run)?;
+        if growth.key_too_long {
+            return Err(CommitError::TooLarge);
+        }
+        self.store.check_room(&self.index(), &growth)?;
         let encode = |payload: &mut Vec<u8>| self.encode(payload);
         let timestamp = self.store.append(growth.payload, encode)?;
         let mut index = self.store.index.borrow_mut();
@@ -375,7 +383,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                 growth.run -= signed(space.live_run_bytes());
             }
             for (key, write) in writes.iter() {
-                let stored = space.newest(key).and_then(|version| version.value.as_ref());
+                let newest = space.newest(key);
+                let stored = newest.and_then(|version| version.value.as_ref());
                 let stored = stored.filter(|_| !writes.cleared);
                 let old = stored.map_or(0, |value| entry_bytes(key, value.len()));
                 let new = match (write, stored) {
@@ -390,6 +399,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                     Write::Delete | Write::Expire(_) => 0,
                 };
                 growth.payload += RECORD_BYTES_MAX + key.len() + logged;
+                growth.key_too_long |= key.len() > KEY_BYTES_MAX;
+                if newest.is_some_and(|version| {
+                    index.pins.any_in(version.timestamp, Timestamp(u64::MAX))
+                }) {
+                    growth.kept += old + signed(OLDER_VERSION_BYTES as u64);
+                }
                 growth.memory += new - old;
                 growth.memory += match (new > 0, old > 0) {
                     (true, false) => signed(ENTRY_BYTES as u64),

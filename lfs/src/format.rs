@@ -5,8 +5,8 @@
 
 use crate::checkpoint::{Checkpoint, ReplayStart};
 use crate::superblock::{
-    FileSystemId, LOG_SEGMENTS_MIN, SEGMENT_BLOCKS_MIN, SegmentId, State, Superblock,
-    SuperblockFault,
+    FileSystemId, LOG_SEGMENTS_MAX, LOG_SEGMENTS_MIN, SEGMENT_BLOCKS_MIN, SegmentId, State,
+    Superblock, SuperblockFault,
 };
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, FormatError};
 use alloc::collections::BTreeMap;
@@ -139,7 +139,7 @@ fn plan(
     let segment_blocks = options.segment_bytes / block_size;
     if !options.segment_bytes.is_power_of_two()
         || !(SEGMENT_BLOCKS_MIN..=1 << 16).contains(&segment_blocks)
-        || options.log_segments < LOG_SEGMENTS_MIN
+        || !(LOG_SEGMENTS_MIN..=LOG_SEGMENTS_MAX).contains(&options.log_segments)
     {
         return Err(FormatError::TooSmall);
     }

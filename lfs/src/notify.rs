@@ -19,7 +19,8 @@ pub struct Notify {
 struct Waiters {
     /// Counts notifications; a slot number is only meaningful within one round.
     round: u64,
-    wakers: Vec<Waker>,
+    /// `None` where a waiter has gone.
+    wakers: Vec<Option<Waker>>,
 }
 
 impl Notify {
@@ -30,31 +31,66 @@ impl Notify {
             waiters.round += 1;
             core::mem::take(&mut waiters.wakers)
         };
-        woken.into_iter().for_each(Waker::wake);
+        woken.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// Waits until `condition` yields a value; it is asked now and after every notification.
     pub async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
-        let mut slot = None;
-        poll_fn(|context| {
-            if let Some(value) = condition() {
-                return Poll::Ready(value);
+        let mut waiter = Waiter {
+            notify: self,
+            slot: None,
+        };
+        poll_fn(|context| match condition() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                waiter.wait(context.waker());
+                Poll::Pending
             }
-            let mut waiters = self.waiters.borrow_mut();
-            let round = waiters.round;
-            match slot {
-                Some((seen, index)) if seen == round => {
-                    if let Some(waker) = waiters.wakers.get_mut(index) {
-                        Waker::clone_from(waker, context.waker());
-                    }
-                }
-                _ => {
-                    slot = Some((round, waiters.wakers.len()));
-                    waiters.wakers.push(context.waker().clone());
-                }
-            }
-            Poll::Pending
         })
         .await
+    }
+}
+
+/// A task in [`Notify::until`]; leaves its slot when it goes.
+struct Waiter<'n> {
+    notify: &'n Notify,
+    /// The round it registered in, and its slot.
+    slot: Option<(u64, usize)>,
+}
+
+impl Waiter<'_> {
+    fn wait(&mut self, waker: &Waker) {
+        let mut waiters = self.notify.waiters.borrow_mut();
+        let round = waiters.round;
+        match self.slot {
+            Some((seen, index)) if seen == round => {
+                if let Some(Some(registered)) = waiters.wakers.get_mut(index) {
+                    registered.clone_from(waker);
+                }
+            }
+            _ => {
+                self.slot = Some((round, waiters.wakers.len()));
+                waiters.wakers.push(Some(waker.clone()));
+            }
+        }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut waiters = self.notify.waiters.borrow_mut();
+        let Some((round, index)) = self.slot else {
+            return;
+        };
+        if round == waiters.round {
+            if let Some(slot) = waiters.wakers.get_mut(index) {
+                *slot = None;
+            }
+            // Slots behind others stay until the next round; they are as many as waiters there were
+            // at once.
+            while waiters.wakers.last().is_some_and(Option::is_none) {
+                waiters.wakers.pop();
+            }
+        }
     }
 }

@@ -52,6 +52,7 @@ pub(crate) enum SuperblockFault {
 
 pub(crate) const SEGMENT_BLOCKS_MIN: u32 = 8;
 pub(crate) const LOG_SEGMENTS_MIN: u32 = 12;
+pub(crate) const LOG_SEGMENTS_MAX: u32 = 1024;
 
 impl Superblock {
     /// The two places a copy is kept: the first block, and the last before the segments.
@@ -172,7 +173,7 @@ impl Superblock {
         self.segment_blocks.is_power_of_two()
             && (SEGMENT_BLOCKS_MIN..=1 << 16).contains(&self.segment_blocks)
             && (LOG_SEGMENTS_MIN..=self.segment_count / 2).contains(&self.log_segments)
-            && self.log_segments <= 1024
+            && self.log_segments <= LOG_SEGMENTS_MAX
             && self.slot_blocks > 0
             && 2 + 2 * u64::from(self.slot_blocks) <= self.first_segment_block
             && segments_end.is_some_and(|end| end <= self.block_count)
