@@ -48,14 +48,21 @@ impl Dirty {
         }
     }
 
-    /// The database was emptied: what was changed before no longer matters.
-    pub(crate) fn clear(&mut self, db: DatabaseIndex) {
+    /// The database was emptied: what was changed before no longer matters. Returns it, since freeing
+    /// many keys takes its time.
+    #[must_use]
+    pub(crate) fn clear(&mut self, db: DatabaseIndex) -> Vec<Vec<Key>> {
         let database = self.databases.of_mut(db);
         self.key_count -= database.chunks.iter().map(Vec::len).sum::<usize>();
-        *database = DirtyDatabase {
-            cleared: true,
-            chunks: Vec::new(),
-        };
+        database.cleared = true;
+        core::mem::take(&mut database.chunks)
+    }
+
+    /// All keys, to be freed step by step.
+    pub(crate) fn into_chunks(self) -> impl Iterator<Item = Vec<Key>> {
+        self.databases
+            .into_iter()
+            .flat_map(|(_, database)| database.chunks)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -148,7 +155,7 @@ mod tests {
             dirty.add(DB, key(number * 7 % 2000));
         }
         assert_eq!(walk(&mut dirty), (0..2000).map(key).collect::<Vec<_>>());
-        dirty.clear(DB);
+        drop(dirty.clear(DB));
         assert!(walk(&mut dirty).is_empty() && !dirty.is_empty());
         assert_eq!(dirty.memory_bytes(), 0);
     }
@@ -163,7 +170,7 @@ mod tests {
         newer.add(DB, key(0));
         assert_eq!(walk(&mut newer), [key(0), key(1), key(2)]);
         let mut emptied = Dirty::default();
-        emptied.clear(DB);
+        drop(emptied.clear(DB));
         emptied.add(DB, key(5));
         emptied.merge_older(newer);
         assert_eq!(walk(&mut emptied), [key(5)]);

@@ -6,6 +6,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::Cell;
 
 use crate::dirty::Dirty;
@@ -19,6 +20,8 @@ use crate::{DatabaseIndex, Key, Timestamp, Value};
 pub(crate) struct Index {
     databases: PerDatabase<Database>,
     dirty: Dirty,
+    /// Keys that are only waiting to be freed.
+    buried: Vec<Vec<Key>>,
     hash_seed: u64,
     /// Counts dirty sets, so that a key is put into each only once.
     round: Round,
@@ -56,6 +59,7 @@ impl Index {
                 forgotten: Timestamp::default(),
             }),
             dirty: Dirty::default(),
+            buried: Vec::new(),
             hash_seed,
             round: Round(0),
             last_removal: Timestamp::default(),
@@ -109,7 +113,8 @@ impl Index {
         let is_clear = matches!(change, Applied::Clear);
         let is_first = self.change(timestamp, db, key, change);
         if is_clear {
-            self.dirty.clear(db);
+            let cleared = self.dirty.clear(db);
+            self.buried.extend(cleared);
         } else if is_first {
             self.dirty.add(db, Key::clone(key));
         }
@@ -201,6 +206,11 @@ impl Index {
         taken
     }
 
+    /// A dirty set was flushed: frees it step by step.
+    pub(crate) fn bury(&mut self, flushed: Dirty) {
+        self.buried.extend(flushed.into_chunks());
+    }
+
     /// Gives a dirty set back that could not be flushed.
     pub(crate) fn return_dirty(&mut self, returned: Dirty) {
         self.dirty.merge_older(returned);
@@ -209,7 +219,7 @@ impl Index {
     /// Frees up to `limit` entries of what nobody sees any more; false when there is nothing (left)
     /// to do until a snapshot goes.
     pub(crate) fn collect_garbage(&mut self, limit: usize) -> bool {
-        let mut progress = false;
+        let mut progress = self.buried.pop().is_some();
         for database in self.databases.iter_mut() {
             progress |= database.live.collect_garbage(limit, &self.pins);
             // Each costs a step more than its entries, so that many small ones are bounded, too.
@@ -242,7 +252,7 @@ impl Index {
         let waits = |(_, database): (_, &Database)| {
             database.live.garbage_count() > 0 || !database.retired.is_empty()
         };
-        self.databases.iter().any(waits)
+        !self.buried.is_empty() || self.databases.iter().any(waits)
     }
 
     fn database(&self, db: DatabaseIndex) -> &Database {

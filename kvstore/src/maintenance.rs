@@ -119,6 +119,7 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
         store.index.borrow_mut().return_dirty(dirty);
     } else {
         store.flushed_live_bytes.set(live_bytes);
+        store.index.borrow_mut().bury(dirty);
     }
     store.flushing.set(false);
     store.changed.notify();

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use common::{Acknowledged, Model, contents, formatted, open, random_writes, seed};
-use kvstore::Timestamp;
+use kvstore::{CommitError, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
 
 /// What a workload did, as far as a crash may show.
@@ -93,7 +93,12 @@ fn write(
                 value_bytes_max,
             );
             let wrote = !transaction.is_read_only();
-            let timestamp = transaction.commit().unwrap();
+            let timestamp = match transaction.commit() {
+                Ok(timestamp) => timestamp,
+                // Several large values at once; nothing happened.
+                Err(CommitError::TooLarge) => continue,
+                Err(error) => panic!("{error}"),
+            };
             if wrote {
                 history.borrow_mut().states.insert(timestamp, model);
             }

@@ -272,7 +272,7 @@ impl<D: BlockDevice> FileSystem<D> {
 
         self.checkpoint_sequence.set(checkpoint.sequence);
         self.log.count(|counters| counters.checkpoints += 1);
-        let log_segments = self.log.relist(view.dropped, &fresh);
+        let log_segments = self.log.relist(checkpoint.sequence, view.dropped, &fresh);
         self.release_segments(&log_segments);
         self.replace_objects(&checkpoint.objects).await;
         Ok(())

@@ -185,8 +185,11 @@ pub(crate) async fn read_superblock<D: BlockDevice>(
 ) -> Result<Result<Superblock, SuperblockFault>, DeviceError> {
     let device_blocks = device.geometry().block_count;
     let first = read_copy(device, BlockIndex(0), device_blocks).await?;
-    if first.is_ok_and(|superblock| superblock.state == State::Ready) {
-        return Ok(first);
+    match first {
+        Ok(superblock) if superblock.state == State::Ready => return Ok(first),
+        // What it says is right, if not for this code: the second copy may be older.
+        Err(SuperblockFault::Unknown { .. }) => return Ok(first),
+        _ => {}
     }
     // Without the first copy the segment size is not known: try each that a format could have used.
     for shift in SEGMENT_BLOCKS_MIN.ilog2()..=16 {

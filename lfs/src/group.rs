@@ -34,6 +34,8 @@ pub(crate) struct GroupHeader {
     pub previous_checksum: u32,
     pub payload_len: u32,
     pub payload_checksum: u32,
+    /// Sequence number of the checkpoint that was in force.
+    pub checkpoint: u64,
 }
 
 impl GroupHeader {
@@ -60,7 +62,8 @@ impl GroupHeader {
             previous_checksum: self.previous_checksum.into(),
             payload_len: self.payload_len.into(),
             payload_checksum: self.payload_checksum.into(),
-            reserved: [0; 12],
+            checkpoint: self.checkpoint.into(),
+            reserved: [0; 4],
         };
         let sum = checksum_after_head(layout.as_bytes());
         layout.checksum = sum.into();
@@ -91,6 +94,7 @@ impl GroupHeader {
             previous_checksum: layout.previous_checksum.get(),
             payload_len: layout.payload_len.get(),
             payload_checksum: layout.payload_checksum.get(),
+            checkpoint: layout.checkpoint.get(),
         };
         Some((header, layout.checksum.get()))
     }
@@ -123,6 +127,7 @@ mod tests {
             previous_checksum: 77,
             payload_len: 12,
             payload_checksum: checksum(payload),
+            checkpoint: 8,
         };
         let sum = header.encode(id, own, &mut group);
         assert_eq!(GroupHeader::decode(id, own, &group), Some((header, sum)));

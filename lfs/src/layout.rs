@@ -83,7 +83,8 @@ pub(crate) struct GroupLayout {
     pub previous_checksum: U32,
     pub payload_len: U32,
     pub payload_checksum: U32,
-    pub reserved: [u8; 12],
+    pub checkpoint: U64,
+    pub reserved: [u8; 4],
 }
 const _: () = assert!(size_of::<GroupLayout>() == 80);
 

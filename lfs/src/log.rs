@@ -45,6 +45,8 @@ struct State {
     durable_group: u64,
     /// The newest commit somebody waits for.
     wanted: u64,
+    /// Sequence number of the checkpoint in force.
+    checkpoint: u64,
     flushes_started: u64,
     flushes_done: u64,
     /// A flush at least this recent is wanted even if no group needs one.
@@ -87,11 +89,13 @@ pub(crate) struct LogView {
 }
 
 impl Log {
-    /// A log that goes on at `cursor`, after commit `last`; everything up to there is durable.
+    /// A log that goes on at `cursor`, after commit `last`, under the checkpoint with that sequence
+    /// number; everything up to there is durable.
     pub(crate) fn new(
         superblock: Superblock,
         cursor: LogCursor,
         last: CommitNumber,
+        checkpoint: u64,
         counters: Counters,
     ) -> Result<Self, BufferAllocError> {
         let buffer = Buffer::with_capacity(superblock.group_blocks_max() as usize)?;
@@ -103,6 +107,7 @@ impl Log {
             appended: last.0,
             durable: last.0,
             wanted: last.0,
+            checkpoint,
             flushes_started: 0,
             flushes_done: 0,
             flush_wanted: 0,
@@ -293,10 +298,18 @@ impl Log {
         }
     }
 
-    /// A checkpoint is durable: the first `dropped` segments are no longer needed and `more` may be
-    /// used. Returns the segments dropped.
-    pub(crate) fn relist(&self, dropped: usize, more: &[SegmentId]) -> Vec<SegmentId> {
-        let gone = self.state.borrow_mut().cursor.relist(dropped, more);
+    /// The checkpoint with this sequence number is durable: the first `dropped` segments are no longer
+    /// needed and `more` may be used. Returns the segments dropped.
+    pub(crate) fn relist(
+        &self,
+        checkpoint: u64,
+        dropped: usize,
+        more: &[SegmentId],
+    ) -> Vec<SegmentId> {
+        let mut state = self.state.borrow_mut();
+        state.checkpoint = checkpoint;
+        let gone = state.cursor.relist(dropped, more);
+        drop(state);
         self.work.notify();
         self.progress.notify();
         gone
@@ -397,6 +410,7 @@ impl Log {
             // A group is at most half a segment, far below 4 GiB.
             payload_len: u32::try_from(filled.payload_len).unwrap_or(u32::MAX),
             payload_checksum: checksum(payload),
+            checkpoint: state.checkpoint,
         };
         let sum = header.encode(self.superblock.id, block, buffer.bytes_mut());
         cursor.step(header.blocks(), filled.first_commit, filled.continued, sum);

@@ -40,12 +40,12 @@ impl Notify {
             notify: self,
             slot: None,
         };
-        poll_fn(|context| match condition() {
-            Some(value) => Poll::Ready(value),
-            None => {
-                waiter.wait(context.waker());
-                Poll::Pending
+        poll_fn(|context| {
+            if let Some(value) = condition() {
+                return Poll::Ready(value);
             }
+            waiter.wait(context.waker());
+            Poll::Pending
         })
         .await
     }

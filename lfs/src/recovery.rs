@@ -156,6 +156,15 @@ impl<D: BlockDevice> Recovery<D> {
                 self.check_end().await?;
                 return Ok(None);
             };
+            if group.header.checkpoint > self.checkpoint.sequence {
+                // There was a newer checkpoint, and what it no longer named may be overwritten.
+                return Err(MountError::Damaged {
+                    structure: Structure::Checkpoint,
+                    block: self
+                        .superblock
+                        .slot_block(Checkpoint::slot(group.header.checkpoint)),
+                });
+            }
             let start = self.cursor.next_block as usize * BLOCK_SIZE;
             let bytes = self.current.bytes().get(start..).unwrap_or_default();
             let payload = group.header.payload(bytes).unwrap_or_default();
@@ -185,7 +194,13 @@ impl<D: BlockDevice> Recovery<D> {
     pub async fn finish(self) -> Result<FileSystem<D>, MountError> {
         self.device.flush().await?;
         let last = CommitNumber(self.stream.next - 1);
-        let log = Log::new(self.superblock, self.cursor, last, self.counters)?;
+        let log = Log::new(
+            self.superblock,
+            self.cursor,
+            last,
+            self.checkpoint.sequence,
+            self.counters,
+        )?;
         Ok(FileSystem::new(
             self.device,
             self.superblock,
@@ -390,6 +405,9 @@ async fn read_checkpoint<D: BlockDevice>(
     })
 }
 
+/// No count on disk gets here in the life of a disk; beyond, adding could overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// Takes the segments that a checkpoint names; whether it does not contradict itself.
 fn claim_segments(
     superblock: &Superblock,
@@ -407,8 +425,10 @@ fn claim_segments(
     named.all(|&segment| segments.claim(segment))
         && objects.clone().all(long_enough)
         && (1..=superblock.log_segments as usize).contains(&checkpoint.log_segments.len())
-        && checkpoint.start.commit > 0
-        && checkpoint.start.group > 0
+        && (1..NUMBER_MAX).contains(&checkpoint.start.commit)
+        && (1..NUMBER_MAX).contains(&checkpoint.start.group)
+        && checkpoint.sequence < NUMBER_MAX
+        && checkpoint.next_object < NUMBER_MAX
         && checkpoint
             .objects
             .keys()

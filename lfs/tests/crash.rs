@@ -196,7 +196,7 @@ fn commits_objects_and_checkpoints_survive_power_cuts_on_a_nearly_full_disk() {
             executor.run(writer);
         }
         assert!(
-            filesystem.counters().checkpoints > 20,
+            filesystem.counters().checkpoints > 10,
             "{:?}",
             filesystem.counters()
         );

@@ -325,3 +325,50 @@ fn the_log_never_waits_for_room_it_promised() {
         });
     }
 }
+
+#[test]
+fn a_rotten_newest_checkpoint_is_reported_and_loses_no_commit_silently() {
+    for (before, after) in [(3, 3), (20, 10), (60, 60)] {
+        let disk = formatted(44, 1);
+        let mut executor = Executor::new(1);
+        let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+        let clock = executor.clock();
+        let working = Rc::clone(&filesystem);
+        executor.run(async move {
+            for number in 0..before + after {
+                if number == before {
+                    let horizon = working.durable();
+                    let made = working.checkpoint(horizon, &[], b"m", &clock);
+                    made.await.unwrap();
+                }
+                if let Ok(commit) = working.append(&[3; 100]) {
+                    working.wait_durable(commit).await.unwrap();
+                }
+            }
+            // On to where the checkpoint before no longer lists any segment.
+            while let Ok(commit) = working.append(&[5; 20]) {
+                working.wait_durable(commit).await.unwrap();
+            }
+        });
+        // The second checkpoint is in slot 0, which begins at block 1.
+        disk.flip_bit(BlockIndex(1), 8 * 60);
+        let expected = MountError::Damaged {
+            structure: Structure::Checkpoint,
+            block: BlockIndex(1),
+        };
+        assert_eq!(try_mount(&disk).err(), Some(expected), "{before}, {after}");
+    }
+}
+
+#[test]
+fn what_cannot_be_mounted_is_not_formatted() {
+    let disk = SimDisk::new(8 * 3200, 1);
+    let target = disk.clone();
+    let options = lfs::FormatOptions {
+        segment_bytes: 8 * 4096,
+        log_segments: 1025,
+    };
+    let formatted = Executor::new(1)
+        .run(async move { lfs::format(&target, options, lfs::FileSystemId([1; 16])).await });
+    assert_eq!(formatted, Err(lfs::FormatError::TooSmall));
+}
