@@ -90,7 +90,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
     }
 
-    /// Overwrites value and expiry of `key`, of at most [`KEY_BYTES_MAX`](crate::KEY_BYTES_MAX)
+    /// Overwrites value and expiry of `key`, of at most [`KEY_BYTES_MAX`]
     /// bytes. An expiry that has passed deletes it.
     pub fn put(
         &mut self,
