@@ -87,7 +87,7 @@ async fn flush_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     store.changed.notify();
 }
 
-/// The log cannot move on for now: writers shall hear of it instead of waiting.
+/// The log cannot move on until a merge or memory lets a flush through: writers hear of it, and do not wait.
 fn get_stuck<D: BlockDevice>(store: &Store<D>) {
     store.stuck.set(true);
     store.filesystem.nudge();

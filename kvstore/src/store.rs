@@ -54,7 +54,7 @@ pub struct Store<D: BlockDevice> {
     pub(crate) flush_waits: Cell<bool>,
     pub(crate) flushing: Cell<bool>,
     pub(crate) checkpointing: Cell<bool>,
-    /// A flush found no room: the log cannot move on for now.
+    /// A flush found no room or memory: until one succeeds the log cannot move on, and writers are refused.
     pub(crate) stuck: Cell<bool>,
     pub(crate) closing: Cell<bool>,
     pub(crate) ended: Cell<bool>,
