@@ -161,15 +161,11 @@ impl Setup {
         let quoted = words
             .iter()
             .map(|word| format!("'{}'", word.to_string_lossy()));
+        // The shell gives way to the command: dash would stay in between, and die of the Ctrl-C itself.
+        let line = format!("exec {}", quoted.collect::<Vec<_>>().join(" "));
         // Ends as the command ends, and leaves no transcript.
         let mut command = Command::new("script");
-        command.args([
-            "-q",
-            "-e",
-            "-c",
-            &quoted.collect::<Vec<_>>().join(" "),
-            "/dev/null",
-        ]);
+        command.args(["-q", "-e", "-c", &line, "/dev/null"]);
         inherit_nothing(&mut command);
         let machine = self.launch_command(port, command);
         machine.process.wait_for_line(READY, READY_LIMIT);
