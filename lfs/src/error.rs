@@ -118,6 +118,14 @@ pub enum Structure {
     Checkpoint,
     /// A commit group that is known to have been durable.
     CommitGroup,
+    /// A node of the tree.
+    Node,
+    /// An item in a node that is itself intact.
+    Item,
+    /// A piece of file data.
+    Extent,
+    /// A block of the segment table.
+    SegmentTable,
 }
 
 impl core::fmt::Display for Structure {
@@ -126,6 +134,10 @@ impl core::fmt::Display for Structure {
             Self::Superblock => "superblock",
             Self::Checkpoint => "checkpoint",
             Self::CommitGroup => "commit group",
+            Self::Node => "tree node",
+            Self::Item => "item",
+            Self::Extent => "file data",
+            Self::SegmentTable => "segment table",
         })
     }
 }
@@ -171,4 +183,78 @@ impl From<crate::BufferAllocError> for MountError {
     fn from(_: crate::BufferAllocError) -> Self {
         Self::OutOfMemory
     }
+}
+
+/// Why an operation on files did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Something has to be loaded first; not an error to report. See [`Fault`](crate::Fault).
+    #[error("something is not in memory")]
+    Fault(crate::Fault),
+    /// `ENOENT`.
+    #[error("no such file or directory")]
+    NotFound,
+    /// `EEXIST`.
+    #[error("file exists")]
+    Exists,
+    /// `ENOTDIR`.
+    #[error("not a directory")]
+    NotADirectory,
+    /// `EISDIR`.
+    #[error("is a directory")]
+    IsADirectory,
+    /// `ENOTEMPTY`.
+    #[error("directory not empty")]
+    NotEmpty,
+    /// `ENAMETOOLONG`.
+    #[error("name or path too long")]
+    NameTooLong,
+    /// `EINVAL`: a name that cannot be one, a directory moved into itself, an offset out of range.
+    #[error("invalid argument")]
+    Invalid,
+    /// `ELOOP`.
+    #[error("too many levels of symbolic links")]
+    LinkLoop,
+    /// `EMLINK`.
+    #[error("too many links")]
+    TooManyLinks,
+    /// `EPERM`: what is never allowed, such as a hard link to a directory.
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// `EFBIG`.
+    #[error("file too large")]
+    FileTooLarge,
+    /// `ENODATA`: no such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// `ERANGE` / `E2BIG`: an attribute larger than attributes may be.
+    #[error("attribute too large")]
+    AttributeTooLarge,
+    /// `ENOSPC`.
+    #[error("no space left on the device")]
+    NoSpace,
+    /// The transaction holds more than one commit takes.
+    #[error("the transaction is larger than the log takes at once")]
+    TransactionTooLarge,
+    /// Somebody else committed something this transaction depends on.
+    #[error("another transaction got there first")]
+    Conflict,
+    /// `EROFS`: see [`ReadOnly`]; also writes to a snapshot.
+    #[error("read-only file system")]
+    ReadOnly,
+    /// `ENOMEM`.
+    #[error("not enough memory")]
+    OutOfMemory,
+    /// `EIO`: the device failed.
+    #[error("the device failed: {0}")]
+    Device(DeviceError),
+    /// `EIO`: what is on the disk is not what was written.
+    #[error("damaged {structure} at block {}", block.0)]
+    Damaged {
+        /// What is damaged.
+        structure: Structure,
+        /// Where.
+        block: BlockIndex,
+    },
 }

@@ -26,9 +26,11 @@ mod checkpoint;
 mod cursor;
 mod device;
 mod error;
+mod fault;
 mod filesystem;
 mod format;
 mod group;
+mod item;
 mod layout;
 mod log;
 mod notify;
@@ -39,19 +41,25 @@ mod segments;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod superblock;
+mod transaction;
+mod view;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use error::{
-    AppendError, CheckpointError, FormatError, MountError, ObjectReadError, ObjectWriteError,
-    ReadOnly, Structure,
+    AppendError, CheckpointError, FileError, FormatError, MountError, ObjectReadError,
+    ObjectWriteError, ReadOnly, Structure,
 };
+pub use fault::{Fault, NodePointer, StoredRange};
 pub use filesystem::FileSystem;
 pub use format::{Content, DEVICE_BYTES_MIN, FormatOptions, format, probe};
+pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub use notify::Notify;
 pub use object::{ObjectReader, ObjectWriter};
 pub use recovery::Recovery;
 pub use superblock::FileSystemId;
+pub use transaction::{SnapshotId, SnapshotInfo, Transaction};
+pub use view::View;
 
 /// Number of a commit: its place in the log. The first one is 1; 0 means "before everything".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

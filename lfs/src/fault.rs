@@ -1,0 +1,36 @@
+//! Faults: what has to be read from the disk before an operation can go on.
+//!
+//! Operations on the tree are plain functions: they see one state and nothing happens in between. What they
+//! need may not be in memory; then they return a [`Fault`] and have changed nothing. Whoever runs them
+//! loads what is missing and runs them again from the start.
+
+use alloc::vec::Vec;
+
+use crate::BlockIndex;
+
+/// Where a tree node is on the disk, and how to know it again. Kept in its parent, or in a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodePointer {
+    /// Its block.
+    pub block: BlockIndex,
+    /// Checksum of the whole block: a node that is intact but not the one meant shows.
+    pub checksum: u32,
+}
+
+/// Bytes on the disk that one operation wants: a stored extent, or a part of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoredRange {
+    /// First byte, from the start of the device.
+    pub address: u64,
+    /// How many.
+    pub len_bytes: u32,
+}
+
+/// Something that must be loaded first. Nothing has been changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A node of the tree.
+    Node(NodePointer),
+    /// File data.
+    Data(Vec<StoredRange>),
+}

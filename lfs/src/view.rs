@@ -1,0 +1,102 @@
+//! What an operation sees of the file system, and how it changes it.
+
+use alloc::vec::Vec;
+
+use crate::{FileError, ItemKey};
+
+/// One consistent state, with the changes made through it on top. Implemented by
+/// [`Transaction`](crate::Transaction), and in tests by plain maps.
+///
+/// Every function may return [`FileError::Fault`]: see [`Fault`](crate::Fault). After that the view
+/// must not be committed; the operation is run again on a new one.
+pub trait View {
+    /// The item's value.
+    ///
+    /// # Errors
+    /// [`FileError::Fault`], or what is damaged.
+    fn get(&mut self, key: ItemKey) -> Result<Option<Vec<u8>>, FileError>;
+
+    /// The first item in `from..=to`, in the order of keys.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn first(
+        &mut self,
+        from: ItemKey,
+        to: ItemKey,
+    ) -> Result<Option<(ItemKey, Vec<u8>)>, FileError>;
+
+    /// Sets an item. Its value has at most [`ITEM_BYTES_MAX`](crate::ITEM_BYTES_MAX) bytes.
+    fn put(&mut self, key: ItemKey, value: Vec<u8>);
+
+    /// Removes an item, if it is there.
+    fn remove(&mut self, key: ItemKey);
+
+    /// The number of an object that was never used before.
+    fn new_object(&mut self) -> u64;
+
+    /// Now, in nanoseconds since the Unix epoch.
+    fn now_ns(&self) -> i64;
+
+    /// A hash of `name` that only this file system knows how to compute, so that nobody chooses
+    /// names that collide.
+    fn hash_name(&self, name: &[u8]) -> u64;
+
+    /// Reads the data of `object`, which is `size` bytes long, from `offset` on, into all of `target`. What
+    /// was never written reads as zeros. `offset + target.len()` is at most `size`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn read_data(
+        &mut self,
+        object: u64,
+        size: u64,
+        offset: u64,
+        target: &mut [u8],
+    ) -> Result<(), FileError>;
+
+    /// Writes `bytes` at `offset` of the data of `object`, which is `size` bytes long before; what lies
+    /// between `size` and `offset` reads as zeros from then on.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), or [`FileError::TransactionTooLarge`].
+    fn write_data(
+        &mut self,
+        object: u64,
+        size: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), FileError>;
+
+    /// Frees the data of `object`, which is `size` bytes long, from `from` up to `to` (or, without it, all that is
+    /// behind): it reads as zeros. With `to` absent the caller sets the size to `from` in the same transaction.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn free_data(
+        &mut self,
+        object: u64,
+        size: u64,
+        from: u64,
+        to: Option<u64>,
+    ) -> Result<(), FileError>;
+
+    /// The first offset at or after `offset` where there is data (`data`: true) or a hole (false) in
+    /// `object`, which is `size` bytes long; `None` when there is none before `size`. The end is a hole.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn seek_data(
+        &mut self,
+        object: u64,
+        size: u64,
+        offset: u64,
+        data: bool,
+    ) -> Result<Option<u64>, FileError>;
+
+    /// Bytes that the data of `object` takes on the disk, to within a block for each piece.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn stored_bytes(&mut self, object: u64) -> Result<u64, FileError>;
+}
