@@ -23,6 +23,7 @@ extern crate alloc;
 mod budget;
 mod buffer;
 mod checkpoint;
+mod compress;
 mod cursor;
 mod device;
 mod error;
@@ -37,6 +38,7 @@ mod notify;
 mod object;
 mod queue;
 mod recovery;
+mod seal;
 mod segments;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -45,6 +47,7 @@ mod transaction;
 mod view;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
+pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use error::{
     AppendError, CheckpointError, FileError, FormatError, MountError, ObjectReadError,
@@ -57,6 +60,10 @@ pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub use notify::Notify;
 pub use object::{ObjectReader, ObjectWriter};
 pub use recovery::Recovery;
+pub use seal::{
+    DataKey, KEY_SLOT_BYTES, KEY_SLOT_COUNT, KdfCost, KeyError, KeySlots, Purpose, Random, Seal,
+    SealDamaged, Sealer, Secret, Suite,
+};
 pub use superblock::FileSystemId;
 pub use transaction::{SnapshotId, SnapshotInfo, Transaction};
 pub use view::View;
