@@ -34,6 +34,7 @@ mod group;
 mod item;
 mod layout;
 mod log;
+mod namespace;
 mod notify;
 mod object;
 mod queue;
@@ -57,6 +58,11 @@ pub use fault::{Fault, NodePointer, StoredRange};
 pub use filesystem::FileSystem;
 pub use format::{Content, DEVICE_BYTES_MIN, FormatOptions, format, probe};
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
+pub use namespace::{
+    ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, DirectoryEntry, FILE_BYTES_MAX, FileKind,
+    InodeNumber, LINKS_MAX, NAME_BYTES_MAX, Namespace, NewInode, Orphan, PATH_BYTES_MAX, ROOT,
+    RenameFlags, SetAttributes, Stat, XattrMode,
+};
 pub use notify::Notify;
 pub use object::{ObjectReader, ObjectWriter};
 pub use recovery::Recovery;

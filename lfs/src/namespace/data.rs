@@ -1,0 +1,319 @@
+//! Content of files: reading, writing, truncating, holes.
+//!
+//! **Large truncations.** Freeing data takes time in proportion to its pieces, and a transaction must not
+//! take long. So up to [`FREE_BYTES_MAX`] (as counted in chunks that hold data) is freed at once; of
+//! more the inode only notes that the range is *cut*: it reads as zeros from then on, and
+//! [`reclaim_orphan`](Namespace::reclaim_orphan) frees what is in it. A file that is truncated to nothing
+//! gets a new, empty data object instead, and the old one becomes an orphan. Either way the truncation is
+//! atomic and takes effect at once, but for the space. A write into a cut takes its range out of the cut;
+//! an inode has at most 32 of them (`cuts`).
+
+use alloc::vec::Vec;
+
+use super::Namespace;
+use super::cuts::{CUTS_MAX, Cuts};
+use super::inode::Inode;
+use super::types::{FILE_BYTES_MAX, FileKind, InodeNumber};
+use crate::{FileError, View};
+
+/// Data is counted, and freed in the background, in pieces of a file of this many bytes.
+pub(super) const CHUNK_BYTES: u64 = 256 << 10;
+
+/// Most data that an operation frees at once.
+pub(super) const FREE_BYTES_MAX: u64 = 16 << 20;
+
+impl<V: View> Namespace<'_, V> {
+    /// Up to `len` bytes of a file from `offset` on; fewer at its end, none behind it.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`]; [`FileError::IsADirectory`]; [`FileError::Invalid`] for special files and
+    /// symbolic links; [`FileError::OutOfMemory`].
+    pub fn read(
+        &mut self,
+        inode: InodeNumber,
+        offset: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, FileError> {
+        let found = self.load_file(inode)?;
+        let left = found.size.saturating_sub(offset);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(len)
+            .map_err(|_| FileError::OutOfMemory)?;
+        bytes.resize(len, 0);
+        self.read_around_cuts(inode, &found, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads the parts of `target` that no cut covers; the others are zeros already.
+    fn read_around_cuts(
+        &mut self,
+        inode: InodeNumber,
+        found: &Inode,
+        mut offset: u64,
+        mut target: &mut [u8],
+    ) -> Result<(), FileError> {
+        let (object, size) = (found.data(inode), found.data_size());
+        while !target.is_empty() {
+            let end = offset + target.len() as u64;
+            let (low, high) = found.cuts.at_or_after(offset).unwrap_or((end, end));
+            let (data, cut) = (low.min(end), high.min(end));
+            let (plain, rest) = split_front(target, data.saturating_sub(offset));
+            if !plain.is_empty() {
+                self.view.read_data(object, size, offset, plain)?;
+            }
+            let covered = cut - data.max(offset);
+            (_, target) = split_front(rest, covered);
+            offset = cut;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes` into a file from `offset` on; it grows as needed. Writing nothing changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`FileError::FileTooLarge`] when it would end behind 2⁶³ − 1;
+    /// [`FileError::TransactionTooLarge`], also when a large truncation shortly before left more than 32
+    /// separate ranges to free: [`reclaim_orphan`](Self::reclaim_orphan) with the inode's number, in
+    /// transactions of its own, until it says that it is done, helps.
+    pub fn write(
+        &mut self,
+        inode: InodeNumber,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), FileError> {
+        let mut found = self.load_file(inode)?;
+        let end = end_of(offset, bytes.len() as u64)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let (object, size) = (found.data(inode), found.data_size());
+        if !found.cuts.is_empty() {
+            let mut cuts = found.cuts.clone();
+            cuts.subtract(offset, end);
+            self.free_small_cuts(object, size, &mut cuts)?;
+            found.cuts = cuts;
+        }
+        self.view.write_data(object, size, offset, bytes)?;
+        found.size = found.size.max(end);
+        self.store_changed(inode, &mut found);
+        Ok(())
+    }
+
+    /// Sets the size of a file. What is cut off is gone, what is added reads as zeros.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn truncate(&mut self, inode: InodeNumber, size: u64) -> Result<(), FileError> {
+        let mut found = self.load_file(inode)?;
+        if size > FILE_BYTES_MAX {
+            return Err(FileError::FileTooLarge);
+        }
+        if size < found.size {
+            let end = found.size;
+            if size == 0 && self.is_much(found.data(inode), found.data_size(), 0, end)? {
+                self.note_data_to_free(found.data(inode), found.data_size());
+                found.data_object = self.view.new_object();
+                found.cuts = Cuts::default();
+            } else {
+                self.cut(inode, &mut found, size, end)?;
+            }
+        }
+        found.size = size;
+        self.store_changed(inode, &mut found);
+        Ok(())
+    }
+
+    /// Makes a hole: the range reads as zeros and takes no space. The size stays.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); [`FileError::Invalid`] for an empty range.
+    pub fn punch(&mut self, inode: InodeNumber, offset: u64, len: u64) -> Result<(), FileError> {
+        let mut found = self.load_file(inode)?;
+        if len == 0 {
+            return Err(FileError::Invalid);
+        }
+        let end = end_of(offset, len)?.min(found.size);
+        if offset < end {
+            self.cut(inode, &mut found, offset, end)?;
+        }
+        self.store_changed(inode, &mut found);
+        Ok(())
+    }
+
+    /// Makes a file at least as large as the range, unless `keep_size`. It does not set space aside: a log
+    /// writes every change to a new place, so no place can be kept for it.
+    ///
+    /// # Errors
+    /// As [`punch`](Self::punch).
+    pub fn allocate(
+        &mut self,
+        inode: InodeNumber,
+        offset: u64,
+        len: u64,
+        keep_size: bool,
+    ) -> Result<(), FileError> {
+        let mut found = self.load_file(inode)?;
+        if len == 0 {
+            return Err(FileError::Invalid);
+        }
+        let end = end_of(offset, len)?;
+        if !keep_size {
+            found.size = found.size.max(end);
+        }
+        self.store_changed(inode, &mut found);
+        Ok(())
+    }
+
+    /// The first offset at or behind `offset` where the file has data, or a hole; its end is a hole. `None`
+    /// when there is no more data, or `offset` is not within the file.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn seek(
+        &mut self,
+        inode: InodeNumber,
+        offset: u64,
+        data: bool,
+    ) -> Result<Option<u64>, FileError> {
+        let found = self.load_file(inode)?;
+        let (object, size) = (found.data(inode), found.data_size());
+        if offset >= found.size {
+            return Ok(None);
+        }
+        if !data {
+            let hole = self.view.seek_data(object, size, offset, false)?;
+            let cut = found.cuts.at_or_after(offset);
+            let cut = cut.map_or(found.size, |(low, _)| low.max(offset));
+            return Ok(Some(hole.unwrap_or(size).min(cut).min(found.size)));
+        }
+        let mut from = offset;
+        while from < found.size {
+            let next = self.view.seek_data(object, size, from, true)?;
+            let Some(place) = next.filter(|&place| place < found.size) else {
+                return Ok(None);
+            };
+            match found.cuts.at_or_after(place) {
+                Some((low, high)) if low <= place => from = high,
+                _ => return Ok(Some(place)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the data of `from..to` out of a file, at once or later. The inode is not stored, and when `to`
+    /// is its end the caller sets its size to `from`.
+    fn cut(
+        &mut self,
+        inode: InodeNumber,
+        found: &mut Inode,
+        from: u64,
+        to: u64,
+    ) -> Result<(), FileError> {
+        let (object, size) = (found.data(inode), found.data_size());
+        let mut cuts = found.cuts.clone();
+        if self.is_much(object, size, from, to)? {
+            cuts.add(from, to);
+            self.free_small_cuts(object, size, &mut cuts)?;
+            if found.links > 0 {
+                self.note_cuts(inode);
+            }
+        } else {
+            cuts.subtract(from, to);
+            self.free_small_cuts(object, size, &mut cuts)?;
+            let shrinks = to == found.size && cuts.end() <= from;
+            let bound = (!shrinks).then_some(to);
+            self.view.free_data(object, size, from, bound)?;
+        }
+        found.cuts = cuts;
+        Ok(())
+    }
+
+    /// Frees cuts that are shorter than a chunk, and the shortest ones when there are too many.
+    fn free_small_cuts(
+        &mut self,
+        object: u64,
+        size: u64,
+        cuts: &mut Cuts,
+    ) -> Result<(), FileError> {
+        let mut freed = Vec::new();
+        for &(low, high) in cuts.ranges() {
+            if high - low < CHUNK_BYTES {
+                freed.push((low, high));
+            }
+        }
+        if let Some(more) = (cuts.ranges().len() - freed.len()).checked_sub(CUTS_MAX)
+            && more > 0
+        {
+            let mut others: Vec<_> = cuts.ranges().to_vec();
+            others.retain(|range| !freed.contains(range));
+            others.sort_unstable_by_key(|&(low, high)| high - low);
+            for &(low, high) in others.iter().take(more) {
+                if self.is_much(object, size, low, high)? {
+                    return Err(FileError::TransactionTooLarge);
+                }
+                freed.push((low, high));
+            }
+        }
+        for (low, high) in freed {
+            self.view.free_data(object, size, low, Some(high))?;
+            cuts.subtract(low, high);
+        }
+        Ok(())
+    }
+
+    /// Whether more data is in the range than an operation frees at once.
+    fn is_much(&mut self, object: u64, size: u64, from: u64, to: u64) -> Result<bool, FileError> {
+        if to - from <= FREE_BYTES_MAX {
+            return Ok(false);
+        }
+        let mut at = from;
+        for _ in 0..FREE_BYTES_MAX / CHUNK_BYTES {
+            match self.view.seek_data(object, size, at, true)? {
+                Some(place) if place < to => at = chunk_end(place),
+                _ => return Ok(false),
+            }
+            if at >= to {
+                return Ok(false);
+            }
+        }
+        let next = self.view.seek_data(object, size, at, true)?;
+        Ok(next.is_some_and(|place| place < to))
+    }
+
+    fn load_file(&mut self, inode: InodeNumber) -> Result<Inode, FileError> {
+        let found = self.load(inode)?;
+        match found.kind {
+            FileKind::File => Ok(found),
+            FileKind::Directory => Err(FileError::IsADirectory),
+            _ => Err(FileError::Invalid),
+        }
+    }
+
+    /// Stores an inode whose content has changed.
+    fn store_changed(&mut self, inode: InodeNumber, found: &mut Inode) {
+        found.mtime_ns = self.view.now_ns();
+        found.ctime_ns = found.mtime_ns;
+        self.store(inode, found);
+    }
+}
+
+/// Where the chunk that `offset` is in ends.
+pub(super) fn chunk_end(offset: u64) -> u64 {
+    (offset / CHUNK_BYTES + 1) * CHUNK_BYTES
+}
+
+fn end_of(offset: u64, len: u64) -> Result<u64, FileError> {
+    let end = offset.checked_add(len);
+    end.filter(|&end| end <= FILE_BYTES_MAX)
+        .ok_or(FileError::FileTooLarge)
+}
+
+/// The first `count` bytes and the rest.
+fn split_front(bytes: &mut [u8], count: u64) -> (&mut [u8], &mut [u8]) {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let len = bytes.len();
+    bytes.split_at_mut(count.min(len))
+}

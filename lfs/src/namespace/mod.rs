@@ -1,0 +1,58 @@
+//! Files and directories: inodes, names, links, paths, content and extended attributes, as POSIX has them.
+//!
+//! Everything here is plain code over a [`View`]: it sees one state, and nothing happens in between. Two
+//! kinds of errors come out of it:
+//!
+//! - What the namespace itself decides ([`FileError::NotFound`], [`FileError::Exists`] and so on): nothing
+//!   has been changed, and the transaction may go on with other operations.
+//! - What the view reports ([`FileError::Fault`], [`FileError::Device`], [`FileError::NoSpace`] …) and
+//!   [`FileError::Damaged`]: the operation may be half done in this view, which must not be committed.
+//!
+//! The bytes of every item are in `FORMAT.md` beside this file; nothing read from an item is trusted.
+//!
+//! What is not here: permissions (mode bits, owners and the sticky bit are kept, not enforced; clearing
+//! set-user-id on writes and taking over the group of a set-group-id directory are up to the caller), open
+//! files (an inode without a name stays until [`Namespace::reclaim_orphan`], which whoever runs the
+//! transactions calls once nobody has it open), locks, and access times (kept, but reading does not change
+//! them). Numbers 0 and 1 are never given out by [`View::new_object`]: 0 stands for the file system, 1 is the
+//! root directory.
+//!
+//! - `types`: what callers hand in and get back;
+//! - `codec`, `inode`, `cuts`, `named`: items and their bytes;
+//! - `directory`, `link`, `rename`, `path`: names;
+//! - `data`: content; `attributes`: extended attributes;
+//! - `orphan`, `tree`: what has lost its name; removing whole trees.
+
+mod attributes;
+mod codec;
+mod cuts;
+mod data;
+mod directory;
+mod inode;
+mod link;
+mod named;
+mod orphan;
+mod path;
+mod rename;
+mod tree;
+mod types;
+
+pub use types::{
+    ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, DirectoryEntry, FILE_BYTES_MAX, FileKind,
+    InodeNumber, LINKS_MAX, NAME_BYTES_MAX, NewInode, Orphan, PATH_BYTES_MAX, ROOT, RenameFlags,
+    SetAttributes, Stat, XattrMode,
+};
+
+use crate::View;
+
+/// The files and directories that a view holds.
+pub struct Namespace<'a, V> {
+    view: &'a mut V,
+}
+
+impl<'a, V: View> Namespace<'a, V> {
+    /// What `view` holds. It costs nothing: make one for each operation.
+    pub fn new(view: &'a mut V) -> Self {
+        Self { view }
+    }
+}
