@@ -191,10 +191,11 @@ fn inflate(input: &[u8], output: &mut [u8]) -> bool {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
-    use alloc::format;
     use alloc::string::String;
     use alloc::vec;
+    use core::fmt::Write;
 
     use super::*;
 
@@ -213,13 +214,12 @@ mod tests {
 
     fn text(len: usize) -> Vec<u8> {
         let mut text = String::new();
-        let mut line = 0;
-        while text.len() < len {
-            line += 1;
-            text += &format!(
-                "{line}: the quick brown fox jumps over dog {}\n",
-                line * line
-            );
+        for line in 1u64.. {
+            if text.len() >= len {
+                break;
+            }
+            let squared = line * line;
+            writeln!(text, "{line}: the quick brown fox jumps over dog {squared}").unwrap();
         }
         text.truncate(len);
         text.into_bytes()

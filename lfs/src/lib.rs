@@ -27,6 +27,7 @@ mod compress;
 mod cursor;
 mod device;
 mod error;
+mod extent_codec;
 mod fault;
 mod filesystem;
 mod format;
@@ -53,6 +54,10 @@ pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use error::{
     AppendError, CheckpointError, FileError, FormatError, MountError, ObjectReadError,
     ObjectWriteError, ReadOnly, Structure,
+};
+pub use extent_codec::{
+    EXTENT_BYTES_MAX, Encoding, ExtentCut, ExtentError, ExtentIdentity, ExtentRanges, ExtentShape,
+    StoredExtent, UNIT_BYTES, encode as encode_extent,
 };
 pub use fault::{Fault, NodePointer, StoredRange};
 pub use filesystem::FileSystem;

@@ -246,6 +246,7 @@ fn derive(salt: &[u8], material: &[u8], info: &[&[u8]], out: &mut [u8; KEY_BYTES
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
 

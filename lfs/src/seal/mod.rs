@@ -216,6 +216,7 @@ pub(crate) mod testing {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use alloc::collections::BTreeSet;
     use alloc::format;
