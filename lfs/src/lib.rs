@@ -46,6 +46,7 @@ mod segments;
 pub mod sim;
 mod superblock;
 mod transaction;
+mod tree;
 mod view;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
