@@ -1,8 +1,9 @@
 //! Keys: the one that everything hangs on, those drawn from it, and those that wrap it.
 //!
 //! Every type here that holds key material wipes it when dropped. A move in Rust may leave a copy on
-//! the stack, so keys are made where they stay (boxed), and borrowed from there.
+//! the stack, so keys are made in a box, where they stay, and borrowed from there.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use argon2::{Argon2, Block, Params, Version};
@@ -19,19 +20,19 @@ const PASSPHRASE_BYTES_MAX: usize = 64 * 1024;
 
 /// The key of one file system, drawn when it is made. It never changes and never leaves memory
 /// unwrapped.
-pub struct DataKey([u8; KEY_BYTES]);
+pub struct DataKey(Box<[u8; KEY_BYTES]>);
 
 impl DataKey {
     /// A new one.
     pub fn generate(random: &mut Random<'_>) -> Self {
-        let mut key = Self([0; KEY_BYTES]);
-        random(&mut key.0);
+        let mut key = Self(Box::new([0; KEY_BYTES]));
+        random(&mut *key.0);
         key
     }
 
-    /// One that is known.
+    /// One that is known. Wiping `bytes` where they came from is the caller's part.
     pub fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(bytes)
+        Self(Box::new(bytes))
     }
 
     pub(super) fn expose(&self) -> &[u8; KEY_BYTES] {
@@ -45,7 +46,7 @@ impl DataKey {
     /// The key for `purpose` under `suite`.
     pub(super) fn sub_key(&self, suite: Suite, purpose: Purpose, out: &mut [u8; KEY_BYTES]) {
         let info = [suite.number(), purpose.number()];
-        derive(b"siltstone lfs 1", &self.0, &[b"sub-key", &info], out);
+        derive(b"siltstone lfs 1", &*self.0, &[b"sub-key", &info], out);
     }
 }
 
@@ -68,11 +69,11 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    pub(super) fn new(suite: Suite, key: &DataKey) -> Self {
-        let mut keyring = Self {
+    pub(super) fn new(suite: Suite, key: &DataKey) -> Box<Self> {
+        let mut keyring = Box::new(Self {
             suite,
             keys: [[0; KEY_BYTES]; Purpose::COUNT],
-        };
+        });
         for purpose in [
             Purpose::Group,
             Purpose::Node,
@@ -255,8 +256,8 @@ mod tests {
         let key = DataKey::from_bytes([1; 32]);
         let mut seen = alloc::collections::BTreeSet::new();
         for suite in Suite::ALL {
-            for sub_key in Keyring::new(suite, &key).keys {
-                assert!(sub_key != [0; 32] && seen.insert(sub_key));
+            for sub_key in &Keyring::new(suite, &key).keys {
+                assert!(*sub_key != [0; 32] && seen.insert(*sub_key));
             }
         }
         assert_eq!(seen.len(), 2 * Purpose::COUNT);

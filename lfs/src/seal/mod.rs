@@ -124,7 +124,7 @@ pub enum Sealer {
 impl Sealer {
     /// The sealer of an encrypted file system.
     pub fn keyed(suite: Suite, key: &DataKey) -> Self {
-        Self::Keyed(Box::new(Keyring::new(suite, key)))
+        Self::Keyed(Keyring::new(suite, key))
     }
 
     /// Whether what it seals is secret.
