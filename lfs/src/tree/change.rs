@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::codec::NODE_PAYLOAD_BYTES;
 use super::key::{Expected, Item, Key};
-use super::node::{Child, NODE_ENTRIES_MAX, Node};
+use super::node::{Child, Node, entries_max};
 use super::{Ledger, Tree};
 use crate::{BlockIndex, Fault, ITEM_BYTES_MAX};
 
@@ -321,7 +321,7 @@ impl Ledger {
             return false;
         };
         if first.joined_size(&second) > JOINED_BYTES_MAX
-            || first.len() + second.len() > NODE_ENTRIES_MAX
+            || first.len() + second.len() > entries_max()
         {
             return false;
         }

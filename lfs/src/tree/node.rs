@@ -19,6 +19,14 @@ use crate::{ItemKind, NodePointer};
 /// Most entries of a node. Bounds the memory of a node whose entries are tiny on disk.
 pub(crate) const NODE_ENTRIES_MAX: usize = 256;
 
+/// [`NODE_ENTRIES_MAX`], but that tests grow high trees from few items.
+#[cfg(not(test))]
+pub(super) fn entries_max() -> usize {
+    NODE_ENTRIES_MAX
+}
+#[cfg(test)]
+pub(super) use super::tests::entries_max;
+
 /// Dead bytes in a leaf's arena at which it is rebuilt.
 const DEAD_BYTES_MAX: usize = 2048;
 /// Insertions one behind the other after which more of them are expected.
@@ -168,7 +176,7 @@ impl Node {
     }
 
     pub(super) fn fits(&self) -> bool {
-        self.size <= NODE_PAYLOAD_BYTES && self.len() <= NODE_ENTRIES_MAX
+        self.size <= NODE_PAYLOAD_BYTES && self.len() <= entries_max()
     }
 
     /// Entry `index`'s key.
@@ -406,7 +414,7 @@ impl Node {
         }
         if self.run >= RUN_MIN && latest < self.len() {
             let left = (0..=latest).map(|index| self.edge(index)).sum::<usize>();
-            let room = left <= NODE_PAYLOAD_BYTES && latest < NODE_ENTRIES_MAX;
+            let room = left <= NODE_PAYLOAD_BYTES && latest < entries_max();
             return if room { latest + 1 } else { latest.max(1) };
         }
         self.middle()

@@ -10,11 +10,17 @@
 
 extern crate std;
 
+mod cost;
+mod damage;
+mod steps;
+
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::println;
 use std::vec::Vec;
 
+use super::node::NODE_ENTRIES_MAX;
 use super::*;
 use crate::sim::{Random, seed_from};
 use crate::{FileSystemId, ItemKind};
@@ -27,6 +33,15 @@ fn seed(default: u64) -> u64 {
     let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
     println!("SILTSTONE_SEED={seed}");
     seed
+}
+
+std::thread_local! {
+    static ENTRIES_MAX: Cell<usize> = const { Cell::new(NODE_ENTRIES_MAX) };
+}
+
+/// Most entries of a node in the test of this thread.
+pub(super) fn entries_max() -> usize {
+    ENTRIES_MAX.get()
 }
 
 /// A disk of nodes that reuses what is free at once, so that anything stale shows.
@@ -128,7 +143,7 @@ impl Bench {
 
     /// Writes at most `nodes` nodes; returns whether there are more, and the blocks used.
     fn write(&mut self, frozen: &mut Frozen, nodes: usize, used: &mut Vec<BlockIndex>) -> bool {
-        let disk = std::cell::RefCell::new(&mut self.disk);
+        let disk = RefCell::new(&mut self.disk);
         let more = frozen.next_batch(
             nodes,
             || {
@@ -384,8 +399,11 @@ fn a_tree_is_a_map_whatever_happens_in_between() {
         for kind in [TreeKind::Live, TreeKind::History] {
             // Nothing fits, a few nodes fit, everything fits.
             for cache_bytes in [0, 60_000, 10 << 20] {
-                println!("seed {seed} {kind:?} cache {cache_bytes}");
-                run(seed, kind, cache_bytes, 700);
+                for entries_max in [4, 20, NODE_ENTRIES_MAX] {
+                    println!("seed {seed} {kind:?} cache {cache_bytes} entries {entries_max}");
+                    ENTRIES_MAX.set(entries_max);
+                    run(seed, kind, cache_bytes, 700);
+                }
             }
         }
     }

@@ -1,0 +1,219 @@
+//! What trees promise about single steps: what is held stays, what is prepared goes well, what
+//! fails changes nothing.
+
+use std::vec::Vec;
+
+use super::*;
+
+/// A tree of three levels on the disk, opened afresh with a cache in which nothing stays.
+fn stored(items: u64) -> Bench {
+    ENTRIES_MAX.set(16);
+    let mut bench = Bench::new(TreeKind::Live, 0);
+    for index in 0..items {
+        bench.put(extent(1, index), &Item::new(index, b"somewhere"));
+    }
+    bench.checkpoint();
+    bench.reopen();
+    while bench.cache.borrow_mut().shrink(100) {}
+    assert_eq!(bench.cache.borrow().len(), 0);
+    bench
+}
+
+#[test]
+fn held_nodes_stay_and_others_go() {
+    let mut bench = stored(2000);
+    assert_eq!(bench.tree.level, 2);
+    let mut held = Held::default();
+    let mut asked = BTreeSet::new();
+    let keys = (0..20)
+        .map(|index| extent(1, index * 100))
+        .collect::<Vec<_>>();
+    let runs = (1..).find(|_| {
+        let found = keys
+            .iter()
+            .try_for_each(|key| bench.tree.get(key).map(drop));
+        let Err(Fault::Node(pointer)) = found else {
+            return true;
+        };
+        assert!(asked.insert(pointer.block), "asked twice");
+        let block = &bench.disk.blocks[&pointer.block];
+        held.hold(bench.cache.borrow_mut().insert(pointer, block).unwrap());
+        false
+    });
+    assert_eq!(runs, Some(held.len() + 1));
+    assert!(held.len() > 20 && bench.cache.borrow().len() == held.len());
+    assert!(held.memory_bytes() <= bench.cache.borrow().memory_bytes());
+    held.clear();
+    assert!(!bench.cache.borrow_mut().shrink(100));
+    assert_eq!(
+        (
+            bench.cache.borrow().len(),
+            bench.cache.borrow().memory_bytes()
+        ),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_cache_keeps_what_is_used_within_its_bound() {
+    let mut bench = stored(3000);
+    let bound = 40_000;
+    bench.cache.borrow_mut().set_memory_bytes_max(bound);
+    let hot = extent(1, 5);
+    for index in 0..3000 {
+        bench.check_key(hot);
+        let before = bench.loads;
+        bench.check_key(hot);
+        assert_eq!(bench.loads, before);
+        bench.check_key(extent(1, index));
+        assert!(bench.cache.borrow().memory_bytes() <= bound);
+    }
+    // One leaf after another was read, but the hot one stayed nearly always.
+    assert!(bench.loads < 3 * 3000 / 16 * 2, "{}", bench.loads);
+}
+
+#[test]
+fn what_is_prepared_goes_well_even_where_a_whole_leaf_goes_before() {
+    let mut bench = stored(640);
+    // Each stretch is more than a leaf; what is put comes back into the midst of it.
+    for start in [0, 100, 333, 600] {
+        let mut changes = (start..start + 40)
+            .map(|index| (extent(1, index), None))
+            .collect::<Vec<_>>();
+        changes.extend(
+            [3, 20, 39].map(|index| (extent(1, start + index), Some(Item::new(9, b"back")))),
+        );
+        bench.step(&changes);
+    }
+    bench.check_all();
+    bench.checkpoint();
+    bench.check_all();
+}
+
+#[test]
+fn without_preparation_a_change_asks_and_changes_nothing() {
+    let mut bench = stored(640);
+    let key = extent(1, 300);
+    assert!(matches!(
+        bench.tree.put(key, &Item::new(1, b"new")),
+        Err(Fault::Node(_))
+    ));
+    assert!(matches!(bench.tree.remove(&key), Err(Fault::Node(_))));
+    bench.check_all();
+    bench.checkpoint();
+    bench.check_all();
+}
+
+#[test]
+fn what_is_removed_in_vain_makes_nothing_dirty() {
+    let mut bench = stored(640);
+    bench.step(&[(extent(2, 0), None), (extent(1, 9999), None)]);
+    assert_eq!(bench.tree.dirty_nodes(), 0);
+}
+
+#[test]
+fn a_checkpoint_without_room_goes_on_later_or_leaves_all_dirty() {
+    let mut bench = stored(640);
+    let changes = (0..64).map(|index| {
+        (
+            extent(1, index * 10),
+            Some(Item::new(7, b"changed elsewhere")),
+        )
+    });
+    bench.step(&changes.collect::<Vec<_>>());
+    let dirty = bench.tree.dirty_nodes();
+    let (mut frozen, _) = bench.freeze();
+    let (mut rooms, mut written) = (5, 0);
+    let mut room = || {
+        rooms -= 1;
+        (rooms >= 0).then_some(BlockIndex(1 << 40))
+    };
+    assert_eq!(
+        frozen.next_batch(usize::MAX, &mut room, |_, _| written += 1),
+        Err(NoSpace)
+    );
+    assert_eq!(
+        frozen.next_batch(usize::MAX, &mut room, |_, _| written += 1),
+        Err(NoSpace)
+    );
+    assert!(written == 5 && !frozen.is_written());
+    rooms = 1000;
+    let mut room = || Some(BlockIndex(1 << 40));
+    assert_eq!(
+        frozen.next_batch(usize::MAX, &mut room, |_, _| written += 1),
+        Ok(false)
+    );
+    assert!(written == dirty && frozen.dirty_nodes() == dirty);
+    drop(frozen);
+    assert_eq!(bench.tree.dirty_nodes(), dirty);
+    bench.checkpoint();
+    bench.reopen();
+    bench.check_all();
+}
+
+#[test]
+fn a_checkpoint_writes_only_what_has_changed() {
+    let mut bench = stored(2000);
+    bench.put(extent(1, 1000), &Item::new(7, b"changed"));
+    assert_eq!(
+        (bench.tree.dirty_nodes(), bench.tree.dirty_bytes()),
+        (3, 3 * BLOCK_SIZE)
+    );
+    bench.checkpoint();
+    let (frozen, _) = bench.freeze();
+    assert_eq!(
+        (frozen.dirty_nodes(), frozen.root(), frozen.freed().len()),
+        (0, bench.root, 0)
+    );
+}
+
+#[test]
+fn every_node_can_be_moved_and_only_where_it_is() {
+    let mut bench = stored(2000);
+    let before = bench.in_use.clone();
+    for &block in &before {
+        let (header, first) = inspect(&bench.disk.blocks[&block], ID, block).unwrap();
+        // Those above one that was moved have become dirty: they move too.
+        let moved = bench.run(|tree| tree.redirty(block, header.level, &first));
+        assert!(moved || header.level > 0);
+        assert!(!bench.run(|tree| tree.redirty(block, header.level, &first)));
+        assert!(!bench.run(|tree| tree.redirty(BlockIndex(1 << 40), header.level, &first)));
+        assert!(!bench.run(|tree| tree.redirty(block, 3, &first)));
+    }
+    assert_eq!(bench.tree.dirty_nodes(), before.len());
+    // What is free from now on is used only after the checkpoint: nothing is where it was.
+    bench.checkpoint();
+    assert!(bench.in_use.is_disjoint(&before));
+    bench.check_all();
+}
+
+#[test]
+fn what_has_been_emptied_takes_no_room() {
+    let mut bench = stored(2000);
+    // From the front, one by one, so that no neighbour is in memory.
+    for index in 0..1990 {
+        bench.step(&[(extent(1, index), None)]);
+        if index % 100 == 0 {
+            bench.checkpoint();
+        }
+    }
+    bench.checkpoint();
+    assert!(bench.in_use.len() <= 2, "{}", bench.in_use.len());
+    bench.check_all();
+}
+
+#[test]
+fn trees_share_a_cache_but_no_node() {
+    let mut bench = stored(640);
+    let history = Tree::open(TreeKind::History, bench.root, Rc::clone(&bench.cache)).unwrap();
+    bench.check_all();
+    let Err(Fault::Node(pointer)) = history.get(&extent(1, 1)) else {
+        panic!("no fault");
+    };
+    let inserted = bench
+        .cache
+        .borrow_mut()
+        .insert(pointer, &bench.disk.blocks[&pointer.block]);
+    assert_eq!(inserted.unwrap_err().defect, Defect::OtherTree);
+    bench.check_all();
+}
