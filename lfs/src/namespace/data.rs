@@ -16,11 +16,34 @@ use super::inode::Inode;
 use super::types::{FILE_BYTES_MAX, FileKind, InodeNumber};
 use crate::{FileError, View};
 
-/// Data is counted, and freed in the background, in pieces of a file of this many bytes.
-pub(super) const CHUNK_BYTES: u64 = 256 << 10;
+/// Bounds of the work that one operation does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Data is counted, and freed in the background, in pieces of a file of this many bytes.
+    pub(super) chunk_bytes: u64,
+    /// Most chunks with data that an operation frees at once.
+    pub(super) chunks_freed_max: u64,
+}
 
-/// Most data that an operation frees at once.
-pub(super) const FREE_BYTES_MAX: u64 = 16 << 20;
+impl Limits {
+    /// 16 MiB of 256 KiB.
+    pub(super) const USUAL: Self = Self {
+        chunk_bytes: 256 << 10,
+        chunks_freed_max: 64,
+    };
+
+    /// For tests.
+    #[cfg(feature = "sim")]
+    pub(super) const SMALL: Self = Self {
+        chunk_bytes: 4096,
+        chunks_freed_max: 2,
+    };
+
+    /// Where the chunk that `offset` is in ends.
+    pub(super) fn chunk_end(self, offset: u64) -> u64 {
+        (offset / self.chunk_bytes + 1) * self.chunk_bytes
+    }
+}
 
 impl<V: View> Namespace<'_, V> {
     /// Up to `len` bytes of a file from `offset` on; fewer at its end, none behind it.
@@ -76,8 +99,8 @@ impl<V: View> Namespace<'_, V> {
     /// # Errors
     /// As [`read`](Self::read); [`FileError::FileTooLarge`] when it would end behind 2⁶³ − 1;
     /// [`FileError::TransactionTooLarge`], also when a large truncation shortly before left more than 32
-    /// separate ranges to free: [`reclaim_orphan`](Self::reclaim_orphan) with the inode's number, in
-    /// transactions of its own, until it says that it is done, helps.
+    /// separate ranges to free: then [`free_cuts`](Self::free_cuts), in transactions of its own, until it
+    /// says that it is done, and try again.
     pub fn write(
         &mut self,
         inode: InodeNumber,
@@ -89,13 +112,13 @@ impl<V: View> Namespace<'_, V> {
         if bytes.is_empty() {
             return Ok(());
         }
-        let (object, size) = (found.data(inode), found.data_size());
         if !found.cuts.is_empty() {
             let mut cuts = found.cuts.clone();
             cuts.subtract(offset, end);
-            self.free_small_cuts(object, size, &mut cuts)?;
+            self.free_small_cuts(inode, &found, &mut cuts)?;
             found.cuts = cuts;
         }
+        let (object, size) = (found.data(inode), found.data_size());
         self.view.write_data(object, size, offset, bytes)?;
         found.size = found.size.max(end);
         self.store_changed(inode, &mut found);
@@ -216,13 +239,13 @@ impl<V: View> Namespace<'_, V> {
         let mut cuts = found.cuts.clone();
         if self.is_much(object, size, from, to)? {
             cuts.add(from, to);
-            self.free_small_cuts(object, size, &mut cuts)?;
+            self.free_small_cuts(inode, found, &mut cuts)?;
             if found.links > 0 {
                 self.note_cuts(inode);
             }
         } else {
             cuts.subtract(from, to);
-            self.free_small_cuts(object, size, &mut cuts)?;
+            let size = self.free_small_cuts(inode, found, &mut cuts)?;
             let shrinks = to == found.size && cuts.end() <= from;
             let bound = (!shrinks).then_some(to);
             self.view.free_data(object, size, from, bound)?;
@@ -231,16 +254,18 @@ impl<V: View> Namespace<'_, V> {
         Ok(())
     }
 
-    /// Frees cuts that are shorter than a chunk, and the shortest ones when there are too many.
+    /// Frees cuts that are shorter than a chunk, and the shortest ones when there are too many. Returns
+    /// the size of the data after that.
     fn free_small_cuts(
         &mut self,
-        object: u64,
-        size: u64,
+        inode: InodeNumber,
+        found: &Inode,
         cuts: &mut Cuts,
-    ) -> Result<(), FileError> {
+    ) -> Result<u64, FileError> {
+        let (object, size) = (found.data(inode), found.data_size());
         let mut freed = Vec::new();
         for &(low, high) in cuts.ranges() {
-            if high - low < CHUNK_BYTES {
+            if high - low < self.limits.chunk_bytes {
                 freed.push((low, high));
             }
         }
@@ -261,18 +286,23 @@ impl<V: View> Namespace<'_, V> {
             self.view.free_data(object, size, low, Some(high))?;
             cuts.subtract(low, high);
         }
-        Ok(())
+        let size_now = found.size.max(cuts.end());
+        if size_now < size {
+            self.view.free_data(object, size, size_now, None)?;
+        }
+        Ok(size_now)
     }
 
     /// Whether more data is in the range than an operation frees at once.
     fn is_much(&mut self, object: u64, size: u64, from: u64, to: u64) -> Result<bool, FileError> {
-        if to - from <= FREE_BYTES_MAX {
+        let limits = self.limits;
+        if to - from <= limits.chunk_bytes * limits.chunks_freed_max {
             return Ok(false);
         }
         let mut at = from;
-        for _ in 0..FREE_BYTES_MAX / CHUNK_BYTES {
+        for _ in 0..limits.chunks_freed_max {
             match self.view.seek_data(object, size, at, true)? {
-                Some(place) if place < to => at = chunk_end(place),
+                Some(place) if place < to => at = limits.chunk_end(place),
                 _ => return Ok(false),
             }
             if at >= to {
@@ -298,11 +328,6 @@ impl<V: View> Namespace<'_, V> {
         found.ctime_ns = found.mtime_ns;
         self.store(inode, found);
     }
-}
-
-/// Where the chunk that `offset` is in ends.
-pub(super) fn chunk_end(offset: u64) -> u64 {
-    (offset / CHUNK_BYTES + 1) * CHUNK_BYTES
 }
 
 fn end_of(offset: u64, len: u64) -> Result<u64, FileError> {

@@ -100,7 +100,9 @@ impl<V: View> Namespace<'_, V> {
             inode.links - 1
         };
         inode.ctime_ns = self.view.now_ns();
-        if inode.links == 0 {
+        if named.is_directory() && inode.size != 0 {
+            self.note_tree(named.inode);
+        } else if inode.links == 0 {
             self.note_nameless(named.inode);
         }
         self.store(named.inode, &inode);

@@ -48,11 +48,25 @@ use crate::View;
 /// The files and directories that a view holds.
 pub struct Namespace<'a, V> {
     view: &'a mut V,
+    limits: data::Limits,
 }
 
 impl<'a, V: View> Namespace<'a, V> {
     /// What `view` holds. It costs nothing: make one for each operation.
     pub fn new(view: &'a mut V) -> Self {
-        Self { view }
+        Self {
+            view,
+            limits: data::Limits::USUAL,
+        }
+    }
+
+    /// What `view` holds, with everything that is bounded by an amount of data bounded by a few blocks, for
+    /// tests on small files.
+    #[cfg(feature = "sim")]
+    pub fn with_small_limits(view: &'a mut V) -> Self {
+        Self {
+            view,
+            limits: data::Limits::SMALL,
+        }
     }
 }

@@ -9,9 +9,8 @@ use alloc::vec::Vec;
 use super::Namespace;
 use super::codec::{DAMAGED, Reader, put_varint};
 use super::cuts::Cuts;
-use super::data::{CHUNK_BYTES, chunk_end};
 use super::directory::decode_entry;
-use super::inode::{Inode, inode_key};
+use super::inode::inode_key;
 use super::named;
 use super::types::{InodeNumber, Orphan};
 use crate::{FileError, ItemKey, ItemKind, View};
@@ -24,6 +23,8 @@ const ITEM_COST_BYTES: u64 = 64 << 10;
 pub(crate) enum State {
     /// The inode with this number has no name.
     Nameless,
+    /// The directory with this number has no name, but entries.
+    Tree,
     /// The inode with this number has cuts.
     Cuts,
     /// An object that nothing else names: its number, its size, and up to where it is free.
@@ -35,9 +36,10 @@ impl State {
         let mut out = Vec::new();
         match self {
             Self::Nameless => out.push(1),
-            Self::Cuts => out.push(2),
+            Self::Tree => out.push(2),
+            Self::Cuts => out.push(3),
             Self::Data { object, size, from } => {
-                out.push(3);
+                out.push(4);
                 for value in [object, size, from] {
                     put_varint(&mut out, value);
                 }
@@ -55,8 +57,9 @@ impl State {
         let mut read = || {
             let state = match reader.byte()? {
                 1 => Self::Nameless,
-                2 => Self::Cuts,
-                3 => Self::Data {
+                2 => Self::Tree,
+                3 => Self::Cuts,
+                4 => Self::Data {
                     object: reader.varint().filter(|&object| object != 0)?,
                     size: reader
                         .varint()
@@ -100,7 +103,9 @@ impl<V: View> Namespace<'_, V> {
     }
 
     /// Frees some of what an orphan stands for: data of about `budget_bytes` of file at most, where an item
-    /// counts as 64 KiB, and at least something. True when nothing is left of it, or it was not there.
+    /// counts as 64 KiB, and at least something. True when this is done, or it was not there. Reclaiming makes
+    /// new orphans: of what was in a removed tree, and of a directory that is empty now its inode, under
+    /// the same number. So list them again until there are none.
     ///
     /// # Errors
     /// [`FileError::Damaged`].
@@ -108,10 +113,17 @@ impl<V: View> Namespace<'_, V> {
         let Some(value) = self.view.get(orphan_key(id))? else {
             return Ok(true);
         };
-        let mut budget = Budget(budget_bytes);
+        let mut budget = Budget(budget_bytes.max(1));
         let done = match State::decode(&value)? {
             State::Nameless => self.reclaim_inode(InodeNumber(id), &mut budget)?,
-            State::Cuts => self.reclaim_cuts(InodeNumber(id), &mut budget)?,
+            State::Tree => {
+                let done = self.empty_directory(InodeNumber(id), &mut budget)?;
+                if done {
+                    self.note_nameless(InodeNumber(id));
+                }
+                return Ok(done);
+            }
+            State::Cuts => self.free_cuts(InodeNumber(id), budget_bytes)?,
             State::Data { object, size, from } => {
                 let from = self.free_some(object, size, (from, size), &mut budget)?;
                 if from >= size {
@@ -129,9 +141,40 @@ impl<V: View> Namespace<'_, V> {
         Ok(done)
     }
 
+    /// Frees some of what large truncations of a file and large holes in it have left, as
+    /// [`reclaim_orphan`](Self::reclaim_orphan) does, but whether or not the file has a name. True when nothing
+    /// is left.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`]; [`FileError::Damaged`].
+    pub fn free_cuts(&mut self, number: InodeNumber, budget_bytes: u64) -> Result<bool, FileError> {
+        let mut budget = Budget(budget_bytes.max(1));
+        let mut inode = self.load(number)?;
+        let object = inode.data(number);
+        while let Some(&(low, high)) = inode.cuts.ranges().first() {
+            let size = inode.data_size();
+            let from = self.free_some(object, size, (low, high), &mut budget)?;
+            inode.cuts.subtract(low, from);
+            if inode.data_size() < size {
+                let size_now = inode.data_size();
+                self.view.free_data(object, size, size_now, None)?;
+            }
+            if from < high {
+                break;
+            }
+        }
+        self.store(number, &inode);
+        Ok(inode.cuts.is_empty())
+    }
+
     /// Notes that an inode has no name left.
     pub(super) fn note_nameless(&mut self, inode: InodeNumber) {
         self.view.put(orphan_key(inode.0), State::Nameless.encode());
+    }
+
+    /// Notes that a directory that is not empty has no name left.
+    pub(super) fn note_tree(&mut self, inode: InodeNumber) {
+        self.view.put(orphan_key(inode.0), State::Tree.encode());
     }
 
     /// Notes that an inode with a name has cuts.
@@ -153,31 +196,23 @@ impl<V: View> Namespace<'_, V> {
         budget: &mut Budget,
     ) -> Result<bool, FileError> {
         let mut inode = self.load_named(number)?;
-        if inode.links != 0 {
+        if inode.links != 0 || (inode.is_directory() && inode.size != 0) {
             return Err(DAMAGED);
         }
-        let done = if inode.is_directory() {
-            self.empty_directory(number, &mut inode, budget)?
-        } else {
-            let size = inode.data_size();
-            let from = match inode.cuts.ranges() {
-                [(from, to)] if *to == size && inode.size <= *from => *from,
-                _ => 0,
-            };
-            let object = inode.data(number);
-            let from = self.free_some(object, size, (from, size), budget)?;
-            if from >= size {
-                if size > 0 {
-                    self.view.free_data(object, size, 0, None)?;
-                }
-                (inode.size, inode.cuts) = (0, Cuts::default());
-            } else if from > 0 {
-                inode.size = 0;
-                inode.cuts = Cuts::default();
-                inode.cuts.add(from, size);
-            }
-            from >= size
+        let size = inode.data_size();
+        let from = match inode.cuts.ranges() {
+            [(from, to)] if *to == size && inode.size <= *from => *from,
+            _ => 0,
         };
+        let object = inode.data(number);
+        let from = self.free_some(object, size, (from, size), budget)?;
+        let done = from >= size;
+        (inode.size, inode.cuts) = (0, Cuts::default());
+        if !done {
+            inode.cuts.add(from, size);
+        } else if size > 0 {
+            self.view.free_data(object, size, 0, None)?;
+        }
         if !done || !self.remove_attributes(number, budget)? {
             self.store(number, &inode);
             return Ok(false);
@@ -190,23 +225,22 @@ impl<V: View> Namespace<'_, V> {
     fn empty_directory(
         &mut self,
         number: InodeNumber,
-        inode: &mut Inode,
         budget: &mut Budget,
     ) -> Result<bool, FileError> {
-        while let Some((position, value)) = named::next(self.view, number.0, ItemKind::Entry, None)?
-        {
-            if !budget.take(ITEM_COST_BYTES) {
-                return Ok(false);
-            }
+        let mut inode = self.load_named(number)?;
+        if inode.links != 0 || !inode.is_directory() {
+            return Err(DAMAGED);
+        }
+        while inode.size > 0 && budget.take(ITEM_COST_BYTES) {
+            let first = named::next(self.view, number.0, ItemKind::Entry, None)?;
+            let (position, value) = first.ok_or(DAMAGED)?;
             let (_, named) = decode_entry(&value)?;
-            if named.inode == number {
-                return Err(DAMAGED);
-            }
             self.lose_name(named)?;
             self.remove_entry(number, position);
-            inode.size = inode.size.checked_sub(1).ok_or(DAMAGED)?;
+            inode.size -= 1;
         }
-        Ok(true)
+        self.store(number, &inode);
+        Ok(inode.size == 0)
     }
 
     fn remove_attributes(
@@ -225,29 +259,6 @@ impl<V: View> Namespace<'_, V> {
         Ok(true)
     }
 
-    fn reclaim_cuts(
-        &mut self,
-        number: InodeNumber,
-        budget: &mut Budget,
-    ) -> Result<bool, FileError> {
-        let mut inode = self.load_named(number)?;
-        let object = inode.data(number);
-        while let Some(&(low, high)) = inode.cuts.ranges().first() {
-            let size = inode.data_size();
-            let from = self.free_some(object, size, (low, high), budget)?;
-            inode.cuts.subtract(low, from);
-            if inode.data_size() < size {
-                let size_now = inode.data_size();
-                self.view.free_data(object, size, size_now, None)?;
-            }
-            if from < high {
-                break;
-            }
-        }
-        self.store(number, &inode);
-        Ok(inode.cuts.is_empty())
-    }
-
     /// Frees data within a range as long as the budget lasts, from its start on. Returns up to where it is
     /// free.
     fn free_some(
@@ -263,10 +274,10 @@ impl<V: View> Namespace<'_, V> {
             let Some(place) = place.filter(|&place| place < to) else {
                 return Ok(to);
             };
-            if !budget.take(CHUNK_BYTES) {
+            if !budget.take(self.limits.chunk_bytes) {
                 return Ok(at);
             }
-            at = chunk_end(place).min(to);
+            at = self.limits.chunk_end(place).min(to);
             self.view.free_data(object, size, place, Some(at))?;
         }
         Ok(to)
@@ -297,10 +308,10 @@ mod tests {
             size: 1 << 40,
             from: 4096,
         };
-        for state in [State::Nameless, State::Cuts, data] {
+        for state in [State::Nameless, State::Tree, State::Cuts, data] {
             assert_eq!(State::decode(&state.encode()), Ok(state));
         }
-        for bad in [&[][..], &[0], &[1, 0], &[4], &[3, 0, 1, 1], &[3, 1, 1]] {
+        for bad in [&[][..], &[0], &[1, 0], &[5], &[4, 0, 1, 1], &[4, 1, 1]] {
             assert_eq!(State::decode(bad), Err(DAMAGED));
         }
     }

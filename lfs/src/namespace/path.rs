@@ -88,15 +88,27 @@ impl<V: View> Namespace<'_, V> {
         &mut self,
         path: &'p [u8],
     ) -> Result<(InodeNumber, &'p [u8]), FileError> {
+        self.resolve_parent_from(ROOT, path)
+    }
+
+    /// As [`resolve_parent`](Self::resolve_parent), with relative paths from `start` on.
+    ///
+    /// # Errors
+    /// As [`resolve_parent`](Self::resolve_parent).
+    pub fn resolve_parent_from<'p>(
+        &mut self,
+        start: InodeNumber,
+        path: &'p [u8],
+    ) -> Result<(InodeNumber, &'p [u8]), FileError> {
         check_path(path)?;
         let end = path.iter().rposition(|&byte| byte != b'/');
         let (trimmed, slashes) = path.split_at(end.map_or(0, |end| end + 1));
-        let start = trimmed.iter().rposition(|&byte| byte == b'/');
-        let (before, name) = trimmed.split_at(start.map_or(0, |slash| slash + 1));
+        let slash = trimmed.iter().rposition(|&byte| byte == b'/');
+        let (before, name) = trimmed.split_at(slash.map_or(0, |slash| slash + 1));
         let directory = if before.is_empty() {
-            ROOT
+            start
         } else {
-            self.resolve(before, true)?
+            self.resolve_from(start, before, true)?
         };
         check_name(name)?;
         let slot = self.find(directory, name)?;

@@ -192,7 +192,7 @@ pub enum XattrMode {
 pub struct Orphan {
     /// Number for [`Namespace::reclaim_orphan`](crate::Namespace::reclaim_orphan).
     pub id: u64,
-    /// An inode without a name: it must not be reclaimed while somebody has it open. Otherwise it may
+    /// An inode without a name: it must not be reclaimed while somebody has it open. Other orphans may
     /// be reclaimed at any time.
     pub nameless: Option<InodeNumber>,
 }

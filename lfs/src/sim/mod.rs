@@ -8,7 +8,9 @@
 mod disk;
 mod executor;
 mod random;
+mod view;
 
 pub use disk::{Crash, Request, SimDisk};
 pub use executor::{Executor, SimClock};
 pub use random::{Random, seed_from};
+pub use view::MemoryView;
