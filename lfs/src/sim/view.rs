@@ -51,6 +51,11 @@ impl MemoryView {
         self.faults = Some((Random::new(seed), one_in));
     }
 
+    /// No more faults.
+    pub fn clear_faults(&mut self) {
+        self.faults = None;
+    }
+
     /// Every item.
     pub fn items(&self) -> &BTreeMap<ItemKey, Vec<u8>> {
         &self.items

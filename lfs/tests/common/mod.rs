@@ -1,6 +1,9 @@
 //! A file system on a simulated disk.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod operation;
+pub mod posix;
+
 use std::rc::Rc;
 
 use lfs::sim::{Executor, SimDisk, seed_from};
