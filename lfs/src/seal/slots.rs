@@ -419,6 +419,7 @@ fn kind_of(secret: Secret<'_>) -> u8 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::super::testing;
     use super::*;
@@ -620,6 +621,29 @@ mod tests {
             checksum(&slots.encode(AT)),
             1_885_090_545,
             "the format of key slots changed"
+        );
+    }
+
+    #[test]
+    fn a_passphrase_slot_at_the_default_cost_is_pinned() {
+        // Computed by other implementations (argon2-cffi, Python's `cryptography`).
+        let key = DataKey::from_bytes(core::array::from_fn(|index| index as u8));
+        let mut count = |bytes: &mut [u8]| {
+            for (index, byte) in bytes.iter_mut().enumerate() {
+                *byte = 100 + index as u8;
+            }
+        };
+        let id = FileSystemId([1; 16]);
+        let (suite, secret) = (Suite::default(), Secret::Passphrase(b"hi"));
+        let slots =
+            KeySlots::create(id, suite, &key, secret, KdfCost::DEFAULT, &mut count).unwrap();
+        assert_eq!(
+            slots.layout.slots[0].wrapped,
+            [
+                0x65, 0xcc, 0x09, 0x78, 0x9e, 0xa1, 0xdd, 0xf0, 0x03, 0x65, 0x8a, 0x2d, 0x1b, 0x6f,
+                0x8c, 0xe4, 0xf4, 0xc5, 0x1e, 0x14, 0xb9, 0x6d, 0x4b, 0x66, 0xfa, 0x85, 0x62, 0xf0,
+                0x0a, 0xee, 0x38, 0xdf
+            ]
         );
     }
 }
