@@ -212,7 +212,7 @@ impl NodeCache {
     pub(crate) fn shrink(&mut self, nodes_max: usize) -> bool {
         let mut evicted = 0;
         // At most once around to take the marks away, and once more to find nodes without.
-        for _ in 0..(2 * self.slots.len()).min(LOOKS_PER_EVICTION * nodes_max) {
+        for _ in 0..(2 * self.slots.len()).min(LOOKS_PER_EVICTION.saturating_mul(nodes_max)) {
             if self.bytes <= self.bytes_max || evicted == nodes_max {
                 break;
             }

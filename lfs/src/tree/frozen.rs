@@ -143,12 +143,11 @@ impl Frozen {
         };
         let pointer = codec::encode(&clean, self.id, own, self.generation, block);
         write(own, block);
-        match self.path.last_mut() {
-            Some(above) => above.pointers.push(pointer),
-            None => {
-                let level = top.node.level();
-                self.root = Some(TreeRoot { pointer, level });
-            }
+        if let Some(above) = self.path.last_mut() {
+            above.pointers.push(pointer);
+        } else {
+            let level = top.node.level();
+            self.root = Some(TreeRoot { pointer, level });
         }
         self.written.push(Written {
             node: top.node,

@@ -1,8 +1,6 @@
 //! Blocks that are not what they should be: refused with the right reason, never a panic, and what is
 //! accepted is exactly what would be written.
 
-use std::vec::Vec;
-
 use super::super::codec::{decode, encode};
 use super::*;
 use crate::layout::checksum_after_head;
@@ -107,7 +105,7 @@ fn what_has_a_right_checksum_is_accepted_only_as_it_would_be_written() {
         for _ in 0..20_000 {
             let mut changed = block;
             let used = usize::from(u16::from_le_bytes([block[36], block[37]]));
-            for _ in 0..1 + random.index(3) {
+            for _ in 0..=random.index(3) {
                 changed[34 + random.index(62 + used)] =
                     random.next_u64().to_le_bytes()[random.index(3)];
             }

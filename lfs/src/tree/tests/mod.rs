@@ -330,7 +330,7 @@ fn run(seed: u64, kind: TreeKind, cache_bytes: usize, steps: usize) {
         let commit = 1 + step as u64 * 1000;
         // Phases of growing and of shrinking, down to nothing.
         let shrinking = step / 150 % 3 == 2;
-        let changes = (0..1 + random.index(12)).map(|_| {
+        let changes = (0..=random.index(12)).map(|_| {
             let remove = random.one_in(if shrinking { 1 } else { 4 });
             let mut key = random_key(&mut random, kind);
             if shrinking && let Some((there, _)) = bench.map.range(key..).next() {

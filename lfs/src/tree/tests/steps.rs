@@ -14,21 +14,21 @@ fn stored(items: u64) -> Bench {
     }
     bench.checkpoint();
     bench.reopen();
-    while bench.cache.borrow_mut().shrink(100) {}
+    assert!(!bench.cache.borrow_mut().shrink(usize::MAX));
     assert_eq!(bench.cache.borrow().len(), 0);
     bench
 }
 
 #[test]
 fn held_nodes_stay_and_others_go() {
-    let mut bench = stored(2000);
+    let bench = stored(2000);
     assert_eq!(bench.tree.level, 2);
     let mut held = Held::default();
     let mut asked = BTreeSet::new();
     let keys = (0..20)
         .map(|index| extent(1, index * 100))
         .collect::<Vec<_>>();
-    let runs = (1..).find(|_| {
+    let runs = (1..1000).find(|_| {
         let found = keys
             .iter()
             .try_for_each(|key| bench.tree.get(key).map(drop));
