@@ -472,7 +472,7 @@ impl Node {
                 entry.offset = entry.offset.saturating_add(start);
             }
         } else if let Some(first) = right.entries.first_mut() {
-            // From here on its key does bound what is below.
+            // Keys from there on belong below it; one of them may be prepared.
             first.set_key(low);
         }
         self.entries.append(&mut right.entries);

@@ -137,7 +137,6 @@ fn a_checkpoint_without_room_goes_on_later_or_leaves_all_dirty() {
         Err(NoSpace)
     );
     assert!(written == 5 && !frozen.is_written());
-    rooms = 1000;
     let mut room = || Some(BlockIndex(1 << 40));
     assert_eq!(
         frozen.next_batch(usize::MAX, &mut room, |_, _| written += 1),
@@ -216,4 +215,92 @@ fn trees_share_a_cache_but_no_node() {
         .insert(pointer, &bench.disk.blocks[&pointer.block]);
     assert_eq!(inserted.unwrap_err().defect, Defect::OtherTree);
     bench.check_all();
+}
+
+#[test]
+fn nodes_that_were_just_written_can_be_moved_before_they_are_clean() {
+    let mut bench = stored(640);
+    bench.put(extent(1, 300), &Item::new(7, b"changed"));
+    let (mut frozen, map) = bench.freeze();
+    let mut used = Vec::new();
+    while bench.write(&mut frozen, 1, &mut used) {}
+    bench.succeed(frozen, &used, map);
+    let (header, first) = inspect(&bench.disk.blocks[&used[0]], ID, used[0]).unwrap();
+    assert!(bench.run(|tree| tree.redirty(used[0], header.level, &first)));
+    bench.checkpoint();
+    bench.check_all();
+}
+
+#[test]
+fn what_a_step_has_emptied_goes_with_the_next() {
+    let mut bench = stored(640);
+    let stretch = (100..200).map(|index| (extent(1, index), None));
+    bench.step(&stretch.collect::<Vec<_>>());
+    let dirty = bench.tree.dirty_nodes();
+    bench.step(&[(extent(2, 0), None)]);
+    assert!(bench.tree.dirty_nodes() < dirty);
+    bench.check_all();
+}
+
+#[test]
+fn a_changed_node_is_in_memory_once() {
+    let mut bench = stored(640);
+    bench.cache.borrow_mut().set_memory_bytes_max(1 << 30);
+    bench.check_all();
+    let nodes = bench.cache.borrow().len();
+    bench.put(extent(1, 300), &Item::new(7, b"changed"));
+    assert_eq!(bench.cache.borrow().len() + bench.tree.dirty_nodes(), nodes);
+    bench.checkpoint();
+    assert_eq!(bench.cache.borrow().len(), nodes);
+}
+
+#[test]
+fn looking_back_reads_one_path_or_two_where_nodes_meet() {
+    let mut bench = stored(640);
+    for index in 1..640 {
+        let before = bench.loads;
+        let key = extent(1, index);
+        assert!(bench.run(|tree| tree.last_before(&key)).is_some());
+        assert!(
+            bench
+                .run(|tree| tree.last_up_to(&key))
+                .is_some_and(|(found, _)| found == key)
+        );
+        // Nothing stays in the cache, so every load shows. Separators are the keys that leaves begin with.
+        assert!(bench.loads - before <= 2 * (usize::from(bench.tree.level) + 1));
+    }
+}
+
+/// A neighbour takes over what is between: a key that was prepared there must find its way.
+#[test]
+fn joined_nodes_send_every_key_where_it_went_before() {
+    let stored = |block| {
+        let block = BlockIndex(block);
+        Child::Stored(NodePointer { block, checksum: 0 })
+    };
+    let [mut left, mut right] = [1, 1].map(|level| Node::empty(TreeKind::Live, level));
+    left.insert_child(0, extent(1, 0), stored(1));
+    // Whose range begins before its first key.
+    right.insert_child(0, extent(1, 20), stored(2));
+    left.join(right, extent(1, 10));
+    assert_eq!(
+        [5, 10, 15, 20].map(|index| left.route(&extent(1, index))),
+        [0, 1, 1, 1]
+    );
+}
+
+#[test]
+fn values_that_change_their_length_leave_nothing_behind() {
+    let mut node = Node::empty(TreeKind::Live, 0);
+    let mut random = Random::new(1);
+    for _ in 0..20_000 {
+        let value = std::vec![random.next_u64().to_le_bytes()[0]; random.index(900)];
+        let key = extent(1, random.below(4));
+        node.put(key, &Item::new(random.below(100), &value));
+        assert_eq!(
+            node.item(node.search(&key).unwrap()).unwrap().1.value,
+            value
+        );
+        assert!(node.memory_bytes() < 3 * BLOCK_SIZE);
+    }
 }
