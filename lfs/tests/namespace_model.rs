@@ -8,6 +8,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     reason = "a test may panic, and its numbers are small"
 )]
 
@@ -15,23 +16,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::operation::{Generator, HANDLES, Handles, Outcome, apply, note_handles, observe};
+use common::generator::Generator;
+use common::operation::{HANDLES, Handles, Outcome, apply, note_handles, observe};
 use common::posix::Model;
 use common::seed;
 use lfs::sim::{MemoryView, Random};
 use lfs::{ItemKind, Namespace, ROOT};
-
-/// FNV-1a.
-fn spread(name: &[u8]) -> u64 {
-    name.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    })
-}
-
-/// Names of the same length collide.
-fn colliding(name: &[u8]) -> u64 {
-    (name.len() as u64) << 40
-}
 
 struct Run {
     view: MemoryView,
@@ -186,10 +176,10 @@ fn run(hash: fn(&[u8]) -> u64, seed: u64, rounds: u64, steps: u64) {
 
 #[test]
 fn random_operations_do_what_the_model_does() {
-    run(spread, seed(1), 60, 500);
+    run(MemoryView::spread, seed(1), 60, 500);
 }
 
 #[test]
 fn random_operations_do_what_the_model_does_when_names_collide() {
-    run(colliding, seed(2), 40, 500);
+    run(MemoryView::colliding, seed(2), 40, 500);
 }

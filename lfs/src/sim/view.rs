@@ -26,6 +26,9 @@ pub struct MemoryView {
     now_ns: i64,
     hash: fn(&[u8]) -> u64,
     faults: Option<(Random, u64)>,
+    accesses: u64,
+    blocks_freed: u64,
+    damage: bool,
 }
 
 impl MemoryView {
@@ -38,7 +41,22 @@ impl MemoryView {
             now_ns: 0,
             hash,
             faults: None,
+            accesses: 0,
+            blocks_freed: 0,
+            damage: false,
         }
+    }
+
+    /// A hash under which names hardly ever collide (FNV-1a).
+    pub fn spread(name: &[u8]) -> u64 {
+        name.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        })
+    }
+
+    /// A hash under which all names of the same length collide.
+    pub fn colliding(name: &[u8]) -> u64 {
+        (name.len() as u64) << 40
     }
 
     /// Sets the time.
@@ -51,9 +69,24 @@ impl MemoryView {
         self.faults = Some((Random::new(seed), one_in));
     }
 
+    /// From now on the items may be wrong, and so may what callers say because of it.
+    pub fn allow_damage(&mut self) {
+        self.damage = true;
+    }
+
     /// No more faults.
     pub fn clear_faults(&mut self) {
         self.faults = None;
+    }
+
+    /// How often it was asked for something.
+    pub fn accesses(&self) -> u64 {
+        self.accesses
+    }
+
+    /// How many blocks of data were freed, or changed to free a part.
+    pub fn blocks_freed(&self) -> u64 {
+        self.blocks_freed
     }
 
     /// Every item.
@@ -114,6 +147,7 @@ impl MemoryView {
     }
 
     fn access(&mut self) -> Result<(), FileError> {
+        self.accesses += 1;
         let faults = self.faults.as_mut();
         if faults.is_some_and(|(random, one_in)| random.one_in(*one_in)) {
             let pointer = NodePointer {
@@ -127,7 +161,7 @@ impl MemoryView {
 
     /// Panics unless all that lies behind `size` is free.
     fn check_end(&self, object: u64, size: u64) {
-        let Some(blocks) = self.data.get(&object) else {
+        let Some(blocks) = self.data.get(&object).filter(|_| !self.damage) else {
             return;
         };
         if let Some((&last, block)) = blocks.last_key_value() {
@@ -259,6 +293,7 @@ impl View for MemoryView {
         };
         let range = from / BLOCK_BYTES..=(to - 1).max(from) / BLOCK_BYTES;
         let touched: Vec<u64> = blocks.range(range).map(|(&block, _)| block).collect();
+        self.blocks_freed += touched.len() as u64;
         for block in touched {
             let start = block * BLOCK_BYTES;
             if from <= start && start + BLOCK_BYTES <= to {
