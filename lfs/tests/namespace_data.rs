@@ -331,7 +331,7 @@ fn attributes_of_any_size_up_to_64_kib_leave_nothing_behind() {
         assert_eq!(objects, usize::from(size > 1192), "{size}");
     }
     let mut files = Namespace::new(&mut view);
-    let too_large = files.set_xattr(file, b"user.a", &[0; 65_537], XattrMode::Any);
+    let too_large = files.set_xattr(file, b"user.a", &vec![0; 65_537], XattrMode::Any);
     assert_eq!(too_large, Err(FileError::AttributeTooLarge));
     files.remove_xattr(file, b"user.a").unwrap();
     assert_eq!(view.objects().count(), 0);

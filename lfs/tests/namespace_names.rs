@@ -642,7 +642,7 @@ fn any_change_of_a_byte_is_reported_or_does_no_harm() {
     let mut files = Namespace::new(&mut view);
     files.make("/d", FileKind::Directory);
     let f = files.make("/d/f", FileKind::File);
-    files.write(f, 0, &[1; 100_000]).unwrap();
+    files.write(f, 0, &vec![1; 100_000]).unwrap();
     files
         .set_xattr(f, b"user.a", &[2; 3000], lfs::XattrMode::Any)
         .unwrap();
@@ -651,7 +651,7 @@ fn any_change_of_a_byte_is_reported_or_does_no_harm() {
         .unwrap();
     files.symlink("/l", "d/f");
     let gone = files.make("/gone", FileKind::File);
-    files.write(gone, 0, &[1; 100_000]).unwrap();
+    files.write(gone, 0, &vec![1; 100_000]).unwrap();
     files.unlink(ROOT, b"gone").unwrap();
     let mut reported = 0;
     for (key, bytes) in view.items().clone() {
