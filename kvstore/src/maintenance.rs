@@ -37,7 +37,7 @@ const GARBAGE_MS: u64 = 100;
 /// Runs everything in the background until the store is closed or failed.
 pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     join4(
-        store.filesystem.run_log(),
+        store.filesystem.run(clock),
         flush_loop(store, clock),
         merge_loop(store, clock),
         garbage_loop(store, clock),

@@ -87,6 +87,8 @@ mod tests {
         object_bytes_free: 100_000,
         log_bytes_max: 100,
         replay_bytes_max: 50,
+        live_bytes: 0,
+        capacity_bytes: 100_000,
     };
 
     #[test]

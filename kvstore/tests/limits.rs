@@ -36,7 +36,7 @@ async fn delete(store: &common::TestStore, number: u32) {
 #[test]
 fn a_full_disk_refuses_growth_keeps_everything_and_takes_deletes() {
     let seed = seed(41);
-    let disk = formatted(80, seed);
+    let disk = formatted(106, seed);
     let mut executor = Executor::new(seed);
     let store = open(&mut executor, &disk).unwrap();
     let (working, clock) = (Rc::clone(&store), executor.clock());

@@ -106,7 +106,7 @@ fn check_snapshot(
 #[test]
 fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
     let seed = seed(2);
-    let disk = formatted(64, seed);
+    let disk = formatted(92, seed);
     let mut executor = Executor::new(seed);
     let store = open(&mut executor, &disk).unwrap();
     let working = Rc::clone(&store);

@@ -41,6 +41,7 @@ fn large() -> SimDisk {
         let options = FormatOptions {
             segment_bytes: 256 << 10,
             log_segments: 26,
+            created_ns: 0,
         };
         lfs::format(&target, options, FileSystemId([0xA5; 16]))
             .await

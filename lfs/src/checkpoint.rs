@@ -1,20 +1,18 @@
-//! Checkpoints (SPEC.md, "Checkpoints"): where replay starts, which segments the log may go through
-//! from there and in which order, the objects, and a manifest for the layer above.
+//! Checkpoints (SPEC.md, "Checkpoints"): the roots of the trees, where replay starts, which copy of each block of
+//! the segment table holds, the objects, and a manifest for the layer above.
 //!
 //! Two slots are written alternately. A slot's checksum covers all of it, so a torn write leaves the
 //! other slot the newest valid one; nothing that slot names is reused before the new one is durable.
-//!
-//! The list of log segments is complete: the log goes through no other segment before the next
-//! checkpoint. It bounds replay, and it tells recovery where to look for a damaged group's successors.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::layout::{CHECKPOINT_MAGIC, CheckpointLayout, checksum_after_head};
+use crate::layout::{CHECKPOINT_MAGIC, CheckpointLayout, RootLayout, checksum_after_head};
 use crate::superblock::{SegmentId, Superblock};
-use crate::{BLOCK_SIZE, BlockIndex, Buffer, CommitNumber, ObjectId};
+use crate::tree::TreeRoot;
+use crate::{BLOCK_SIZE, BlockIndex, Buffer, CommitNumber, NodePointer, ObjectId};
 
 const HEADER_BYTES: usize = size_of::<CheckpointLayout>();
 
@@ -42,15 +40,50 @@ pub(crate) struct ObjectInfo {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Checkpoint {
     pub sequence: u64,
-    /// Commits up to here are in the objects; replay begins after it.
+    /// Commits up to here are in the objects; the layer above replays what comes after.
     pub horizon: CommitNumber,
+    /// Commits up to here are in the trees.
+    pub tree_commit: CommitNumber,
     /// Groups up to this one were durable when the checkpoint was written: finding less is damage.
     pub durable_group: u64,
     pub start: ReplayStart,
+    /// The segments of the log from the start on; the last `ahead_count` were decided on, not used.
     pub log_segments: Vec<SegmentId>,
+    pub ahead_count: usize,
+    /// Segments there are.
+    pub segment_count: u32,
+    pub log_blocks: u64,
+    pub live_root: Option<TreeRoot>,
+    pub history_root: Option<TreeRoot>,
+    /// The next number of an object of the trees.
+    pub next_inode: u64,
+    /// For each block of the segment table, which of its two homes holds.
+    pub table_homes: Vec<u8>,
     pub next_object: u64,
     pub objects: BTreeMap<ObjectId, ObjectInfo>,
     pub manifest: Vec<u8>,
+}
+
+fn encode_root(root: Option<TreeRoot>) -> RootLayout {
+    RootLayout {
+        block: root.map_or(0, |root| root.pointer.block.0).into(),
+        checksum: root.map_or(0, |root| root.pointer.checksum).into(),
+        level: root.map_or(0, |root| u32::from(root.level)).into(),
+    }
+}
+
+/// `None` when it cannot be a root; `Some(None)` for an empty tree.
+fn decode_root(layout: &RootLayout) -> Option<Option<TreeRoot>> {
+    if layout.block.get() == 0 {
+        return Some(None);
+    }
+    Some(Some(TreeRoot {
+        pointer: NodePointer {
+            block: BlockIndex(layout.block.get()),
+            checksum: layout.checksum.get(),
+        },
+        level: u8::try_from(layout.level.get()).ok()?,
+    }))
 }
 
 /// The checkpoint does not fit into its slot.
@@ -61,7 +94,7 @@ impl Checkpoint {
     /// Slot size in blocks that holds every checkpoint of a file system of `segment_count` segments:
     /// all segments listed once, in the worst case each as a run of its own, and a manifest.
     pub(crate) fn slot_blocks(segment_count: u32) -> u32 {
-        let bytes = 8192_u64 + 12 * u64::from(segment_count);
+        let bytes = 12_288_u64 + 12 * u64::from(segment_count);
         u32::try_from(bytes.div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
     }
 
@@ -80,6 +113,7 @@ impl Checkpoint {
         for segment in &self.log_segments {
             body.extend_from_slice(&segment.0.to_le_bytes());
         }
+        body.extend_from_slice(&self.table_homes);
         for (id, object) in &self.objects {
             let runs = runs_of(&object.segments);
             body.extend_from_slice(&id.0.to_le_bytes());
@@ -103,16 +137,23 @@ impl Checkpoint {
             sequence: self.sequence.into(),
             body_len: u32_len(body.len())?.into(),
             log_segment_count: u32_len(self.log_segments.len())?.into(),
+            ahead_count: u32_len(self.ahead_count)?.into(),
             object_count: u32_len(self.objects.len())?.into(),
             manifest_len: u32_len(self.manifest.len())?.into(),
+            start_flags: u32::from(self.start.continued).into(),
             horizon_commit: self.horizon.0.into(),
+            tree_commit: self.tree_commit.0.into(),
             durable_group: self.durable_group.into(),
             start_group: self.start.group.into(),
             start_commit: self.start.commit.into(),
             start_previous_checksum: self.start.previous_checksum.into(),
-            start_flags: u32::from(self.start.continued).into(),
+            segment_count: self.segment_count.into(),
+            log_blocks: self.log_blocks.into(),
             next_object: self.next_object.into(),
-            reserved: [0; 24],
+            next_inode: self.next_inode.into(),
+            live_root: encode_root(self.live_root),
+            history_root: encode_root(self.history_root),
+            reserved: [0; 40],
         };
         let mut buffer = Buffer::zeroed(blocks).map_err(|_| SlotFull)?;
         let bytes = buffer.bytes_mut();
@@ -150,7 +191,12 @@ impl Checkpoint {
         let log_segments = (0..layout.log_segment_count.get())
             .map(|_| body.segment())
             .collect::<Option<Vec<_>>>()?;
+        let table_homes = body.take(superblock.table_blocks as usize)?.to_vec();
+        if table_homes.iter().any(|&home| home > 1) {
+            return None;
+        }
         let mut objects = BTreeMap::new();
+        let mut object_segments = 0;
         for _ in 0..layout.object_count.get() {
             let id = ObjectId(body.u64()?);
             let len_bytes = body.u64()?;
@@ -164,10 +210,11 @@ impl Checkpoint {
                     .filter(|&e| e <= superblock.segment_count)?;
                 segments.extend((first.0..end).map(SegmentId));
                 // A segment belongs to one object once, so more than all of them is nonsense.
-                if segments.len() > superblock.segment_count as usize {
+                if object_segments + segments.len() > superblock.segment_count as usize {
                     return None;
                 }
             }
+            object_segments += segments.len();
             objects.insert(
                 id,
                 ObjectInfo {
@@ -180,6 +227,7 @@ impl Checkpoint {
         Some(Self {
             sequence: layout.sequence.get(),
             horizon: CommitNumber(layout.horizon_commit.get()),
+            tree_commit: CommitNumber(layout.tree_commit.get()),
             durable_group: layout.durable_group.get(),
             start: ReplayStart {
                 group: layout.start_group.get(),
@@ -188,6 +236,13 @@ impl Checkpoint {
                 previous_checksum: layout.start_previous_checksum.get(),
             },
             log_segments,
+            ahead_count: usize::try_from(layout.ahead_count.get()).ok()?,
+            segment_count: layout.segment_count.get(),
+            log_blocks: layout.log_blocks.get(),
+            live_root: decode_root(&layout.live_root)?,
+            history_root: decode_root(&layout.history_root)?,
+            next_inode: layout.next_inode.get(),
+            table_homes,
             next_object: layout.next_object.get(),
             objects,
             manifest,
@@ -274,7 +329,21 @@ mod tests {
                 continued: true,
                 previous_checksum: 1,
             },
+            tree_commit: CommitNumber(78),
             log_segments: segments(&[99, 0, 3]),
+            ahead_count: 1,
+            segment_count: 100,
+            log_blocks: 1234,
+            live_root: Some(TreeRoot {
+                pointer: NodePointer {
+                    block: BlockIndex(200),
+                    checksum: 9,
+                },
+                level: 2,
+            }),
+            history_root: None,
+            next_inode: 17,
+            table_homes: [1].into(),
             next_object: 8,
             objects: objects.into(),
             manifest: b"manifest".to_vec(),
@@ -289,7 +358,7 @@ mod tests {
             Checkpoint::decode(&superblock, superblock.slot_block(0), buffer.bytes()),
             None
         );
-        let end = HEADER_BYTES + 12 + (20 + 16) + 20 + 8;
+        let end = HEADER_BYTES + 12 + 1 + (20 + 16) + 20 + 8;
         for bit in 0..end * 8 {
             buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(

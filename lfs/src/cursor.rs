@@ -1,4 +1,5 @@
-//! Where the log is: the listed segments, the one being written, and the chain's last link.
+//! Where the log writes next, the segments it went through since the last checkpoint, and those it will
+//! go through next.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -14,12 +15,18 @@ pub(crate) struct LogSegment {
     pub start: Option<ReplayStart>,
 }
 
-/// Invariant: `current` is an index into `listed`, and every segment up to it has a start, except
-/// the current one while `next_block` is 0.
+/// Segments that the log decides on before it needs them, so that the groups of a segment can name those
+/// that follow: recovery looks there for proof of damage.
+pub(crate) const AHEAD: usize = 2;
+
+/// Invariant: `window` is not empty, and every segment in it has a start but the last one while
+/// `next_block` is 0.
 #[derive(Debug, Clone)]
 pub(crate) struct LogCursor {
-    pub listed: VecDeque<LogSegment>,
-    pub current: usize,
+    /// Segments from the start of replay to the current one, which is the last.
+    pub window: VecDeque<LogSegment>,
+    /// Those that follow, decided but not used.
+    pub ahead: VecDeque<SegmentId>,
     pub next_block: u32,
     /// Sequence number of the next group.
     pub sequence: u64,
@@ -28,18 +35,26 @@ pub(crate) struct LogCursor {
 }
 
 impl LogCursor {
-    /// The log of a fresh checkpoint: at the start of the first of `segments`.
-    pub(crate) fn at_start(segments: &[SegmentId], start: ReplayStart) -> Self {
+    /// The log at the start of `first`.
+    pub(crate) fn at_start(first: SegmentId, start: ReplayStart) -> Self {
         Self {
-            listed: segments
-                .iter()
-                .map(|&id| LogSegment { id, start: None })
-                .collect(),
-            current: 0,
+            window: [LogSegment {
+                id: first,
+                start: None,
+            }]
+            .into(),
+            ahead: VecDeque::new(),
             next_block: 0,
             sequence: start.group,
             previous_checksum: start.previous_checksum,
         }
+    }
+
+    /// The segment at hand.
+    pub(crate) fn current(&self) -> SegmentId {
+        self.window
+            .back()
+            .map_or(SegmentId(0), |segment| segment.id)
     }
 
     /// Blocks left in the current segment.
@@ -47,28 +62,20 @@ impl LogCursor {
         superblock.segment_blocks.saturating_sub(self.next_block)
     }
 
-    /// Listed segments after the current one.
-    pub(crate) fn segments_left(&self) -> usize {
-        self.listed.len().saturating_sub(self.current + 1)
-    }
-
-    /// Goes on to the next listed segment; false at the end of the list.
+    /// Goes on to the next segment; false when none was decided on.
     #[must_use]
     pub(crate) fn advance(&mut self) -> bool {
-        if self.segments_left() == 0 {
+        let Some(id) = self.ahead.pop_front() else {
             return false;
-        }
-        self.current += 1;
+        };
+        self.window.push_back(LogSegment { id, start: None });
         self.next_block = 0;
         true
     }
 
-    /// The block the next group goes to, or `None` when nothing is listed.
-    pub(crate) fn block(&self, superblock: &Superblock) -> Option<BlockIndex> {
-        let segment = self.listed.get(self.current)?;
-        Some(BlockIndex(
-            superblock.segment_start(segment.id).0 + u64::from(self.next_block),
-        ))
+    /// The block the next group goes to.
+    pub(crate) fn block(&self, superblock: &Superblock) -> BlockIndex {
+        BlockIndex(superblock.segment_start(self.current()).0 + u64::from(self.next_block))
     }
 
     /// Notes a group of `blocks` blocks at the current place and steps behind it.
@@ -80,7 +87,7 @@ impl LogCursor {
             previous_checksum: self.previous_checksum,
         };
         if self.next_block == 0
-            && let Some(segment) = self.listed.get_mut(self.current)
+            && let Some(segment) = self.window.back_mut()
         {
             segment.start = Some(start);
         }
@@ -105,12 +112,12 @@ impl LogCursor {
         };
         let mut found = (
             0,
-            self.listed
+            self.window
                 .front()
                 .and_then(|s| s.start)
                 .unwrap_or(unwritten),
         );
-        for (index, segment) in self.listed.iter().enumerate().take(self.current + 1) {
+        for (index, segment) in self.window.iter().enumerate() {
             let start = segment.start.unwrap_or(unwritten);
             if start.commit < next.0 || (start.commit == next.0 && !start.continued) {
                 found = (index, start);
@@ -119,18 +126,13 @@ impl LogCursor {
         found
     }
 
-    /// Forgets the first `dropped` segments and lists `more` behind the others; returns the dropped.
-    pub(crate) fn relist(&mut self, dropped: usize, more: &[SegmentId]) -> Vec<SegmentId> {
-        let dropped = dropped.min(self.current);
-        let gone = self
-            .listed
+    /// Forgets the first `dropped` segments, but never the current one, and returns them.
+    pub(crate) fn drop_front(&mut self, dropped: usize) -> Vec<SegmentId> {
+        let dropped = dropped.min(self.window.len() - 1);
+        self.window
             .drain(..dropped)
             .map(|segment| segment.id)
-            .collect();
-        self.current -= dropped;
-        self.listed
-            .extend(more.iter().map(|&id| LogSegment { id, start: None }));
-        gone
+            .collect()
     }
 }
 
@@ -145,7 +147,9 @@ mod tests {
             continued: false,
             previous_checksum: 0,
         };
-        LogCursor::at_start(&[5, 6, 7, 8].map(SegmentId), start)
+        let mut cursor = LogCursor::at_start(SegmentId(5), start);
+        cursor.ahead = [6, 7].map(SegmentId).into();
+        cursor
     }
 
     #[test]
@@ -174,13 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn dropped_segments_leave_the_list_and_new_ones_come_behind() {
+    fn dropped_segments_leave_the_window_but_never_the_current_one() {
         let mut cursor = cursor();
-        assert!(cursor.advance() && cursor.advance());
-        assert_eq!(
-            cursor.relist(2, &[SegmentId(9)]),
-            [SegmentId(5), SegmentId(6)]
-        );
-        assert_eq!((cursor.current, cursor.segments_left()), (0, 2));
+        assert!(cursor.advance() && cursor.advance() && !cursor.advance());
+        assert_eq!(cursor.drop_front(2), [SegmentId(5), SegmentId(6)]);
+        assert_eq!(cursor.drop_front(9), []);
+        assert_eq!(cursor.current(), SegmentId(7));
     }
 }

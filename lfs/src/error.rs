@@ -76,6 +76,9 @@ pub enum CheckpointError {
     /// It does not fit into its slot, or memory did not suffice to build it.
     #[error("the checkpoint is too large")]
     TooLarge,
+    /// There is no free segment for tree nodes.
+    #[error("no free segment for tree nodes")]
+    NoSpace,
     /// See [`ReadOnly`].
     #[error("the log is read-only until the next mount")]
     ReadOnly,
@@ -257,4 +260,16 @@ pub enum FileError {
         /// Where.
         block: BlockIndex,
     },
+}
+
+impl From<crate::Fault> for FileError {
+    fn from(fault: crate::Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<ReadOnly> for FileError {
+    fn from(_: ReadOnly) -> Self {
+        Self::ReadOnly
+    }
 }

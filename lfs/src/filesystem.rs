@@ -1,69 +1,111 @@
-//! The mounted file system: joins log, objects and checkpoints, and owns the device.
+//! The mounted file system: joins log, trees, objects and checkpoints, and owns the device.
 
 use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use crate::budget::LogBudget;
 use crate::checkpoint::{Checkpoint, ObjectInfo};
+use crate::cleaner::CleanerState;
+use crate::gather::Part;
+use crate::heads::Heads;
 use crate::log::Log;
+use crate::notify::Notify;
 use crate::object::{ObjectReader, ObjectWriter};
-use crate::segments::Segments;
+use crate::record::Record;
+use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
+use crate::volume::Volume;
 use crate::{
-    AppendError, BLOCK_SIZE, BlockDevice, CheckpointError, Clock, CommitNumber, Counters,
-    DeviceError, ObjectId, ObjectReadError, ObjectWriteError, ReadOnly, Usage,
+    AppendError, BLOCK_SIZE, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
+    ObjectReadError, ObjectWriteError, ReadOnly, Usage,
 };
-
-/// How long a checkpoint waits for a commit's flush to cover its own writes before it makes one.
-const BARRIER_PATIENCE_MS: u64 = 1000;
 
 /// A mounted file system.
 ///
-/// One task runs [`run_log`](Self::run_log); everything else may be called from any task of the same
+/// One task runs [`run`](Self::run); everything else may be called from any task of the same
 /// thread. Nothing here is durable before the method that says so has returned.
 pub struct FileSystem<D: BlockDevice> {
-    device: D,
-    superblock: Superblock,
-    log: Log,
-    segments: RefCell<Segments>,
-    objects: RefCell<BTreeMap<ObjectId, Object>>,
-    next_object: Cell<u64>,
-    checkpoint_sequence: Cell<u64>,
+    pub(crate) device: D,
+    pub(crate) superblock: Superblock,
+    pub(crate) log: Log,
+    pub(crate) segments: Rc<RefCell<Segments>>,
+    pub(crate) volume: RefCell<Volume>,
+    pub(crate) objects: RefCell<BTreeMap<ObjectId, Object>>,
+    pub(crate) next_object: Cell<u64>,
+    pub(crate) checkpoint_sequence: Cell<u64>,
+    /// What the layer above last said in a checkpoint.
+    pub(crate) layer: RefCell<LayerState>,
+    /// The newest commit in which the layer above recorded something.
+    pub(crate) layer_commit: Cell<CommitNumber>,
+    pub(crate) heads: RefCell<Heads>,
+    pub(crate) cleaner: RefCell<CleanerState>,
+    /// Somebody makes a checkpoint.
+    pub(crate) checkpointing: Cell<bool>,
+    /// Inodes that somebody has open, and how often.
+    pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
+    /// Inodes that may have lost their last name, or other work in the background.
+    pub(crate) orphans_due: Cell<bool>,
+    /// Something above changed.
+    pub(crate) changed: Notify,
+    pub(crate) closing: Cell<bool>,
 }
 
-struct Object {
-    info: ObjectInfo,
+pub(crate) struct Object {
+    pub info: ObjectInfo,
     /// Whether the checkpoint in force names it.
-    in_checkpoint: bool,
+    pub in_checkpoint: bool,
+}
+
+/// What the layer above keeps in a checkpoint.
+#[derive(Clone, Default)]
+pub(crate) struct LayerState {
+    pub horizon: CommitNumber,
+    pub keep: Vec<ObjectId>,
+    pub manifest: Vec<u8>,
 }
 
 impl<D: BlockDevice> FileSystem<D> {
     pub(crate) fn new(
         device: D,
         superblock: Superblock,
-        segments: Segments,
+        segments: Rc<RefCell<Segments>>,
+        volume: Volume,
         log: Log,
+        layer_commit: CommitNumber,
         checkpoint: Checkpoint,
     ) -> Self {
+        let layer = LayerState {
+            horizon: checkpoint.horizon,
+            keep: checkpoint.objects.keys().copied().collect(),
+            manifest: checkpoint.manifest,
+        };
         let objects = checkpoint.objects.into_iter();
         let objects = objects.map(|(id, info)| {
-            (
-                id,
-                Object {
-                    info,
-                    in_checkpoint: true,
-                },
-            )
+            let object = Object {
+                info,
+                in_checkpoint: true,
+            };
+            (id, object)
         });
         Self {
             device,
             superblock,
             log,
-            segments: RefCell::new(segments),
+            segments,
+            volume: RefCell::new(volume),
             objects: RefCell::new(objects.collect()),
             next_object: Cell::new(checkpoint.next_object),
             checkpoint_sequence: Cell::new(checkpoint.sequence),
+            layer: RefCell::new(layer),
+            layer_commit: Cell::new(layer_commit),
+            heads: RefCell::default(),
+            cleaner: RefCell::default(),
+            checkpointing: Cell::new(false),
+            held_inodes: RefCell::default(),
+            orphans_due: Cell::new(true),
+            changed: Notify::default(),
+            closing: Cell::new(false),
         }
     }
 
@@ -74,7 +116,8 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Largest payload of one commit in bytes.
     pub fn commit_bytes_max(&self) -> usize {
-        self.superblock.commit_bytes_max()
+        // Records and frames around the payload, in each of the pieces it is cut into.
+        self.superblock.commit_bytes_max() / 64 * 63
     }
 
     /// Queues `payload` as the next commit and returns its number. **Not durable on return**: see
@@ -83,18 +126,54 @@ impl<D: BlockDevice> FileSystem<D> {
     /// # Errors
     /// Nothing happened then; see [`AppendError`].
     pub fn append(&self, payload: &[u8]) -> Result<CommitNumber, AppendError> {
-        self.log.append(payload)
+        let mut heads = Vec::new();
+        let chunk_max = self.layer_chunk_bytes();
+        let mut ranges = Vec::new();
+        for chunk in payload.chunks(chunk_max) {
+            let start = heads.len();
+            Record::Layer(chunk).encode_head(&mut heads);
+            ranges.push((start..heads.len(), chunk));
+        }
+        let parts = ranges
+            .iter()
+            .map(|(head, chunk)| Part {
+                head: heads.get(head.clone()).unwrap_or_default(),
+                body: chunk,
+                data: &[],
+            })
+            .collect::<Vec<_>>();
+        let number = self.log.append(&parts, &mut Vec::new())?;
+        self.layer_commit.set(number);
+        self.charge(payload.len() as u64);
+        self.changed.notify();
+        Ok(number)
+    }
+
+    /// Bytes of the layer above that one record takes: records are not split.
+    pub(crate) fn layer_chunk_bytes(&self) -> usize {
+        self.superblock.group_blocks_max() as usize * BLOCK_SIZE / 4
     }
 
     /// Whether the log would take a commit of any size right now.
     pub fn has_room(&self) -> bool {
-        self.log.has_room()
+        self.log.has_room() && self.may_dirty_more() && self.pace()
     }
 
     /// Waits until the log would take a commit of any size, is read-only, or `or_else` holds; that is
     /// asked again whenever the log moves on and after every [`nudge`](Self::nudge).
     pub async fn admit(&self, or_else: impl Fn() -> bool) {
-        self.log.admit(or_else).await;
+        if !self.has_room() {
+            self.log
+                .admit(|| self.may_dirty_more() && self.pace(), or_else)
+                .await;
+        }
+    }
+
+    /// Whether the trees may get more changed nodes before a checkpoint: its room is bounded.
+    pub(crate) fn may_dirty_more(&self) -> bool {
+        let volume = self.volume.borrow();
+        let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
+        dirty < self.superblock.dirty_nodes_max() || self.log.is_failed()
     }
 
     /// The newest commit taken.
@@ -115,36 +194,38 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.wait_durable(commit).await
     }
 
-    /// Writes commit groups until [`stop`](Self::stop) or a failure. Run exactly once.
-    pub async fn run_log(&self) {
-        self.log.run(&self.device).await;
-    }
-
-    /// Waits until the log is so long that a checkpoint should be made, or `or_else` holds; asked
+    /// Waits until the log is so long that a checkpoint of the layer above should be made, or `or_else` holds; asked
     /// again whenever the log moves on and after every [`nudge`](Self::nudge).
     pub async fn checkpoint_wanted(&self, or_else: impl Fn() -> bool) {
-        self.log.checkpoint_wanted(or_else).await;
+        self.log
+            .until(|| (self.wants_checkpoint() || or_else()).then_some(()))
+            .await;
     }
 
-    /// Whether the log is so long that a checkpoint should be made.
+    /// Whether the log is so long that a checkpoint of the layer above should be made.
     pub fn wants_checkpoint(&self) -> bool {
-        self.log.wants_checkpoint()
+        self.log.wants_checkpoint() && self.layer_commit.get() > self.layer.borrow().horizon
     }
 
     /// Makes tasks in [`checkpoint_wanted`](Self::checkpoint_wanted) and [`admit`](Self::admit) look
     /// again.
     pub fn nudge(&self) {
         self.log.nudge();
+        self.changed.notify();
     }
 
     /// Takes no more commits; those taken still become durable, and checkpoints can be made.
     pub fn close(&self) {
+        self.closing.set(true);
         self.log.close();
+        self.changed.notify();
     }
 
-    /// Ends [`run_log`](Self::run_log).
+    /// Ends [`run`](Self::run).
     pub fn stop(&self) {
+        self.closing.set(true);
         self.log.stop();
+        self.changed.notify();
     }
 
     /// Whether a write or flush failed: the file system is read-only until the next mount.
@@ -159,16 +240,33 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// How much of the device is in use.
     pub fn usage(&self) -> Usage {
+        let segments = self.segments.borrow();
         let segment_bytes = self.superblock.segment_bytes() as u64;
-        let budget = LogBudget::new(&self.superblock);
-        let log = u64::from(self.superblock.log_segments) + budget.segments_in_reserve() as u64;
-        let total = u64::from(self.superblock.segment_count).saturating_sub(log);
+        let window = u64::from(self.superblock.log_segments);
+        let reserved = u64::from(self.superblock.segments_reserved());
+        let count = u64::from(segments.count());
+        let objects = self.objects.borrow();
+        let of_objects = objects
+            .values()
+            .map(|object| object.info.segments.len() as u64)
+            .sum::<u64>();
+        let live_files = segments
+            .live_bytes()
+            .saturating_sub(of_objects * segment_bytes);
+        // Files leave to objects what they do not take, and a part of it to be cleaned in.
+        let of_files = (live_files + live_files / 8).div_ceil(segment_bytes);
+        let room = count.saturating_sub(reserved + window + of_files);
+        let free = u64::from(segments.free());
+        let free =
+            free.saturating_sub(reserved.max(u64::from(self.superblock.segments_for_tidying())));
         Usage {
             segment_bytes,
-            object_bytes_max: total * segment_bytes,
-            object_bytes_free: u64::from(self.segments.borrow().available()) * segment_bytes,
-            log_bytes_max: log * segment_bytes,
-            replay_bytes_max: (budget.segments_usable() as u64 + 1) * segment_bytes,
+            object_bytes_max: room * segment_bytes,
+            object_bytes_free: room.saturating_sub(of_objects).min(free) * segment_bytes,
+            log_bytes_max: window * segment_bytes,
+            replay_bytes_max: self.log.replay_segments_max() * segment_bytes,
+            live_bytes: segments.live_bytes(),
+            capacity_bytes: count.saturating_sub(reserved) * segment_bytes,
         }
     }
 
@@ -210,103 +308,17 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Makes a checkpoint: replay begins after `horizon` from now on, exactly the objects in `keep`
-    /// exist, and `manifest` is handed to the next mount. Log segments before the horizon and
-    /// objects not kept become free. Durable on return, kept objects included.
-    ///
-    /// Costs one slot write and two flushes, which commits' flushes stand in for when there are some
-    /// within a second. One checkpoint at a time.
-    ///
-    /// # Errors
-    /// The checkpoint before stays in force; see [`CheckpointError`].
-    pub async fn checkpoint(
-        &self,
-        horizon: CommitNumber,
-        keep: &[ObjectId],
-        manifest: &[u8],
-        clock: &impl Clock,
-    ) -> Result<(), CheckpointError> {
-        if horizon > self.log.durable() {
-            return Err(CheckpointError::Invalid);
-        }
-        let objects = keep
-            .iter()
-            .map(|id| Some((*id, self.objects.borrow().get(id)?.info.clone())))
-            .collect::<Option<BTreeMap<_, _>>>()
-            .ok_or(CheckpointError::Invalid)?;
-        self.log
-            .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
-            .await?;
-
-        let view = self.log.view(horizon);
-        let wanted = self.superblock.log_segments as usize;
-        let fresh = (view.segments.len()..wanted)
-            .map_while(|_| self.segments.borrow_mut().allocate_for_log())
-            .collect::<Vec<_>>();
-        let checkpoint = Checkpoint {
-            sequence: self.checkpoint_sequence.get() + 1,
-            horizon,
-            durable_group: view.durable_group,
-            start: view.start,
-            log_segments: view.segments.iter().chain(&fresh).copied().collect(),
-            next_object: self.next_object.get(),
-            objects,
-            manifest: manifest.to_vec(),
-        };
-        let slot = self
-            .superblock
-            .slot_block(Checkpoint::slot(checkpoint.sequence));
-        let Ok(buffer) = checkpoint.encode(&self.superblock, slot) else {
-            self.release_segments(&fresh);
-            return Err(CheckpointError::TooLarge);
-        };
-        let blocks = buffer.len_blocks();
-        if let (_, Err(error)) = self.device.write(slot, buffer).await {
-            self.write_failed(error);
-            return Err(CheckpointError::ReadOnly);
-        }
-        self.count_written(blocks);
-        self.log
-            .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
-            .await?;
-
-        self.checkpoint_sequence.set(checkpoint.sequence);
-        self.log.count(|counters| counters.checkpoints += 1);
-        let log_segments = self.log.relist(checkpoint.sequence, view.dropped, &fresh);
-        self.release_segments(&log_segments);
-        self.replace_objects(&checkpoint.objects).await;
-        Ok(())
-    }
-
-    /// The checkpoint in force names `kept`: what older ones named besides is free.
-    async fn replace_objects(&self, kept: &BTreeMap<ObjectId, ObjectInfo>) {
-        let mut gone = Vec::new();
-        self.objects.borrow_mut().retain(|id, object| {
-            let keep = kept.contains_key(id);
-            if !keep && object.in_checkpoint {
-                gone.append(&mut object.info.segments);
-                return false;
-            }
-            object.in_checkpoint = keep;
-            true
-        });
-        for segment in gone {
-            // Before it is free: a discard must not meet new data. It is a hint; failing is no harm.
-            if self.device.geometry().discard {
-                let start = self.superblock.segment_start(segment);
-                let count = u64::from(self.superblock.segment_blocks);
-                let _ = self.device.discard(start, count).await;
-            }
-            self.release_segments(&[segment]);
-        }
-    }
-
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock
     }
 
+    /// A free segment for an object.
     pub(crate) fn allocate_segment(&self) -> Option<SegmentId> {
-        self.segments.borrow_mut().allocate()
+        let mut segments = self.segments.borrow_mut();
+        if segments.free() <= self.superblock.segments_for_tidying() {
+            return None;
+        }
+        segments.allocate(SegmentKind::Object, self.log.log_blocks())
     }
 
     pub(crate) fn release_segments(&self, segments: &[SegmentId]) {
@@ -317,13 +329,11 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     pub(crate) fn add_object(&self, id: ObjectId, info: ObjectInfo) {
-        self.objects.borrow_mut().insert(
-            id,
-            Object {
-                info,
-                in_checkpoint: false,
-            },
-        );
+        let object = Object {
+            info,
+            in_checkpoint: false,
+        };
+        self.objects.borrow_mut().insert(id, object);
     }
 
     pub(crate) fn count_written(&self, blocks: usize) {

@@ -4,13 +4,27 @@
 //! recognised by [`probe`] as [`Content::Blank`], so the machine simply formats again.
 
 use crate::checkpoint::{Checkpoint, ReplayStart};
+use crate::cursor::AHEAD;
+use crate::replay::Change;
+use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{
-    FileSystemId, LOG_SEGMENTS_MAX, LOG_SEGMENTS_MIN, SEGMENT_BLOCKS_MIN, SegmentId, State,
-    Superblock, SuperblockFault,
+    FileSystemId, LOG_SEGMENTS_MAX, LOG_SEGMENTS_MIN, SECOND_COPY_BLOCK, SEGMENT_BLOCKS_MIN, State,
+    Superblock, SuperblockFault, table_blocks_for,
 };
-use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, FormatError};
+use crate::transaction::{At, Loaded};
+use crate::tree::TreeRoot;
+use crate::volume::Volume;
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, FormatError, ROOT,
+    Transaction,
+};
 use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
+
+/// How many times larger than at its making a file system can become.
+const GROWTH_MAX: u32 = 16;
 
 /// Smallest device that is formatted with default options.
 pub const DEVICE_BYTES_MIN: u64 = 8 << 20;
@@ -20,19 +34,25 @@ pub const DEVICE_BYTES_MIN: u64 = 8 << 20;
 pub struct FormatOptions {
     /// Bytes of a segment, a power of two of at least 32 KiB; aligned to the device's erase block at best.
     pub segment_bytes: u32,
-    /// Segments the log may use between two checkpoints: bounds replay. At least 12.
+    /// Segments the log may go through between two checkpoints: bounds replay. At least 16.
     pub log_segments: u32,
+    /// The time of the root directory, in nanoseconds since the Unix epoch.
+    pub created_ns: i64,
 }
 
 impl FormatOptions {
-    /// What suits a device of this size: 1 MiB segments, less on devices below 256 MiB, so that the
-    /// log takes no larger part of them.
+    /// What suits a device of this size: a thousand segments of 64 KiB to 4 MiB, of which the log takes an eighth
+    /// between two checkpoints, but at most 32 MiB.
     pub fn for_device_bytes(bytes: u64) -> Self {
-        let segment = (bytes / 256).clamp(64 << 10, 1 << 20);
+        let segment = (bytes / 1024).clamp(64 << 10, 4 << 20);
         let segment = 1_u64 << segment.ilog2();
+        let log = (bytes / 8).min(32 << 20) / segment;
         Self {
-            segment_bytes: u32::try_from(segment).unwrap_or(1 << 20),
-            log_segments: 26,
+            segment_bytes: u32::try_from(segment).unwrap_or(4 << 20),
+            log_segments: u32::try_from(log)
+                .unwrap_or(LOG_SEGMENTS_MAX)
+                .clamp(LOG_SEGMENTS_MIN, LOG_SEGMENTS_MAX),
+            created_ns: 0,
         }
     }
 }
@@ -89,17 +109,19 @@ pub async fn format<D: BlockDevice>(
     id: FileSystemId,
 ) -> Result<(), FormatError> {
     let mut superblock = plan(device.geometry().block_count, options, id)?;
-    let [first, second] = superblock.copy_blocks();
+    let [first, second] = Superblock::copy_blocks();
     superblock.state = State::Formatting;
     write_superblock(device, &superblock, first).await?;
     device.flush().await?;
 
-    let log_segments = (0..superblock.log_segments)
-        .map(SegmentId)
+    let mut segments = Segments::new(&superblock).ok_or(FormatError::OutOfMemory)?;
+    let log_segments = (0..=AHEAD)
+        .filter_map(|_| segments.allocate(SegmentKind::Log, 0))
         .collect::<Vec<_>>();
-    let checkpoint = Checkpoint {
+    let mut checkpoint = Checkpoint {
         sequence: 1,
         horizon: CommitNumber(0),
+        tree_commit: CommitNumber(0),
         durable_group: 0,
         start: ReplayStart {
             group: 1,
@@ -108,10 +130,29 @@ pub async fn format<D: BlockDevice>(
             previous_checksum: 0,
         },
         log_segments,
+        ahead_count: AHEAD,
+        segment_count: superblock.segment_count,
+        log_blocks: 0,
+        live_root: None,
+        history_root: None,
+        next_inode: ROOT.0 + 1,
+        table_homes: Vec::new(),
         next_object: 1,
         objects: BTreeMap::new(),
         manifest: Vec::new(),
     };
+    let segments = Rc::new(RefCell::new(segments));
+    let (root, block, node) = root_directory(&superblock, &segments, &checkpoint, options)
+        .ok_or(FormatError::OutOfMemory)?;
+    checkpoint.live_root = Some(root);
+    device.write(block, node).await.1?;
+    let table = segments.borrow_mut().changed_blocks(&superblock, 1, &[]);
+    let table = table.ok_or(FormatError::OutOfMemory)?;
+    let indexes = table.iter().map(|block| block.index);
+    checkpoint.table_homes = segments.borrow().homes_with(indexes);
+    for block in table {
+        device.write(block.block, block.buffer).await.1?;
+    }
     let slot = superblock.slot_block(Checkpoint::slot(checkpoint.sequence));
     let buffer = checkpoint
         .encode(&superblock, slot)
@@ -144,24 +185,58 @@ fn plan(
         return Err(FormatError::TooSmall);
     }
     let upper = u32::try_from(block_count / u64::from(segment_blocks)).unwrap_or(u32::MAX);
-    let slot_blocks = Checkpoint::slot_blocks(upper);
-    let head = 2 + 2 * u64::from(slot_blocks);
-    let first_segment_block = head.next_multiple_of(u64::from(segment_blocks));
-    let area = block_count.saturating_sub(first_segment_block);
-    let segment_count = u32::try_from(area / u64::from(segment_blocks)).unwrap_or(u32::MAX);
-    if segment_count / 3 < options.log_segments {
-        return Err(FormatError::TooSmall);
-    }
-    Ok(Superblock {
+    let segment_count_max = upper.saturating_mul(GROWTH_MAX);
+    let mut superblock = Superblock {
         id,
         state: State::Ready,
         block_count,
         segment_blocks,
-        segment_count,
-        first_segment_block,
-        slot_blocks,
+        segment_count: 0,
+        first_segment_block: 0,
+        slot_blocks: Checkpoint::slot_blocks(upper),
         log_segments: options.log_segments,
-    })
+        table_blocks: table_blocks_for(segment_count_max),
+        segment_count_max,
+    };
+    let head = superblock.head_blocks();
+    superblock.first_segment_block = head.next_multiple_of(u64::from(segment_blocks));
+    let area = block_count.saturating_sub(superblock.first_segment_block);
+    let segment_count = u32::try_from(area / u64::from(segment_blocks)).unwrap_or(u32::MAX);
+    if segment_count / 3 < options.log_segments {
+        return Err(FormatError::TooSmall);
+    }
+    superblock.segment_count = segment_count;
+    Ok(superblock)
+}
+
+/// The tree of an empty file system: its root, and the one node that holds the root directory.
+fn root_directory(
+    superblock: &Superblock,
+    segments: &Rc<RefCell<Segments>>,
+    checkpoint: &Checkpoint,
+    options: FormatOptions,
+) -> Option<(TreeRoot, BlockIndex, Buffer)> {
+    let mut volume = Volume::new(*superblock, Rc::clone(segments), checkpoint).ok()?;
+    let loaded = Loaded::default();
+    let no_log = |_, _: &mut [u8]| false;
+    let mut transaction =
+        Transaction::new(&volume, At::Newest, &loaded, &no_log, options.created_ns);
+    let (mode, owner) = (0o755, 0);
+    transaction.files().create_root(mode, owner, owner).ok()?;
+    let items = transaction.into_set().items.into_iter();
+    let changes = items.filter_map(|(key, value)| Some(Change::Put(key, value?)));
+    let plan = volume.plan(0, &changes.collect::<Vec<_>>()).ok()?;
+    volume.prepare(&plan).ok()?;
+    volume.apply(plan, &[]);
+
+    let segment = segments.borrow_mut().allocate(SegmentKind::Nodes, 0)?;
+    segments.borrow_mut().add_live(segment, BLOCK_SIZE as u64);
+    let block = superblock.segment_start(segment);
+    let mut buffer = Buffer::zeroed(1).ok()?;
+    let mut frozen = volume.live.freeze(checkpoint.sequence);
+    let write = |_, bytes: &[u8; BLOCK_SIZE]| buffer.bytes_mut().copy_from_slice(bytes);
+    frozen.next_batch(2, || Some(block), write).ok()?;
+    Some((frozen.root()?, block, buffer))
 }
 
 fn zero_block() -> Result<Buffer, FormatError> {
@@ -178,8 +253,7 @@ async fn write_superblock<D: BlockDevice>(
     Ok(device.write(block, buffer).await.1?)
 }
 
-/// The superblock, from its first copy or else the second, whose place follows from the geometry a
-/// format with some segment size gives it.
+/// The superblock, from its first copy or else the second.
 pub(crate) async fn read_superblock<D: BlockDevice>(
     device: &D,
 ) -> Result<Result<Superblock, SuperblockFault>, DeviceError> {
@@ -191,22 +265,10 @@ pub(crate) async fn read_superblock<D: BlockDevice>(
         Err(SuperblockFault::Unknown { .. }) => return Ok(first),
         _ => {}
     }
-    // Without the first copy the segment size is not known: try each that a format could have used.
-    for shift in SEGMENT_BLOCKS_MIN.ilog2()..=16 {
-        let segment_blocks = 1_u64 << shift;
-        let segments = u32::try_from(device_blocks / segment_blocks).unwrap_or(u32::MAX);
-        let head = 2 + 2 * u64::from(Checkpoint::slot_blocks(segments));
-        let block = BlockIndex(head.next_multiple_of(segment_blocks) - 1);
-        if block.0 < device_blocks {
-            let copy = read_copy(device, block, device_blocks).await?;
-            // While a format is under way the second copy may still be the older file system's.
-            let of_this = |found: &Superblock| first.map_or(true, |first| first.id == found.id);
-            if copy.is_ok_and(|found| of_this(&found)) {
-                return Ok(copy);
-            }
-        }
-    }
-    Ok(first)
+    let second = read_copy(device, SECOND_COPY_BLOCK, device_blocks).await?;
+    // While a format is under way the second copy may still be the older file system's.
+    let of_this = |found: &Superblock| first.map_or(true, |first| first.id == found.id);
+    Ok(second.ok().filter(of_this).map_or(first, Ok))
 }
 
 async fn read_copy<D: BlockDevice>(

@@ -1,69 +1,105 @@
-//! Commit groups on disk (SPEC.md, "Commit groups"): a header, then a slice of the commit stream.
+//! Groups (SPEC.md, "Groups"): a header, data, and the records that say what the data are.
 //!
-//! The commit stream is every commit in order, each framed by its length. A group holds whole
-//! commits, unless one commit is larger than a group: then groups of their own carry its parts and
-//! say so in their flags. A group's header names its sequence number and the checksum of the header
-//! before it, so groups form one chain and bytes of a segment's earlier life never fit into it.
+//! A commit group belongs to the log and chains to the one before it. A group of survivors has the same form
+//! and holds extents that the cleaner moved; it chains to nothing.
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::layout::{GROUP_MAGIC, GroupLayout, checksum, checksum_after_head};
-use crate::superblock::FileSystemId;
+use crate::layout::{GROUP_MAGIC, GroupLayout, SURVIVORS_MAGIC, checksum, checksum_after_head};
+use crate::superblock::{FileSystemId, SegmentId};
 use crate::{BLOCK_SIZE, BlockIndex};
 
 pub(crate) const GROUP_HEADER_BYTES: usize = size_of::<GroupLayout>();
 
-/// Bytes that frame a commit in the commit stream: its length.
-pub(crate) const COMMIT_FRAME_BYTES: usize = 4;
-
 const FLAG_CONTINUED: u32 = 1;
 const FLAG_CONTINUES: u32 = 2;
+const FLAG_COMPRESSED: u32 = 4;
+const FLAG_ENCRYPTED: u32 = 8;
+const FLAGS: u32 = FLAG_CONTINUED | FLAG_CONTINUES | FLAG_COMPRESSED | FLAG_ENCRYPTED;
+
+/// In a header, a segment that was not decided on.
+const NO_SEGMENT: u32 = u32::MAX;
+
+/// What a group belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GroupKind {
+    Commits,
+    Survivors,
+}
 
 /// A group's header, as read or to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupHeader {
+    pub kind: GroupKind,
     pub sequence: u64,
-    /// The commit the first payload byte belongs to.
+    /// The commit the first record belongs to.
     pub first_commit: u64,
-    /// Commits whose last byte is in this group.
-    pub commits_ending: u32,
-    /// The payload begins inside a commit.
-    pub continued: bool,
-    /// The payload ends inside a commit.
-    pub continues: bool,
-    pub previous_checksum: u32,
-    pub payload_len: u32,
-    pub payload_checksum: u32,
     /// Sequence number of the checkpoint that was in force.
     pub checkpoint: u64,
+    /// Commits whose last record is in this group.
+    pub commits_ending: u32,
+    /// The records begin inside a commit.
+    pub continued: bool,
+    /// The records end inside a commit.
+    pub continues: bool,
+    pub compressed: bool,
+    pub encrypted: bool,
+    pub previous_checksum: u32,
+    pub data_len: u32,
+    pub data_checksum: u32,
+    pub records_len: u32,
+    pub records_raw_len: u32,
+    pub records_checksum: u32,
+    /// The segments that the log goes to next.
+    pub next_segments: [Option<SegmentId>; 2],
+    pub nonce: [u8; 24],
+    pub tag: [u8; 16],
 }
 
 impl GroupHeader {
-    /// Blocks of the group, header and padding included.
-    pub(crate) fn blocks(&self) -> u32 {
-        let bytes = GROUP_HEADER_BYTES as u64 + u64::from(self.payload_len);
-        u32::try_from(bytes.div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
+    /// Bytes of the group without padding.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        GROUP_HEADER_BYTES as u64 + u64::from(self.data_len) + u64::from(self.records_len)
     }
 
-    /// Writes the header to the start of `group`, whose payload is in place behind it, and returns
+    /// Blocks of the group, header and padding included.
+    pub(crate) fn blocks(&self) -> u32 {
+        u32::try_from(self.len_bytes().div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
+    }
+
+    /// Writes the header to the start of `group`, whose data and records are in place behind it, and returns
     /// the header's checksum, to which the next group chains.
     pub(crate) fn encode(&self, id: FileSystemId, own: BlockIndex, group: &mut [u8]) -> u32 {
-        let flags = if self.continued { FLAG_CONTINUED } else { 0 }
-            | if self.continues { FLAG_CONTINUES } else { 0 };
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let next = |segment: Option<SegmentId>| segment.map_or(NO_SEGMENT, |segment| segment.0);
+        let [first, second] = self.next_segments;
         let mut layout = GroupLayout {
-            magic: GROUP_MAGIC,
+            magic: match self.kind {
+                GroupKind::Commits => GROUP_MAGIC,
+                GroupKind::Survivors => SURVIVORS_MAGIC,
+            },
             checksum: 0.into(),
             filesystem_id: id.0,
             own_block: own.0.into(),
             sequence: self.sequence.into(),
             first_commit: self.first_commit.into(),
-            commits_ending: self.commits_ending.into(),
-            flags: flags.into(),
-            previous_checksum: self.previous_checksum.into(),
-            payload_len: self.payload_len.into(),
-            payload_checksum: self.payload_checksum.into(),
             checkpoint: self.checkpoint.into(),
-            reserved: [0; 4],
+            commits_ending: self.commits_ending.into(),
+            flags: (flag(self.continued, FLAG_CONTINUED)
+                | flag(self.continues, FLAG_CONTINUES)
+                | flag(self.compressed, FLAG_COMPRESSED)
+                | flag(self.encrypted, FLAG_ENCRYPTED))
+            .into(),
+            previous_checksum: self.previous_checksum.into(),
+            data_len: self.data_len.into(),
+            data_checksum: self.data_checksum.into(),
+            records_len: self.records_len.into(),
+            records_raw_len: self.records_raw_len.into(),
+            records_checksum: self.records_checksum.into(),
+            next_segments: [next(first).into(), next(second).into()],
+            nonce: self.nonce,
+            tag: self.tag,
+            reserved: [0; 24],
         };
         let sum = checksum_after_head(layout.as_bytes());
         layout.checksum = sum.into();
@@ -74,36 +110,65 @@ impl GroupHeader {
     }
 
     /// The header at the start of `block` and its checksum, if it is a valid one that belongs there.
-    pub(crate) fn decode(id: FileSystemId, own: BlockIndex, block: &[u8]) -> Option<(Self, u32)> {
+    pub(crate) fn decode(
+        kind: GroupKind,
+        id: FileSystemId,
+        own: BlockIndex,
+        block: &[u8],
+    ) -> Option<(Self, u32)> {
         let (layout, _) = GroupLayout::ref_from_prefix(block).ok()?;
+        let magic = match kind {
+            GroupKind::Commits => GROUP_MAGIC,
+            GroupKind::Survivors => SURVIVORS_MAGIC,
+        };
+        let flags = layout.flags.get();
         // Cheap tests first: most candidates are not headers at all.
-        if layout.magic != GROUP_MAGIC
+        if layout.magic != magic
             || layout.filesystem_id != id.0
             || layout.own_block.get() != own.0
             || layout.checksum.get() != checksum_after_head(layout.as_bytes())
-            || layout.flags.get() & !(FLAG_CONTINUED | FLAG_CONTINUES) != 0
+            || flags & !FLAGS != 0
         {
             return None;
         }
+        let next = |raw: u32| (raw != NO_SEGMENT).then_some(SegmentId(raw));
+        let [first, second] = layout.next_segments;
         let header = Self {
+            kind,
             sequence: layout.sequence.get(),
             first_commit: layout.first_commit.get(),
-            commits_ending: layout.commits_ending.get(),
-            continued: layout.flags.get() & FLAG_CONTINUED != 0,
-            continues: layout.flags.get() & FLAG_CONTINUES != 0,
-            previous_checksum: layout.previous_checksum.get(),
-            payload_len: layout.payload_len.get(),
-            payload_checksum: layout.payload_checksum.get(),
             checkpoint: layout.checkpoint.get(),
+            commits_ending: layout.commits_ending.get(),
+            continued: flags & FLAG_CONTINUED != 0,
+            continues: flags & FLAG_CONTINUES != 0,
+            compressed: flags & FLAG_COMPRESSED != 0,
+            encrypted: flags & FLAG_ENCRYPTED != 0,
+            previous_checksum: layout.previous_checksum.get(),
+            data_len: layout.data_len.get(),
+            data_checksum: layout.data_checksum.get(),
+            records_len: layout.records_len.get(),
+            records_raw_len: layout.records_raw_len.get(),
+            records_checksum: layout.records_checksum.get(),
+            next_segments: [next(first.get()), next(second.get())],
+            nonce: layout.nonce,
+            tag: layout.tag,
         };
         Some((header, layout.checksum.get()))
     }
 
-    /// The payload in `group` (header included), if it is all there and its checksum is right.
-    pub(crate) fn payload<'g>(&self, group: &'g [u8]) -> Option<&'g [u8]> {
-        let end = GROUP_HEADER_BYTES.checked_add(self.payload_len as usize)?;
-        let payload = group.get(GROUP_HEADER_BYTES..end)?;
-        (checksum(payload) == self.payload_checksum).then_some(payload)
+    /// The records as stored, if they are all in `group` (header included) and their checksum is right.
+    pub(crate) fn records<'g>(&self, group: &'g [u8]) -> Option<&'g [u8]> {
+        let start = GROUP_HEADER_BYTES.checked_add(self.data_len as usize)?;
+        let records = group.get(start..start.checked_add(self.records_len as usize)?)?;
+        (checksum(records) == self.records_checksum).then_some(records)
+    }
+
+    /// Whether the data are all in `group` and their checksum is right.
+    pub(crate) fn has_data(&self, group: &[u8]) -> bool {
+        let end = GROUP_HEADER_BYTES.saturating_add(self.data_len as usize);
+        group
+            .get(GROUP_HEADER_BYTES..end)
+            .is_some_and(|data| checksum(data) == self.data_checksum)
     }
 }
 
@@ -112,32 +177,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flipped_bit_of_header_or_payload_shows() {
+    fn every_flipped_bit_of_header_data_or_records_shows() {
         let id = FileSystemId([3; 16]);
         let own = BlockIndex(42);
-        let payload = b"some commits";
-        let mut group = [0_u8; GROUP_HEADER_BYTES + 12];
-        group[GROUP_HEADER_BYTES..].copy_from_slice(payload);
+        let (data, records) = (b"some data", b"some records");
+        let mut group = [0_u8; GROUP_HEADER_BYTES + 21];
+        group[GROUP_HEADER_BYTES..GROUP_HEADER_BYTES + 9].copy_from_slice(data);
+        group[GROUP_HEADER_BYTES + 9..].copy_from_slice(records);
         let header = GroupHeader {
+            kind: GroupKind::Commits,
             sequence: 9,
             first_commit: 5,
+            checkpoint: 8,
             commits_ending: 1,
             continued: true,
             continues: false,
+            compressed: false,
+            encrypted: false,
             previous_checksum: 77,
-            payload_len: 12,
-            payload_checksum: checksum(payload),
-            checkpoint: 8,
+            data_len: 9,
+            data_checksum: checksum(data),
+            records_len: 12,
+            records_raw_len: 12,
+            records_checksum: checksum(records),
+            next_segments: [Some(SegmentId(4)), None],
+            nonce: [0; 24],
+            tag: [0; 16],
         };
         let sum = header.encode(id, own, &mut group);
-        assert_eq!(GroupHeader::decode(id, own, &group), Some((header, sum)));
-        assert_eq!(header.payload(&group), Some(&payload[..]));
-        assert!(GroupHeader::decode(id, BlockIndex(43), &group).is_none());
-        assert!(GroupHeader::decode(FileSystemId([4; 16]), own, &group).is_none());
+        let decode = |kind, id, own, group: &[u8]| GroupHeader::decode(kind, id, own, group);
+        assert_eq!(
+            decode(GroupKind::Commits, id, own, &group),
+            Some((header, sum))
+        );
+        assert_eq!(header.records(&group), Some(&records[..]));
+        assert!(header.has_data(&group));
+        assert!(decode(GroupKind::Survivors, id, own, &group).is_none());
+        assert!(decode(GroupKind::Commits, id, BlockIndex(43), &group).is_none());
+        assert!(decode(GroupKind::Commits, FileSystemId([4; 16]), own, &group).is_none());
         for bit in 0..group.len() * 8 {
             group[bit / 8] ^= 1 << (bit % 8);
-            let valid = GroupHeader::decode(id, own, &group)
-                .is_some_and(|(h, _)| h.payload(&group).is_some());
+            let valid = decode(GroupKind::Commits, id, own, &group)
+                .is_some_and(|(h, _)| h.records(&group).is_some() && h.has_data(&group));
             assert!(!valid, "bit {bit} does not matter");
             group[bit / 8] ^= 1 << (bit % 8);
         }

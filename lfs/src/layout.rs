@@ -14,7 +14,9 @@ pub(crate) const FORMAT_VERSION: u32 = 0;
 pub(crate) const SUPERBLOCK_MAGIC: [u8; 8] = *b"SILTSTON";
 pub(crate) const CHECKPOINT_MAGIC: [u8; 4] = *b"SiCp";
 pub(crate) const GROUP_MAGIC: [u8; 4] = *b"SiGr";
+pub(crate) const SURVIVORS_MAGIC: [u8; 4] = *b"SiSv";
 pub(crate) const FRAME_MAGIC: [u8; 4] = *b"SiOb";
+pub(crate) const TABLE_MAGIC: [u8; 4] = *b"SiTb";
 
 /// A sector: what the disk writes whole or not at all.
 pub(crate) const SECTOR_SIZE: usize = 512;
@@ -36,10 +38,12 @@ pub(crate) struct SuperblockLayout {
     pub first_segment_block: U64,
     pub slot_blocks: U32,
     pub log_segments: U32,
+    pub table_blocks: U32,
+    pub segment_count_max: U32,
     pub features_compatible: U64,
     pub features_read_only: U64,
     pub features_incompatible: U64,
-    pub reserved: [u8; 408],
+    pub reserved: [u8; 400],
 }
 const _: () = assert!(size_of::<SuperblockLayout>() == SECTOR_SIZE);
 
@@ -55,38 +59,101 @@ pub(crate) struct CheckpointLayout {
     /// Bytes of body after this header.
     pub body_len: U32,
     pub log_segment_count: U32,
+    /// Of these, how many the log had not come to.
+    pub ahead_count: U32,
     pub object_count: U32,
     pub manifest_len: U32,
+    pub start_flags: U32,
+    /// The last commit that the layer above has in its objects.
     pub horizon_commit: U64,
+    /// The last commit that the trees hold.
+    pub tree_commit: U64,
     pub durable_group: U64,
     pub start_group: U64,
     pub start_commit: U64,
     pub start_previous_checksum: U32,
-    pub start_flags: U32,
+    pub segment_count: U32,
+    /// Blocks the log had written when this was made: the clock of segments.
+    pub log_blocks: U64,
+    /// Next object of the layer above.
     pub next_object: U64,
-    pub reserved: [u8; 24],
+    /// Next object of the trees.
+    pub next_inode: U64,
+    pub live_root: RootLayout,
+    pub history_root: RootLayout,
+    pub reserved: [u8; 40],
 }
-const _: () = assert!(size_of::<CheckpointLayout>() == 128);
+const _: () = assert!(size_of::<CheckpointLayout>() == 208);
+
+/// A tree's root; `block` 0 when the tree is empty.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct RootLayout {
+    pub block: U64,
+    pub checksum: U32,
+    pub level: U32,
+}
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct GroupLayout {
     pub magic: [u8; 4],
-    /// CRC-32 of the rest of this header. The payload's checksum is part of it, so it covers all.
+    /// CRC-32 of the rest of this header. The checksums of data and records are part of it, so it covers all.
     pub checksum: U32,
     pub filesystem_id: [u8; 16],
     pub own_block: U64,
     pub sequence: U64,
     pub first_commit: U64,
+    /// Sequence number of the checkpoint that was in force.
+    pub checkpoint: U64,
     pub commits_ending: U32,
     pub flags: U32,
     pub previous_checksum: U32,
-    pub payload_len: U32,
-    pub payload_checksum: U32,
-    pub checkpoint: U64,
-    pub reserved: [u8; 4],
+    pub data_len: U32,
+    pub data_checksum: U32,
+    /// Bytes of the records as stored, and after decompression.
+    pub records_len: U32,
+    pub records_raw_len: U32,
+    pub records_checksum: U32,
+    /// The segments that the log goes to next; all ones where that was not decided.
+    pub next_segments: [U32; 2],
+    /// Nonce and tag of the encrypted records.
+    pub nonce: [u8; 24],
+    pub tag: [u8; 16],
+    pub reserved: [u8; 24],
 }
-const _: () = assert!(size_of::<GroupLayout>() == 80);
+const _: () = assert!(size_of::<GroupLayout>() == 160);
+
+/// Header of a block of the segment table; entries follow.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct TableLayout {
+    pub magic: [u8; 4],
+    /// CRC-32 of everything after this field to the end of the block.
+    pub checksum: U32,
+    pub filesystem_id: [u8; 16],
+    pub own_block: U64,
+    /// Which block of the table.
+    pub index: U32,
+    pub reserved: [u8; 4],
+    /// The checkpoint it was written for.
+    pub sequence: U64,
+    pub reserved_too: [u8; 16],
+}
+const _: () = assert!(size_of::<TableLayout>() == 64);
+
+/// A segment in the table.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SegmentLayout {
+    pub kind: u8,
+    pub generation: u8,
+    pub reserved: [u8; 2],
+    pub live_bytes: U32,
+    /// Age: the clock of segments when its content was new.
+    pub written_at: U64,
+}
+const _: () = assert!(size_of::<SegmentLayout>() == 16);
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]

@@ -20,26 +20,33 @@
 
 extern crate alloc;
 
-mod budget;
 mod buffer;
 mod checkpoint;
+mod checkpointing;
+mod cleaner;
 mod compress;
 mod cursor;
 mod device;
 mod error;
+mod extent;
 mod extent_codec;
 mod fault;
+mod files;
 mod filesystem;
 mod format;
+mod gather;
 mod group;
+mod heads;
 mod item;
 mod layout;
 mod log;
+mod maintenance;
 mod namespace;
 mod notify;
 mod object;
-mod queue;
+mod record;
 mod recovery;
+mod replay;
 mod seal;
 mod segments;
 #[cfg(feature = "sim")]
@@ -47,7 +54,9 @@ pub mod sim;
 mod superblock;
 mod transaction;
 mod tree;
+mod varint;
 mod view;
+mod volume;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
@@ -106,6 +115,12 @@ pub struct Counters {
     pub checkpoints: u64,
     /// Commits replayed at the mount.
     pub replayed_commits: u64,
+    /// Segments that the cleaner went through.
+    pub segments_cleaned: u64,
+    /// Bytes the cleaner read.
+    pub bytes_cleaned_read: u64,
+    /// Bytes the cleaner wrote; part of `bytes_written`.
+    pub bytes_cleaned_written: u64,
 }
 
 /// How a device is divided up.
@@ -122,4 +137,8 @@ pub struct Usage {
     /// What the log holds at most when a checkpoint is made: an object that takes over what it says
     /// is no larger but for what its own form adds.
     pub replay_bytes_max: u64,
+    /// Bytes that are meant: objects, files, and the trees.
+    pub live_bytes: u64,
+    /// What `live_bytes` may come to.
+    pub capacity_bytes: u64,
 }

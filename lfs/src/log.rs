@@ -1,34 +1,39 @@
-//! The log writer: commits in, one write and one flush per group out.
+//! The log: takes commits, writes them as groups, one write and one flush each, and knows what is durable.
 //!
-//! Commits that arrive while a group is being written and flushed form the next group. Group n+1 is
-//! written only after the flush of group n returned, so a valid group proves that all before it were
-//! durable (DESIGN.md, "Torn tail or damage"). Nothing is reported durable before its flush returned.
+//! Invariants: group n+1 is written only after the flush of group n returned. Whatever was taken has its place:
+//! it becomes durable without a checkpoint and without free space. After a failed write or flush nothing more
+//! is taken and nobody is told "durable" (DESIGN.md, "Errors").
 //!
-//! A write or flush that fails latches the log: it takes no more commits until the file system is
-//! mounted anew, and whoever waits for durability gets an error. There is no retry.
-//!
-//! Without anybody waiting the log gathers until a group is full; [`Log::wait_durable`] hurries it.
+//! A group is written as soon as somebody waits for one of its commits; while it is under way the next one
+//! gathers. Without anybody waiting, commits gather until a group is full; [`Log::wait_durable`] hurries it.
 
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::budget::LogBudget;
 use crate::checkpoint::ReplayStart;
-use crate::cursor::LogCursor;
-use crate::group::{COMMIT_FRAME_BYTES, GROUP_HEADER_BYTES, GroupHeader};
-use crate::layout::checksum;
+use crate::cursor::{AHEAD, LogCursor};
+use crate::gather::{Chain, OpenGroup, Part, SealedGroup, capacity_bytes, framed_bytes};
+use crate::group::{GROUP_HEADER_BYTES, GroupKind};
 use crate::notify::Notify;
-use crate::queue::{CommitQueue, Filled};
+use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
 use crate::{
-    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, CommitNumber,
-    Counters, ReadOnly,
+    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, ReadOnly,
 };
-use alloc::vec::Vec;
+
+/// Buffers of written groups kept for the next ones.
+const BUFFERS_KEPT: usize = 3;
 
 pub(crate) struct Log {
     superblock: Superblock,
-    budget: LogBudget,
+    segments: Rc<RefCell<Segments>>,
+    /// Free segments that are left to checkpoints and the cleaner.
+    segments_left: u32,
     state: RefCell<State>,
+    /// Blocks that the device is writing for the log.
+    in_flight: RefCell<Option<core::ops::Range<u64>>>,
     /// Durability moved on, room came free, a flush ended, or the log failed.
     progress: Notify,
     /// Something for the writer to do.
@@ -37,9 +42,12 @@ pub(crate) struct Log {
 
 struct State {
     cursor: LogCursor,
-    queue: CommitQueue,
-    /// Memory for the group being written; `None` while the device has it.
-    buffer: Option<Buffer>,
+    /// What commits are added to.
+    open: Option<OpenGroup>,
+    /// Groups that are complete, in order.
+    sealed: VecDeque<SealedGroup>,
+    sealed_bytes: usize,
+    buffers: Vec<Buffer>,
     appended: u64,
     durable: u64,
     durable_group: u64,
@@ -47,6 +55,8 @@ struct State {
     wanted: u64,
     /// Sequence number of the checkpoint in force.
     checkpoint: u64,
+    /// Blocks of groups ever written: the clock that segments age by.
+    log_blocks: u64,
     flushes_started: u64,
     flushes_done: u64,
     /// A flush at least this recent is wanted even if no group needs one.
@@ -67,25 +77,36 @@ enum Condition {
 }
 
 enum Step {
-    Group(GroupWrite),
+    Group(SealedGroup),
     Flush,
     Stop,
 }
 
-struct GroupWrite {
-    block: BlockIndex,
-    buffer: Buffer,
-    last_commit: u64,
-    sequence: u64,
-}
-
 /// Where a checkpoint lets replay begin, and what the log looks like from there.
 pub(crate) struct LogView {
-    /// Listed segments before the start.
+    /// Segments of the window before the start.
     pub dropped: usize,
     pub start: ReplayStart,
+    /// Those from the start to the current one, then those decided on.
     pub segments: Vec<SegmentId>,
+    pub ahead_count: usize,
     pub durable_group: u64,
+    pub log_blocks: u64,
+}
+
+/// How a commit is spread over groups.
+struct Plan {
+    /// Parts that go to one new group each, in order.
+    chunks: Vec<Chunk>,
+    advances: usize,
+}
+
+struct Chunk {
+    parts: core::ops::Range<usize>,
+    /// Begin the next segment first.
+    advance: bool,
+    /// Blocks from the group's start to the end of its segment.
+    left: u32,
 }
 
 impl Log {
@@ -93,34 +114,40 @@ impl Log {
     /// number; everything up to there is durable.
     pub(crate) fn new(
         superblock: Superblock,
+        segments: Rc<RefCell<Segments>>,
         cursor: LogCursor,
         last: CommitNumber,
         checkpoint: u64,
+        log_blocks: u64,
         counters: Counters,
-    ) -> Result<Self, BufferAllocError> {
-        let buffer = Buffer::with_capacity(superblock.group_blocks_max() as usize)?;
+    ) -> Self {
         let state = State {
             durable_group: cursor.sequence.saturating_sub(1),
             cursor,
-            queue: CommitQueue::new(last.0 + 1),
-            buffer: Some(buffer),
+            open: None,
+            sealed: VecDeque::new(),
+            sealed_bytes: 0,
+            buffers: Vec::new(),
             appended: last.0,
             durable: last.0,
             wanted: last.0,
             checkpoint,
+            log_blocks,
             flushes_started: 0,
             flushes_done: 0,
             flush_wanted: 0,
             condition: Condition::Running,
             counters,
         };
-        Ok(Self {
+        Self {
+            segments_left: superblock.segments_for_tidying(),
             superblock,
-            budget: LogBudget::new(&superblock),
+            segments,
             state: RefCell::new(state),
+            in_flight: RefCell::new(None),
             progress: Notify::default(),
             work: Notify::default(),
-        })
+        }
     }
 
     pub(crate) fn appended(&self) -> CommitNumber {
@@ -143,31 +170,152 @@ impl Log {
         update(&mut self.state.borrow_mut().counters);
     }
 
-    /// Queues a commit and gives it the next number. Not durable on return.
-    pub(crate) fn append(&self, payload: &[u8]) -> Result<CommitNumber, AppendError> {
-        let mut state = self.state.borrow_mut();
+    /// Blocks of groups ever written: the clock that segments age by.
+    pub(crate) fn log_blocks(&self) -> u64 {
+        self.state.borrow().log_blocks
+    }
+
+    /// Takes a commit and gives it the next number; `addresses` gets where each part that has data will be.
+    /// Not durable on return.
+    pub(crate) fn append(
+        &self,
+        parts: &[Part<'_>],
+        addresses: &mut Vec<u64>,
+    ) -> Result<CommitNumber, AppendError> {
+        let state = &mut *self.state.borrow_mut();
         if state.condition != Condition::Running {
             return Err(AppendError::ReadOnly);
         }
-        if payload.len() > self.superblock.commit_bytes_max() {
+        let bytes = framed_bytes(parts);
+        if bytes > self.superblock.commit_bytes_max() {
             return Err(AppendError::TooLarge);
         }
-        let queued = state.queue.len_bytes() + COMMIT_FRAME_BYTES + payload.len();
-        if !self.budget.fits(state.cursor.segments_left(), queued) {
-            return Err(AppendError::NoRoom);
+        let number = state.appended + 1;
+        let fits = |open: &&mut OpenGroup| bytes <= open.room_bytes();
+        if let Some(open) = state.open.as_mut().filter(fits) {
+            open.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            open.add(parts, |address| addresses.push(address));
+            open.commits_ending += 1;
+        } else {
+            let plan = self.plan(state, parts, bytes)?;
+            self.decide_ahead(state, plan.advances)?;
+            let fresh = self.build(state, parts, number, &plan, addresses)?;
+            let split = fresh.len() > 1;
+            for (chunk, group) in plan.chunks.iter().zip(fresh) {
+                self.seal(state);
+                if chunk.advance && !state.cursor.advance() {
+                    // `decide_ahead` has seen to it that there is a next segment.
+                    return Err(AppendError::NoRoom);
+                }
+                state.open = Some(group);
+            }
+            if split {
+                self.seal(state);
+            }
         }
-        let number = state
-            .queue
-            .push(payload)
-            .map_err(|_| AppendError::OutOfMemory)?;
         state.appended = number;
         state.counters.commits += 1;
-        let pressed = state.queue.len_bytes() >= self.budget.group_bytes_max;
-        drop(state);
-        if pressed {
+        if self.is_pressed(state) {
             self.work.notify();
         }
         Ok(CommitNumber(number))
+    }
+
+    /// How to spread a commit that does not fit into the open group.
+    fn plan(&self, state: &State, parts: &[Part<'_>], bytes: usize) -> Result<Plan, AppendError> {
+        let group_max = self.superblock.group_blocks_max();
+        let blocks_for =
+            |bytes: usize| u32::try_from((GROUP_HEADER_BYTES + bytes).div_ceil(BLOCK_SIZE));
+        let blocks_for = |bytes| blocks_for(bytes).map_err(|_| AppendError::TooLarge);
+        let open = state.open.as_ref();
+        let open_blocks = open.map_or(Ok(0), |open| blocks_for(open.len_bytes()))?;
+        let mut left = state
+            .cursor
+            .blocks_left(&self.superblock)
+            .saturating_sub(open_blocks);
+        let mut plan = Plan {
+            chunks: Vec::new(),
+            advances: 0,
+        };
+        let segment_blocks = self.superblock.segment_blocks;
+        let mut advance = false;
+        if bytes <= capacity_bytes(group_max) {
+            if blocks_for(bytes)? > left {
+                (left, advance, plan.advances) = (segment_blocks, true, 1);
+            }
+            plan.chunks.push(Chunk {
+                parts: 0..parts.len(),
+                advance,
+                left,
+            });
+            return Ok(plan);
+        }
+        let mut next = 0;
+        while next < parts.len() {
+            let room = capacity_bytes(group_max.min(left));
+            let rest = parts.get(next..).unwrap_or_default();
+            let mut bytes = framed_bytes(&[]);
+            let mut count = 0;
+            for part in rest {
+                if bytes + part.len_bytes() > room {
+                    break;
+                }
+                bytes += part.len_bytes();
+                count += 1;
+            }
+            if count == 0 {
+                if left == segment_blocks {
+                    return Err(AppendError::TooLarge);
+                }
+                plan.advances += 1;
+                (left, advance) = (segment_blocks, true);
+                continue;
+            }
+            plan.chunks.push(Chunk {
+                parts: next..next + count,
+                advance,
+                left,
+            });
+            left = left.saturating_sub(blocks_for(bytes)?);
+            advance = false;
+            next += count;
+        }
+        Ok(plan)
+    }
+
+    /// The new groups of a commit, filled, before anything of it shows.
+    fn build(
+        &self,
+        state: &mut State,
+        parts: &[Part<'_>],
+        number: u64,
+        plan: &Plan,
+        addresses: &mut Vec<u64>,
+    ) -> Result<Vec<OpenGroup>, AppendError> {
+        let group_max = self.superblock.group_blocks_max();
+        let mut ahead = state.cursor.ahead.iter();
+        let mut segment = state.cursor.current();
+        let mut groups = Vec::new();
+        let last = plan.chunks.len().saturating_sub(1);
+        for (at, chunk) in plan.chunks.iter().enumerate() {
+            if chunk.advance {
+                segment = *ahead.next().ok_or(AppendError::NoRoom)?;
+            }
+            let end = self.superblock.segment_start(segment).0
+                + u64::from(self.superblock.segment_blocks);
+            let block = BlockIndex(end - u64::from(chunk.left));
+            let parts = parts.get(chunk.parts.clone()).unwrap_or_default();
+            let buffer = state.buffers.pop().unwrap_or_default();
+            let mut group =
+                OpenGroup::new(block, group_max.min(chunk.left), buffer, number, at > 0)
+                    .map_err(|_| AppendError::OutOfMemory)?;
+            group.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            group.add(parts, |address| addresses.push(address));
+            group.commits_ending = u32::from(at == last);
+            group.continues = at != last;
+            groups.push(group);
+        }
+        Ok(groups)
     }
 
     /// Whether a commit of any size would be taken now.
@@ -175,15 +323,14 @@ impl Log {
         self.room(&self.state.borrow())
     }
 
-    /// Waits until a commit of any size would be taken, none ever will, or `or_else`; that is asked
+    /// Waits until a commit of any size would be taken and `also` holds, or `or_else` does; they are asked
     /// again after every [`nudge`](Self::nudge).
-    pub(crate) async fn admit(&self, or_else: impl Fn() -> bool) {
-        if !self.has_room() {
-            // The queue may be full of commits nobody waits for.
+    pub(crate) async fn admit(&self, also: impl Fn() -> bool, or_else: impl Fn() -> bool) {
+        let admitted = || (self.has_room() && also()) || or_else();
+        if !admitted() {
+            // The log may be full of commits nobody waits for.
             self.hurry(self.appended());
-            self.progress
-                .until(|| (self.has_room() || or_else()).then_some(()))
-                .await;
+            self.progress.until(|| admitted().then_some(())).await;
         }
     }
 
@@ -260,17 +407,10 @@ impl Log {
         self.progress.notify();
     }
 
-    /// Whether so much of the list is used that a checkpoint should be made.
+    /// Whether the log is so long that a checkpoint should be made.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.budget
-            .wants_checkpoint(self.state.borrow().cursor.segments_left())
-    }
-
-    /// Waits until [`wants_checkpoint`](Self::wants_checkpoint) or `or_else`.
-    pub(crate) async fn checkpoint_wanted(&self, or_else: impl Fn() -> bool) {
-        self.progress
-            .until(|| (self.wants_checkpoint() || or_else()).then_some(()))
-            .await;
+        let window = self.state.borrow().cursor.window.len();
+        window > self.window_usable() * 2 / 3
     }
 
     /// Makes waiters look at their conditions again.
@@ -278,41 +418,69 @@ impl Log {
         self.progress.notify();
     }
 
-    /// The log as a checkpoint with this horizon has to describe it.
+    /// Waits until `condition` yields something; it is asked whenever the log moves on.
+    pub(crate) async fn until<T>(&self, condition: impl FnMut() -> Option<T>) -> T {
+        self.progress.until(condition).await
+    }
+
+    /// The log as a checkpoint has to describe it after which replay begins behind `horizon`.
     pub(crate) fn view(&self, horizon: CommitNumber) -> LogView {
         let state = self.state.borrow();
         let next = CommitNumber(horizon.0 + 1);
-        let (dropped, start) = state.cursor.replay_start(next, state.queue.front());
-        let segments = state
-            .cursor
-            .listed
-            .iter()
-            .skip(dropped)
-            .map(|s| s.id)
-            .collect();
+        let unwritten = match &state.open {
+            Some(open) => (open.first_commit, open.continued),
+            None => (state.appended + 1, false),
+        };
+        let (dropped, start) = state.cursor.replay_start(next, unwritten);
+        let window = state.cursor.window.iter().skip(dropped).map(|s| s.id);
         LogView {
             dropped,
             start,
-            segments,
+            segments: window.chain(state.cursor.ahead.iter().copied()).collect(),
+            ahead_count: state.cursor.ahead.len(),
             durable_group: state.durable_group,
+            log_blocks: state.log_blocks,
         }
     }
 
-    /// The checkpoint with this sequence number is durable: the first `dropped` segments are no longer
-    /// needed and `more` may be used. Returns the segments dropped.
-    pub(crate) fn relist(
-        &self,
-        checkpoint: u64,
-        dropped: usize,
-        more: &[SegmentId],
-    ) -> Vec<SegmentId> {
+    /// The checkpoint with this sequence number is durable: the first `dropped` segments are not needed for
+    /// replay any more.
+    pub(crate) fn shorten(&self, checkpoint: u64, dropped: usize) {
         let mut state = self.state.borrow_mut();
         state.checkpoint = checkpoint;
-        let gone = state.cursor.relist(dropped, more);
+        let gone = state.cursor.drop_front(dropped);
         drop(state);
+        let mut segments = self.segments.borrow_mut();
+        for segment in gone {
+            segments.set_pinned(segment, false);
+        }
+        drop(segments);
         self.work.notify();
         self.progress.notify();
-        gone
+    }
+
+    /// Copies data that are not written yet; false when they are not in memory.
+    pub(crate) fn peek(&self, address: u64, target: &mut [u8]) -> bool {
+        let state = self.state.borrow();
+        state.sealed.iter().any(|group| group.peek(address, target))
+            || state
+                .open
+                .as_ref()
+                .is_some_and(|group| group.peek(address, target))
+    }
+
+    /// Waits until no write is under way that contains the byte at `address`.
+    pub(crate) async fn settled(&self, address: u64) {
+        let block = address / BLOCK_SIZE as u64;
+        self.progress
+            .until(|| {
+                let in_flight = self.in_flight.borrow();
+                let busy = in_flight
+                    .as_ref()
+                    .is_some_and(|blocks| blocks.contains(&block));
+                (!busy).then_some(())
+            })
+            .await;
     }
 
     /// Writes groups until [`stop`](Self::stop). Run exactly once, beside everything else.
@@ -328,14 +496,20 @@ impl Log {
         }
     }
 
-    async fn write_group(&self, device: &impl BlockDevice, group: GroupWrite) {
+    async fn write_group(&self, device: &impl BlockDevice, group: SealedGroup) {
         let blocks = group.buffer.len_blocks();
-        let (mut buffer, written) = device.write(group.block, group.buffer).await;
-        buffer.truncate(0);
-        self.state.borrow_mut().buffer = Some(buffer);
+        let end = group.block.0 + blocks as u64;
+        self.in_flight.replace(Some(group.block.0..end));
+        let (buffer, written) = device.write(group.block, group.buffer).await;
+        self.in_flight.replace(None);
         if written.is_err() {
             return self.fail();
         }
+        let mut state = self.state.borrow_mut();
+        if state.buffers.len() < BUFFERS_KEPT {
+            state.buffers.push(buffer);
+        }
+        drop(state);
         if self.flush(device).await.is_err() {
             return;
         }
@@ -372,74 +546,93 @@ impl Log {
         }
         let due = state.wanted > state.durable
             || state.condition == Condition::Closing
-            || state.queue.len_bytes() >= self.budget.group_bytes_max;
-        if due
-            && !state.queue.is_empty()
-            && let Some(group) = self.next_group(state)
-        {
-            return Some(Step::Group(group));
+            || self.is_pressed(state);
+        if due {
+            if state.sealed.is_empty() {
+                self.seal(state);
+            }
+            if let Some(group) = state.sealed.pop_front() {
+                state.sealed_bytes -= group.buffer.bytes().len();
+                return Some(Step::Group(group));
+            }
         }
-        if state.flush_wanted > state.flushes_started {
-            return Some(Step::Flush);
-        }
-        None
+        (state.flush_wanted > state.flushes_started).then_some(Step::Flush)
     }
 
-    /// Takes the next group off the queue. `None` when the listed segments are used up: the next
-    /// checkpoint brings more.
-    fn next_group(&self, state: &mut State) -> Option<GroupWrite> {
-        let mut buffer = state.buffer.take()?;
-        let Some(filled) = self.fill(state, &mut buffer) else {
-            state.buffer = Some(buffer);
-            return None;
+    /// Whether so much has gathered that it should be written, waited for or not.
+    fn is_pressed(&self, state: &State) -> bool {
+        let full = capacity_bytes(self.superblock.group_blocks_max()) / 8 * 7;
+        !state.sealed.is_empty() || state.open.as_ref().is_some_and(|o| o.len_bytes() >= full)
+    }
+
+    /// Ends the open group, if there is one.
+    fn seal(&self, state: &mut State) {
+        let Some(group) = state.open.take() else {
+            return;
         };
-        let cursor = &mut state.cursor;
-        let block = cursor.block(&self.superblock)?;
-        let payload_end = GROUP_HEADER_BYTES + filled.payload_len;
-        let payload = buffer
-            .bytes()
-            .get(GROUP_HEADER_BYTES..payload_end)
-            .unwrap_or_default();
-        let header = GroupHeader {
-            sequence: cursor.sequence,
-            first_commit: filled.first_commit,
-            commits_ending: filled.commits_ending,
-            continued: filled.continued,
-            continues: filled.continues,
-            previous_checksum: cursor.previous_checksum,
-            // A group is at most half a segment, far below 4 GiB.
-            payload_len: u32::try_from(filled.payload_len).unwrap_or(u32::MAX),
-            payload_checksum: checksum(payload),
+        let mut ahead = state.cursor.ahead.iter().copied();
+        let chain = Chain {
+            sequence: state.cursor.sequence,
+            previous_checksum: state.cursor.previous_checksum,
             checkpoint: state.checkpoint,
+            next_segments: [ahead.next(), ahead.next()],
         };
-        let sum = header.encode(self.superblock.id, block, buffer.bytes_mut());
-        cursor.step(header.blocks(), filled.first_commit, filled.continued, sum);
-        Some(GroupWrite {
-            block,
-            buffer,
-            last_commit: (filled.first_commit + u64::from(filled.commits_ending)).saturating_sub(1),
-            sequence: header.sequence,
-        })
+        let (commit, continued) = (group.first_commit, group.continued);
+        let (group, sum, blocks) = group.seal(GroupKind::Commits, self.superblock.id, chain);
+        state.cursor.step(blocks, commit, continued, sum);
+        state.log_blocks += u64::from(blocks);
+        state.sealed_bytes += group.buffer.bytes().len();
+        state.sealed.push_back(group);
     }
 
-    fn fill(&self, state: &mut State, buffer: &mut Buffer) -> Option<Filled> {
-        let group_max = self.superblock.group_blocks_max();
-        loop {
-            let left = state.cursor.blocks_left(&self.superblock);
-            if let Some(filled) = state.queue.fill(buffer, group_max, left) {
-                return Some(filled);
-            }
-            if left == self.superblock.segment_blocks || !state.cursor.advance() {
-                return None;
-            }
+    /// Decides on the segments that the next `advances` steps need, and those that groups then announce.
+    fn decide_ahead(&self, state: &mut State, advances: usize) -> Result<(), AppendError> {
+        let window = state.cursor.window.len() + advances;
+        if window > self.superblock.log_segments as usize {
+            return Err(AppendError::NoRoom);
         }
+        let mut segments = self.segments.borrow_mut();
+        while state.cursor.ahead.len() < advances + AHEAD && segments.free() > self.segments_left {
+            let Some(id) = segments.allocate(SegmentKind::Log, state.log_blocks) else {
+                break;
+            };
+            state.cursor.ahead.push_back(id);
+        }
+        // A group must be able to say where the log goes on.
+        if state.cursor.ahead.len() > advances {
+            Ok(())
+        } else {
+            Err(AppendError::NoRoom)
+        }
+    }
+
+    /// Segments of commits that a checkpoint takes over at most.
+    pub(crate) fn replay_segments_max(&self) -> u64 {
+        self.window_usable() as u64 + 1
+    }
+
+    /// Segments that replay may come to span before commits wait for a checkpoint.
+    fn window_usable(&self) -> usize {
+        (self.superblock.log_segments as usize)
+            .saturating_sub(self.superblock.commit_segments_max())
     }
 
     fn room(&self, state: &State) -> bool {
         match state.condition {
-            Condition::Running => self
-                .budget
-                .has_room(state.cursor.segments_left(), state.queue.len_bytes()),
+            Condition::Running => {
+                let queued =
+                    state.sealed_bytes + state.open.as_ref().map_or(0, OpenGroup::len_bytes);
+                let commit = self.superblock.commit_segments_max();
+                let ahead = state.cursor.ahead.len();
+                let free = self
+                    .segments
+                    .borrow()
+                    .free()
+                    .saturating_sub(self.segments_left);
+                queued < 2 * capacity_bytes(self.superblock.group_blocks_max())
+                    && state.cursor.window.len() <= self.window_usable()
+                    && ahead + free as usize > commit
+            }
             // Whoever asks shall go on and meet the error.
             _ => true,
         }

@@ -1,7 +1,8 @@
 //! Mounting: the newest valid checkpoint, then the log from there (SPEC.md, "Recovery").
 //!
 //! The layer above drives it: it looks at the manifest, reads its objects, then takes the commits
-//! after the horizon one by one with [`Recovery::next_commit`], and [`Recovery::finish`]es.
+//! after the horizon one by one with [`Recovery::next_commit`], and [`Recovery::finish`]es. What commits say
+//! of files is applied to the trees on the way.
 //!
 //! **Torn tail or damage.** The log ends at the first place where the next group of the chain is not
 //! valid. Since a group is written only after the one before it was durable, a header with a *higher*
@@ -11,21 +12,25 @@
 //!
 //! Nothing is written to the device before [`Recovery::finish`], which only flushes.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
-use crate::budget::LogBudget;
-use crate::checkpoint::{Checkpoint, ObjectInfo};
+use crate::checkpoint::Checkpoint;
 use crate::cursor::LogCursor;
 use crate::filesystem::FileSystem;
 use crate::format::read_superblock;
-use crate::group::{COMMIT_FRAME_BYTES, GroupHeader};
+use crate::group::{GroupHeader, GroupKind};
 use crate::log::Log;
 use crate::object::{ObjectReader, segments_for};
-use crate::segments::Segments;
-use crate::superblock::{State, Superblock, SuperblockFault};
+use crate::replay::{Commit, Replay, ReplayFault};
+use crate::segments::{SegmentKind, Segments};
+use crate::superblock::{SegmentId, State, Superblock, SuperblockFault};
+use crate::tree::Held;
+use crate::volume::Volume;
 use crate::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, MountError, ObjectId,
-    ObjectReadError, Structure,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
+    MountError, ObjectId, ObjectReadError, Structure,
 };
 
 /// A mount under way.
@@ -33,25 +38,19 @@ pub struct Recovery<D: BlockDevice> {
     device: D,
     superblock: Superblock,
     checkpoint: Checkpoint,
-    segments: Segments,
+    segments: Rc<RefCell<Segments>>,
+    volume: Volume,
     cursor: LogCursor,
     /// Content of the segment the cursor is in, and of the next one once it was looked at.
     current: Buffer,
     ahead: Buffer,
     current_loaded: bool,
-    stream: CommitStream,
+    replay: Replay,
+    layer: Vec<u8>,
+    /// The newest commit in which the layer above recorded something, or its horizon.
+    layer_commit: CommitNumber,
+    log_blocks: u64,
     counters: Counters,
-}
-
-/// Puts commits together from the payloads of groups.
-struct CommitStream {
-    bytes: Vec<u8>,
-    /// Bytes at the front of `bytes` that were handed out.
-    taken: usize,
-    /// The commit that begins at `taken`.
-    next: u64,
-    /// Replay begins inside a commit that is older than the horizon: its parts are passed over.
-    skipping: bool,
 }
 
 struct Group {
@@ -60,7 +59,7 @@ struct Group {
 }
 
 impl<D: BlockDevice> Recovery<D> {
-    /// Reads superblock and checkpoint and prepares to replay.
+    /// Reads superblock, checkpoint and segment table and prepares to replay.
     ///
     /// # Errors
     /// When there is no file system, or one that must not be mounted; see [`MountError`].
@@ -73,34 +72,43 @@ impl<D: BlockDevice> Recovery<D> {
             }
         };
         let checkpoint = read_checkpoint(&device, &superblock).await?;
-        let reserve = LogBudget::new(&superblock).segments_in_reserve();
-        let reserve = u32::try_from(reserve).unwrap_or(u32::MAX);
-        let segments = Segments::new(superblock.segment_count, reserve);
-        let mut segments = segments.ok_or(MountError::OutOfMemory)?;
-        if !claim_segments(&superblock, &checkpoint, &mut segments) {
+        let mut segments = read_table(&device, &superblock, &checkpoint).await?;
+        let Some(cursor) = claim_segments(&superblock, &checkpoint, &mut segments) else {
             return Err(MountError::Damaged {
                 structure: Structure::Checkpoint,
                 block: superblock.slot_block(Checkpoint::slot(checkpoint.sequence)),
             });
-        }
+        };
+        let segments = Rc::new(RefCell::new(segments));
         let segment_blocks = superblock.segment_blocks as usize;
-        Ok(Self {
-            cursor: LogCursor::at_start(&checkpoint.log_segments, checkpoint.start),
+        let horizon = checkpoint.horizon.min(checkpoint.tree_commit);
+        let volume = Volume::new(superblock, Rc::clone(&segments), &checkpoint);
+        let mut recovery = Self {
+            volume: volume.map_err(|damaged| MountError::Damaged {
+                structure: Structure::Node,
+                block: damaged.block,
+            })?,
+            cursor,
             current: Buffer::zeroed(segment_blocks)?,
             ahead: Buffer::zeroed(segment_blocks)?,
             current_loaded: false,
-            stream: CommitStream {
-                bytes: Vec::new(),
-                taken: 0,
-                next: checkpoint.start.commit,
-                skipping: checkpoint.start.continued,
-            },
+            replay: Replay::new(
+                checkpoint.start.commit,
+                checkpoint.start.continued,
+                horizon.0,
+                superblock.commit_bytes_max(),
+            ),
+            layer: Vec::new(),
+            layer_commit: checkpoint.horizon,
+            log_blocks: checkpoint.log_blocks,
             counters: Counters::default(),
             device,
             superblock,
             checkpoint,
             segments,
-        })
+        };
+        recovery.load_snapshots().await?;
+        Ok(recovery)
     }
 
     /// What the layer above left in the checkpoint; empty after a format.
@@ -131,57 +139,123 @@ impl<D: BlockDevice> Recovery<D> {
         Ok(ObjectReader::new(self.superblock, id, info.clone()))
     }
 
-    /// The next commit after the horizon: its number and its payload, or `None` at the log's end.
+    /// The next commit after the horizon: its number and what the layer above recorded in it (nothing, when it
+    /// was only about files), or `None` at the log's end.
     ///
     /// # Errors
     /// [`MountError::Damaged`] when commits that were acknowledged cannot be read any more.
     pub async fn next_commit(&mut self) -> Result<Option<(CommitNumber, &[u8])>, MountError> {
         loop {
-            let limit = self.superblock.commit_bytes_max();
-            let next = self
-                .stream
-                .next_commit(limit)
-                .map_err(|()| self.damaged_group())?;
-            if let Some((number, range)) = next {
+            if let Some(commit) = self.replay.take() {
+                let number = CommitNumber(commit.number);
+                if number > self.checkpoint.tree_commit {
+                    self.apply(&commit).await?;
+                }
                 if number <= self.checkpoint.horizon {
                     continue;
                 }
                 self.counters.replayed_commits += 1;
-                return Ok(Some((
-                    number,
-                    self.stream.bytes.get(range).unwrap_or_default(),
-                )));
+                if !commit.layer.is_empty() {
+                    self.layer_commit = number;
+                }
+                self.layer = commit.layer;
+                return Ok(Some((number, &self.layer)));
             }
             let Some(group) = self.next_group().await? else {
                 self.check_end().await?;
                 return Ok(None);
             };
-            if group.header.checkpoint > self.checkpoint.sequence {
-                // There was a newer checkpoint, and what it no longer named may be overwritten.
-                return Err(MountError::Damaged {
-                    structure: Structure::Checkpoint,
-                    block: self
-                        .superblock
-                        .slot_block(Checkpoint::slot(group.header.checkpoint)),
-                });
-            }
-            let start = self.cursor.next_block as usize * BLOCK_SIZE;
-            let bytes = self.current.bytes().get(start..).unwrap_or_default();
-            let payload = group.header.payload(bytes).unwrap_or_default();
-            self.stream
-                .push(&group.header, payload)
-                .map_err(|fault| match fault {
-                    StreamFault::Broken => self.damaged_group(),
-                    StreamFault::OutOfMemory => MountError::OutOfMemory,
-                })?;
-            let header = group.header;
-            self.cursor.step(
-                header.blocks(),
-                header.first_commit,
-                header.continued,
-                group.checksum,
-            );
+            self.take_group(&group)?;
         }
+    }
+
+    fn take_group(&mut self, group: &Group) -> Result<(), MountError> {
+        let header = &group.header;
+        if header.checkpoint > self.checkpoint.sequence {
+            // There was a newer checkpoint, and what it no longer named may be overwritten.
+            return Err(MountError::Damaged {
+                structure: Structure::Checkpoint,
+                block: self
+                    .superblock
+                    .slot_block(Checkpoint::slot(header.checkpoint)),
+            });
+        }
+        let start = self.cursor.next_block as usize * BLOCK_SIZE;
+        let bytes = self.current.bytes().get(start..).unwrap_or_default();
+        let records = header.records(bytes).unwrap_or_default();
+        let block = self.cursor.block(&self.superblock);
+        let taken = self.replay.push(block, header, records);
+        taken.map_err(|fault| match fault {
+            ReplayFault::Broken => self.damaged_group(),
+            ReplayFault::OutOfMemory => MountError::OutOfMemory,
+        })?;
+        if !self.take_announcement(header) {
+            return Err(self.damaged_group());
+        }
+        self.cursor.step(
+            header.blocks(),
+            header.first_commit,
+            header.continued,
+            group.checksum,
+        );
+        self.log_blocks += u64::from(header.blocks());
+        Ok(())
+    }
+
+    /// Notes which segments the log goes to next; false when that contradicts what is known.
+    fn take_announcement(&mut self, header: &GroupHeader) -> bool {
+        for (at, next) in header.next_segments.iter().enumerate() {
+            let Some(next) = *next else { return true };
+            match self.cursor.ahead.get(at) {
+                Some(known) if *known == next => {}
+                Some(_) => return false,
+                None => {
+                    let mut segments = self.segments.borrow_mut();
+                    if !segments.claim(next, SegmentKind::Log, self.log_blocks)
+                        && !take(&mut segments, next, SegmentKind::Log)
+                    {
+                        return false;
+                    }
+                    self.cursor.ahead.push_back(next);
+                }
+            }
+        }
+        true
+    }
+
+    /// Applies what a commit says of files.
+    async fn apply(&mut self, commit: &Commit) -> Result<(), MountError> {
+        let mut held = Held::default();
+        loop {
+            match self.volume.plan(commit.number, &commit.changes) {
+                Ok(plan) => match self.volume.prepare(&plan) {
+                    Ok(()) => {
+                        self.volume.apply(plan, &[]);
+                        return Ok(());
+                    }
+                    Err(fault) => self.load(fault.into(), &mut held).await?,
+                },
+                Err(error) => self.load(error, &mut held).await?,
+            }
+        }
+    }
+
+    async fn load_snapshots(&mut self) -> Result<(), MountError> {
+        let mut held = Held::default();
+        while let Err(error) = self.volume.load_snapshots() {
+            self.load(error, &mut held).await?;
+        }
+        Ok(())
+    }
+
+    /// Loads what a fault asks for; other errors end the mount.
+    async fn load(&mut self, error: FileError, held: &mut Held) -> Result<(), MountError> {
+        let FileError::Fault(Fault::Node(pointer)) = error else {
+            return Err(mount_error(error));
+        };
+        self.counters.bytes_read += BLOCK_SIZE as u64;
+        let loaded = Volume::load_node(&self.volume.cache, &self.device, pointer, held).await;
+        loaded.map_err(mount_error)
     }
 
     /// Ends the mount: from here on the log goes on after the last commit found.
@@ -193,27 +267,36 @@ impl<D: BlockDevice> Recovery<D> {
     /// When the flush fails, or memory does not suffice. Must follow a `next_commit` that was `None`.
     pub async fn finish(self) -> Result<FileSystem<D>, MountError> {
         self.device.flush().await?;
-        let last = CommitNumber(self.stream.next - 1);
+        Ok(self.finish_without_writing())
+    }
+
+    /// As [`finish`](Self::finish), for a device that must not be written: only reads may follow.
+    pub fn finish_without_writing(self) -> FileSystem<D> {
+        let last = CommitNumber(self.replay.next_number() - 1);
         let log = Log::new(
             self.superblock,
+            Rc::clone(&self.segments),
             self.cursor,
             last,
             self.checkpoint.sequence,
+            self.log_blocks,
             self.counters,
-        )?;
-        Ok(FileSystem::new(
+        );
+        FileSystem::new(
             self.device,
             self.superblock,
             self.segments,
+            self.volume,
             log,
+            self.layer_commit,
             self.checkpoint,
-        ))
+        )
     }
 
     /// The next group of the chain, with the cursor moved to where it begins.
     async fn next_group(&mut self) -> Result<Option<Group>, MountError> {
         if !self.current_loaded {
-            self.current = self.read_segment(self.cursor.current, 0).await?;
+            self.current = self.read_segment(self.cursor.current(), 0).await?;
             self.current_loaded = true;
         }
         if let Some(group) = self.group_at_cursor(&self.cursor, &self.current) {
@@ -221,10 +304,13 @@ impl<D: BlockDevice> Recovery<D> {
         }
         let mut next = self.cursor.clone();
         // A segment is only left for the next once it has a group, and the next one did not fit.
-        if self.cursor.next_block == 0 || !next.advance() {
+        if self.cursor.next_block == 0
+            || next.window.len() >= self.superblock.log_segments as usize
+            || !next.advance()
+        {
             return Ok(None);
         }
-        self.ahead = self.read_segment(next.current, 1).await?;
+        self.ahead = self.read_segment(next.current(), 1).await?;
         let Some(group) = self.group_at_cursor(&next, &self.ahead) else {
             return Ok(None);
         };
@@ -236,11 +322,13 @@ impl<D: BlockDevice> Recovery<D> {
     fn group_at_cursor(&self, cursor: &LogCursor, segment: &Buffer) -> Option<Group> {
         let start = cursor.next_block as usize * BLOCK_SIZE;
         let bytes = segment.bytes().get(start..)?;
-        let block = cursor.block(&self.superblock)?;
-        let (header, checksum) = GroupHeader::decode(self.superblock.id, block, bytes)?;
+        let block = cursor.block(&self.superblock);
+        let (header, checksum) =
+            GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, bytes)?;
         let valid = header.sequence == cursor.sequence
             && header.previous_checksum == cursor.previous_checksum
-            && header.payload(bytes).is_some();
+            && header.records(bytes).is_some()
+            && header.has_data(bytes);
         valid.then_some(Group { header, checksum })
     }
 
@@ -250,22 +338,21 @@ impl<D: BlockDevice> Recovery<D> {
         if self.cursor.sequence <= self.checkpoint.durable_group {
             return damaged;
         }
-        let listed = self.cursor.current..self.cursor.listed.len();
-        for index in listed {
-            let (segment, first) = if index == self.cursor.current {
-                (core::mem::take(&mut self.current), self.cursor.next_block)
-            } else if index == self.cursor.current + 1 {
-                (self.read_segment(index, 1).await?, 0)
+        let current = core::mem::take(&mut self.current);
+        let later = self.has_later_group(self.cursor.current(), self.cursor.next_block, &current);
+        self.current = current;
+        if later {
+            return damaged;
+        }
+        for (at, next) in self.cursor.ahead.clone().into_iter().enumerate() {
+            let segment = if at == 0 {
+                self.read_segment(next, 1).await?
             } else {
                 // Only its first block: a segment is filled from there, and a first group that is
                 // damaged has its successor in the same or, seen above, the segment before.
-                (self.read_blocks(index, Buffer::zeroed(1)?).await?, 0)
+                self.read_blocks(next, Buffer::zeroed(1)?).await?
             };
-            let later = self.has_later_group(index, first, &segment);
-            if index == self.cursor.current {
-                self.current = segment;
-            }
-            if later {
+            if self.has_later_group(next, 0, &segment) {
                 return damaged;
             }
         }
@@ -273,14 +360,12 @@ impl<D: BlockDevice> Recovery<D> {
     }
 
     /// Whether `segment` holds, from its block `first` on, a header after the one that is missing.
-    fn has_later_group(&self, index: usize, first: u32, segment: &Buffer) -> bool {
-        let Some(listed) = self.cursor.listed.get(index) else {
-            return false;
-        };
-        let start = self.superblock.segment_start(listed.id).0;
+    fn has_later_group(&self, id: SegmentId, first: u32, segment: &Buffer) -> bool {
+        let start = self.superblock.segment_start(id).0;
         let blocks = segment.bytes().chunks_exact(BLOCK_SIZE).zip(start..);
         blocks.skip(first as usize).any(|(bytes, block)| {
-            GroupHeader::decode(self.superblock.id, BlockIndex(block), bytes)
+            let own = BlockIndex(block);
+            GroupHeader::decode(GroupKind::Commits, self.superblock.id, own, bytes)
                 .is_some_and(|(header, _)| header.sequence > self.cursor.sequence)
         })
     }
@@ -288,32 +373,29 @@ impl<D: BlockDevice> Recovery<D> {
     fn damaged_group(&self) -> MountError {
         MountError::Damaged {
             structure: Structure::CommitGroup,
-            block: self.cursor.block(&self.superblock).unwrap_or(BlockIndex(0)),
+            block: self.cursor.block(&self.superblock),
         }
     }
 
-    /// Reads listed segment `index` whole, into the memory of the current (0) or next (1) segment.
-    async fn read_segment(&mut self, index: usize, memory: u8) -> Result<Buffer, MountError> {
+    /// Reads a segment whole, into the memory of the current (0) or next (1) segment.
+    async fn read_segment(&mut self, id: SegmentId, memory: u8) -> Result<Buffer, MountError> {
         let buffer = core::mem::take(if memory == 0 {
             &mut self.current
         } else {
             &mut self.ahead
         });
-        self.read_blocks(index, buffer).await
+        self.read_blocks(id, buffer).await
     }
 
     async fn read_blocks(
         &mut self,
-        index: usize,
+        id: SegmentId,
         mut buffer: Buffer,
     ) -> Result<Buffer, MountError> {
         if buffer.is_empty() {
             buffer.grow(self.superblock.segment_blocks as usize)?;
         }
-        let Some(segment) = self.cursor.listed.get(index) else {
-            return Ok(buffer);
-        };
-        let start = self.superblock.segment_start(segment.id);
+        let start = self.superblock.segment_start(id);
         self.counters.bytes_read += buffer.bytes().len() as u64;
         let (buffer, read) = self.device.read(start, buffer).await;
         read?;
@@ -321,61 +403,11 @@ impl<D: BlockDevice> Recovery<D> {
     }
 }
 
-enum StreamFault {
-    /// Groups that are each valid do not fit together.
-    Broken,
-    OutOfMemory,
-}
-
-impl CommitStream {
-    /// Takes the payload of the next group.
-    fn push(&mut self, header: &GroupHeader, payload: &[u8]) -> Result<(), StreamFault> {
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
-        if header.first_commit != self.next {
-            return Err(StreamFault::Broken);
-        }
-        if !header.continued {
-            // Parts of a commit that a crash cut short: the log went on without it.
-            self.bytes.clear();
-            self.skipping = false;
-        } else if self.skipping {
-            if header.commits_ending > 0 {
-                self.next += 1;
-                self.skipping = false;
-            }
-            return Ok(());
-        } else if self.bytes.is_empty() {
-            return Err(StreamFault::Broken);
-        }
-        self.bytes
-            .try_reserve(payload.len())
-            .map_err(|_| StreamFault::OutOfMemory)?;
-        self.bytes.extend_from_slice(payload);
-        Ok(())
-    }
-
-    /// The next whole commit: its number and where in `bytes` its payload is.
-    fn next_commit(
-        &mut self,
-        bytes_max: usize,
-    ) -> Result<Option<(CommitNumber, core::ops::Range<usize>)>, ()> {
-        let rest = self.bytes.get(self.taken..).unwrap_or_default();
-        let Some((frame, payload)) = rest.split_first_chunk::<COMMIT_FRAME_BYTES>() else {
-            return Ok(None);
-        };
-        let len = u32::from_le_bytes(*frame) as usize;
-        if len > bytes_max {
-            return Err(());
-        }
-        if payload.len() < len {
-            return Ok(None);
-        }
-        let start = self.taken + COMMIT_FRAME_BYTES;
-        let number = CommitNumber(self.next);
-        self.taken = start + len;
-        self.next += 1;
-        Ok(Some((number, start..start + len)))
+fn mount_error(error: FileError) -> MountError {
+    match error {
+        FileError::Damaged { structure, block } => MountError::Damaged { structure, block },
+        FileError::Device(error) => MountError::Device(error),
+        _ => MountError::OutOfMemory,
     }
 }
 
@@ -405,32 +437,99 @@ async fn read_checkpoint<D: BlockDevice>(
     })
 }
 
+/// Blocks of the segment table that one request reads.
+const TABLE_BLOCKS_AT_ONCE: u32 = 64;
+
+/// The segment table as the checkpoint says it is.
+async fn read_table<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    checkpoint: &Checkpoint,
+) -> Result<Segments, MountError> {
+    let mut segments = Segments::new(superblock).ok_or(MountError::OutOfMemory)?;
+    let used = crate::superblock::table_blocks_for(superblock.segment_count);
+    for first in (0..used).step_by(TABLE_BLOCKS_AT_ONCE as usize) {
+        let count = TABLE_BLOCKS_AT_ONCE.min(used - first);
+        let buffer = Buffer::zeroed(2 * count as usize)?;
+        let start = superblock.table_block(first, 0);
+        let (buffer, read) = device.read(start, buffer).await;
+        read?;
+        for index in first..first + count {
+            let home = checkpoint.table_homes.get(index as usize).copied();
+            let home = home.unwrap_or(0);
+            let at = (2 * (index - first) + u32::from(home)) as usize * BLOCK_SIZE;
+            let bytes = buffer.bytes().get(at..at + BLOCK_SIZE).unwrap_or_default();
+            if !segments.load_block(superblock, index, home, bytes) {
+                return Err(MountError::Damaged {
+                    structure: Structure::SegmentTable,
+                    block: superblock.table_block(index, home),
+                });
+            }
+        }
+    }
+    Ok(segments)
+}
+
 /// No count on disk gets here in the life of a disk; beyond, adding could overflow.
 const NUMBER_MAX: u64 = 1 << 62;
 
-/// Takes the segments that a checkpoint names; whether it does not contradict itself.
+/// Compares the segments that a checkpoint names with the table, and gives the log as it begins; `None` when
+/// they contradict each other.
 fn claim_segments(
     superblock: &Superblock,
     checkpoint: &Checkpoint,
     segments: &mut Segments,
-) -> bool {
-    let objects = checkpoint.objects.values();
-    let mut named = checkpoint
-        .log_segments
-        .iter()
-        .chain(objects.clone().flat_map(|object| &object.segments));
-    let long_enough = |object: &ObjectInfo| {
-        object.segments.len() as u64 == segments_for(superblock, object.len_bytes)
-    };
-    named.all(|&segment| segments.claim(segment))
-        && objects.clone().all(long_enough)
-        && (1..=superblock.log_segments as usize).contains(&checkpoint.log_segments.len())
+) -> Option<LogCursor> {
+    let sane = (1..=superblock.log_segments as usize + crate::cursor::AHEAD)
+        .contains(&checkpoint.log_segments.len())
+        && checkpoint.ahead_count < checkpoint.log_segments.len()
         && (1..NUMBER_MAX).contains(&checkpoint.start.commit)
         && (1..NUMBER_MAX).contains(&checkpoint.start.group)
         && checkpoint.sequence < NUMBER_MAX
         && checkpoint.next_object < NUMBER_MAX
-        && checkpoint
-            .objects
-            .keys()
-            .all(|id| id.0 < checkpoint.next_object)
+        && checkpoint.next_inode < NUMBER_MAX
+        && checkpoint.log_blocks < NUMBER_MAX
+        && checkpoint.segment_count == superblock.segment_count;
+    if !sane {
+        return None;
+    }
+    for &id in &checkpoint.log_segments {
+        // Free in the table: the log decided on it while the checkpoint was being written.
+        let taken = segments.claim(id, SegmentKind::Log, checkpoint.log_blocks)
+            || take(segments, id, SegmentKind::Log);
+        if !taken {
+            return None;
+        }
+    }
+    for (id, object) in &checkpoint.objects {
+        let whole = object.segments.len() as u64 == segments_for(superblock, object.len_bytes)
+            && id.0 < checkpoint.next_object;
+        let all = object
+            .segments
+            .iter()
+            .all(|&id| take(segments, id, SegmentKind::Object));
+        if !whole || !all {
+            return None;
+        }
+    }
+    // Objects that were being written when the checkpoint was made do not exist.
+    let lost = segments
+        .iter()
+        .filter(|(_, segment)| segment.kind == SegmentKind::Object && !segment.pinned);
+    for id in lost.map(|(id, _)| id).collect::<Vec<_>>() {
+        segments.release(id);
+    }
+    let (&first, rest) = checkpoint.log_segments.split_first()?;
+    let mut cursor = LogCursor::at_start(first, checkpoint.start);
+    cursor.ahead = rest.iter().copied().collect();
+    Some(cursor)
+}
+
+/// Pins a segment that must be of this kind and must not be taken yet.
+fn take(segments: &mut Segments, id: SegmentId, kind: SegmentKind) -> bool {
+    let fits = segments
+        .get(id)
+        .is_some_and(|segment| segment.kind == kind && !segment.pinned);
+    segments.set_pinned(id, true);
+    fits
 }

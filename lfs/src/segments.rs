@@ -1,122 +1,519 @@
-//! Which segments are free.
+//! The segment table: what each segment holds, how much of it is still meant, and which are free.
 //!
-//! A segment is used by the log, by one object, or free. Nothing on disk says "free": after a mount,
-//! free is what the checkpoint names neither as log nor as part of an object. A segment that the
-//! newest checkpoint does name is not reused before a checkpoint that no longer names it is durable;
-//! the callers see to that by freeing only then.
+//! Invariants: `live_bytes` of a segment is the sum of what the trees' extents and nodes, or the object that
+//! owns it, account for in it. A segment is only free again once a durable checkpoint refers to nothing in it:
+//! until then the checkpoint before it, or the log after that, may still be read.
 //!
-//! The log keeps a reserve: while a checkpoint is written, old log segments are still named by the
-//! durable one and the new list needs fresh ones. Objects cannot take the last `reserve` segments.
+//! Bound: 24 bytes of memory per segment.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::superblock::SegmentId;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::layout::{SegmentLayout, TABLE_MAGIC, TableLayout, checksum_after_head};
+use crate::superblock::{SegmentId, Superblock, TABLE_ENTRIES};
+use crate::{BlockIndex, Buffer};
+
+/// What a segment holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum SegmentKind {
+    Free = 0,
+    /// Commit groups.
+    Log = 1,
+    /// Extents that the cleaner moved.
+    Survivors = 2,
+    /// Tree nodes.
+    Nodes = 3,
+    /// Frames of an object.
+    Object = 4,
+}
+
+impl SegmentKind {
+    fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Free,
+            1 => Self::Log,
+            2 => Self::Survivors,
+            3 => Self::Nodes,
+            4 => Self::Object,
+            _ => return None,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment {
+    pub kind: SegmentKind,
+    pub live_bytes: u32,
+    /// When its content was new, in blocks of log.
+    pub written_at: u64,
+    /// Of survivors, how often they have survived, less one.
+    pub generation: u8,
+    /// Something is still being written to it, or the log needs it for replay: not to be cleaned or freed.
+    pub pinned: bool,
+}
+
+impl Segment {
+    /// Whether nothing in it is meant and nobody holds it.
+    fn is_emptied(&self) -> bool {
+        !self.pinned
+            && self.live_bytes == 0
+            && !matches!(self.kind, SegmentKind::Free | SegmentKind::Object)
+    }
+}
+
+const FREE: Segment = Segment {
+    kind: SegmentKind::Free,
+    live_bytes: 0,
+    written_at: 0,
+    generation: 0,
+    pinned: false,
+};
 
 pub(crate) struct Segments {
-    used: Vec<bool>,
+    segments: Vec<Segment>,
+    segment_bytes: u64,
     free: u32,
     /// Where the next search begins: allocation goes round the disk, which spreads wear.
     cursor: u32,
-    /// Free segments that only the log may take.
-    reserve: u32,
+    /// Live bytes of all segments.
+    live_bytes: u64,
+    /// Segments that a checkpoint would free.
+    emptied: u32,
+    /// Blocks of the table that changed since they were last written, by index.
+    changed: Vec<bool>,
+    /// Which home of each table block is in force.
+    homes: Vec<u8>,
+    /// While a checkpoint is being written: by how much live bytes changed since it was frozen.
+    since_freeze: Option<BTreeMap<SegmentId, i64>>,
+}
+
+/// A table block as a checkpoint will write it.
+pub(crate) struct TableBlock {
+    pub index: u32,
+    pub block: BlockIndex,
+    pub buffer: Buffer,
 }
 
 impl Segments {
-    /// All `count` segments free, `reserve` of them for the log alone. `None` without enough memory: a
-    /// disk may say what it likes about its size.
-    pub(crate) fn new(count: u32, reserve: u32) -> Option<Self> {
-        let mut used = Vec::new();
-        used.try_reserve_exact(count as usize).ok()?;
-        used.resize(count as usize, false);
+    /// All segments free. `None` without enough memory: a disk may say what it likes about its size.
+    pub(crate) fn new(superblock: &Superblock) -> Option<Self> {
+        let mut segments = Vec::new();
+        segments
+            .try_reserve_exact(superblock.segment_count as usize)
+            .ok()?;
+        segments.resize(superblock.segment_count as usize, FREE);
+        let table_blocks = superblock.table_blocks as usize;
         Some(Self {
-            used,
-            free: count,
+            segments,
+            segment_bytes: superblock.segment_bytes() as u64,
+            free: superblock.segment_count,
             cursor: 0,
-            reserve,
+            live_bytes: 0,
+            emptied: 0,
+            changed: alloc::vec![true; table_blocks],
+            homes: alloc::vec![0; table_blocks],
+            since_freeze: None,
         })
     }
 
-    /// Takes a segment named by a checkpoint. False when it does not exist or is taken already.
-    #[must_use]
-    pub(crate) fn claim(&mut self, segment: SegmentId) -> bool {
-        match self.used.get_mut(segment.0 as usize) {
-            Some(used) if !*used => {
-                *used = true;
-                self.free -= 1;
-                true
-            }
-            _ => false,
-        }
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.segments.len()).unwrap_or(u32::MAX)
     }
 
-    /// A free segment for an object, or `None` when only the log's reserve is left.
-    pub(crate) fn allocate(&mut self) -> Option<SegmentId> {
-        if self.free <= self.reserve {
-            None
-        } else {
-            self.take()
-        }
+    /// Free segments.
+    pub(crate) fn free(&self) -> u32 {
+        self.free
     }
 
-    /// A free segment for the log.
-    pub(crate) fn allocate_for_log(&mut self) -> Option<SegmentId> {
-        self.take()
+    /// Bytes that are meant in all segments together.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes
     }
 
-    /// Gives a segment back.
-    pub(crate) fn release(&mut self, segment: SegmentId) {
-        if let Some(used) = self.used.get_mut(segment.0 as usize)
-            && *used
-        {
-            *used = false;
-            self.free += 1;
-        }
+    pub(crate) fn get(&self, segment: SegmentId) -> Option<&Segment> {
+        self.segments.get(segment.0 as usize)
     }
 
-    /// Free segments that objects may take.
-    pub(crate) fn available(&self) -> u32 {
-        self.free.saturating_sub(self.reserve)
+    /// All segments with their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
+        (0..).map(SegmentId).zip(&self.segments)
     }
 
-    fn take(&mut self) -> Option<SegmentId> {
+    /// Takes a free segment, pinned.
+    pub(crate) fn allocate(&mut self, kind: SegmentKind, written_at: u64) -> Option<SegmentId> {
         if self.free == 0 {
             return None;
         }
-        let count = u32::try_from(self.used.len()).unwrap_or(u32::MAX);
-        let (cursor, end) = (self.cursor as usize, self.used.len());
-        let found = (cursor..end)
-            .chain(0..cursor)
-            .find(|&i| self.used.get(i) == Some(&false))?;
+        let (cursor, end) = (self.cursor as usize, self.segments.len());
+        let found = (cursor..end).chain(0..cursor).find(|&at| {
+            self.segments
+                .get(at)
+                .is_some_and(|segment| segment.kind == SegmentKind::Free)
+        })?;
         let segment = SegmentId(u32::try_from(found).ok()?);
-        self.cursor = (segment.0 + 1) % count;
-        self.claim(segment).then_some(segment)
+        self.cursor = (segment.0 + 1) % self.count().max(1);
+        self.claim(segment, kind, written_at).then_some(segment)
+    }
+
+    /// Takes this segment, pinned. False when it does not exist or is not free.
+    #[must_use]
+    pub(crate) fn claim(&mut self, id: SegmentId, kind: SegmentKind, written_at: u64) -> bool {
+        if self
+            .get(id)
+            .is_none_or(|segment| segment.kind != SegmentKind::Free)
+        {
+            return false;
+        }
+        self.update(id, |segment| {
+            *segment = Segment {
+                kind,
+                written_at,
+                pinned: true,
+                ..FREE
+            };
+        });
+        self.free -= 1;
+        if kind == SegmentKind::Object {
+            self.add_live(id, self.segment_bytes);
+        }
+        self.touch(id);
+        true
+    }
+
+    /// Gives a segment back at once: nothing that is durable refers to it.
+    pub(crate) fn release(&mut self, id: SegmentId) {
+        let Some(segment) = self.get(id).filter(|s| s.kind != SegmentKind::Free) else {
+            return;
+        };
+        self.live_bytes -= u64::from(segment.live_bytes);
+        self.update(id, |segment| *segment = FREE);
+        self.free += 1;
+        self.touch(id);
+    }
+
+    /// Pins a segment or lets it go.
+    pub(crate) fn set_pinned(&mut self, id: SegmentId, pinned: bool) {
+        self.update(id, |segment| segment.pinned = pinned);
+    }
+
+    /// Sets a segment's age and how often its content has survived.
+    pub(crate) fn set_age(&mut self, id: SegmentId, written_at: u64, generation: u8) {
+        self.update(id, |segment| {
+            segment.written_at = written_at;
+            segment.generation = generation;
+        });
+        self.touch(id);
+    }
+
+    fn update(&mut self, id: SegmentId, change: impl FnOnce(&mut Segment)) {
+        if let Some(segment) = self.segments.get_mut(id.0 as usize) {
+            self.emptied -= u32::from(segment.is_emptied());
+            change(segment);
+            self.emptied += u32::from(segment.is_emptied());
+        }
+    }
+
+    /// Counts `bytes` in a segment as meant.
+    pub(crate) fn add_live(&mut self, id: SegmentId, bytes: u64) {
+        self.set_live(id, |live| live.saturating_add(bytes));
+    }
+
+    /// Counts `bytes` in a segment as no longer meant.
+    pub(crate) fn remove_live(&mut self, id: SegmentId, bytes: u64) {
+        self.set_live(id, |live| live.saturating_sub(bytes));
+    }
+
+    fn set_live(&mut self, id: SegmentId, change: impl FnOnce(u64) -> u64) {
+        let Some(before) = self.get(id).map(|segment| segment.live_bytes) else {
+            return;
+        };
+        let after = u32::try_from(change(u64::from(before))).unwrap_or(u32::MAX);
+        self.update(id, |segment| segment.live_bytes = after);
+        self.live_bytes = self.live_bytes + u64::from(after) - u64::from(before);
+        if let Some(since) = &mut self.since_freeze {
+            *since.entry(id).or_default() += i64::from(after) - i64::from(before);
+        }
+        self.touch(id);
+    }
+
+    /// How many segments a checkpoint would free.
+    pub(crate) fn emptied_count(&self) -> u32 {
+        self.emptied
+    }
+
+    /// Segments in which nothing is meant and that nobody holds: free once a checkpoint that begins
+    /// now is durable.
+    pub(crate) fn emptied(&self) -> Vec<SegmentId> {
+        self.iter()
+            .filter_map(|(id, segment)| segment.is_emptied().then_some(id))
+            .collect()
+    }
+
+    /// From here on until [`thaw`](Self::thaw), the table is written as it is now: what trees gain and lose
+    /// meanwhile belongs to the next checkpoint.
+    pub(crate) fn freeze(&mut self) {
+        self.since_freeze = Some(BTreeMap::new());
+    }
+
+    /// The checkpoint is made, or given up.
+    pub(crate) fn thaw(&mut self) {
+        for (id, _) in self.since_freeze.take().unwrap_or_default() {
+            self.touch(id);
+        }
+    }
+
+    /// Counts bytes that the checkpoint being written puts into a segment itself, or takes back (negative).
+    pub(crate) fn add_frozen(&mut self, id: SegmentId, bytes: i64) {
+        let since = self.since_freeze.take();
+        if bytes >= 0 {
+            self.add_live(id, bytes.unsigned_abs());
+        } else {
+            self.remove_live(id, bytes.unsigned_abs());
+        }
+        self.since_freeze = since;
+    }
+
+    fn touch(&mut self, id: SegmentId) {
+        if let Some(changed) = self.changed.get_mut((id.0 / TABLE_ENTRIES) as usize) {
+            *changed = true;
+        }
+    }
+
+    /// Which home of each block of the table is in force.
+    pub(crate) fn homes(&self) -> &[u8] {
+        &self.homes
+    }
+
+    /// The blocks of the table that changed, as they are now, each for its other home; `None` without
+    /// memory for them. `as_free`: segments to be written as free. The blocks count as unchanged from here on:
+    /// when they do not become durable, [`mark_changed`](Self::mark_changed) them.
+    pub(crate) fn changed_blocks(
+        &mut self,
+        superblock: &Superblock,
+        sequence: u64,
+        as_free: &[SegmentId],
+    ) -> Option<Vec<TableBlock>> {
+        for &id in as_free {
+            self.touch(id);
+        }
+        let mut blocks = Vec::new();
+        let changed = (0..).zip(&self.changed).filter(|(_, changed)| **changed);
+        for (index, _) in changed {
+            let home = self.homes.get(index as usize).copied().unwrap_or(0) ^ 1;
+            let block = superblock.table_block(index, home);
+            let mut buffer = Buffer::zeroed(1).ok()?;
+            self.encode_block(superblock, index, block, sequence, as_free, &mut buffer);
+            blocks.push(TableBlock {
+                index,
+                block,
+                buffer,
+            });
+        }
+        self.changed.fill(false);
+        Some(blocks)
+    }
+
+    /// These blocks did not become durable.
+    pub(crate) fn mark_changed(&mut self, indexes: impl Iterator<Item = u32>) {
+        for index in indexes {
+            if let Some(changed) = self.changed.get_mut(index as usize) {
+                *changed = true;
+            }
+        }
+    }
+
+    /// The homes when the other one of each of `indexes` is in force.
+    pub(crate) fn homes_with(&self, indexes: impl Iterator<Item = u32>) -> Vec<u8> {
+        let mut homes = self.homes.clone();
+        for index in indexes {
+            if let Some(home) = homes.get_mut(index as usize) {
+                *home ^= 1;
+            }
+        }
+        homes
+    }
+
+    /// A checkpoint with these homes is durable.
+    pub(crate) fn set_homes(&mut self, homes: Vec<u8>) {
+        self.homes = homes;
+    }
+
+    fn encode_block(
+        &self,
+        superblock: &Superblock,
+        index: u32,
+        own: BlockIndex,
+        sequence: u64,
+        as_free: &[SegmentId],
+        buffer: &mut Buffer,
+    ) {
+        let layout = TableLayout {
+            magic: TABLE_MAGIC,
+            checksum: 0.into(),
+            filesystem_id: superblock.id.0,
+            own_block: own.0.into(),
+            index: index.into(),
+            reserved: [0; 4],
+            sequence: sequence.into(),
+            reserved_too: [0; 16],
+        };
+        let first = index * TABLE_ENTRIES;
+        let entries = self
+            .segments
+            .get(first as usize..)
+            .unwrap_or_default()
+            .iter()
+            .take(TABLE_ENTRIES as usize);
+        let bytes = buffer.bytes_mut();
+        let (head, rest) = bytes.split_at_mut(size_of::<TableLayout>());
+        head.copy_from_slice(layout.as_bytes());
+        let places = rest.chunks_exact_mut(size_of::<SegmentLayout>());
+        for ((id, segment), place) in (first..).map(SegmentId).zip(entries).zip(places) {
+            let segment = if as_free.binary_search(&id).is_ok() {
+                &FREE
+            } else {
+                segment
+            };
+            let since = self.since_freeze.as_ref().and_then(|since| since.get(&id));
+            let live = i64::from(segment.live_bytes) - since.copied().unwrap_or(0);
+            let live = u32::try_from(live.max(0)).unwrap_or(u32::MAX);
+            let layout = SegmentLayout {
+                kind: segment.kind as u8,
+                generation: segment.generation,
+                reserved: [0; 2],
+                live_bytes: live.into(),
+                written_at: segment.written_at.into(),
+            };
+            place.copy_from_slice(layout.as_bytes());
+        }
+        let sum = checksum_after_head(bytes);
+        if let Some(target) = bytes.get_mut(4..8) {
+            target.copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+
+    /// Takes over block `index` of the table as read from its home in force; false when it is not valid. To be
+    /// used on a table that is all free.
+    #[must_use]
+    pub(crate) fn load_block(
+        &mut self,
+        superblock: &Superblock,
+        index: u32,
+        home: u8,
+        bytes: &[u8],
+    ) -> bool {
+        let own = superblock.table_block(index, home);
+        let Ok((layout, rest)) = TableLayout::ref_from_prefix(bytes) else {
+            return false;
+        };
+        if layout.magic != TABLE_MAGIC
+            || layout.filesystem_id != superblock.id.0
+            || layout.own_block.get() != own.0
+            || layout.index.get() != index
+            || layout.checksum.get() != checksum_after_head(bytes)
+        {
+            return false;
+        }
+        let first = index * TABLE_ENTRIES;
+        let targets = self.segments.get_mut(first as usize..).unwrap_or_default();
+        let entries = rest.chunks_exact(size_of::<SegmentLayout>());
+        for (entry, segment) in entries.zip(targets).take(TABLE_ENTRIES as usize) {
+            let Ok(entry) = SegmentLayout::ref_from_bytes(entry) else {
+                return false;
+            };
+            let live_bytes = entry.live_bytes.get();
+            let Some(kind) = SegmentKind::from_number(entry.kind) else {
+                return false;
+            };
+            if u64::from(live_bytes) > self.segment_bytes
+                || (kind == SegmentKind::Free && live_bytes > 0)
+            {
+                return false;
+            }
+            *segment = Segment {
+                kind,
+                live_bytes,
+                written_at: entry.written_at.get(),
+                generation: entry.generation,
+                pinned: false,
+            };
+            self.emptied += u32::from(segment.is_emptied());
+            self.live_bytes += u64::from(live_bytes);
+            self.free -= u32::from(kind != SegmentKind::Free);
+        }
+        if let (Some(changed), Some(at)) = (
+            self.changed.get_mut(index as usize),
+            self.homes.get_mut(index as usize),
+        ) {
+            *changed = false;
+            *at = home;
+        }
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn objects_leave_the_reserve_to_the_log() {
-        let mut segments = Segments::new(4, 2).unwrap();
-        assert!(segments.allocate().is_some());
-        assert!(segments.allocate().is_some());
-        assert_eq!((segments.allocate(), segments.available()), (None, 0));
-        assert!(segments.allocate_for_log().is_some());
-        assert!(segments.allocate_for_log().is_some());
-        assert_eq!(segments.allocate_for_log(), None);
-        segments.release(SegmentId(1));
-        segments.release(SegmentId(1));
-        assert_eq!(segments.allocate_for_log(), Some(SegmentId(1)));
-    }
+    use crate::superblock::tests::example;
 
     #[test]
     fn a_segment_is_claimed_once_and_must_exist() {
-        let mut segments = Segments::new(2, 0).unwrap();
-        assert!(segments.claim(SegmentId(1)));
-        assert!(!segments.claim(SegmentId(1)));
-        assert!(!segments.claim(SegmentId(2)));
-        assert_eq!(segments.allocate(), Some(SegmentId(0)));
+        let mut segments = Segments::new(&example()).unwrap();
+        assert!(segments.claim(SegmentId(1), SegmentKind::Log, 0));
+        assert!(!segments.claim(SegmentId(1), SegmentKind::Log, 0));
+        assert!(!segments.claim(SegmentId(100), SegmentKind::Log, 0));
+        assert_eq!(segments.allocate(SegmentKind::Log, 0), Some(SegmentId(0)));
+        assert_eq!(segments.allocate(SegmentKind::Log, 0), Some(SegmentId(2)));
+        assert_eq!(segments.free(), 97);
+    }
+
+    #[test]
+    fn the_table_survives_a_round_trip_and_no_flipped_bit() {
+        let superblock = example();
+        let mut segments = Segments::new(&superblock).unwrap();
+        assert!(segments.claim(SegmentId(3), SegmentKind::Nodes, 77));
+        segments.add_live(SegmentId(3), 4096);
+        assert!(segments.claim(SegmentId(4), SegmentKind::Log, 78));
+        let mut blocks = segments
+            .changed_blocks(&superblock, 5, &[SegmentId(4)])
+            .unwrap();
+        assert!(
+            segments
+                .changed_blocks(&superblock, 6, &[])
+                .unwrap()
+                .is_empty()
+        );
+        let block = blocks.pop().unwrap();
+        assert_eq!(block.block, superblock.table_block(0, 1));
+        let mut read = Segments::new(&superblock).unwrap();
+        assert!(read.load_block(&superblock, 0, 1, block.buffer.bytes()));
+        assert_eq!((read.free(), read.live_bytes()), (99, 4096));
+        assert_eq!(read.get(SegmentId(3)).unwrap().written_at, 77);
+        assert_eq!(read.homes(), [1]);
+        let mut bytes = block.buffer.bytes().to_vec();
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let mut read = Segments::new(&superblock).unwrap();
+            assert!(!read.load_block(&superblock, 0, 1, &bytes), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn what_is_empty_and_let_go_becomes_free_at_a_checkpoint() {
+        let mut segments = Segments::new(&example()).unwrap();
+        for id in 0..3 {
+            assert!(segments.claim(SegmentId(id), SegmentKind::Log, 0));
+            segments.add_live(SegmentId(id), 100);
+        }
+        segments.set_pinned(SegmentId(0), false);
+        segments.set_pinned(SegmentId(1), false);
+        segments.remove_live(SegmentId(0), 100);
+        segments.remove_live(SegmentId(2), 100);
+        assert_eq!(segments.emptied(), [SegmentId(0)]);
     }
 }

@@ -37,9 +37,18 @@ pub(crate) struct Superblock {
     pub first_segment_block: u64,
     /// Blocks in each of the two checkpoint slots.
     pub slot_blocks: u32,
-    /// Segments a checkpoint lists for the log: the bound on replay.
+    /// Segments the log may go through between two checkpoints: the bound on replay.
     pub log_segments: u32,
+    /// Blocks of one copy of the segment table.
+    pub table_blocks: u32,
+    /// Segments the table has room for: how far the file system can grow.
+    pub segment_count_max: u32,
 }
+
+/// Where the second copy of the superblock is, whatever the size of the device.
+pub(crate) const SECOND_COPY_BLOCK: BlockIndex = BlockIndex(15);
+/// Where the checkpoint slots begin.
+const SLOTS_BLOCK: u64 = 16;
 
 /// What is wrong with a superblock copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,22 +60,48 @@ pub(crate) enum SuperblockFault {
 }
 
 pub(crate) const SEGMENT_BLOCKS_MIN: u32 = 8;
-pub(crate) const LOG_SEGMENTS_MIN: u32 = 12;
+pub(crate) const LOG_SEGMENTS_MIN: u32 = 16;
 pub(crate) const LOG_SEGMENTS_MAX: u32 = 1024;
 
+/// Entries of the segment table in a block.
+pub(crate) const TABLE_ENTRIES: u32 = 252;
+
+/// Blocks that the table of `segments` segments takes.
+pub(crate) fn table_blocks_for(segments: u32) -> u32 {
+    segments.div_ceil(TABLE_ENTRIES)
+}
+
 impl Superblock {
-    /// The two places a copy is kept: the first block, and the last before the segments.
-    pub(crate) fn copy_blocks(&self) -> [BlockIndex; 2] {
-        [BlockIndex(0), BlockIndex(self.first_segment_block - 1)]
+    /// The two places a copy is kept.
+    pub(crate) fn copy_blocks() -> [BlockIndex; 2] {
+        [BlockIndex(0), SECOND_COPY_BLOCK]
     }
 
     /// First block of checkpoint slot `slot` (0 or 1).
     pub(crate) fn slot_block(&self, slot: u8) -> BlockIndex {
-        BlockIndex(1 + u64::from(slot & 1) * u64::from(self.slot_blocks))
+        BlockIndex(SLOTS_BLOCK + u64::from(slot & 1) * u64::from(self.slot_blocks))
+    }
+
+    /// Where copy `home` (0 or 1) of block `index` of the segment table is.
+    pub(crate) fn table_block(&self, index: u32, home: u8) -> BlockIndex {
+        let slots_end = SLOTS_BLOCK + 2 * u64::from(self.slot_blocks);
+        BlockIndex(slots_end + 2 * u64::from(index) + u64::from(home & 1))
+    }
+
+    /// The first block that slots and table leave to segments.
+    pub(crate) fn head_blocks(&self) -> u64 {
+        self.table_block(self.table_blocks, 0).0
     }
 
     pub(crate) fn segment_start(&self, segment: SegmentId) -> BlockIndex {
         BlockIndex(self.first_segment_block + u64::from(segment.0) * u64::from(self.segment_blocks))
+    }
+
+    /// The segment that holds the byte at `address`, if one does.
+    pub(crate) fn segment_of(&self, address: u64) -> Option<SegmentId> {
+        let block = (address / BLOCK_SIZE as u64).checked_sub(self.first_segment_block)?;
+        let segment = u32::try_from(block / u64::from(self.segment_blocks)).ok()?;
+        (segment < self.segment_count).then_some(SegmentId(segment))
     }
 
     pub(crate) fn segment_bytes(&self) -> usize {
@@ -79,9 +114,42 @@ impl Superblock {
         self.segment_blocks / 2
     }
 
-    /// Largest payload of one commit: a sixth of the log.
+    /// Largest commit: an eighth of the replay window.
     pub(crate) fn commit_bytes_max(&self) -> usize {
-        (self.log_segments / 6) as usize * self.segment_bytes()
+        (self.log_segments / 8) as usize * self.segment_bytes()
+    }
+
+    /// Segments that the largest commit can take, however its parts fill them: a group is left when
+    /// the next part does not fit, and a part is at most a quarter of a group.
+    pub(crate) fn commit_segments_max(&self) -> usize {
+        (self.log_segments / 8) as usize * 3 / 2 + 2
+    }
+
+    /// Most bytes of a file in one extent: a quarter of a group, so that groups fill up.
+    pub(crate) fn extent_bytes_max(&self) -> u32 {
+        let quarter = self.group_blocks_max() / 4 * 4096;
+        quarter.clamp(4096, crate::extent::EXTENT_BYTES_MAX)
+    }
+
+    /// Segments that are not counted as capacity: with everything else full there is still this much to clean in.
+    pub(crate) fn segments_reserved(&self) -> u32 {
+        self.segment_count / 16 + 8
+    }
+
+    /// Changed tree nodes that may gather before a checkpoint: half of what is left to tidying, and 16 MiB.
+    pub(crate) fn dirty_nodes_max(&self) -> usize {
+        let blocks = self.segments_for_tidying() as usize * self.segment_blocks as usize / 2;
+        blocks.min(4096)
+    }
+
+    /// Free segments that commits leave to checkpoints and the cleaner, so that both can always go on.
+    pub(crate) fn segments_for_tidying(&self) -> u32 {
+        self.segment_count / 64 + 6
+    }
+
+    /// Free segments below which the cleaner works.
+    pub(crate) fn segments_low(&self) -> u32 {
+        2 * self.segments_for_tidying()
     }
 
     /// Blocks of a full object frame.
@@ -109,10 +177,12 @@ impl Superblock {
             first_segment_block: self.first_segment_block.into(),
             slot_blocks: self.slot_blocks.into(),
             log_segments: self.log_segments.into(),
+            table_blocks: self.table_blocks.into(),
+            segment_count_max: self.segment_count_max.into(),
             features_compatible: 0.into(),
             features_read_only: 0.into(),
             features_incompatible: 0.into(),
-            reserved: [0; 408],
+            reserved: [0; 400],
         };
         layout.checksum = checksum(layout.as_bytes().get(12..).unwrap_or_default()).into();
         let bytes = buffer.bytes_mut();
@@ -157,6 +227,8 @@ impl Superblock {
             first_segment_block: layout.first_segment_block.get(),
             slot_blocks: layout.slot_blocks.get(),
             log_segments: layout.log_segments.get(),
+            table_blocks: layout.table_blocks.get(),
+            segment_count_max: layout.segment_count_max.get(),
         };
         if layout.block_size.get() as usize == BLOCK_SIZE && superblock.in_range(device_blocks) {
             Ok(superblock)
@@ -175,7 +247,9 @@ impl Superblock {
             && (LOG_SEGMENTS_MIN..=self.segment_count / 2).contains(&self.log_segments)
             && self.log_segments <= LOG_SEGMENTS_MAX
             && self.slot_blocks > 0
-            && 2 + 2 * u64::from(self.slot_blocks) <= self.first_segment_block
+            && self.segment_count <= self.segment_count_max
+            && self.table_blocks == table_blocks_for(self.segment_count_max)
+            && self.head_blocks() <= self.first_segment_block
             && segments_end.is_some_and(|end| end <= self.block_count)
             && self.block_count <= device_blocks
     }
@@ -193,8 +267,10 @@ pub(crate) mod tests {
             segment_blocks: 8,
             segment_count: 100,
             first_segment_block: 24,
-            slot_blocks: 4,
-            log_segments: 12,
+            slot_blocks: 2,
+            log_segments: 16,
+            table_blocks: 1,
+            segment_count_max: 200,
         }
     }
 
@@ -207,7 +283,7 @@ pub(crate) mod tests {
             Superblock::decode(buffer.bytes(), BlockIndex(0), 1024),
             Ok(superblock)
         );
-        assert!(Superblock::decode(buffer.bytes(), BlockIndex(23), 1024).is_err());
+        assert!(Superblock::decode(buffer.bytes(), BlockIndex(15), 1024).is_err());
         assert!(Superblock::decode(buffer.bytes(), BlockIndex(0), 1023).is_err());
         for bit in 0..512 * 8 {
             buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);

@@ -173,7 +173,7 @@ fn commits_objects_and_checkpoints_survive_power_cuts_on_a_nearly_full_disk() {
     let mut recoveries = 0;
     for round in 0..6 {
         let mut random = Random::new(seed + round);
-        let disk = formatted(44, random.next_u64());
+        let disk = formatted(72, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let history = Rc::new(RefCell::new(History::default()));
@@ -224,9 +224,9 @@ fn a_format_that_is_cut_short_is_begun_anew() {
     let mut random = Random::new(seed);
     for older in [false, true] {
         let disk = if older {
-            formatted(40, seed)
+            formatted(68, seed)
         } else {
-            SimDisk::new(40 * 8, seed)
+            SimDisk::new(68 * 8, seed)
         };
         let target = disk.clone();
         let id = lfs::FileSystemId([1; 16]);

@@ -50,7 +50,7 @@ fn damage_to_any_group_but_the_last_is_reported() {
     for size in [100, 9000] {
         // Two whole segments and a part of the third.
         let count = if size == 100 { 20 } else { 5 };
-        let disk = formatted(44, 1);
+        let disk = formatted(72, 1);
         let blocks = one_group_each(&disk, count, size);
         assert_eq!(blocks.len() as u64, count);
         let bits = [3, 40 * 8, 85 * 8];
@@ -85,7 +85,7 @@ fn damage_to_any_group_but_the_last_is_reported() {
 
 #[test]
 fn a_group_that_begins_a_segment_and_is_wiped_with_its_whole_segment_is_reported() {
-    let disk = formatted(44, 1);
+    let disk = formatted(72, 1);
     let blocks = one_group_each(&disk, 30, 100);
     // The second segment, whole: its groups' successors begin in the third.
     let first = blocks[SEGMENT_BLOCKS];
@@ -102,7 +102,7 @@ fn a_group_that_begins_a_segment_and_is_wiped_with_its_whole_segment_is_reported
 
 #[test]
 fn after_a_clean_checkpoint_even_the_last_group_is_vouched_for() {
-    let disk = formatted(44, 1);
+    let disk = formatted(72, 1);
     let blocks = one_group_each(&disk, 3, 100);
     let mut executor = Executor::new(2);
     let mounted = mount(&mut executor, &disk).unwrap();
@@ -128,7 +128,7 @@ fn after_a_clean_checkpoint_even_the_last_group_is_vouched_for() {
 fn no_flipped_bit_makes_the_mount_panic_or_lose_commits_silently() {
     let seed = seed(31);
     let mut random = Random::new(seed);
-    let disk = formatted(44, seed);
+    let disk = formatted(72, seed);
     let blocks = one_group_each(&disk, 25, 500);
     let last = *blocks.last().unwrap();
     let bits = disk.to_bytes().len() * 8;
@@ -159,7 +159,7 @@ fn no_flipped_bit_makes_the_mount_panic_or_lose_commits_silently() {
 fn arbitrary_bytes_never_make_the_mount_panic() {
     let seed = seed(32);
     let mut random = Random::new(seed);
-    let good = formatted(44, seed).to_bytes();
+    let good = formatted(72, seed).to_bytes();
     for _ in 0..500 {
         let mut bytes = good.clone();
         for _ in 0..random.below(40) {
@@ -179,7 +179,7 @@ fn arbitrary_bytes_never_make_the_mount_panic() {
 
 #[test]
 fn the_second_superblock_stands_in_for_the_first() {
-    let disk = formatted(44, 1);
+    let disk = formatted(72, 1);
     one_group_each(&disk, 3, 100);
     disk.flip_bit(BlockIndex(0), 100);
     assert_eq!(try_mount(&disk).unwrap().commits.len(), 3);
@@ -190,7 +190,7 @@ fn after_a_failed_write_or_flush_nothing_more_is_acknowledged_and_nothing_is_los
     let seed = seed(33);
     for round in 0..200 {
         let mut random = Random::new(seed + round);
-        let disk = formatted(44, random.next_u64());
+        let disk = formatted(72, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let fail_after = random.below(30);
@@ -246,7 +246,7 @@ fn after_a_failed_write_or_flush_nothing_more_is_acknowledged_and_nothing_is_los
 
 #[test]
 fn a_failed_object_write_latches_and_a_failed_read_does_not() {
-    let disk = formatted(44, 1);
+    let disk = formatted(72, 1);
     let mut executor = Executor::new(1);
     let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
     let working = Rc::clone(&filesystem);
@@ -276,7 +276,7 @@ fn a_failed_object_write_latches_and_a_failed_read_does_not() {
 
 #[test]
 fn a_device_that_cannot_be_read_is_not_mounted() {
-    let disk = formatted(44, 1);
+    let disk = formatted(72, 1);
     one_group_each(&disk, 12, 100);
     for failing in 0..8 {
         let disk = disk.snapshot(0);
@@ -298,7 +298,7 @@ fn the_log_never_waits_for_room_it_promised() {
     let seed = seed(34);
     for round in 0..50 {
         let mut random = Random::new(seed + round);
-        let disk = formatted(44, random.next_u64());
+        let disk = formatted(72, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let max = filesystem.commit_bytes_max();
@@ -329,7 +329,7 @@ fn the_log_never_waits_for_room_it_promised() {
 #[test]
 fn a_rotten_newest_checkpoint_is_reported_and_loses_no_commit_silently() {
     for (before, after) in [(3, 3), (20, 10), (60, 60)] {
-        let disk = formatted(44, 1);
+        let disk = formatted(72, 1);
         let mut executor = Executor::new(1);
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let clock = executor.clock();
@@ -350,11 +350,11 @@ fn a_rotten_newest_checkpoint_is_reported_and_loses_no_commit_silently() {
                 working.wait_durable(commit).await.unwrap();
             }
         });
-        // The second checkpoint is in slot 0, which begins at block 1.
-        disk.flip_bit(BlockIndex(1), 8 * 60);
+        // The second checkpoint is in slot 0, which begins at block 16.
+        disk.flip_bit(BlockIndex(16), 8 * 60);
         let expected = MountError::Damaged {
             structure: Structure::Checkpoint,
-            block: BlockIndex(1),
+            block: BlockIndex(16),
         };
         assert_eq!(try_mount(&disk).err(), Some(expected), "{before}, {after}");
     }
@@ -367,6 +367,7 @@ fn what_cannot_be_mounted_is_not_formatted() {
     let options = lfs::FormatOptions {
         segment_bytes: 8 * 4096,
         log_segments: 1025,
+        created_ns: 0,
     };
     let formatted = Executor::new(1)
         .run(async move { lfs::format(&target, options, lfs::FileSystemId([1; 16])).await });

@@ -23,7 +23,7 @@ use lfs::sim::{Executor, SimDisk};
 /// Two short commits in one group, an object of two frames, one commit larger than a group, and a
 /// checkpoint in between.
 fn image() -> Vec<u8> {
-    let disk = formatted(44, 1);
+    let disk = formatted(72, 1);
     let mut executor = Executor::new(1);
     let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
     let clock = executor.clock();

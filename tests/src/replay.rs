@@ -52,7 +52,8 @@ fn fill_log(disk: &SimDisk) {
     });
     // Only the log's writer runs: nobody makes checkpoints.
     let writer = Rc::clone(&filesystem);
-    executor.spawn(async move { writer.run_log().await });
+    let clock = executor.clock();
+    executor.spawn(async move { writer.run(&clock).await });
     executor.run(async move {
         let mut number = 0;
         while filesystem.has_room() {

@@ -45,7 +45,8 @@ impl World {
     pub fn new(seed: u64, settings: &[(&str, &str)]) -> Self {
         let format = FormatOptions {
             segment_bytes: 256 << 10,
-            log_segments: 12,
+            log_segments: 16,
+            created_ns: 0,
         };
         Self::on_disk(SimDisk::new(4096, seed), Some(format), seed, settings)
     }

@@ -23,7 +23,8 @@ pub fn seed(default: u64) -> u64 {
 /// The smallest segments and log there are: every boundary is met early.
 pub const FORMAT: FormatOptions = FormatOptions {
     segment_bytes: 8 * BLOCK_SIZE as u32,
-    log_segments: 12,
+    log_segments: 16,
+    created_ns: 0,
 };
 
 pub const OPTIONS: Options = Options {

@@ -19,7 +19,8 @@ pub const SEGMENT_BLOCKS: usize = 8;
 
 pub const FORMAT: FormatOptions = FormatOptions {
     segment_bytes: (SEGMENT_BLOCKS * BLOCK_SIZE) as u32,
-    log_segments: 12,
+    log_segments: 16,
+    created_ns: 0,
 };
 
 pub const ID: FileSystemId = FileSystemId([0xA5; 16]);
@@ -66,7 +67,8 @@ pub fn mount(executor: &mut Executor, disk: &SimDisk) -> Result<Mounted, MountEr
         })
     })?;
     let running = Rc::clone(&mounted.filesystem);
-    executor.spawn(async move { running.run_log().await });
+    let clock = executor.clock();
+    executor.spawn(async move { running.run(&clock).await });
     Ok(mounted)
 }
 

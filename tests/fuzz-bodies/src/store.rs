@@ -21,7 +21,8 @@ pub(crate) fn formatted_disk() -> SimDisk {
     Executor::new(1).run(async move {
         let options = FormatOptions {
             segment_bytes: 32 << 10,
-            log_segments: 12,
+            log_segments: 16,
+            created_ns: 0,
         };
         format(&formatted, options, FileSystemId([7; 16]))
             .await

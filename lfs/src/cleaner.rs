@@ -1,0 +1,580 @@
+//! The cleaner: makes segments empty that are mostly not meant any more (DESIGN.md, "Cleaner").
+//!
+//! A victim's extents that are still meant are copied to a segment of survivors, tree nodes are written anew by the next
+//! checkpoint; after a checkpoint the victim is free. Copying needs no log record: until the checkpoint is
+//! durable the old place holds, and replay of commits does not depend on where data are.
+//!
+//! Victims are chosen by what they bring and how old they are. What has survived more often goes to segments of
+//! its own, so that old data are not copied along with young.
+//!
+//! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for as many
+//! bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]).
+
+use alloc::collections::BTreeSet;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::extent::{EXTENT_BYTES_MAX, Piece};
+use crate::gather::{Chain, OpenGroup, Part, capacity_bytes, framed_bytes};
+use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
+use crate::heads::{Head, SURVIVOR_HEADS};
+use crate::record::{ExtentRecord, Record};
+use crate::replay::take_frame;
+use crate::segments::{Segment, SegmentKind};
+use crate::superblock::SegmentId;
+use crate::transaction::Loaded;
+use crate::tree::{Item, Key, NodeHeader, TreeKind, inspect};
+use crate::volume::{after, extent_key};
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileError, FileSystem, ItemKind,
+    Structure,
+};
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// Blocks of a segment of nodes that are read at once.
+const NODE_BLOCKS_AT_ONCE: u32 = 32;
+
+/// A segment is worth cleaning when at least this part of it, one in so many, is not meant any more.
+const WORTH_ONE_IN: u32 = 32;
+
+/// What the cleaner remembers.
+#[derive(Default)]
+pub(crate) struct CleanerState {
+    /// Segments that could not be cleaned: what is in them is damaged and stays where it is.
+    refused: BTreeSet<SegmentId>,
+    /// Bytes that were made free since the mount, credited as the cleaner goes through a victim.
+    pub freed_bytes: u64,
+    /// Bytes that commits took while segments were few.
+    pub taken_bytes: u64,
+}
+
+/// An extent of a victim that is still meant, on its way.
+struct Survivor {
+    record: ExtentRecord,
+    /// Where it was.
+    from: u64,
+    stored: Vec<u8>,
+}
+
+/// A piece that names a stored extent.
+struct Reference {
+    tree: TreeKind,
+    key: Key,
+    birth: u64,
+    piece: Piece,
+}
+
+impl<D: BlockDevice> FileSystem<D> {
+    pub(crate) async fn clean_loop(&self, clock: &impl Clock) {
+        loop {
+            self.changed
+                .until(|| (self.is_ending() || self.wants_cleaning()).then_some(()))
+                .await;
+            if self.is_ending() {
+                return;
+            }
+            let Some((victim, segment)) = self.pick_victim() else {
+                // Nothing to gain before something changes.
+                self.pause(clock, 50).await;
+                continue;
+            };
+            let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
+            let cleaned = match segment.kind {
+                SegmentKind::Nodes => self.clean_nodes(victim, dead).await,
+                _ => self.clean_extents(victim, &segment, dead).await,
+            };
+            match cleaned {
+                Ok(()) => self.log.count(|counters| counters.segments_cleaned += 1),
+                Err(FileError::Damaged { .. }) => {
+                    self.cleaner.borrow_mut().refused.insert(victim);
+                }
+                Err(_) if self.is_ending() => return,
+                Err(_) => self.pause(clock, 50).await,
+            }
+            self.log.nudge();
+            embassy_futures::yield_now().await;
+        }
+    }
+
+    /// Whether free segments, and those that the next checkpoint frees, are few.
+    pub(crate) fn wants_cleaning(&self) -> bool {
+        let segments = self.segments.borrow();
+        segments.free() + segments.emptied_count() < self.superblock.segments_low()
+    }
+
+    /// The segment that brings most for what it costs: (1 - u) · age / (1 + u).
+    fn pick_victim(&self) -> Option<(SegmentId, Segment)> {
+        let segments = self.segments.borrow();
+        let state = self.cleaner.borrow();
+        let now = self.log.log_blocks();
+        let size = u64::try_from(self.superblock.segment_bytes()).unwrap_or(u64::MAX);
+        let score = |segment: &Segment| {
+            let live = u64::from(segment.live_bytes).min(size);
+            let age = now.saturating_sub(segment.written_at) + 1;
+            u128::from(size - live) * u128::from(age) * 1024 / u128::from(size + live)
+        };
+        let worth = |segment: &Segment| {
+            u64::from(segment.live_bytes) <= size - size / u64::from(WORTH_ONE_IN)
+        };
+        segments
+            .iter()
+            .filter(|(id, segment)| {
+                matches!(
+                    segment.kind,
+                    SegmentKind::Log | SegmentKind::Survivors | SegmentKind::Nodes
+                ) && !segment.pinned
+                    && segment.live_bytes > 0
+                    && worth(segment)
+                    && !state.refused.contains(id)
+            })
+            .max_by_key(|(_, segment)| score(segment))
+            .map(|(id, segment)| (id, *segment))
+    }
+
+    /// Makes the next checkpoint write the nodes in a segment elsewhere.
+    async fn clean_nodes(&self, victim: SegmentId, dead: u64) -> Result<(), FileError> {
+        let start = self.superblock.segment_start(victim).0;
+        let count = self.superblock.segment_blocks;
+        let mut loaded = Loaded::default();
+        for first in (0..count).step_by(NODE_BLOCKS_AT_ONCE as usize) {
+            let blocks = NODE_BLOCKS_AT_ONCE.min(count - first);
+            let at = BlockIndex(start + u64::from(first));
+            let buffer = self.read_blocks(at, blocks as usize).await?;
+            for (bytes, block) in buffer.bytes().chunks_exact(BLOCK_SIZE).zip(at.0..) {
+                let own = BlockIndex(block);
+                let Some((header, first_key)) = inspect(bytes, self.superblock.id, own) else {
+                    continue;
+                };
+                while let Err(fault) = self.redirty(&header, &first_key) {
+                    self.load(fault, &mut loaded).await?;
+                }
+            }
+            self.credit(dead * u64::from(blocks) / u64::from(count));
+            // Changed nodes are bounded, and so is what a step holds on to.
+            self.log.nudge();
+            self.log
+                .until(|| (self.may_dirty_more() || self.is_ending()).then_some(()))
+                .await;
+        }
+        Ok(())
+    }
+
+    fn redirty(&self, header: &NodeHeader, first_key: &Key) -> Result<bool, Fault> {
+        let volume = &mut *self.volume.borrow_mut();
+        let tree = match header.tree {
+            TreeKind::Live => &mut volume.live,
+            TreeKind::History => &mut volume.history,
+        };
+        tree.redirty(header.block, header.level, first_key)
+    }
+
+    /// Copies what is still meant of the extents in a segment.
+    async fn clean_extents(
+        &self,
+        victim: SegmentId,
+        segment: &Segment,
+        dead: u64,
+    ) -> Result<(), FileError> {
+        let kind = match segment.kind {
+            SegmentKind::Log => GroupKind::Commits,
+            _ => GroupKind::Survivors,
+        };
+        let generation = match segment.kind {
+            SegmentKind::Log => 0,
+            _ => (usize::from(segment.generation) + 1).min(SURVIVOR_HEADS - 1),
+        };
+        let start = self.superblock.segment_start(victim).0;
+        let end = start + u64::from(self.superblock.segment_blocks);
+        let mut block = start;
+        let mut survivors = Vec::new();
+        let mut bytes = 0;
+        while block < end {
+            let Some(group) = self.read_group(kind, BlockIndex(block), end).await? else {
+                break;
+            };
+            let (header, buffer) = group;
+            for (record, address) in extents_of(&header, BlockIndex(block), buffer.bytes())? {
+                let Some(survivor) = self.survivor(&record, address, block, &buffer).await? else {
+                    continue;
+                };
+                let size = survivor.stored.len() + crate::record::RECORD_HEAD_BYTES_MAX;
+                let room = capacity_bytes(self.superblock.group_blocks_max()) - framed_bytes(&[]);
+                if bytes + size > room {
+                    let moved = core::mem::take(&mut survivors);
+                    self.write_survivors(moved, segment.written_at, generation)
+                        .await?;
+                    bytes = 0;
+                }
+                bytes += size;
+                survivors.push(survivor);
+            }
+            let blocks = u64::from(header.blocks());
+            self.credit(dead * blocks / u64::from(self.superblock.segment_blocks));
+            block += blocks;
+            if self.is_ending() {
+                return Err(FileError::ReadOnly);
+            }
+        }
+        self.write_survivors(survivors, segment.written_at, generation)
+            .await?;
+        self.credit(dead * (end - block.min(end)) / u64::from(self.superblock.segment_blocks));
+        let left = self
+            .segments
+            .borrow()
+            .get(victim)
+            .map_or(0, |s| s.live_bytes);
+        if left > 0 {
+            // Something is meant here that no group of the segment tells of.
+            return Err(FileError::Damaged {
+                structure: Structure::CommitGroup,
+                block: BlockIndex(start),
+            });
+        }
+        Ok(())
+    }
+
+    /// The group at `block`, whole; `None` where the segment's groups end.
+    async fn read_group(
+        &self,
+        kind: GroupKind,
+        block: BlockIndex,
+        end: u64,
+    ) -> Result<Option<(GroupHeader, Buffer)>, FileError> {
+        let first = self.read_blocks(block, 1).await?;
+        let decoded = GroupHeader::decode(kind, self.superblock.id, block, first.bytes());
+        let Some((header, _)) = decoded else {
+            return Ok(None);
+        };
+        if block.0 + u64::from(header.blocks()) > end {
+            return Ok(None);
+        }
+        let buffer = self.read_blocks(block, header.blocks() as usize).await?;
+        Ok(Some((header, buffer)))
+    }
+
+    async fn read_blocks(&self, start: BlockIndex, blocks: usize) -> Result<Buffer, FileError> {
+        let buffer = Buffer::zeroed(blocks).map_err(|_| FileError::OutOfMemory)?;
+        let (buffer, read) = self.device.read(start, buffer).await;
+        self.log
+            .count(|counters| counters.bytes_cleaned_read += (blocks * BLOCK_SIZE) as u64);
+        read.map_err(FileError::Device)?;
+        Ok(buffer)
+    }
+
+    /// What of a stored extent is still meant, cut out of the group that begins at `block`.
+    async fn survivor(
+        &self,
+        record: &ExtentRecord,
+        address: u64,
+        block: u64,
+        group: &Buffer,
+    ) -> Result<Option<Survivor>, FileError> {
+        let references = self.references_to(record, address).await?;
+        let (Some(first), Some(last)) = (
+            references.iter().map(|r| r.piece.skip).min(),
+            references.iter().map(|r| r.piece.skip + r.piece.len).max(),
+        ) else {
+            return Ok(None);
+        };
+        let start = usize::try_from(address - block * BLOCK).unwrap_or(usize::MAX);
+        let stored = group
+            .bytes()
+            .get(start..start.saturating_add(record.stored_len as usize));
+        let whole = Piece::whole(record, address);
+        let damaged = FileError::Damaged {
+            structure: Structure::Extent,
+            block: BlockIndex(address / BLOCK),
+        };
+        let (Some(stored), Some(shape)) = (stored, whole.shape()) else {
+            return Err(damaged);
+        };
+        let unit = u32::try_from(crate::UNIT_BYTES).unwrap_or(u32::MAX);
+        let units = first / unit..last.div_ceil(unit);
+        let mut record = *record;
+        let cut = shape.cut(&units).filter(|cut| cut.shape.len() < record.len);
+        let stored = match cut {
+            Some(cut) => {
+                record.offset += u64::from(units.start * unit);
+                record.len = cut.shape.len();
+                record.stored_len = cut.shape.stored_len();
+                record.unit_first = u32::from(cut.shape.first_unit());
+                cut.copy_from(stored).ok_or(damaged)?
+            }
+            None => stored.to_vec(),
+        };
+        Ok(Some(Survivor {
+            record,
+            from: address,
+            stored,
+        }))
+    }
+
+    /// The pieces that name the extent stored at `address`.
+    async fn references_to(
+        &self,
+        record: &ExtentRecord,
+        address: u64,
+    ) -> Result<Vec<Reference>, FileError> {
+        let mut loaded = Loaded::default();
+        loop {
+            match self.find_references(record, address) {
+                Ok(references) => return Ok(references),
+                Err(FileError::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn find_references(
+        &self,
+        record: &ExtentRecord,
+        address: u64,
+    ) -> Result<Vec<Reference>, FileError> {
+        let volume = self.volume.borrow();
+        let end = record.offset + u64::from(record.len);
+        let mut references = Vec::new();
+        let mut note = |tree, key: &Key, item: &Item| {
+            if let Some(piece) = Piece::decode(&item.value)
+                && piece.address == address
+                && item.birth == record.birth
+            {
+                references.push(Reference {
+                    tree,
+                    key: *key,
+                    birth: item.birth,
+                    piece,
+                });
+            }
+        };
+        let mut next = volume.first_piece_over(record.object, record.offset)?;
+        while let Some((key, item)) = next.filter(|(key, _)| key.position < end) {
+            note(TreeKind::Live, &key, &item);
+            next = volume.piece_from(&after(&key))?;
+        }
+        if volume.history.is_empty() {
+            return Ok(references);
+        }
+        let reach = record.offset.saturating_sub(u64::from(EXTENT_BYTES_MAX));
+        let mut from = extent_key(record.object, reach);
+        while let Some((key, item)) = volume.history.first_from(&from)? {
+            if key.object != record.object || key.kind != ItemKind::Extent || key.position >= end {
+                break;
+            }
+            note(TreeKind::History, &key, &item);
+            from = after(&key);
+        }
+        Ok(references)
+    }
+
+    /// Writes survivors as one group, and then lets the trees name them there.
+    async fn write_survivors(
+        &self,
+        survivors: Vec<Survivor>,
+        written_at: u64,
+        generation: usize,
+    ) -> Result<(), FileError> {
+        if survivors.is_empty() {
+            return Ok(());
+        }
+        let (group, places) = self.gather_survivors(&survivors, written_at, generation)?;
+        let blocks = group.len_blocks();
+        let start = places.block;
+        self.write(start, group)
+            .await
+            .map_err(|_| FileError::ReadOnly)?;
+        self.log
+            .count(|counters| counters.bytes_cleaned_written += (blocks * BLOCK_SIZE) as u64);
+        for (survivor, address) in survivors.iter().zip(places.addresses) {
+            self.move_references(survivor, address).await?;
+        }
+        Ok(())
+    }
+
+    fn gather_survivors(
+        &self,
+        survivors: &[Survivor],
+        written_at: u64,
+        generation: usize,
+    ) -> Result<(Buffer, Places), FileError> {
+        let mut heads = Vec::new();
+        let mut ends = Vec::new();
+        for survivor in survivors {
+            Record::Moved(survivor.record).encode_head(&mut heads);
+            ends.push(heads.len());
+        }
+        let mut start = 0;
+        let parts = ends
+            .iter()
+            .zip(survivors)
+            .map(|(&end, survivor)| {
+                let head = heads.get(start..end).unwrap_or_default();
+                start = end;
+                Part {
+                    head,
+                    body: &[],
+                    data: &survivor.stored,
+                }
+            })
+            .collect::<Vec<_>>();
+        let blocks = (GROUP_HEADER_BYTES + framed_bytes(&parts)).div_ceil(BLOCK_SIZE);
+        let blocks = u32::try_from(blocks).map_err(|_| FileError::OutOfMemory)?;
+        let block = {
+            let mut open = self.heads.borrow_mut();
+            let head = open.survivors.get_mut(generation);
+            let head = head.ok_or(FileError::Invalid)?;
+            let fresh = head.is_none();
+            let mut segments = self.segments.borrow_mut();
+            let kind = (SegmentKind::Survivors, written_at);
+            let before = head.map(|head| head.segment);
+            let taken = Head::take(head, &self.superblock, &mut segments, kind, blocks);
+            let (segment, block) = taken.ok_or(FileError::NoSpace)?;
+            if fresh || before != Some(segment) {
+                let generation = u8::try_from(generation).unwrap_or(u8::MAX);
+                segments.set_age(segment, written_at, generation);
+            }
+            block
+        };
+        let out_of_memory = |_| FileError::OutOfMemory;
+        let mut group =
+            OpenGroup::new(block, blocks, Buffer::default(), 0, false).map_err(out_of_memory)?;
+        group.reserve(&parts).map_err(out_of_memory)?;
+        let mut addresses = Vec::new();
+        group.add(&parts, |address| addresses.push(address));
+        let chain = Chain {
+            sequence: 0,
+            previous_checksum: 0,
+            checkpoint: self.checkpoint_sequence.get(),
+            next_segments: [None, None],
+        };
+        let (sealed, ..) = group.seal(GroupKind::Survivors, self.superblock.id, chain);
+        Ok((sealed.buffer, Places { block, addresses }))
+    }
+
+    /// Lets every piece that names an extent name its copy at `address`.
+    async fn move_references(&self, survivor: &Survivor, address: u64) -> Result<(), FileError> {
+        let mut loaded = Loaded::default();
+        loop {
+            match self.try_move(survivor, address) {
+                Ok(()) => return Ok(()),
+                Err(FileError::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn try_move(&self, survivor: &Survivor, address: u64) -> Result<(), FileError> {
+        let record = &survivor.record;
+        let references = self.find_references(record, survivor.from)?;
+        let volume = &mut *self.volume.borrow_mut();
+        for reference in &references {
+            match reference.tree {
+                TreeKind::Live => volume.live.prepare(&reference.key)?,
+                TreeKind::History => volume.history.prepare(&reference.key)?,
+            }
+        }
+        let segments = Rc::clone(&self.segments);
+        let mut segments = segments.borrow_mut();
+        for reference in references {
+            let old = reference.piece;
+            let cut = (record.unit_first - old.unit_first) * 4096;
+            let moved = Piece {
+                address,
+                extent_len: record.len,
+                stored_len: record.stored_len,
+                encoding: record.encoding,
+                unit_first: record.unit_first,
+                skip: old.skip - cut,
+                len: old.len,
+            };
+            for (piece, add) in [(&old, false), (&moved, true)] {
+                let Some(segment) = self.superblock.segment_of(piece.address) else {
+                    continue;
+                };
+                let share = u64::from(piece.stored_share());
+                if add {
+                    segments.add_live(segment, share);
+                } else {
+                    segments.remove_live(segment, share);
+                }
+            }
+            let item = Item::new(reference.birth, &moved.encode());
+            let tree = match reference.tree {
+                TreeKind::Live => &mut volume.live,
+                TreeKind::History => &mut volume.history,
+            };
+            let done = tree.put(reference.key, &item);
+            debug_assert!(done.is_ok(), "prepared");
+        }
+        Ok(())
+    }
+
+    /// Counts bytes as made free.
+    fn credit(&self, bytes: u64) {
+        self.cleaner.borrow_mut().freed_bytes += bytes;
+        self.log.nudge();
+    }
+
+    /// Counts a commit of `bytes` bytes against what the cleaner frees.
+    pub(crate) fn charge(&self, bytes: u64) {
+        let scarce = self.wants_cleaning();
+        let mut state = self.cleaner.borrow_mut();
+        if scarce {
+            state.taken_bytes += bytes;
+            self.changed.notify();
+        } else {
+            state.taken_bytes = state.freed_bytes;
+        }
+    }
+
+    /// Whether a commit may go ahead: while segments are few, commits take no more than the cleaner has freed, but for
+    /// a group's worth. So each waits for as much cleaning as it writes and no more.
+    pub(crate) fn pace(&self) -> bool {
+        let slack = self.superblock.group_blocks_max() as u64 * BLOCK;
+        let state = self.cleaner.borrow();
+        state.taken_bytes <= state.freed_bytes + slack || !self.wants_cleaning() || self.is_ending()
+    }
+}
+
+/// Where a group of survivors and its extents are.
+struct Places {
+    block: BlockIndex,
+    addresses: Vec<u64>,
+}
+
+/// The stored extents that a group's records tell of, and where they are.
+pub(crate) fn extents_of(
+    header: &GroupHeader,
+    block: BlockIndex,
+    group: &[u8],
+) -> Result<Vec<(ExtentRecord, u64)>, FileError> {
+    let damaged = FileError::Damaged {
+        structure: Structure::CommitGroup,
+        block,
+    };
+    let parse = || {
+        let mut records = header.records(group)?;
+        let mut extents = Vec::new();
+        let mut start = block.0 * BLOCK + GROUP_HEADER_BYTES as u64;
+        let data_end = start + u64::from(header.data_len);
+        let mut commit = header.first_commit;
+        while !records.is_empty() {
+            let (mut own, data_len) = take_frame(&mut records)?;
+            let mut address = start;
+            while let Some(record) = Record::take(&mut own, commit).ok()? {
+                let (Record::Write(extent) | Record::Moved(extent)) = record else {
+                    continue;
+                };
+                extents.push((extent, address));
+                address += u64::from(extent.stored_len);
+            }
+            start += data_len;
+            if address > start || start > data_end {
+                return None;
+            }
+            commit += 1;
+        }
+        Some(extents)
+    };
+    parse().ok_or(damaged)
+}

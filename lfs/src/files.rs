@@ -1,0 +1,433 @@
+//! Running transactions over files, and committing them.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::compress::Algorithm;
+use crate::extent_codec::{ExtentIdentity, encode};
+use crate::gather::Part;
+use crate::record::{ExtentRecord, Record};
+use crate::replay::Change;
+use crate::transaction::{At, Loaded, WriteSet};
+use crate::volume::{Volume, encode_snapshot};
+use crate::{
+    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, FileError,
+    FileSystem, ItemKey, ItemKind, SnapshotId, SnapshotInfo, StoredRange, Transaction, View,
+};
+
+/// Why a transaction was not committed at once.
+pub(crate) enum CommitStop {
+    /// Something is missing in memory.
+    Fault(Fault),
+    /// The log has no room at the moment.
+    NoRoom,
+    Error(FileError),
+}
+
+impl From<FileError> for CommitStop {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Fault(fault) => Self::Fault(fault),
+            error => Self::Error(error),
+        }
+    }
+}
+
+/// Snapshots there may be at once.
+const SNAPSHOTS_MAX: usize = 1000;
+/// Bytes of a snapshot's name at most.
+const SNAPSHOT_NAME_BYTES_MAX: usize = 255;
+
+impl<D: BlockDevice> FileSystem<D> {
+    /// Runs `body` in a transaction and commits what it changed; `body` runs again whenever something it needs has to
+    /// be loaded first, on a fresh view. Returns its result and the commit that the result depends on: **not durable**
+    /// before [`wait_durable`](Self::wait_durable) of that.
+    ///
+    /// # Errors
+    /// What `body` returns, and what keeps the commit from being taken; nothing has happened then.
+    pub async fn transact<T>(
+        &self,
+        now_ns: i64,
+        mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<(T, CommitNumber), FileError> {
+        let mut loaded = Loaded::default();
+        loop {
+            self.admit(|| false).await;
+            match self.try_transact(now_ns, &loaded, &mut body) {
+                Ok(done) => return Ok(done),
+                Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                Err(CommitStop::NoRoom) => {
+                    if self.closing.get() || self.is_failed() {
+                        return Err(FileError::ReadOnly);
+                    }
+                    self.admit_or_make_room().await?;
+                }
+                Err(CommitStop::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn try_transact<T>(
+        &self,
+        now_ns: i64,
+        loaded: &Loaded,
+        body: &mut impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<(T, CommitNumber), CommitStop> {
+        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        let (value, set) = {
+            let volume = self.volume.borrow();
+            let mut transaction = Transaction::new(&volume, At::Newest, loaded, &peek, now_ns);
+            let value = body(&mut transaction)?;
+            (value, transaction.into_set())
+        };
+        let commit = if set.is_empty() {
+            self.appended()
+        } else {
+            self.commit_set(set)?
+        };
+        Ok((value, commit))
+    }
+
+    /// Runs `body` over the newest state; it must not change anything.
+    ///
+    /// # Errors
+    /// What `body` returns, or what could not be read.
+    pub async fn read<T>(
+        &self,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        self.read_at(At::Newest, body).await
+    }
+
+    /// Runs `body` over what a snapshot shows; it must not change anything.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`] when there is no such snapshot; else as [`read`](Self::read).
+    pub async fn read_snapshot<T>(
+        &self,
+        snapshot: SnapshotId,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let at = self
+            .snapshots()
+            .into_iter()
+            .find(|info| info.id == snapshot);
+        let at = at.ok_or(FileError::NotFound)?.commit;
+        self.read_at(At::Snapshot(at), body).await
+    }
+
+    async fn read_at<T>(
+        &self,
+        at: At,
+        mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let mut loaded = Loaded::default();
+        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        loop {
+            let result = {
+                let volume = self.volume.borrow();
+                let mut transaction = Transaction::new(&volume, at, &loaded, &peek, 0);
+                let result = body(&mut transaction);
+                if result.is_ok() && !transaction.into_set().is_empty() {
+                    return Err(FileError::ReadOnly);
+                }
+                result
+            };
+            match result {
+                Err(FileError::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                result => return result,
+            }
+        }
+    }
+
+    /// Reads what a fault asks for.
+    pub(crate) async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
+        match fault {
+            Fault::Node(pointer) => {
+                let cache = Rc::clone(&self.volume.borrow().cache);
+                Volume::load_node(&cache, &self.device, pointer, &mut loaded.nodes).await
+            }
+            Fault::Data(ranges) => {
+                for range in ranges {
+                    let bytes = self.read_stored(range).await?;
+                    loaded.data.insert(range, bytes);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads bytes of the log, wherever they are by now.
+    pub(crate) async fn read_stored(&self, range: StoredRange) -> Result<Rc<[u8]>, FileError> {
+        let len = range.len_bytes as usize;
+        self.log.settled(range.address).await;
+        let mut bytes = alloc::vec![0; len];
+        if self.log.peek(range.address, &mut bytes) {
+            return Ok(Rc::from(bytes));
+        }
+        let block = BLOCK_SIZE as u64;
+        let first = range.address / block;
+        let end = range.address.saturating_add(len as u64).div_ceil(block);
+        let blocks = usize::try_from(end - first).map_err(|_| FileError::OutOfMemory)?;
+        let buffer = Buffer::zeroed(blocks).map_err(|_| FileError::OutOfMemory)?;
+        let (buffer, read) = self.device.read(BlockIndex(first), buffer).await;
+        read.map_err(FileError::Device)?;
+        let at = usize::try_from(range.address - first * block).unwrap_or(usize::MAX);
+        let found = buffer.bytes().get(at..at.saturating_add(len));
+        Ok(Rc::from(found.unwrap_or_default()))
+    }
+
+    /// Commits what a transaction changed, in this step or not at all.
+    pub(crate) fn commit_set(&self, set: WriteSet) -> Result<CommitNumber, CommitStop> {
+        let number = CommitNumber(self.appended().0 + 1);
+        let mut changes = Vec::new();
+        let mut growing = false;
+        for (key, value) in set.items {
+            growing |= value.is_some()
+                && matches!(
+                    key.kind,
+                    ItemKind::Inline | ItemKind::Entry | ItemKind::Attribute | ItemKind::Snapshot
+                );
+            changes.push(match value {
+                Some(value) => Change::Put(key, value),
+                None => Change::Remove(key),
+            });
+        }
+        let mut extents = Vec::new();
+        let extent_max = self.superblock.extent_bytes_max() as usize;
+        for ((object, offset), bytes) in coalesce(&set.data, extent_max) {
+            let Some(bytes) = bytes else {
+                continue;
+            };
+            let identity = ExtentIdentity {
+                object,
+                offset,
+                birth: number,
+            };
+            let volume = self.volume.borrow();
+            let stored = encode(
+                &volume.sealer,
+                identity,
+                &bytes,
+                Algorithm::Lz4,
+                &mut |_| (),
+            );
+            let stored = stored.map_err(|_| FileError::OutOfMemory)?;
+            let record = ExtentRecord {
+                object,
+                offset,
+                len: stored.shape.len(),
+                encoding: stored.shape.encoding().number(),
+                stored_len: stored.shape.stored_len(),
+                birth: number.0,
+                unit_first: 0,
+            };
+            changes.push(Change::Write(record, 0));
+            extents.push(stored.bytes);
+        }
+        for (&(object, from), staged) in &set.data {
+            if staged.data.is_none() {
+                let to = from.checked_add(staged.len).filter(|&to| to != u64::MAX);
+                changes.push(Change::Free { object, from, to });
+            }
+        }
+        growing |= !extents.is_empty();
+
+        let plan = {
+            let mut volume = self.volume.borrow_mut();
+            let plan = volume.plan(number.0, &changes)?;
+            volume.prepare(&plan).map_err(CommitStop::Fault)?;
+            plan
+        };
+        let grown = extents.iter().map(Vec::len).sum::<usize>() + changes.len() * 64;
+        if growing && !self.has_space_for(grown as u64) {
+            return Err(CommitStop::Error(FileError::NoSpace));
+        }
+        let mut addresses = Vec::new();
+        let taken = append_changes(&self.log, &changes, &extents, &mut addresses);
+        taken.map_err(|error| match error {
+            AppendError::NoRoom => CommitStop::NoRoom,
+            AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
+            AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
+            AppendError::ReadOnly => CommitStop::Error(FileError::ReadOnly),
+        })?;
+        self.charge(grown as u64);
+        let mut volume = self.volume.borrow_mut();
+        volume.apply(plan, &addresses);
+        volume.next_object = volume.next_object.max(set.next_object);
+        drop(volume);
+        let orphan =
+            |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);
+        if changes.iter().any(orphan) {
+            self.orphans_due.set(true);
+        }
+        self.changed.notify();
+        Ok(number)
+    }
+
+    /// Whether files may grow by `bytes`.
+    fn has_space_for(&self, bytes: u64) -> bool {
+        let usage = self.usage();
+        let volume = self.volume.borrow();
+        let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
+        let pending = (dirty * BLOCK_SIZE) as u64;
+        usage.live_bytes + pending + bytes <= usage.capacity_bytes
+    }
+
+    /// Waits until a commit may be taken, or finds out that none ever will.
+    async fn admit_or_make_room(&self) -> Result<(), FileError> {
+        self.changed.notify();
+        self.log.nudge();
+        let appended = self.appended();
+        let _ = self.log.wait_durable(appended).await;
+        self.log
+            .until(|| {
+                (self.log.has_room() || self.log.is_failed() || self.closing.get()).then_some(())
+            })
+            .await;
+        Ok(())
+    }
+
+    /// Somebody has the inode open: it stays as it is when it loses its last name.
+    pub fn hold(&self, inode: u64) {
+        *self.held_inodes.borrow_mut().entry(inode).or_default() += 1;
+    }
+
+    /// Takes one [`hold`](Self::hold) back.
+    pub fn unhold(&self, inode: u64) {
+        let mut held = self.held_inodes.borrow_mut();
+        if let Some(count) = held.get_mut(&inode) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&inode);
+                self.orphans_due.set(true);
+                self.changed.notify();
+            }
+        }
+    }
+
+    /// The snapshots, oldest first.
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        self.volume.borrow().snapshots.values().cloned().collect()
+    }
+
+    /// Makes a snapshot of all files as they are now. Costs one small commit, whatever there is. Durable on return.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`], [`FileError::Invalid`] (a name that is empty, has more than 255 bytes, or `/` or
+    /// control characters in it), [`FileError::NoSpace`] (also for more than 1,000 snapshots), [`FileError::ReadOnly`].
+    pub async fn create_snapshot(
+        &self,
+        name: &str,
+        now_ns: i64,
+    ) -> Result<SnapshotInfo, FileError> {
+        let odd = |c: char| c == '/' || c == '@' || c.is_control();
+        if name.is_empty() || name.len() > SNAPSHOT_NAME_BYTES_MAX || name.contains(odd) {
+            return Err(FileError::Invalid);
+        }
+        let (_, commit) = self
+            .transact(now_ns, |transaction| {
+                let snapshots = self.snapshots();
+                if snapshots.iter().any(|info| info.name == name) {
+                    return Err(FileError::Exists);
+                }
+                if snapshots.len() >= SNAPSHOTS_MAX {
+                    return Err(FileError::NoSpace);
+                }
+                let id = transaction.new_object();
+                let key = ItemKey::new(0, ItemKind::Snapshot, id);
+                transaction.put(key, encode_snapshot(name, now_ns));
+                Ok(())
+            })
+            .await?;
+        self.wait_durable(commit).await?;
+        let made = self.snapshots().into_iter().find(|info| info.name == name);
+        made.ok_or(FileError::NotFound)
+    }
+
+    /// Deletes a snapshot. What only it needed is freed in the background. Durable on return.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`], [`FileError::ReadOnly`].
+    pub async fn delete_snapshot(&self, name: &str) -> Result<(), FileError> {
+        let (_, commit) = self
+            .transact(0, |transaction| {
+                let found = self.snapshots().into_iter().find(|info| info.name == name);
+                let id = found.ok_or(FileError::NotFound)?.id;
+                transaction.remove(ItemKey::new(0, ItemKind::Snapshot, id.0));
+                Ok(())
+            })
+            .await?;
+        self.wait_durable(commit).await?;
+        Ok(())
+    }
+}
+
+/// Neighbouring data put together into extents of at most `len_max` bytes.
+fn coalesce(
+    data: &BTreeMap<(u64, u64), crate::transaction::Staged>,
+    len_max: usize,
+) -> Vec<((u64, u64), Option<Vec<u8>>)> {
+    let mut extents: Vec<((u64, u64), Option<Vec<u8>>)> = Vec::new();
+    for (&(object, offset), staged) in data {
+        let Some(bytes) = staged.bytes() else {
+            continue;
+        };
+        if let Some(((last_object, last_offset), Some(last))) = extents.last_mut()
+            && *last_object == object
+            && *last_offset + last.len() as u64 == offset
+            && last.len() + bytes.len() <= len_max
+        {
+            last.extend_from_slice(bytes);
+        } else {
+            extents.push(((object, offset), Some(bytes.to_vec())));
+        }
+    }
+    extents
+}
+
+/// Appends changes, with the stored extents of those that write, as one commit.
+fn append_changes(
+    log: &crate::log::Log,
+    changes: &[Change],
+    extents: &[Vec<u8>],
+    addresses: &mut Vec<u64>,
+) -> Result<CommitNumber, AppendError> {
+    let mut heads = Vec::new();
+    let mut ends = Vec::new();
+    let mut extents = extents.iter();
+    let mut pieces: Vec<(&[u8], &[u8])> = Vec::new();
+    for change in changes {
+        let (record, data) = match change {
+            Change::Put(key, value) => (Record::Put { key: *key, value }, &[][..]),
+            Change::Remove(key) => (Record::Remove { key: *key }, &[][..]),
+            Change::Write(extent, _) => {
+                let stored = extents.next().map(Vec::as_slice);
+                (Record::Write(*extent), stored.unwrap_or_default())
+            }
+            Change::Free { object, from, to } => {
+                let record = Record::Free {
+                    object: *object,
+                    from: *from,
+                    to: *to,
+                };
+                (record, &[][..])
+            }
+        };
+        record.encode_head(&mut heads);
+        ends.push(heads.len());
+        pieces.push((record.body(), data));
+    }
+    let mut start = 0;
+    let parts = ends
+        .iter()
+        .zip(&pieces)
+        .map(|(&end, &(body, data))| {
+            let head = heads.get(start..end).unwrap_or_default();
+            start = end;
+            Part { head, body, data }
+        })
+        .collect::<Vec<_>>();
+    log.append(&parts, addresses)
+}

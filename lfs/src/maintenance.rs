@@ -1,0 +1,157 @@
+//! What goes on in the background: the log's writer, checkpoints, orphans.
+
+use embassy_futures::join::join4;
+use embassy_futures::select::select;
+
+use crate::{BlockDevice, Clock, FileError, FileSystem};
+
+/// Commits that nobody waits for become durable within about this time.
+const IDLE_COMMIT_MS: u64 = 1000;
+/// How long to wait after a failure that may pass.
+const RETRY_MS: u64 = 200;
+/// Bytes of a file's data that are freed in one transaction.
+const RECLAIM_BYTES: u64 = 16 << 20;
+/// Orphans looked at in one go.
+const ORPHANS_AT_ONCE: usize = 16;
+
+impl<D: BlockDevice> FileSystem<D> {
+    /// Writes commit groups, makes checkpoints, cleans, and frees what lost its last name, until
+    /// [`stop`](Self::stop) or a failure. Run exactly once.
+    pub async fn run(&self, clock: &impl Clock) {
+        join4(
+            self.log.run(&self.device),
+            self.checkpoint_loop(clock),
+            self.clean_loop(clock),
+            self.idle_loops(clock),
+        )
+        .await;
+    }
+
+    /// Makes everything durable and a last checkpoint, and ends [`run`](Self::run). For a file system without a
+    /// layer above.
+    ///
+    /// # Errors
+    /// When not all that was committed became durable.
+    pub async fn shutdown(&self, clock: &impl Clock) -> Result<(), crate::ReadOnly> {
+        self.close();
+        let durable = self.wait_durable(self.appended()).await;
+        if durable.is_ok() && self.is_dirty() {
+            // Everything is in the log: without it the next mount only takes longer.
+            let _ = self.checkpoint_trees(clock).await;
+        }
+        self.stop();
+        durable
+    }
+
+    fn is_dirty(&self) -> bool {
+        let volume = self.volume.borrow();
+        volume.live.dirty_nodes() + volume.history.dirty_nodes() > 0
+            || self.appended() > self.layer.borrow().horizon
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.closing.get() || self.is_failed()
+    }
+
+    /// Waits for a while, or until the end.
+    pub(crate) async fn pause(&self, clock: &impl Clock, ms: u64) {
+        let ending = self.changed.until(|| self.is_ending().then_some(()));
+        select(clock.sleep_ms(ms), ending).await;
+    }
+
+    async fn checkpoint_loop(&self, clock: &impl Clock) {
+        loop {
+            self.log
+                .until(|| (self.is_ending() || self.wants_own_checkpoint()).then_some(()))
+                .await;
+            if self.is_ending() {
+                return;
+            }
+            if self.checkpoint_trees(clock).await.is_err() {
+                self.pause(clock, RETRY_MS).await;
+            }
+        }
+    }
+
+    /// Whether a checkpoint should be made for the trees' or the log's sake.
+    fn wants_own_checkpoint(&self) -> bool {
+        let dirty = {
+            let volume = self.volume.borrow();
+            volume.live.dirty_nodes() + volume.history.dirty_nodes()
+        };
+        // While the layer above has not moved its state on, the log stays as long as it is.
+        let log =
+            self.log.wants_checkpoint() && self.layer_commit.get() <= self.layer.borrow().horizon;
+        log || dirty >= self.superblock.dirty_nodes_max() / 2 || self.wants_segments()
+    }
+
+    /// Whether a checkpoint would bring free segments that are needed.
+    fn wants_segments(&self) -> bool {
+        let segments = self.segments.borrow();
+        segments.free() < self.superblock.segments_low()
+            && segments.emptied_count() >= self.superblock.segments_for_tidying() / 4
+    }
+
+    async fn idle_loops(&self, clock: &impl Clock) {
+        embassy_futures::join::join(self.commit_loop(clock), self.orphan_loop(clock)).await;
+    }
+
+    /// Makes commits durable that nobody waits for.
+    async fn commit_loop(&self, clock: &impl Clock) {
+        while !self.is_ending() {
+            self.changed
+                .until(|| (self.is_ending() || self.appended() > self.durable()).then_some(()))
+                .await;
+            self.pause(clock, IDLE_COMMIT_MS).await;
+            let _ = self.wait_durable(self.appended()).await;
+        }
+    }
+
+    /// Frees what lost its last name and is not open.
+    async fn orphan_loop(&self, clock: &impl Clock) {
+        while !self.is_ending() {
+            self.changed
+                .until(|| (self.is_ending() || self.orphans_due.get()).then_some(()))
+                .await;
+            self.orphans_due.set(false);
+            if self.is_ending() {
+                return;
+            }
+            if self.reclaim_orphans(clock).await.is_err() && !self.is_ending() {
+                self.orphans_due.set(true);
+                self.pause(clock, RETRY_MS).await;
+            }
+        }
+    }
+
+    async fn reclaim_orphans(&self, clock: &impl Clock) -> Result<(), FileError> {
+        let now_ns = clock.unix_us().saturating_mul(1000);
+        let mut after = 0;
+        loop {
+            let orphans = self
+                .read(|transaction| transaction.files().orphans(after, ORPHANS_AT_ONCE))
+                .await?;
+            let Some(last) = orphans.last() else {
+                return Ok(());
+            };
+            after = last.id;
+            for orphan in orphans {
+                let held = || {
+                    let held = self.held_inodes.borrow();
+                    orphan
+                        .nameless
+                        .is_some_and(|inode| held.contains_key(&inode.0))
+                };
+                while !held() && !self.is_ending() {
+                    let step = self.transact(now_ns, |transaction| {
+                        transaction.files().reclaim_orphan(orphan.id, RECLAIM_BYTES)
+                    });
+                    if step.await?.0 {
+                        break;
+                    }
+                    embassy_futures::yield_now().await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The state of the file system in memory: the trees, the snapshots, and how commits change them.
+//!
+//! A commit is applied in one step, by the same code when it is made and when it is replayed: [`Volume::plan`]
+//! works out every change of the trees and may meet a [`Fault`]; [`Volume::apply`] cannot fail.
+//!
+//! What a snapshot still sees is moved to the history tree when it is overwritten or removed; everything else is
+//! gone at once. Each stored extent is accounted for in its segment by the pieces that name it, wherever
+//! they are.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use crate::checkpoint::Checkpoint;
+use crate::extent::Piece;
+use crate::record::ExtentRecord;
+use crate::replay::Change;
+use crate::seal::Sealer;
+use crate::segments::Segments;
+use crate::superblock::Superblock;
+use crate::transaction::{SnapshotId, SnapshotInfo};
+use crate::tree::{Damaged, Held, Item, Key, NodeCache, SharedCache, Tree, TreeKind};
+use crate::{
+    BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, FileError, ItemKey, ItemKind,
+    NodePointer, Structure,
+};
+
+/// Memory for unchanged nodes when nobody says otherwise.
+const NODE_CACHE_BYTES: usize = 2 << 20;
+
+pub(crate) struct Volume {
+    pub superblock: Superblock,
+    pub segments: Rc<RefCell<Segments>>,
+    pub live: Tree,
+    pub history: Tree,
+    pub cache: SharedCache,
+    /// Snapshots by the commit they show.
+    pub snapshots: BTreeMap<CommitNumber, SnapshotInfo>,
+    /// The number of the next object of the trees.
+    pub next_object: u64,
+    /// Seals and opens what is stored.
+    pub sealer: Sealer,
+}
+
+/// What a commit does to the trees, and how much room that takes.
+pub(crate) struct Plan {
+    commit: u64,
+    mutations: Vec<Mutation>,
+    /// Pieces of data that new extents replace, with what they account for.
+    freed: Vec<(u64, u32)>,
+    next_object: u64,
+}
+
+enum Mutation {
+    Live(Key, Option<Item>),
+    History(Key, Item),
+    /// The next extent written, whole, under this key.
+    Extent(Key, ExtentRecord, u64),
+}
+
+impl Volume {
+    /// The volume as `checkpoint` has it.
+    pub(crate) fn new(
+        superblock: Superblock,
+        segments: Rc<RefCell<Segments>>,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self, Damaged> {
+        let cache = NodeCache::shared(superblock.id, NODE_CACHE_BYTES);
+        let tree = |kind, root| Tree::open(kind, root, Rc::clone(&cache));
+        Ok(Self {
+            live: tree(TreeKind::Live, checkpoint.live_root)?,
+            history: tree(TreeKind::History, checkpoint.history_root)?,
+            cache,
+            superblock,
+            segments,
+            snapshots: BTreeMap::new(),
+            next_object: checkpoint.next_inode,
+            sealer: Sealer::Plain,
+        })
+    }
+
+    /// Reads the list of snapshots from the tree.
+    pub(crate) fn load_snapshots(&mut self) -> Result<(), FileError> {
+        let mut found = BTreeMap::new();
+        let (mut next, last) = kind_range(0, ItemKind::Snapshot);
+        while let Some((key, item)) = self.live.first_from(&next)? {
+            if key > last {
+                break;
+            }
+            let info = decode_snapshot(key.position, item.birth, &item.value);
+            let info = info.ok_or(damaged_item())?;
+            found.insert(info.commit, info);
+            next = after(&key);
+        }
+        self.snapshots = found;
+        Ok(())
+    }
+
+    /// The newest commit that a snapshot shows.
+    fn newest_snapshot(&self) -> Option<CommitNumber> {
+        self.snapshots.keys().next_back().copied()
+    }
+
+    /// Works out what `changes` of commit `commit` do. Nothing is changed.
+    pub(crate) fn plan(&self, commit: u64, changes: &[Change]) -> Result<Plan, FileError> {
+        let mut plan = Plan {
+            commit,
+            mutations: Vec::new(),
+            freed: Vec::new(),
+            next_object: self.next_object,
+        };
+        let mut ranges: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+        for change in changes {
+            let object = match change {
+                Change::Put(key, _) | Change::Remove(key) => {
+                    self.plan_item(&mut plan, *key)?;
+                    key.object
+                }
+                Change::Write(extent, _) => {
+                    let end = extent.offset + u64::from(extent.len);
+                    let ranges = ranges.entry(extent.object).or_default();
+                    ranges.push((extent.offset, end));
+                    extent.object
+                }
+                Change::Free { object, from, to } => {
+                    let ranges = ranges.entry(*object).or_default();
+                    ranges.push((*from, to.unwrap_or(u64::MAX)));
+                    *object
+                }
+            };
+            plan.next_object = plan.next_object.max(object.saturating_add(1));
+        }
+        for (object, mut ranges) in ranges {
+            ranges.sort_unstable();
+            self.plan_free(&mut plan, object, &ranges)?;
+        }
+        for change in changes {
+            match change {
+                Change::Put(key, value) => {
+                    let item = Item::new(commit, value);
+                    plan.mutations
+                        .push(Mutation::Live(Key::live(*key), Some(item)));
+                }
+                Change::Remove(key) => {
+                    plan.mutations.push(Mutation::Live(Key::live(*key), None));
+                }
+                Change::Write(extent, address) => {
+                    let key = extent_key(extent.object, extent.offset);
+                    plan.mutations
+                        .push(Mutation::Extent(key, *extent, *address));
+                }
+                Change::Free { .. } => {}
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Makes sure that all that a plan touches is in memory.
+    pub(crate) fn prepare(&mut self, plan: &Plan) -> Result<(), Fault> {
+        for mutation in &plan.mutations {
+            match mutation {
+                Mutation::Live(key, _) | Mutation::Extent(key, ..) => self.live.prepare(key)?,
+                Mutation::History(key, _) => self.history.prepare(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// An item is about to be replaced or removed: snapshots may still see it.
+    fn plan_item(&self, plan: &mut Plan, key: ItemKey) -> Result<(), FileError> {
+        if let Some(newest) = self.newest_snapshot()
+            && let Some(old) = self.live.get(&Key::live(key))?
+            && old.birth <= newest.0
+        {
+            let dead = Key::dead(key, plan.commit);
+            plan.mutations.push(Mutation::History(dead, old));
+        }
+        Ok(())
+    }
+
+    /// The data of `object` in `ranges` (sorted, without overlap) is about to be replaced or removed.
+    fn plan_free(
+        &self,
+        plan: &mut Plan,
+        object: u64,
+        ranges: &[(u64, u64)],
+    ) -> Result<(), FileError> {
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            return Ok(());
+        };
+        let newest = self.newest_snapshot().map_or(0, |newest| newest.0);
+        let mut next_range = 0;
+        let mut next = self.first_piece_over(object, first.0)?;
+        while let Some((key, item)) = next {
+            let start = key.position;
+            if start >= last.1 {
+                break;
+            }
+            let piece = Piece::decode(&item.value).ok_or(damaged_item())?;
+            let end = start.saturating_add(u64::from(piece.len));
+            while ranges.get(next_range).is_some_and(|range| range.1 <= start) {
+                next_range += 1;
+            }
+            self.cut(
+                plan,
+                &key,
+                &item,
+                &piece,
+                (start, end),
+                ranges.get(next_range..).unwrap_or_default(),
+                newest,
+            );
+            next = self.piece_from(&after(&key))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts `ranges` out of one piece.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one piece with all that was found out about it"
+    )]
+    fn cut(
+        &self,
+        plan: &mut Plan,
+        key: &Key,
+        item: &Item,
+        piece: &Piece,
+        (start, end): (u64, u64),
+        ranges: &[(u64, u64)],
+        newest: u64,
+    ) {
+        let part = |from: u64, to: u64| {
+            // Within the piece, which is at most an extent long.
+            let len = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+            piece.part(len(from - start), len(to - from))
+        };
+        let mut kept_first = false;
+        let mut at = start;
+        let mut touched = false;
+        let keep = |plan: &mut Plan, from: u64, to: u64| {
+            let item = Item::new(item.birth, &part(from, to).encode());
+            let key = extent_key(key.object, from);
+            plan.mutations.push(Mutation::Live(key, Some(item)));
+        };
+        for &(from, to) in ranges {
+            if from >= end {
+                break;
+            }
+            let (from, to) = (from.max(at), to.min(end));
+            if from >= to {
+                continue;
+            }
+            touched = true;
+            if from > at {
+                kept_first |= at == start;
+                keep(plan, at, from);
+            }
+            let gone = part(from, to);
+            if item.birth <= newest {
+                let dead = Key {
+                    position: from,
+                    version: plan.commit,
+                    ..*key
+                };
+                let item = Item::new(item.birth, &gone.encode());
+                plan.mutations.push(Mutation::History(dead, item));
+            } else {
+                plan.freed.push((gone.address, gone.stored_share()));
+            }
+            at = to;
+        }
+        if touched && at < end {
+            keep(plan, at, end);
+            kept_first |= at == start;
+        }
+        if touched && !kept_first {
+            plan.mutations.push(Mutation::Live(*key, None));
+        }
+    }
+
+    /// The piece of `object` that holds the byte at `offset`, or else the first one behind it.
+    pub(crate) fn first_piece_over(
+        &self,
+        object: u64,
+        offset: u64,
+    ) -> Result<Option<(Key, Item)>, FileError> {
+        let key = extent_key(object, offset);
+        if let Some((before, item)) = self.live.last_before(&key)?
+            && before.object == object
+            && before.kind == ItemKind::Extent
+        {
+            let piece = Piece::decode(&item.value).ok_or(damaged_item())?;
+            if before.position.saturating_add(u64::from(piece.len)) > offset {
+                return Ok(Some((before, item)));
+            }
+        }
+        self.piece_from(&key)
+    }
+
+    /// The first piece of the same object at or after `key`.
+    pub(crate) fn piece_from(&self, key: &Key) -> Result<Option<(Key, Item)>, FileError> {
+        let found = self.live.first_from(key)?;
+        Ok(found.filter(|(found, _)| found.object == key.object && found.kind == ItemKind::Extent))
+    }
+
+    /// Carries out a plan that was [`prepare`](Self::prepare)d in the same step. `addresses`: where the extents it writes are, in their order, if they were not
+    /// known when it was made.
+    pub(crate) fn apply(&mut self, plan: Plan, addresses: &[u64]) {
+        let mut addresses = addresses.iter();
+        let segments = Rc::clone(&self.segments);
+        let mut segments = segments.borrow_mut();
+        for (address, bytes) in &plan.freed {
+            if let Some(segment) = self.superblock.segment_of(*address) {
+                segments.remove_live(segment, u64::from(*bytes));
+            }
+        }
+        for mutation in plan.mutations {
+            match mutation {
+                Mutation::Live(key, item) => {
+                    if key.kind == ItemKind::Snapshot {
+                        self.note_snapshot(&key, item.as_ref());
+                    }
+                    let done = match item {
+                        Some(item) => self.live.put(key, &item),
+                        None => self.live.remove(&key),
+                    };
+                    debug_assert!(done.is_ok(), "prepared");
+                }
+                Mutation::History(key, item) => {
+                    let done = self.history.put(key, &item);
+                    debug_assert!(done.is_ok(), "prepared");
+                }
+                Mutation::Extent(key, extent, address) => {
+                    let address = addresses.next().copied().unwrap_or(address);
+                    let piece = Piece::whole(&extent, address);
+                    let item = Item::new(plan.commit, &piece.encode());
+                    let done = self.live.put(key, &item);
+                    debug_assert!(done.is_ok(), "prepared");
+                    if let Some(segment) = self.superblock.segment_of(address) {
+                        segments.add_live(segment, u64::from(extent.stored_len));
+                    }
+                }
+            }
+        }
+        drop(segments);
+        self.next_object = plan.next_object;
+    }
+
+    /// Follows a change of the list of snapshots.
+    fn note_snapshot(&mut self, key: &Key, item: Option<&Item>) {
+        self.snapshots.retain(|_, info| info.id.0 != key.position);
+        let info = item.and_then(|item| decode_snapshot(key.position, item.birth, &item.value));
+        if let Some(info) = info {
+            self.snapshots.insert(info.commit, info);
+        }
+    }
+
+    /// Loads a node and keeps it in memory as long as `held` lives.
+    pub(crate) async fn load_node(
+        cache: &SharedCache,
+        device: &impl BlockDevice,
+        pointer: NodePointer,
+        held: &mut Held,
+    ) -> Result<(), FileError> {
+        let buffer = Buffer::zeroed(1).map_err(|_| FileError::OutOfMemory)?;
+        let (buffer, read) = device.read(pointer.block, buffer).await;
+        read.map_err(FileError::Device)?;
+        let inserted = cache.borrow_mut().insert(pointer, buffer.bytes());
+        let node = inserted.map_err(|damaged| FileError::Damaged {
+            structure: Structure::Node,
+            block: damaged.block,
+        })?;
+        held.hold(node);
+        Ok(())
+    }
+}
+
+/// The key of the piece of `object` that begins at `offset`.
+pub(crate) fn extent_key(object: u64, offset: u64) -> Key {
+    Key::live(ItemKey::new(object, ItemKind::Extent, offset))
+}
+
+/// The first and the last key of a kind of an object.
+pub(crate) fn kind_range(object: u64, kind: ItemKind) -> (Key, Key) {
+    (
+        Key::live(ItemKey::new(object, kind, 0)),
+        Key::live(ItemKey::new(object, kind, u64::MAX)),
+    )
+}
+
+/// The key that follows `key` in the live tree.
+pub(crate) fn after(key: &Key) -> Key {
+    Key {
+        version: key.version + 1,
+        ..*key
+    }
+}
+
+/// An item does not say what an item of its kind must say.
+pub(crate) fn damaged_item() -> FileError {
+    FileError::Damaged {
+        structure: Structure::Item,
+        block: BlockIndex(0),
+    }
+}
+
+/// The value of a snapshot's item.
+pub(crate) fn encode_snapshot(name: &str, created_ns: i64) -> Vec<u8> {
+    let mut value = created_ns.to_le_bytes().to_vec();
+    value.extend_from_slice(name.as_bytes());
+    value
+}
+
+fn decode_snapshot(id: u64, birth: u64, value: &[u8]) -> Option<SnapshotInfo> {
+    let (created, name) = value.split_first_chunk::<8>()?;
+    Some(SnapshotInfo {
+        id: SnapshotId(id),
+        name: String::from(core::str::from_utf8(name).ok()?),
+        commit: CommitNumber(birth),
+        created_ns: i64::from_le_bytes(*created),
+    })
+}
