@@ -4,7 +4,7 @@
 //! until a checkpoint writes them to new places, children before parents. So the state of the last
 //! checkpoint stays whole on disk while the next one is written.
 //!
-//! - `key`: keys, items, ranges; `node`: a node in memory; `codec`: a node on disk;
+//! - `key`: keys, items, ranges; `node`, `split`: a node in memory; `codec`: a node on disk;
 //! - `cache`: unchanged nodes in memory, shared by trees;
 //! - this file: reading; `change`: putting and removing; `frozen`: checkpoints; `walk`: every node once.
 //!
@@ -24,6 +24,7 @@ mod codec;
 mod frozen;
 mod key;
 mod node;
+mod split;
 #[cfg(test)]
 mod tests;
 mod walk;

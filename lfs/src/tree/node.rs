@@ -6,8 +6,8 @@
 //! entry is at most every key below it. The parent may send smaller ones here: they belong below the
 //! first entry.
 //!
-//! Leaves know nothing of trees: which node to change, and what then becomes of its neighbours, is
-//! decided in `change`.
+//! A node knows nothing of its tree: which node to change, and what then becomes of its neighbours, is
+//! decided in `change`; how one becomes several, or two one, is in `split`.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -29,8 +29,6 @@ pub(super) use super::tests::entries_max;
 
 /// Dead bytes in a leaf's arena at which it is rebuilt.
 const DEAD_BYTES_MAX: usize = 2048;
-/// Insertions one behind the other after which more of them are expected.
-const RUN_MIN: u8 = 4;
 
 /// One entry. Leaves use `birth`, `offset` and `len`.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +68,7 @@ impl Entry {
         }
     }
 
-    fn set_key(&mut self, key: Key) {
+    pub(super) fn set_key(&mut self, key: Key) {
         *self = Self::leaf(key, self.birth, self.offset, self.len);
     }
 }
@@ -87,21 +85,21 @@ pub(super) enum Child {
 /// See the module.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    tree: TreeKind,
-    level: u8,
+    pub(super) tree: TreeKind,
+    pub(super) level: u8,
     /// How many of the latest insertions came one behind the other.
-    run: u8,
+    pub(super) run: u8,
     /// Where the latest insertion was.
-    last_insert: usize,
+    pub(super) last_insert: usize,
     /// At most the least birth.
-    base: u64,
+    pub(super) base: u64,
     /// Bytes of the entries on disk.
-    size: usize,
+    pub(super) size: usize,
     /// Bytes of `values` that no entry uses.
-    dead: usize,
-    entries: Vec<Entry>,
-    values: Vec<u8>,
-    children: Vec<Child>,
+    pub(super) dead: usize,
+    pub(super) entries: Vec<Entry>,
+    pub(super) values: Vec<u8>,
+    pub(super) children: Vec<Child>,
 }
 
 impl Node {
@@ -331,7 +329,7 @@ impl Node {
     }
 
     /// Rebuilds the arena without dead bytes.
-    fn compact(&mut self) {
+    pub(super) fn compact(&mut self) {
         let live = self
             .entries
             .iter()
@@ -382,107 +380,6 @@ impl Node {
     }
 }
 
-/// Splitting and joining.
-impl Node {
-    /// Splits until every part fits; returns the parts after this one. Where entries come one behind
-    /// the other, the part before the latest stays full and more of them find room behind it.
-    pub(super) fn split(&mut self) -> Vec<Self> {
-        let mut parts = Vec::new();
-        if !self.fits() {
-            self.split_at(self.split_point(), &mut parts);
-        }
-        parts
-    }
-
-    fn split_at(&mut self, index: usize, parts: &mut Vec<Self>) {
-        let mut right = self.split_off(index);
-        if !self.fits() && self.len() > 1 {
-            self.split_at(self.middle(), parts);
-        }
-        let mut rest = Vec::new();
-        if !right.fits() && right.len() > 1 {
-            right.split_at(right.middle(), &mut rest);
-        }
-        parts.push(right);
-        parts.append(&mut rest);
-    }
-
-    fn split_point(&self) -> usize {
-        let latest = self.last_insert;
-        if latest.checked_add(1) == Some(self.len()) {
-            return latest.max(1);
-        }
-        if self.run >= RUN_MIN && latest < self.len() {
-            let left = (0..=latest).map(|index| self.edge(index)).sum::<usize>();
-            let room = left <= NODE_PAYLOAD_BYTES && latest < entries_max();
-            return if room { latest + 1 } else { latest.max(1) };
-        }
-        self.middle()
-    }
-
-    /// The index, neither first nor behind the last, that halves the node best.
-    fn middle(&self) -> usize {
-        let mut left = 0;
-        for index in 0..self.len() {
-            let edge = self.edge(index);
-            // The entry across the middle goes to the side that has more of it.
-            if left + edge / 2 >= self.size / 2 {
-                return index.clamp(1, self.len() - 1);
-            }
-            left += edge;
-        }
-        self.len() - 1
-    }
-
-    fn split_off(&mut self, index: usize) -> Self {
-        let mut right = Self::empty(self.tree, self.level);
-        right.entries = self.entries.split_off(index);
-        if self.level == 0 {
-            right.values.clone_from(&self.values);
-            right.compact();
-            self.compact();
-        } else {
-            right.children = self.children.split_off(index.min(self.children.len()));
-        }
-        if let Some(latest) = self.last_insert.checked_sub(index) {
-            (right.last_insert, right.run) = (latest, self.run);
-            self.last_insert = usize::MAX;
-        }
-        self.entries.shrink_to(index + 16);
-        self.recount();
-        right.recount();
-        right
-    }
-
-    /// What this node and `right` would take together.
-    pub(super) fn joined_size(&self, right: &Self) -> usize {
-        // The entry at the seam is coded relative to another one than before.
-        let base = self.base.min(right.base);
-        self.size_with(base) + right.size_with(base) + codec::ENTRY_OVERHEAD_BYTES_MAX
-    }
-
-    /// Appends the entries of `right`, whose keys are all above these. `low` is the key that `right` had in
-    /// the parent.
-    pub(super) fn join(&mut self, mut right: Self, low: Key) {
-        if self.level == 0 {
-            self.compact();
-            right.compact();
-            let start = u16::try_from(self.values.len()).unwrap_or(u16::MAX);
-            for entry in &mut right.entries {
-                entry.offset = entry.offset.saturating_add(start);
-            }
-        } else if let Some(first) = right.entries.first_mut() {
-            // Keys from there on belong below it; one of them may be prepared.
-            first.set_key(low);
-        }
-        self.entries.append(&mut right.entries);
-        self.values.append(&mut right.values);
-        self.children.append(&mut right.children);
-        (self.last_insert, self.run) = (usize::MAX, 0);
-        self.recount();
-    }
-}
-
 /// Keeping count.
 impl Node {
     fn insert_entry(&mut self, index: usize, entry: Entry) {
@@ -510,7 +407,7 @@ impl Node {
     }
 
     /// Bytes on disk of entry `index`; 0 when there is none.
-    fn edge(&self, index: usize) -> usize {
+    pub(super) fn edge(&self, index: usize) -> usize {
         self.edge_with(index, self.base)
     }
 
@@ -529,7 +426,7 @@ impl Node {
         })
     }
 
-    fn size_with(&self, base: u64) -> usize {
+    pub(super) fn size_with(&self, base: u64) -> usize {
         if base == self.base {
             return self.size;
         }
@@ -538,7 +435,7 @@ impl Node {
             .sum()
     }
 
-    fn recount(&mut self) {
+    pub(super) fn recount(&mut self) {
         self.base = self
             .entries
             .iter()

@@ -310,3 +310,27 @@ fn values_that_change_their_length_leave_nothing_behind() {
         assert!(node.memory_bytes() < 3 * BLOCK_SIZE);
     }
 }
+
+/// Births are kept relative to the least: an old one makes all others larger, in a node that is full.
+#[test]
+fn an_old_item_between_many_young_ones_finds_room() {
+    let mut bench = Bench::new(TreeKind::History, 1 << 20);
+    for index in 0..2000 {
+        let key = Key {
+            version: u64::MAX - index % 2,
+            ..extent(index / 2, 1 << 40)
+        };
+        bench.put(key, &Item::new(u64::MAX - index % 3, b""));
+    }
+    bench.checkpoint();
+    for index in [700, 3, 999, 0] {
+        let key = Key {
+            version: 5,
+            ..extent(index, 1 << 47)
+        };
+        bench.put(key, &Item::new(index, &[7; crate::ITEM_BYTES_MAX]));
+        bench.check_all();
+    }
+    bench.checkpoint();
+    bench.check_all();
+}
