@@ -74,9 +74,9 @@ pub use filesystem::FileSystem;
 pub use format::{Content, DEVICE_BYTES_MIN, FormatOptions, format, probe};
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub use namespace::{
-    ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, DirectoryEntry, FILE_BYTES_MAX, FileKind,
-    InodeNumber, LINKS_MAX, NAME_BYTES_MAX, Namespace, NewInode, Orphan, PATH_BYTES_MAX, ROOT,
-    RenameFlags, SetAttributes, Stat, XattrMode,
+    ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, Description, DirectoryEntry, FILE_BYTES_MAX,
+    FileKind, InodeNumber, LINKS_MAX, NAME_BYTES_MAX, Namespace, NewInode, Orphan, PATH_BYTES_MAX,
+    ROOT, RenameFlags, SetAttributes, Stat, XattrMode, describe_item, is_position_of,
 };
 pub use notify::Notify;
 pub use object::{ObjectReader, ObjectWriter};

@@ -2,7 +2,7 @@
 //!
 //! Invariants: every operation answers what the model answers, errors included, and after each one the whole
 //! tree is the model's: names, links, content, attributes, times, also of what is open but has no name.
-//! An operation that fails has changed nothing. It does not matter whether names collide, at which
+//! Its items fit together as `FORMAT.md` says. An operation that fails has changed nothing. It does not matter whether names collide, at which
 //! access an operation faults, and when orphans are reclaimed; once nothing is open and all of them are,
 //! no item and no data is left that does not belong to something with a name.
 #![allow(
@@ -16,6 +16,7 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::check::check;
 use common::generator::Generator;
 use common::operation::{HANDLES, Handles, Outcome, apply, note_handles, observe};
 use common::posix::Model;
@@ -25,6 +26,7 @@ use lfs::{ItemKind, Namespace, ROOT};
 
 struct Run {
     view: MemoryView,
+    hash: fn(&[u8]) -> u64,
     model: Model,
     handles: Handles,
     random: Random,
@@ -39,6 +41,7 @@ impl Run {
         view.set_faults(seed, 50);
         Self {
             view,
+            hash,
             model: Model::new(1, 0o755),
             handles: [None; HANDLES],
             random: Random::new(seed),
@@ -102,6 +105,9 @@ impl Run {
             );
         }
         assert_eq!(found.len(), expected.len(), "{what}");
+        let items = self.view.items().iter();
+        let items = items.map(|(&key, value)| (key, &value[..]));
+        check(items, self.view.objects(), self.hash);
     }
 
     /// Reclaims what nobody has open; perhaps only a part.
@@ -176,10 +182,10 @@ fn run(hash: fn(&[u8]) -> u64, seed: u64, rounds: u64, steps: u64) {
 
 #[test]
 fn random_operations_do_what_the_model_does() {
-    run(MemoryView::spread, seed(1), 60, 500);
+    run(MemoryView::spread, seed(1), 36, 500);
 }
 
 #[test]
 fn random_operations_do_what_the_model_does_when_names_collide() {
-    run(MemoryView::colliding, seed(2), 40, 500);
+    run(MemoryView::colliding, seed(2), 24, 500);
 }

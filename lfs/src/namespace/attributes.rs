@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::Namespace;
 use super::codec::{DAMAGED, Reader, put_varint};
+use super::inode::Inode;
 use super::named::{self, Place};
 use super::types::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, InodeNumber, NAME_BYTES_MAX, XattrMode,
@@ -165,24 +166,32 @@ impl<V: View> Namespace<'_, V> {
         let Place::Taken(position, payload) = self.find_attribute(inode, name)? else {
             return Err(FileError::NoAttribute);
         };
-        let bytes = found.attribute_names_bytes.checked_sub(listed_bytes(name));
-        found.attribute_names_bytes = bytes.ok_or(DAMAGED)?;
-        self.free_value(&payload)?;
-        let key = ItemKey::new(inode.0, ItemKind::Attribute, position);
-        self.view.remove(key);
+        self.take_attribute(inode, &mut found, position, (name, &payload))?;
         found.ctime_ns = self.view.now_ns();
         self.store(inode, &found);
         Ok(())
     }
 
-    /// Removes an attribute of an inode that is about to go itself.
+    /// Removes the attribute whose item has this value, of an inode that the caller stores.
     pub(super) fn remove_attribute_at(
         &mut self,
         inode: InodeNumber,
+        found: &mut Inode,
         position: u64,
         value: &[u8],
     ) -> Result<(), FileError> {
-        let (_, payload) = named::split(value)?;
+        self.take_attribute(inode, found, position, named::split(value)?)
+    }
+
+    fn take_attribute(
+        &mut self,
+        inode: InodeNumber,
+        found: &mut Inode,
+        position: u64,
+        (name, payload): (&[u8], &[u8]),
+    ) -> Result<(), FileError> {
+        let bytes = found.attribute_names_bytes.checked_sub(listed_bytes(name));
+        found.attribute_names_bytes = bytes.ok_or(DAMAGED)?;
         self.free_value(payload)?;
         let key = ItemKey::new(inode.0, ItemKind::Attribute, position);
         self.view.remove(key);

@@ -21,12 +21,14 @@
 //! - `codec`, `inode`, `cuts`, `named`: items and their bytes;
 //! - `directory`, `link`, `rename`, `path`: names;
 //! - `data`: content; `attributes`: extended attributes;
-//! - `orphan`, `tree`: what has lost its name; removing whole trees.
+//! - `orphan`, `tree`: what has lost its name; removing whole trees;
+//! - `describe`: what an item says, for whoever checks or shows a file system.
 
 mod attributes;
 mod codec;
 mod cuts;
 mod data;
+mod describe;
 mod directory;
 mod inode;
 mod link;
@@ -37,6 +39,7 @@ mod rename;
 mod tree;
 mod types;
 
+pub use describe::{Description, describe_item, is_position_of};
 pub use types::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, DirectoryEntry, FILE_BYTES_MAX, FileKind,
     InodeNumber, LINKS_MAX, NAME_BYTES_MAX, NewInode, Orphan, PATH_BYTES_MAX, ROOT, RenameFlags,

@@ -10,7 +10,7 @@ use super::Namespace;
 use super::codec::{DAMAGED, Reader, put_varint};
 use super::cuts::Cuts;
 use super::directory::decode_entry;
-use super::inode::inode_key;
+use super::inode::{Inode, inode_key};
 use super::named;
 use super::types::{InodeNumber, Orphan};
 use crate::{FileError, ItemKey, ItemKind, View};
@@ -213,7 +213,7 @@ impl<V: View> Namespace<'_, V> {
         } else if size > 0 {
             self.view.free_data(object, size, 0, None)?;
         }
-        if !done || !self.remove_attributes(number, budget)? {
+        if !done || !self.remove_attributes(number, &mut inode, budget)? {
             self.store(number, &inode);
             return Ok(false);
         }
@@ -246,6 +246,7 @@ impl<V: View> Namespace<'_, V> {
     fn remove_attributes(
         &mut self,
         number: InodeNumber,
+        inode: &mut Inode,
         budget: &mut Budget,
     ) -> Result<bool, FileError> {
         while let Some((position, value)) =
@@ -254,7 +255,7 @@ impl<V: View> Namespace<'_, V> {
             if !budget.take(ITEM_COST_BYTES) {
                 return Ok(false);
             }
-            self.remove_attribute_at(number, position, &value)?;
+            self.remove_attribute_at(number, inode, position, &value)?;
         }
         Ok(true)
     }

@@ -40,7 +40,11 @@ impl<V: View> Namespace<'_, V> {
         let mut symlinks = 0;
         while let Some((part, rest)) = first_part(&left) {
             let last = rest.iter().all(|&byte| byte == b'/');
-            let directory = self.load_directory(here)?;
+            let directory = match self.load_directory(here) {
+                // An entry or a directory has led here.
+                Err(FileError::NotFound) if here != start => return Err(DAMAGED),
+                other => other?,
+            };
             match part {
                 b"." => left = rest.to_vec(),
                 b".." => {

@@ -1,6 +1,7 @@
 //! A file system on a simulated disk.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod check;
 pub mod generator;
 pub mod operation;
 pub mod posix;
