@@ -1,4 +1,5 @@
-//! A disk in memory that remembers every write and flush, and can lose its power at any of them.
+//! A disk in memory that remembers every write, discard and flush, can lose its power at any of them, and
+//! can lie: about what it wrote, and where.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -10,7 +11,11 @@ use super::Random;
 use crate::layout::SECTOR_SIZE;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
 
-type Image = Vec<Rc<Vec<u8>>>;
+type Block = Rc<Vec<u8>>;
+/// Blocks are shared between images, so that taking one costs no more than a list.
+type Image = Vec<Block>;
+
+const SECTORS: usize = BLOCK_SIZE / SECTOR_SIZE;
 
 /// What a fault plan is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +29,21 @@ pub enum Request {
 }
 
 type FaultPlan = Box<dyn FnMut(Request) -> Option<DeviceError>>;
+
+/// What becomes of a write that the disk calls done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is where it belongs.
+    Written,
+    /// Only its first sectors are; the others are as before.
+    Torn(usize),
+    /// Nothing was written.
+    Lost,
+    /// It is there instead, as far as the disk goes.
+    Misdirected(BlockIndex),
+}
+
+type Fates = Box<dyn FnMut(BlockIndex, usize) -> Fate>;
 
 /// A simulated disk; clones are the same disk.
 #[derive(Clone)]
@@ -39,15 +59,23 @@ struct Inner {
     writes: Cell<usize>,
     completed: RefCell<Vec<usize>>,
     faults: RefCell<Option<FaultPlan>>,
+    fates: RefCell<Option<Fates>>,
     random: RefCell<Random>,
 }
 
 /// What can change which images a power cut leaves.
 enum Event {
-    /// A write was issued: from here on its sectors may be on the disk.
-    Write { start: u64, bytes: Vec<u8> },
+    /// A write, or a discard, was issued: from here on its sectors may be on the disk.
+    Write(Rc<Write>),
     /// A flush returned: these writes, by their number, are on the disk.
     Flushed(Vec<usize>),
+}
+
+struct Write {
+    start: u64,
+    blocks: Vec<Block>,
+    /// Of the sectors, how many reach the disk at most.
+    sectors: usize,
 }
 
 impl SimDisk {
@@ -65,6 +93,7 @@ impl SimDisk {
             writes: Cell::new(0),
             completed: RefCell::default(),
             faults: RefCell::new(None),
+            fates: RefCell::new(None),
             random: RefCell::new(Random::new(seed)),
         };
         Self {
@@ -120,7 +149,17 @@ impl SimDisk {
         *self.inner.faults.borrow_mut() = None;
     }
 
-    /// Number of events so far: every write issued and every flush returned. A power cut happens
+    /// Asks `fates` from now on what becomes of every write that succeeds.
+    pub fn set_fates(&self, fates: impl FnMut(BlockIndex, usize) -> Fate + 'static) {
+        *self.inner.fates.borrow_mut() = Some(Box::new(fates));
+    }
+
+    /// Every write is done as asked again.
+    pub fn clear_fates(&self) {
+        *self.inner.fates.borrow_mut() = None;
+    }
+
+    /// Number of events so far: every write and discard issued and every flush returned. A power cut happens
     /// between two of them.
     pub fn event_count(&self) -> usize {
         self.inner.events.borrow().len()
@@ -133,17 +172,17 @@ impl SimDisk {
         let mut writes = Vec::new();
         for event in log.iter().take(events) {
             match event {
-                Event::Write { start, bytes } => writes.push((*start, bytes.clone())),
+                Event::Write(write) => writes.push(write),
                 Event::Flushed(covered) => durable.extend(covered.iter().copied()),
             }
         }
         let mut image = self.inner.origin.clone();
         let mut open = Vec::new();
-        for (number, (start, bytes)) in writes.into_iter().enumerate() {
+        for (number, write) in writes.into_iter().enumerate() {
             if durable.contains(&number) {
-                apply(&mut image, start, &bytes, |_| true);
+                apply(&mut image, write, |_| true);
             } else {
-                open.push((start, bytes));
+                open.push(Rc::clone(write));
             }
         }
         Crash { image, open }
@@ -177,16 +216,13 @@ impl SimDisk {
 /// What a power cut leaves: an image, and writes of which any subset of sectors survives.
 pub struct Crash {
     image: Image,
-    open: Vec<(u64, Vec<u8>)>,
+    open: Vec<Rc<Write>>,
 }
 
 impl Crash {
     /// Sectors whose fate is open.
     pub fn open_sectors(&self) -> usize {
-        self.open
-            .iter()
-            .map(|(_, bytes)| bytes.len() / SECTOR_SIZE)
-            .sum()
+        self.open.iter().map(|write| write.sectors).sum()
     }
 
     /// The disk when of the open sectors, in the order they were written, those survive for which
@@ -194,8 +230,8 @@ impl Crash {
     pub fn disk(&self, mut survives: impl FnMut(usize) -> bool, seed: u64) -> SimDisk {
         let mut image = self.image.clone();
         let mut number = 0;
-        for (start, bytes) in &self.open {
-            apply(&mut image, *start, bytes, |_| {
+        for write in &self.open {
+            apply(&mut image, write, |_| {
                 number += 1;
                 survives(number - 1)
             });
@@ -204,21 +240,29 @@ impl Crash {
     }
 }
 
-/// Writes those sectors of `bytes` for which `survives` (asked in order) says so.
-fn apply(image: &mut Image, start: u64, bytes: &[u8], mut survives: impl FnMut(usize) -> bool) {
-    const SECTORS: usize = BLOCK_SIZE / SECTOR_SIZE;
-    for (number, sector) in bytes.chunks_exact(SECTOR_SIZE).enumerate() {
-        if !survives(number) {
-            continue;
+/// Writes those sectors for which `survives` (asked in order) says so.
+fn apply(image: &mut Image, write: &Write, mut survives: impl FnMut(usize) -> bool) {
+    for (number, block) in write.blocks.iter().enumerate() {
+        let first = number * SECTORS;
+        let mut kept = [false; SECTORS];
+        let reach = write.sectors.saturating_sub(first).min(SECTORS);
+        for (sector, kept) in (first..).zip(kept.iter_mut().take(reach)) {
+            *kept = survives(sector);
         }
-        let Ok(block) = usize::try_from(start).map(|start| start + number / SECTORS) else {
-            return;
+        let target = usize::try_from(write.start).ok();
+        let Some(target) = target.and_then(|start| image.get_mut(start + number)) else {
+            continue;
         };
-        let from = number % SECTORS * SECTOR_SIZE;
-        if let Some(block) = image.get_mut(block)
-            && let Some(target) = Rc::make_mut(block).get_mut(from..from + SECTOR_SIZE)
-        {
-            target.copy_from_slice(sector);
+        if kept == [true; SECTORS] {
+            *target = Rc::clone(block);
+        } else if kept != [false; SECTORS] {
+            let sectors = block.chunks_exact(SECTOR_SIZE);
+            let targets = Rc::make_mut(target).chunks_exact_mut(SECTOR_SIZE);
+            for ((to, from), kept) in targets.zip(sectors).zip(kept) {
+                if kept {
+                    to.copy_from_slice(from);
+                }
+            }
         }
     }
 }
@@ -259,15 +303,29 @@ impl BlockDevice for SimDisk {
         let result = self.fault(Request::Write(start, buffer.len_blocks()));
         let number = self.inner.writes.get();
         self.inner.writes.set(number + 1);
-        let bytes = buffer.bytes().to_vec();
+        let blocks = buffer.bytes().chunks_exact(BLOCK_SIZE);
+        let blocks = blocks.map(|block| Rc::new(block.to_vec()));
+        let mut write = Write {
+            start: start.0,
+            blocks: blocks.collect(),
+            sectors: buffer.len_blocks() * SECTORS,
+        };
         let failed = result.is_err();
-        apply(&mut self.inner.image.borrow_mut(), start.0, &bytes, |_| {
+        if !failed && let Some(fates) = &mut *self.inner.fates.borrow_mut() {
+            match fates(start, buffer.len_blocks()) {
+                Fate::Written => {}
+                Fate::Torn(sectors) => write.sectors = write.sectors.min(sectors),
+                Fate::Lost => write.sectors = 0,
+                Fate::Misdirected(elsewhere) => write.start = elsewhere.0,
+            }
+        }
+        apply(&mut self.inner.image.borrow_mut(), &write, |_| {
             !failed || self.inner.random.borrow_mut().one_in(2)
         });
-        self.inner.events.borrow_mut().push(Event::Write {
-            start: start.0,
-            bytes,
-        });
+        self.inner
+            .events
+            .borrow_mut()
+            .push(Event::Write(Rc::new(write)));
         self.take_time().await;
         if !failed {
             self.inner.completed.borrow_mut().push(number);
@@ -290,8 +348,39 @@ impl BlockDevice for SimDisk {
         if self.in_range(start, count).is_none() {
             return Err(DeviceError::OutOfRange);
         }
-        // What a discarded block reads as is open; the worst for us is something that looks alive.
+        // What a discarded block reads as is open: what it was, zeros, or anything. Like a write it takes
+        // effect for good with a flush, and before it perhaps.
+        let number = self.inner.writes.get();
+        self.inner.writes.set(number + 1);
+        let fill = match self.inner.random.borrow_mut().below(4) {
+            0 => None,
+            1 => Some(0),
+            _ => Some(0xD5),
+        };
+        if let Some(fill) = fill {
+            let garbage = Rc::new(alloc::vec![fill; BLOCK_SIZE]);
+            let write = Write {
+                start: start.0,
+                blocks: alloc::vec![garbage; count],
+                sectors: count * SECTORS,
+            };
+            apply(&mut self.inner.image.borrow_mut(), &write, |_| true);
+            self.inner
+                .events
+                .borrow_mut()
+                .push(Event::Write(Rc::new(write)));
+        } else {
+            self.inner
+                .events
+                .borrow_mut()
+                .push(Event::Write(Rc::new(Write {
+                    start: start.0,
+                    blocks: Vec::new(),
+                    sectors: 0,
+                })));
+        }
         self.take_time().await;
+        self.inner.completed.borrow_mut().push(number);
         Ok(())
     }
 }

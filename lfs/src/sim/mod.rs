@@ -10,7 +10,7 @@ mod executor;
 mod random;
 mod view;
 
-pub use disk::{Crash, Request, SimDisk};
+pub use disk::{Crash, Fate, Request, SimDisk};
 pub use executor::{Executor, SimClock};
 pub use random::{Random, seed_from};
 pub use view::MemoryView;
