@@ -166,6 +166,7 @@ fn truncating_a_large_file_in_the_middle_is_a_small_step_and_takes_effect_at_onc
     assert_eq!(size(&mut view, file), middle);
     let mut files = Namespace::new(&mut view);
     files.truncate(file, 60 * MIB).unwrap();
+    assert_eq!(files.seek(file, middle, true), Ok(None));
     assert_eq!(files.seek(file, 20 * MIB, true), Ok(None));
     assert_eq!(files.seek(file, 0, false), Ok(Some(middle)));
     assert!(
@@ -192,6 +193,24 @@ fn truncating_a_large_file_in_the_middle_is_a_small_step_and_takes_effect_at_onc
         .unwrap()
         .allocated_bytes;
     assert_eq!(stored, 10 * MIB + 2 * 4096);
+}
+
+#[test]
+fn a_small_truncation_after_a_large_one_stays_small() {
+    let (mut view, file) = filled(40);
+    Namespace::new(&mut view).truncate(file, 10 * MIB).unwrap();
+    Namespace::new(&mut view).truncate(file, 9 * MIB).unwrap();
+    assert!(view.blocks_freed() <= 256, "{}", view.blocks_freed());
+    Namespace::new(&mut view).truncate(file, 40 * MIB).unwrap();
+    for place in [9 * MIB, 10 * MIB, 39 * MIB] {
+        assert_eq!(byte_at(&mut view, file, place), 0);
+    }
+    reclaim(&mut view, MIB);
+    let stored = Namespace::new(&mut view)
+        .stat(file)
+        .unwrap()
+        .allocated_bytes;
+    assert_eq!(stored, 9 * MIB);
 }
 
 #[test]
