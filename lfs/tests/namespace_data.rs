@@ -285,6 +285,17 @@ fn what_is_unlinked_stays_until_it_is_reclaimed() {
 }
 
 #[test]
+fn what_was_cut_and_then_unlinked_is_freed_in_small_steps_from_its_start() {
+    let (mut view, file) = filled(60);
+    let mut files = Namespace::new(&mut view);
+    files.truncate(file, 40 * MIB).unwrap();
+    files.unlink(ROOT, b"f").unwrap();
+    let (_, most) = reclaim(&mut view, MIB);
+    assert!(most <= 256, "{most} blocks at most");
+    assert_eq!((view.objects().count(), view.items().len()), (0, 1));
+}
+
+#[test]
 fn a_sparse_giant_is_reclaimed_in_few_steps() {
     let (mut view, file) = view();
     let mut files = Namespace::new(&mut view);

@@ -201,7 +201,8 @@ impl<V: View> Namespace<'_, V> {
         }
         let size = inode.data_size();
         let from = match inode.cuts.ranges() {
-            [(from, to)] if *to == size && inode.size <= *from => *from,
+            // So far an earlier step has come.
+            [(from, _)] if inode.size == 0 => *from,
             _ => 0,
         };
         let object = inode.data(number);
