@@ -78,6 +78,40 @@ pub trait BlockDevice {
     ) -> impl Future<Output = Result<(), DeviceError>>;
 }
 
+impl<D: BlockDevice> BlockDevice for &D {
+    fn geometry(&self) -> DeviceGeometry {
+        (**self).geometry()
+    }
+
+    fn read(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> impl Future<Output = (Buffer, Result<(), DeviceError>)> {
+        (**self).read(start, buffer)
+    }
+
+    fn write(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> impl Future<Output = (Buffer, Result<(), DeviceError>)> {
+        (**self).write(start, buffer)
+    }
+
+    fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> {
+        (**self).flush()
+    }
+
+    fn discard(
+        &self,
+        start: BlockIndex,
+        count: u64,
+    ) -> impl Future<Output = Result<(), DeviceError>> {
+        (**self).discard(start, count)
+    }
+}
+
 /// Time, as the layers above see it.
 pub trait Clock {
     /// Microseconds since an arbitrary moment; never goes back.

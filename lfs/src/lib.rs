@@ -21,6 +21,7 @@
 extern crate alloc;
 
 mod buffer;
+mod check;
 mod checkpoint;
 mod checkpointing;
 mod cleaner;
@@ -59,6 +60,10 @@ mod view;
 mod volume;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
+pub use check::{
+    CheckEvent, CheckOptions, Finding, NodeDefect, Part as CheckedPart, Problem, Repair,
+    RepairError, RepairOutcome, Severity, Summary as CheckSummary, check, repair,
+};
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use error::{

@@ -72,7 +72,17 @@ impl<D: BlockDevice> Recovery<D> {
             }
         };
         let checkpoint = read_checkpoint(&device, &superblock).await?;
-        let mut segments = read_table(&device, &superblock, &checkpoint).await?;
+        let segments = read_table(&device, &superblock, &checkpoint).await?;
+        Self::begin(device, superblock, checkpoint, segments).await
+    }
+
+    /// As [`open`](Self::open), with what it reads first.
+    pub(crate) async fn begin(
+        device: D,
+        superblock: Superblock,
+        checkpoint: Checkpoint,
+        mut segments: Segments,
+    ) -> Result<Self, MountError> {
         let Some(cursor) = claim_segments(&superblock, &checkpoint, &mut segments) else {
             return Err(MountError::Damaged {
                 structure: Structure::Checkpoint,
@@ -167,6 +177,16 @@ impl<D: BlockDevice> Recovery<D> {
             };
             self.take_group(&group)?;
         }
+    }
+
+    /// The trees, with what was replayed so far.
+    pub(crate) fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// The last commit that was replayed.
+    pub(crate) fn last_commit(&self) -> CommitNumber {
+        CommitNumber(self.replay.next_number().saturating_sub(1))
     }
 
     fn take_group(&mut self, group: &Group) -> Result<(), MountError> {

@@ -72,6 +72,7 @@ const FREE: Segment = Segment {
     pinned: false,
 };
 
+#[derive(Clone)]
 pub(crate) struct Segments {
     segments: Vec<Segment>,
     segment_bytes: u64,
@@ -339,6 +340,26 @@ impl Segments {
     /// A checkpoint with these homes is durable.
     pub(crate) fn set_homes(&mut self, homes: Vec<u8>) {
         self.homes = homes;
+    }
+
+    /// Sets what the table says of a segment, whatever it said before. For repairs of a table that nobody uses.
+    pub(crate) fn restore(&mut self, id: SegmentId, segment: Segment) {
+        if let Some(place) = self.segments.get_mut(id.0 as usize) {
+            *place = segment;
+        }
+    }
+
+    /// Block `index` as it is to be written at `own`; `None` without memory.
+    pub(crate) fn encoded_block(
+        &self,
+        superblock: &Superblock,
+        index: u32,
+        own: BlockIndex,
+        sequence: u64,
+    ) -> Option<Buffer> {
+        let mut buffer = Buffer::zeroed(1).ok()?;
+        self.encode_block(superblock, index, own, sequence, &[], &mut buffer);
+        Some(buffer)
     }
 
     fn encode_block(

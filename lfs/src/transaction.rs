@@ -512,9 +512,7 @@ impl View for Transaction<'_> {
     }
 
     fn hash_name(&self, name: &[u8]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(&self.volume.superblock.id.0);
-        hasher.write(name);
-        hasher.finish()
+        hash_name(&self.volume.superblock.id, name)
     }
 
     fn read_data(
@@ -694,6 +692,13 @@ impl View for Transaction<'_> {
         }
         Ok(bytes)
     }
+}
+
+/// The hash of a name: keyed, so that nobody can choose names that collide.
+pub(crate) fn hash_name(id: &crate::FileSystemId, name: &[u8]) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(&id.0);
+    hasher.write(name);
+    hasher.finish()
 }
 
 /// Bytes of a file that a search for data or holes looks at in one go.

@@ -414,7 +414,8 @@ pub(crate) fn encode_snapshot(name: &str, created_ns: i64) -> Vec<u8> {
     value
 }
 
-fn decode_snapshot(id: u64, birth: u64, value: &[u8]) -> Option<SnapshotInfo> {
+/// The snapshot in such a value.
+pub(crate) fn decode_snapshot(id: u64, birth: u64, value: &[u8]) -> Option<SnapshotInfo> {
     let (created, name) = value.split_first_chunk::<8>()?;
     Some(SnapshotInfo {
         id: SnapshotId(id),

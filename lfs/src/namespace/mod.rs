@@ -46,7 +46,18 @@ pub use types::{
     SetAttributes, Stat, XattrMode,
 };
 
+pub(crate) use attributes::{Value as AttributeValue, decode_attribute};
+pub(crate) use directory::decode_entry;
+pub(crate) use inode::Inode;
+pub(crate) use orphan::State as OrphanState;
+
 use crate::View;
+
+/// The bucket of a name with this hash, and the first and last position in it.
+pub(crate) fn bucket_of(hash: u64) -> (u64, u64, u64) {
+    let first = named::bucket(hash);
+    (first, first, first + (1 << named::SLOT_BITS) - 1)
+}
 
 /// The files and directories that a view holds.
 pub struct Namespace<'a, V> {

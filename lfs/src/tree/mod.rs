@@ -38,7 +38,7 @@ pub(crate) use codec::{NODE_MAGIC, NodeHeader, inspect};
 pub(crate) use frozen::{Frozen, NoSpace};
 pub(crate) use key::{Damaged, Defect, Item, ItemRef, Key, KeyRange, TreeKind};
 pub(crate) use node::Node;
-pub(crate) use walk::{Place, Visited, Walk};
+pub(crate) use walk::{Place, Step, Visited, Walk, items_of};
 
 use crate::{BLOCK_SIZE, BlockIndex, Fault, NodePointer};
 use frozen::Settling;
@@ -55,6 +55,16 @@ pub(crate) struct TreeRoot {
     pub pointer: NodePointer,
     /// Its level: 0 when it is a leaf.
     pub level: u8,
+}
+
+/// A node on the way down.
+#[derive(Debug)]
+pub(crate) struct Descended {
+    /// Where it is on the disk, if it did not change since.
+    pub place: Option<Place>,
+    /// The keys it may hold.
+    pub range: KeyRange,
+    pub node: Rc<Node>,
 }
 
 /// See the module.
@@ -192,6 +202,43 @@ impl Tree {
     /// Bytes that the next checkpoint has to write, at most.
     pub(crate) fn dirty_bytes(&self) -> usize {
         self.ledger.dirty_nodes * BLOCK_SIZE
+    }
+
+    /// Blocks of the newest checkpoint that the tree no longer uses: segments count them until the next one.
+    pub(crate) fn freed_blocks(&self) -> &[BlockIndex] {
+        &self.ledger.freed
+    }
+
+    /// The nodes from the root to the leaf that `key` leads to, as far as they are in memory, and the first one
+    /// that is not.
+    pub(crate) fn descend(&self, key: &Key) -> (Vec<Descended>, Option<Place>) {
+        let mut path = Vec::new();
+        let mut next = self.root.clone();
+        let mut expected = self.ledger.root_place(self.level);
+        while let Some(child) = next {
+            let pointer = match &child {
+                Child::Stored(pointer) => Some(*pointer),
+                Child::Dirty(_) => None,
+            };
+            let place = pointer.map(|pointer| Place {
+                pointer,
+                level: expected.level,
+                range: expected.range,
+            });
+            let Ok(node) = self.ledger.load(&child, &expected) else {
+                return (path, place);
+            };
+            let range = expected.range;
+            if node.level() > 0 {
+                let index = node.route(key);
+                expected = Ledger::below(&node, index, &expected);
+                next = node.child(index).cloned();
+            } else {
+                next = None;
+            }
+            path.push(Descended { place, range, node });
+        }
+        (path, None)
     }
 
     /// Whether there is no item.

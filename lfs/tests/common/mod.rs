@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod generator;
+pub mod images;
 pub mod operation;
 pub mod posix;
 

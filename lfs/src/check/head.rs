@@ -1,0 +1,192 @@
+//! The fixed structures at the start of a device: superblock, slots, segment table.
+
+use alloc::vec::Vec;
+
+use super::Sink;
+use super::report::{Finding, Part, Problem, Repair};
+use crate::checkpoint::Checkpoint;
+use crate::segments::Segments;
+use crate::superblock::{State, Superblock, SuperblockFault, TABLE_ENTRIES, table_blocks_for};
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer};
+
+/// Blocks of the segment table that one request reads.
+const TABLE_BLOCKS_AT_ONCE: u32 = 64;
+
+/// What could be read of them.
+pub(super) struct Head {
+    pub superblock: Superblock,
+    pub checkpoint: Option<Checkpoint>,
+    pub segments: Option<Segments>,
+    /// Blocks of the table, by index, that are damaged; what they say counts as free.
+    pub damaged_table: Vec<u32>,
+}
+
+/// Reads `blocks` blocks; reports when that fails.
+pub(super) async fn read<D: BlockDevice>(
+    device: &D,
+    start: BlockIndex,
+    blocks: usize,
+    part: Part,
+    sink: &mut Sink<'_>,
+) -> Option<Buffer> {
+    let Ok(buffer) = Buffer::zeroed(blocks) else {
+        sink.report(Finding::new(part, Problem::OutOfMemory).at(start));
+        return None;
+    };
+    let (buffer, read) = device.read(start, buffer).await;
+    if let Err(error) = read {
+        sink.report(Finding::new(part, Problem::Unreadable(error)).at(start));
+        return None;
+    }
+    Some(buffer)
+}
+
+/// Reads and checks all of it. `None`: there is no file system to check.
+pub(super) async fn check<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Option<Head> {
+    let superblock = check_superblock(device, sink).await?;
+    let checkpoint = check_slots(device, &superblock, sink).await;
+    let mut head = Head {
+        superblock,
+        checkpoint,
+        segments: None,
+        damaged_table: Vec::new(),
+    };
+    if let Some(checkpoint) = &head.checkpoint {
+        head.segments = check_table(
+            device,
+            &superblock,
+            checkpoint,
+            &mut head.damaged_table,
+            sink,
+        )
+        .await;
+    }
+    Some(head)
+}
+
+async fn check_superblock<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Option<Superblock> {
+    let device_blocks = device.geometry().block_count;
+    let mut found = Vec::new();
+    for block in Superblock::copy_blocks() {
+        let decoded = if block.0 < device_blocks {
+            let buffer = read(device, block, 1, Part::Superblock, sink).await;
+            buffer.map(|buffer| Superblock::decode(buffer.bytes(), block, device_blocks))
+        } else {
+            None
+        };
+        found.push((block, decoded.unwrap_or(Err(SuperblockFault::Invalid))));
+    }
+    let &[(first_block, first), (second_block, second)] = found.as_slice() else {
+        return None;
+    };
+    let ready = |copy: Result<Superblock, _>| copy.ok().filter(|copy| copy.state == State::Ready);
+    let damaged = |block| {
+        Finding::new(Part::Superblock, Problem::SuperblockCopy)
+            .at(block)
+            .by(Repair::Superblock)
+    };
+    if let Err(SuperblockFault::Unknown { version, features }) = first {
+        let problem = Problem::Unknown { version, features };
+        sink.report(Finding::new(Part::Superblock, problem).at(first_block));
+        return None;
+    }
+    if let Some(superblock) = ready(first) {
+        if second != first {
+            sink.report(damaged(second_block));
+        }
+        return Some(superblock);
+    }
+    // While a format is under way the second copy may still be the older file system's.
+    if let Some(superblock) = ready(second)
+        && first.map_or(true, |first| first.id == superblock.id)
+    {
+        sink.report(damaged(first_block));
+        return Some(superblock);
+    }
+    let problem = match (first, second) {
+        (Ok(_), _) => Problem::FormatUnfinished,
+        (_, Err(SuperblockFault::Unknown { version, features })) => {
+            Problem::Unknown { version, features }
+        }
+        _ => Problem::NoFileSystem,
+    };
+    sink.report(Finding::new(Part::Superblock, problem).at(first_block));
+    None
+}
+
+async fn check_slots<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    sink: &mut Sink<'_>,
+) -> Option<Checkpoint> {
+    let mut newest: Option<Checkpoint> = None;
+    let mut empty = Vec::new();
+    for slot in 0..2 {
+        let own = superblock.slot_block(slot);
+        let blocks = superblock.slot_blocks as usize;
+        let Some(buffer) = read(device, own, blocks, Part::Checkpoint, sink).await else {
+            continue;
+        };
+        match Checkpoint::decode(superblock, own, buffer.bytes()) {
+            Some(found) => {
+                if newest
+                    .as_ref()
+                    .is_none_or(|newest| found.sequence > newest.sequence)
+                {
+                    newest = Some(found);
+                }
+            }
+            None => empty.push(own),
+        }
+    }
+    if newest.is_none() {
+        let own = superblock.slot_block(0);
+        sink.report(Finding::new(Part::Checkpoint, Problem::NoCheckpoint).at(own));
+    } else if newest.as_ref().is_some_and(|newest| newest.sequence > 1) {
+        for own in empty {
+            sink.report(Finding::new(Part::Checkpoint, Problem::SlotEmpty).at(own));
+        }
+    }
+    newest
+}
+
+async fn check_table<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    checkpoint: &Checkpoint,
+    damaged: &mut Vec<u32>,
+    sink: &mut Sink<'_>,
+) -> Option<Segments> {
+    let Some(mut segments) = Segments::new(superblock) else {
+        sink.report(Finding::new(Part::SegmentTable, Problem::OutOfMemory));
+        return None;
+    };
+    let used = table_blocks_for(superblock.segment_count);
+    for first in (0..used).step_by(TABLE_BLOCKS_AT_ONCE as usize) {
+        let count = TABLE_BLOCKS_AT_ONCE.min(used - first);
+        let start = superblock.table_block(first, 0);
+        let blocks = 2 * count as usize;
+        let buffer = read(device, start, blocks, Part::SegmentTable, sink).await;
+        for index in first..first + count {
+            let home = checkpoint.table_homes.get(index as usize).copied();
+            let home = home.unwrap_or(0);
+            let at = (2 * (index - first) + u32::from(home)) as usize * BLOCK_SIZE;
+            let bytes = buffer
+                .as_ref()
+                .and_then(|b| b.bytes().get(at..at + BLOCK_SIZE));
+            let loaded =
+                bytes.is_some_and(|bytes| segments.load_block(superblock, index, home, bytes));
+            if !loaded {
+                damaged.push(index);
+                let first = index * TABLE_ENTRIES;
+                let last = (first + TABLE_ENTRIES).min(superblock.segment_count) - 1;
+                let problem = Problem::TableBlock { first, last };
+                let finding = Finding::new(Part::SegmentTable, problem)
+                    .at(superblock.table_block(index, home))
+                    .by(Repair::TableBlock);
+                sink.report(finding);
+            }
+        }
+    }
+    Some(segments)
+}
