@@ -231,3 +231,8 @@ impl Stats {
 pub(crate) fn add(counter: &Cell<u64>, amount: usize) {
     counter.set(counter.get().wrapping_add(amount as u64));
 }
+
+/// Takes what was added to a counter back.
+pub(crate) fn take_back(counter: &Cell<u64>, amount: u64) {
+    counter.set(counter.get().wrapping_sub(amount));
+}

@@ -11,7 +11,7 @@ use crate::{REDIS_VERSION, VERSION};
 type Section = fn(&Env, &dyn Engine, &mut String) -> core::fmt::Result;
 
 /// Sections in the order shown; whether they belong to the default.
-const SECTIONS: [(&str, bool, Section); 9] = [
+const SECTIONS: [(&str, bool, Section); 10] = [
     ("Server", true, server),
     ("Clients", true, clients),
     ("Memory", true, memory),
@@ -20,6 +20,7 @@ const SECTIONS: [(&str, bool, Section); 9] = [
     ("Replication", true, replication),
     ("Commandstats", false, command_stats),
     ("Errorstats", true, error_stats),
+    ("Files", true, files),
     ("Keyspace", true, keyspace),
 ];
 
@@ -169,6 +170,21 @@ fn error_stats(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result
         )?;
     }
     Ok(())
+}
+
+fn files(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let files = engine.store_stats().files;
+    write!(
+        out,
+        "fs_capacity_bytes:{}\r\nfs_live_bytes:{}\r\nfs_snapshots:{}\r\nfs_segments_cleaned:{}\r\n\
+         fs_cleaned_bytes_read:{}\r\nfs_cleaned_bytes_written:{}\r\n",
+        files.capacity_bytes,
+        files.live_bytes,
+        files.snapshots,
+        files.segments_cleaned,
+        files.cleaned_bytes_read,
+        files.cleaned_bytes_written,
+    )
 }
 
 fn keyspace(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {

@@ -124,6 +124,11 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         self.now_ms.get()
     }
 
+    /// Unix nanoseconds now, as files are stamped with.
+    pub(crate) fn now_ns(&self) -> i64 {
+        self.clock.unix_us().saturating_mul(1000)
+    }
+
     /// Reads the clock for what is executed next; returns the monotonic microseconds.
     pub(crate) fn read_clock(&self) -> u64 {
         let now_us = self.clock.monotonic_us();

@@ -42,7 +42,7 @@ async fn commands(client: &mut Client) -> Vec<Vec<String>> {
 
 /// Arguments of all kinds, favouring those that mean something to some command.
 fn arguments(random: &mut Random) -> Vec<String> {
-    const WORDS: [&str; 34] = [
+    const WORDS: [&str; 42] = [
         "k",
         "l",
         "m",
@@ -77,6 +77,14 @@ fn arguments(random: &mut Random) -> Vec<String> {
         "on",
         "2",
         "\r\n",
+        "/",
+        "/k/l",
+        "../m",
+        "parents",
+        "recursive",
+        "cursor",
+        "mode",
+        "exchange",
     ];
     (0..random.index(7))
         .map(|_| WORDS[random.index(WORDS.len())].to_owned())

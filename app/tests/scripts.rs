@@ -63,6 +63,7 @@ scripts!(
     config,
     connection,
     expiry,
+    files,
     generic,
     inline,
     keyspace,

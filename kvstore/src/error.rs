@@ -1,11 +1,13 @@
 //! What can go wrong.
 
-use lfs::{MountError, ObjectId, ObjectReadError};
+use alloc::boxed::Box;
+
+use lfs::{Fault, MountError, ObjectId, ObjectReadError};
 
 use crate::Timestamp;
 
 /// Why a commit was refused. Nothing of it happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
     /// The memory limit is reached and the transaction would grow the data. Deletes still commit.
@@ -14,6 +16,16 @@ pub enum CommitError {
     /// The disk has no room for it. Deletes still commit.
     #[error("no space left on the device")]
     DiskFull,
+    /// The disk has no room for what files would grow by. Removing files still commits.
+    #[error("no space left on the device for files")]
+    FilesFull,
+    /// Only with files: something must be loaded first ([`Store::load`](crate::Store::load)); then run the
+    /// transaction again.
+    #[error("something is not in memory")]
+    Fault(Box<Fault>),
+    /// Only with files: what the commit touches cannot be read.
+    #[error(transparent)]
+    Files(Box<lfs::FileError>),
     /// The transaction is larger than [`Limits::commit_bytes_max`](crate::Limits::commit_bytes_max).
     #[error("the transaction is too large")]
     TooLarge,

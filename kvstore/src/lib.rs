@@ -20,6 +20,7 @@ extern crate alloc;
 
 mod dirty;
 mod error;
+mod files;
 mod index;
 mod keyspace;
 mod load;
@@ -38,8 +39,9 @@ mod version;
 mod write_set;
 
 pub use error::{CommitError, DurabilityLost, OpenError};
+pub use lfs::Loaded;
 pub use snapshot::Snapshot;
-pub use store::{Limits, Options, Stats, Store};
+pub use store::{FileStats, Limits, Options, Stats, Store};
 pub use transaction::Transaction;
 pub use value::{Entry, Key, Value};
 

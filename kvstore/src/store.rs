@@ -264,6 +264,7 @@ impl<D: BlockDevice> Store<D> {
             run_bytes: self.runs.borrow().iter().map(|run| run.len_bytes).sum(),
             snapshots: index.pins.count() as u64,
             expired_keys: index.expired_keys.get(),
+            files: self.file_stats(),
         }
     }
 
@@ -437,4 +438,24 @@ pub struct Stats {
     pub snapshots: u64,
     /// Keys removed because their time had come.
     pub expired_keys: u64,
+    /// The file system below.
+    pub files: FileStats,
+}
+
+/// Figures about the file system that holds both files and keys.
+#[derive(Debug, Clone, Copy, Default)]
+#[non_exhaustive]
+pub struct FileStats {
+    /// What live bytes may come to.
+    pub capacity_bytes: u64,
+    /// Bytes that are meant: files, runs of keys, trees.
+    pub live_bytes: u64,
+    /// Snapshots of files.
+    pub snapshots: u64,
+    /// Segments that the cleaner went through.
+    pub segments_cleaned: u64,
+    /// Bytes that the cleaner read.
+    pub cleaned_bytes_read: u64,
+    /// Bytes that the cleaner wrote; part of what was written to the device.
+    pub cleaned_bytes_written: u64,
 }

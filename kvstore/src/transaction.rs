@@ -4,12 +4,16 @@
 //! commit, so what it read is what it commits on; a caller that awaits in between and is overtaken
 //! gets [`CommitError::Conflict`]. Its writes are seen by itself at once and by
 //! everybody else after the commit, all together.
+//!
+//! It may change files too ([`Transaction::files`]): they are part of the same commit. Then something may have to be
+//! loaded from the disk first, and the whole transaction is run again (`files`).
 
 use alloc::vec::Vec;
 use core::cell::Ref;
 
-use lfs::BlockDevice;
+use lfs::{BlockDevice, Fault, FileError, Loaded};
 
+use crate::files::FilePart;
 use crate::index::{Applied, Index};
 use crate::keyspace::ENTRY_BYTES;
 use crate::record::{Change, RECORD_BYTES_MAX, RUN_RECORD_BYTES_MAX, Record};
@@ -29,6 +33,8 @@ pub struct Transaction<'s, D: BlockDevice> {
     writes: WriteSet,
     /// The newest commit that what was read depends on.
     depends_on: Timestamp,
+    /// None for transactions of keys only.
+    files: Option<FilePart<'s>>,
 }
 
 /// What a commit would take, and do to the size of the data, in bytes.
@@ -54,6 +60,52 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             now_ms,
             writes: WriteSet::default(),
             depends_on: Timestamp::default(),
+            files: None,
+        }
+    }
+
+    /// With files as well: `now_ns` (Unix nanoseconds) is the time their changes get.
+    pub(crate) fn with_files(
+        store: &'s Store<D>,
+        now_ms: i64,
+        now_ns: i64,
+        loaded: &'s mut Loaded,
+    ) -> Self {
+        Self {
+            files: Some(FilePart::new(&store.filesystem, now_ns, loaded)),
+            ..Self::new(store, now_ms)
+        }
+    }
+
+    /// Runs `body` on the files as this transaction sees them. When it fails, nothing it did stays, and the transaction
+    /// can go on; but for [`FileError::Fault`], which ends it: drop it, [`Store::load`] what
+    /// [`take_fault`](Self::take_fault) says, and run it again.
+    ///
+    /// # Errors
+    /// What `body` returns; [`FileError::ReadOnly`] in a transaction begun without files.
+    pub fn files<T>(
+        &mut self,
+        body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let files = self.files.as_mut().ok_or(FileError::ReadOnly)?;
+        let filesystem = &self.store.filesystem;
+        self.depends_on = self.depends_on.max(Timestamp(filesystem.file_commit().0));
+        files.run(filesystem, body)
+    }
+
+    /// What has to be loaded before this transaction can be run, if something turned out to be missing.
+    pub fn take_fault(&mut self) -> Option<Fault> {
+        self.files.as_mut()?.take_fault()
+    }
+
+    /// Drops the transaction, but finds out first whether a commit of its files would ask for something to be loaded.
+    ///
+    /// # Errors
+    /// [`CommitError::Fault`], or what cannot be read.
+    pub fn rehearse(self) -> Result<(), CommitError> {
+        match &self.files {
+            Some(files) => files.rehearse(&self.store.filesystem),
+            None => Ok(()),
         }
     }
 
@@ -304,7 +356,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     /// Whether nothing was written so far.
     pub fn is_read_only(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.is_empty() && self.files.as_ref().is_none_or(FilePart::is_empty)
     }
 
     /// Commits: the writes are visible to everybody, and the result says what a reply about this
@@ -314,7 +366,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// # Errors
     /// Nothing happened then; see [`CommitError`].
     pub fn commit(mut self) -> Result<Timestamp, CommitError> {
-        if self.writes.is_empty() {
+        if self.is_read_only() {
             return Ok(self.depends_on);
         }
         let growth = self.growth();
@@ -325,8 +377,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             return Err(CommitError::TooLarge);
         }
         self.store.check_room(&self.index(), &growth)?;
+        let files = self.files.take();
         let encode = |payload: &mut Vec<u8>| self.encode(payload);
-        let timestamp = self.store.append(growth.payload, encode)?;
+        let timestamp = match files.filter(|files| !files.is_empty()) {
+            None => self.store.append(growth.payload, encode)?,
+            Some(files) => self.store.commit_files(files, &growth, encode)?,
+        };
         let mut index = self.store.index.borrow_mut();
         let nothing = Key::from([].as_slice());
         for (db, writes) in core::mem::take(&mut self.writes).into_iter() {

@@ -22,9 +22,9 @@ use crate::record::{ExtentRecord, Record};
 use crate::replay::take_frame;
 use crate::segments::{Segment, SegmentKind};
 use crate::superblock::SegmentId;
-use crate::transaction::Loaded;
 use crate::tree::{Item, Key, NodeHeader, TreeKind, inspect};
 use crate::volume::{after, extent_key};
+use crate::write_set::Loaded;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileError, FileSystem, ItemKind,
     Structure,

@@ -9,19 +9,22 @@ use crate::extent_codec::{ExtentIdentity, encode};
 use crate::gather::Part;
 use crate::record::{ExtentRecord, Record};
 use crate::replay::Change;
-use crate::transaction::{At, Loaded, WriteSet};
+use crate::transaction::At;
 use crate::volume::{Volume, encode_snapshot};
+use crate::write_set::{Loaded, Staged, WriteSet};
 use crate::{
     AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, FileError,
     FileSystem, ItemKey, ItemKind, SnapshotId, SnapshotInfo, StoredRange, Transaction, View,
 };
 
-/// Why a transaction was not committed at once.
-pub(crate) enum CommitStop {
-    /// Something is missing in memory.
+/// Why a transaction was not committed at once. Nothing has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommitStop {
+    /// Something is missing in memory: [`FileSystem::load`] it and run the transaction again.
     Fault(Fault),
-    /// The log has no room at the moment.
+    /// The log has no room at the moment; [`FileSystem::admit`] waits for some.
     NoRoom,
+    /// It cannot be committed.
     Error(FileError),
 }
 
@@ -54,6 +57,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut loaded = Loaded::default();
         loop {
             self.admit(|| false).await;
+            loaded.refresh(self.releases());
             match self.try_transact(now_ns, &loaded, &mut body) {
                 Ok(done) => return Ok(done),
                 Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
@@ -84,7 +88,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let commit = if set.is_empty() {
             self.appended()
         } else {
-            self.commit_set(set)?
+            self.commit_set(set, &[])?
         };
         Ok((value, commit))
     }
@@ -125,6 +129,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut loaded = Loaded::default();
         let peek = |address, target: &mut [u8]| self.log.peek(address, target);
         loop {
+            loaded.refresh(self.releases());
             let result = {
                 let volume = self.volume.borrow();
                 let mut transaction = Transaction::new(&volume, at, &loaded, &peek, 0);
@@ -142,7 +147,11 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Reads what a fault asks for.
-    pub(crate) async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
+    ///
+    /// # Errors
+    /// [`FileError::Device`], [`FileError::Damaged`], [`FileError::OutOfMemory`].
+    pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
+        loaded.refresh(self.releases());
         match fault {
             Fault::Node(pointer) => {
                 let cache = Rc::clone(&self.volume.borrow().cache);
@@ -151,11 +160,16 @@ impl<D: BlockDevice> FileSystem<D> {
             Fault::Data(ranges) => {
                 for range in ranges {
                     let bytes = self.read_stored(range).await?;
-                    loaded.data.insert(range, bytes);
+                    loaded.keep(range, bytes);
                 }
                 Ok(())
             }
         }
+    }
+
+    /// How often segments were released so far.
+    pub(crate) fn releases(&self) -> u64 {
+        self.segments.borrow().releases()
     }
 
     /// Reads bytes of the log, wherever they are by now.
@@ -178,12 +192,17 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(Rc::from(found.unwrap_or_default()))
     }
 
-    /// Commits what a transaction changed, in this step or not at all.
-    pub(crate) fn commit_set(&self, set: WriteSet) -> Result<CommitNumber, CommitStop> {
+    /// Commits what a transaction changed, with what the layer above records, in this step or not at all.
+    pub(crate) fn commit_set(
+        &self,
+        mut set: WriteSet,
+        layer: &[u8],
+    ) -> Result<CommitNumber, CommitStop> {
         let number = CommitNumber(self.appended().0 + 1);
         let mut changes = Vec::new();
         let mut growing = false;
-        for (key, value) in set.items {
+        let next_object = set.next_object;
+        for (key, value) in core::mem::take(&mut set.items) {
             growing |= value.is_some()
                 && matches!(
                     key.kind,
@@ -226,12 +245,7 @@ impl<D: BlockDevice> FileSystem<D> {
             changes.push(Change::Write(record, 0));
             extents.push(stored.bytes);
         }
-        for (&(object, from), staged) in &set.data {
-            if staged.data.is_none() {
-                let to = from.checked_add(staged.len).filter(|&to| to != u64::MAX);
-                changes.push(Change::Free { object, from, to });
-            }
-        }
+        changes.extend(freed_ranges(&set));
         growing |= !extents.is_empty();
 
         let plan = {
@@ -245,17 +259,22 @@ impl<D: BlockDevice> FileSystem<D> {
             return Err(CommitStop::Error(FileError::NoSpace));
         }
         let mut addresses = Vec::new();
-        let taken = append_changes(&self.log, &changes, &extents, &mut addresses);
+        let layer_records = layer.chunks(self.layer_chunk_bytes());
+        let taken = append_changes(&self.log, &changes, &extents, layer_records, &mut addresses);
         taken.map_err(|error| match error {
             AppendError::NoRoom => CommitStop::NoRoom,
             AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
             AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
             AppendError::ReadOnly => CommitStop::Error(FileError::ReadOnly),
         })?;
-        self.charge(grown as u64);
+        if !layer.is_empty() {
+            self.layer_commit.set(number);
+        }
+        self.file_commit.set(number);
+        self.charge((grown + layer.len()) as u64);
         let mut volume = self.volume.borrow_mut();
         volume.apply(plan, &addresses);
-        volume.next_object = volume.next_object.max(set.next_object);
+        volume.next_object = volume.next_object.max(next_object);
         drop(volume);
         let orphan =
             |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);
@@ -264,6 +283,37 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         self.changed.notify();
         Ok(number)
+    }
+
+    /// Finds out whether all that a commit of `set` touches is in memory.
+    pub(crate) fn rehearse_set(&self, set: &WriteSet) -> Result<(), CommitStop> {
+        let number = self.appended().0 + 1;
+        let mut changes = Vec::new();
+        for (key, value) in &set.items {
+            changes.push(match value {
+                // What an item says has no bearing on what is touched.
+                Some(_) => Change::Put(*key, Vec::new()),
+                None => Change::Remove(*key),
+            });
+        }
+        let extent_max = self.superblock.extent_bytes_max() as usize;
+        for ((object, offset), bytes) in coalesce(&set.data, extent_max) {
+            let len = bytes.map_or(0, |bytes| bytes.len());
+            let record = ExtentRecord {
+                object,
+                offset,
+                len: u32::try_from(len).unwrap_or(u32::MAX),
+                encoding: 0,
+                stored_len: 0,
+                birth: number,
+                unit_first: 0,
+            };
+            changes.push(Change::Write(record, 0));
+        }
+        changes.extend(freed_ranges(set));
+        let mut volume = self.volume.borrow_mut();
+        let plan = volume.plan(number, &changes)?;
+        volume.prepare(&plan).map_err(CommitStop::Fault)
     }
 
     /// Whether files may grow by `bytes`.
@@ -310,6 +360,11 @@ impl<D: BlockDevice> FileSystem<D> {
     /// The snapshots, oldest first.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         self.volume.borrow().snapshots.values().cloned().collect()
+    }
+
+    /// How many snapshots there are.
+    pub fn snapshot_count(&self) -> usize {
+        self.volume.borrow().snapshots.len()
     }
 
     /// Makes a snapshot of all files as they are now. Costs one small commit, whatever there is. Durable on return.
@@ -364,9 +419,18 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 }
 
+/// The ranges that hold no data any more.
+fn freed_ranges(set: &WriteSet) -> impl Iterator<Item = Change> {
+    let freed = set.data.iter().filter(|(_, staged)| staged.data.is_none());
+    freed.map(|(&(object, from), staged)| {
+        let to = from.checked_add(staged.len).filter(|&to| to != u64::MAX);
+        Change::Free { object, from, to }
+    })
+}
+
 /// Neighbouring data put together into extents of at most `len_max` bytes.
 fn coalesce(
-    data: &BTreeMap<(u64, u64), crate::transaction::Staged>,
+    data: &BTreeMap<(u64, u64), Staged>,
     len_max: usize,
 ) -> Vec<((u64, u64), Option<Vec<u8>>)> {
     let mut extents: Vec<((u64, u64), Option<Vec<u8>>)> = Vec::new();
@@ -387,11 +451,12 @@ fn coalesce(
     extents
 }
 
-/// Appends changes, with the stored extents of those that write, as one commit.
-fn append_changes(
+/// Appends changes, with the stored extents of those that write, and records of the layer above as one commit.
+fn append_changes<'r>(
     log: &crate::log::Log,
-    changes: &[Change],
-    extents: &[Vec<u8>],
+    changes: &'r [Change],
+    extents: &'r [Vec<u8>],
+    layer: impl Iterator<Item = &'r [u8]>,
     addresses: &mut Vec<u64>,
 ) -> Result<CommitNumber, AppendError> {
     let mut heads = Vec::new();
@@ -418,6 +483,11 @@ fn append_changes(
         record.encode_head(&mut heads);
         ends.push(heads.len());
         pieces.push((record.body(), data));
+    }
+    for chunk in layer {
+        Record::Layer(chunk).encode_head(&mut heads);
+        ends.push(heads.len());
+        pieces.push((chunk, &[]));
     }
     let mut start = 0;
     let parts = ends

@@ -38,6 +38,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) layer: RefCell<LayerState>,
     /// The newest commit in which the layer above recorded something.
     pub(crate) layer_commit: Cell<CommitNumber>,
+    /// The newest commit that changed files.
+    pub(crate) file_commit: Cell<CommitNumber>,
     pub(crate) heads: RefCell<Heads>,
     pub(crate) cleaner: RefCell<CleanerState>,
     /// Somebody makes a checkpoint.
@@ -99,6 +101,7 @@ impl<D: BlockDevice> FileSystem<D> {
             checkpoint_sequence: Cell::new(checkpoint.sequence),
             layer: RefCell::new(layer),
             layer_commit: Cell::new(layer_commit),
+            file_commit: Cell::default(),
             heads: RefCell::default(),
             cleaner: RefCell::default(),
             checkpointing: Cell::new(false),

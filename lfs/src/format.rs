@@ -11,9 +11,10 @@ use crate::superblock::{
     FileSystemId, LOG_SEGMENTS_MAX, LOG_SEGMENTS_MIN, SECOND_COPY_BLOCK, SEGMENT_BLOCKS_MIN, State,
     Superblock, SuperblockFault, table_blocks_for,
 };
-use crate::transaction::{At, Loaded};
+use crate::transaction::At;
 use crate::tree::TreeRoot;
 use crate::volume::Volume;
+use crate::write_set::Loaded;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, FormatError, ROOT,
     Transaction,

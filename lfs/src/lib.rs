@@ -22,6 +22,7 @@ extern crate alloc;
 
 mod buffer;
 mod check;
+mod changes;
 mod checkpoint;
 mod checkpointing;
 mod cleaner;
@@ -58,12 +59,14 @@ mod tree;
 mod varint;
 mod view;
 mod volume;
+mod write_set;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub use check::{
     CheckEvent, CheckOptions, Finding, NodeDefect, Part as CheckedPart, Problem, Repair,
     RepairError, RepairOutcome, Severity, Summary as CheckSummary, check, repair,
 };
+pub use changes::FileChanges;
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use error::{
@@ -75,6 +78,7 @@ pub use extent_codec::{
     StoredExtent, UNIT_BYTES, encode as encode_extent,
 };
 pub use fault::{Fault, NodePointer, StoredRange};
+pub use files::CommitStop;
 pub use filesystem::FileSystem;
 pub use format::{Content, DEVICE_BYTES_MIN, FormatOptions, format, probe};
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
@@ -93,6 +97,7 @@ pub use seal::{
 pub use superblock::FileSystemId;
 pub use transaction::{SnapshotId, SnapshotInfo, Transaction};
 pub use view::View;
+pub use write_set::Loaded;
 
 /// Number of a commit: its place in the log. The first one is 1; 0 means "before everything".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -87,6 +87,8 @@ pub(crate) struct Segments {
     changed: Vec<bool>,
     /// Which home of each table block is in force.
     homes: Vec<u8>,
+    /// How often a segment was released: what was read from the device before may not be there any more.
+    releases: u64,
     /// While a checkpoint is being written: by how much live bytes changed since it was frozen.
     since_freeze: Option<BTreeMap<SegmentId, i64>>,
 }
@@ -116,6 +118,7 @@ impl Segments {
             emptied: 0,
             changed: alloc::vec![true; table_blocks],
             homes: alloc::vec![0; table_blocks],
+            releases: 0,
             since_freeze: None,
         })
     }
@@ -192,7 +195,13 @@ impl Segments {
         self.live_bytes -= u64::from(segment.live_bytes);
         self.update(id, |segment| *segment = FREE);
         self.free += 1;
+        self.releases += 1;
         self.touch(id);
+    }
+
+    /// How often a segment was released.
+    pub(crate) fn releases(&self) -> u64 {
+        self.releases
     }
 
     /// Pins a segment or lets it go.

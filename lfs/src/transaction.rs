@@ -1,6 +1,5 @@
 //! Transactions over files: a consistent view with changes on top, and what is needed to commit them.
 
-use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -9,8 +8,9 @@ use core::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 use crate::extent::{FILE_BYTES_MAX, Piece};
-use crate::tree::{Held, Item, Key};
+use crate::tree::{Item, Key};
 use crate::volume::{Volume, after, damaged_item, extent_key};
+use crate::write_set::{Loaded, Staged, WriteSet};
 use crate::{
     BLOCK_SIZE, CommitNumber, Fault, FileError, ItemKey, ItemKind, Namespace, StoredRange, View,
 };
@@ -37,92 +37,12 @@ pub struct SnapshotInfo {
     pub created_ns: i64,
 }
 
-/// What a transaction has loaded; keeps it in memory until the transaction is through.
-#[derive(Default)]
-pub(crate) struct Loaded {
-    pub nodes: Held,
-    pub data: BTreeMap<StoredRange, Rc<[u8]>>,
-}
-
 /// Which state a transaction sees below its own changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
     Newest,
     /// As it was after that commit, which a snapshot shows.
     Snapshot(CommitNumber),
-}
-
-/// What a transaction changes.
-#[derive(Default)]
-pub(crate) struct WriteSet {
-    pub items: BTreeMap<ItemKey, Option<Vec<u8>>>,
-    /// New data of files by object and offset, without overlap.
-    pub data: BTreeMap<(u64, u64), Staged>,
-    /// Bytes of all that, roughly.
-    pub bytes: usize,
-    pub next_object: u64,
-}
-
-/// A range of a file as a transaction leaves it.
-#[derive(Clone)]
-pub(crate) struct Staged {
-    pub len: u64,
-    /// Its data, from that byte on; without, there are none.
-    pub data: Option<(Rc<[u8]>, usize)>,
-}
-
-impl Staged {
-    fn part(&self, from: u64, len: u64) -> Self {
-        let skip = usize::try_from(from).unwrap_or(usize::MAX);
-        let data = self.data.as_ref();
-        Self {
-            len,
-            data: data.map(|(bytes, at)| (Rc::clone(bytes), at.saturating_add(skip))),
-        }
-    }
-
-    /// The data; nothing where there are none.
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
-        let (bytes, at) = self.data.as_ref()?;
-        let len = usize::try_from(self.len).ok()?;
-        bytes.get(*at..at.checked_add(len)?)
-    }
-}
-
-impl WriteSet {
-    /// Whether it changes nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.data.is_empty()
-    }
-
-    /// Sets a range of a file, in place of whatever was staged there.
-    fn stage(&mut self, object: u64, offset: u64, staged: Staged) {
-        let end = offset.saturating_add(staged.len);
-        let before = self
-            .data
-            .range((object, 0)..(object, offset))
-            .next_back()
-            .map(|(&(_, at), _)| at);
-        let from = before.unwrap_or(offset).min(offset);
-        let overlapped = self
-            .data
-            .range((object, from)..(object, end))
-            .map(|(&(_, at), staged)| (at, staged.clone()))
-            .filter(|(at, staged)| at.saturating_add(staged.len) > offset)
-            .collect::<Vec<_>>();
-        for (at, old) in overlapped {
-            self.data.remove(&(object, at));
-            let old_end = at.saturating_add(old.len);
-            if at < offset {
-                self.data.insert((object, at), old.part(0, offset - at));
-            }
-            if old_end > end {
-                self.data
-                    .insert((object, end), old.part(end - at, old_end - end));
-            }
-        }
-        self.data.insert((object, offset), staged);
-    }
 }
 
 /// A transaction: sees one state and its own changes.
@@ -150,13 +70,16 @@ impl<'v> Transaction<'v> {
             at,
             loaded,
             peek,
-            set: WriteSet {
-                next_object: volume.next_object,
-                ..WriteSet::default()
-            },
+            set: WriteSet::new(volume.next_object),
             now_ns,
             bytes_max: volume.superblock.commit_bytes_max(),
         }
+    }
+
+    /// The same, with the changes of `set` made already.
+    pub(crate) fn with_set(mut self, set: WriteSet) -> Self {
+        self.set = set;
+        self
     }
 
     pub(crate) fn into_set(self) -> WriteSet {
@@ -494,11 +417,11 @@ impl View for Transaction<'_> {
     fn put(&mut self, key: ItemKey, value: Vec<u8>) {
         debug_assert!(value.len() <= crate::ITEM_BYTES_MAX && key.kind != ItemKind::Extent);
         self.set.bytes += value.len();
-        self.set.items.insert(key, Some(value));
+        self.set.set_item(key, Some(value));
     }
 
     fn remove(&mut self, key: ItemKey) {
-        self.set.items.insert(key, None);
+        self.set.set_item(key, None);
     }
 
     fn new_object(&mut self) -> u64 {

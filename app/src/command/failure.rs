@@ -4,6 +4,7 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use kvstore::CommitError;
+use lfs::FileError;
 
 /// An error reply: its code and text, such as `ERR syntax error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(crate) const KEY_TOO_LONG: Failure =
 pub(crate) const NOAUTH: Failure = Failure::of("NOAUTH Authentication required.");
 pub(crate) const WRONGPASS: Failure =
     Failure::of("WRONGPASS invalid username-password pair or user is disabled.");
+pub(crate) const BUSY: Failure = Failure::of("ERR the store is busy, try again");
+pub(crate) const OFFSET_OUT_OF_RANGE: Failure = Failure::of("ERR offset is out of range");
 /// What a reply becomes whose commit may or may not have reached the disk.
 pub(crate) const IO_ERROR: &str = "MISCONF Errors writing to the AOF file: Input/output error. \
                                    The store is read-only until it is restarted.";
@@ -86,10 +89,36 @@ pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure 
             text.extend_from_slice(b" bytes)");
             Failure::from(text)
         }
+        CommitError::FilesFull => of_file(&FileError::NoSpace),
+        CommitError::Files(error) => of_file(&error),
         // Not met by commands, which wait for room before they run, and run without waiting.
-        CommitError::Busy | CommitError::Conflict => {
-            Failure::of("ERR the store is busy, try again")
-        }
+        CommitError::Busy | CommitError::Conflict | CommitError::Fault(_) => BUSY,
         _ => Failure::of(IO_ERROR),
     }
+}
+
+/// Why an operation on files failed: the name that POSIX has for it, then what it means (`COMMANDS.md`).
+pub(crate) fn of_file(error: &FileError) -> Failure {
+    Failure::of(match error {
+        FileError::NotFound => "ENOENT no such file or directory",
+        FileError::Exists => "EEXIST file exists",
+        FileError::NotADirectory => "ENOTDIR not a directory",
+        FileError::IsADirectory => "EISDIR is a directory",
+        FileError::NotEmpty => "ENOTEMPTY directory not empty",
+        FileError::NameTooLong => "ENAMETOOLONG file name too long",
+        FileError::Invalid => "EINVAL invalid argument",
+        FileError::LinkLoop => "ELOOP too many levels of symbolic links",
+        FileError::TooManyLinks => "EMLINK too many links",
+        FileError::NotPermitted => "EPERM operation not permitted",
+        FileError::FileTooLarge => "EFBIG file too large",
+        FileError::NoAttribute => "ENODATA no such attribute",
+        FileError::AttributeTooLarge => "E2BIG attribute too large",
+        FileError::NoSpace => "ENOSPC no space left on device",
+        FileError::OutOfMemory => "ENOMEM not enough memory",
+        FileError::Damaged { .. } => "EIO what is on the disk is not what was written",
+        FileError::Device(_) => "EIO input/output error",
+        FileError::TransactionTooLarge => "ERR the command writes more than one commit can hold",
+        FileError::ReadOnly => IO_ERROR,
+        _ => return BUSY,
+    })
 }

@@ -107,7 +107,7 @@ fn categories(spec: &Spec) -> Vec<&'static str> {
         Group::Connection => names.push("@connection"),
         Group::Transactions => names.push("@transaction"),
         Group::Scripting => names.push("@scripting"),
-        Group::Generic | Group::Server => {}
+        Group::Generic | Group::Server | Group::Files => {}
     }
     if spec.has(ADMIN) {
         names.push("@admin");

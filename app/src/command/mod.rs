@@ -20,25 +20,27 @@ pub(crate) mod counter;
 pub(crate) mod debug;
 pub(crate) mod expiry;
 pub(crate) mod failure;
+pub(crate) mod file;
 pub(crate) mod generic;
 pub(crate) mod introspect;
 pub(crate) mod keyspace;
 pub(crate) mod object;
 pub(crate) mod server;
+pub(crate) mod snapshot;
 pub(crate) mod string;
 pub(crate) mod table;
 
 use alloc::vec::Vec;
 
 use kvstore::{DATABASE_COUNT, DatabaseIndex, Timestamp, Transaction};
-use lfs::BlockDevice;
+use lfs::{BlockDevice, Fault};
 
 use crate::env::{Engine, Env};
 use crate::number;
 use crate::resp::{Args, Reply};
 use crate::session::State;
 pub(crate) use failure::Failure;
-pub(crate) use table::{DataCommand, Run, SessionCommand, Spec};
+pub(crate) use table::{DataCommand, FileCommand, Run, SessionCommand, Spec};
 
 /// What became of a command that did not fail: it wrote its reply.
 pub(crate) type Outcome = Result<(), Failure>;
@@ -137,6 +139,10 @@ pub(crate) enum After {
     },
     /// Walks the key space and replies with the keys that match.
     Keys(Vec<u8>),
+    /// Makes, deletes or lists snapshots and replies.
+    Snapshot(snapshot::Request),
+    /// Nothing was carried out: loads what is missing, and has it carried out again.
+    Load(Vec<Fault>),
     /// Sends what is to be sent and closes.
     Close,
 }

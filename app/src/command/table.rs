@@ -59,6 +59,30 @@ pub(crate) enum DataCommand {
     MemoryUsage,
 }
 
+/// A command on files: see [`super::Data::run_file`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileCommand {
+    Put,
+    Get,
+    Read,
+    Write,
+    Append,
+    Truncate,
+    Stat,
+    SetAttributes,
+    List,
+    MakeDirectory,
+    Remove,
+    Move,
+    Link,
+    Symlink,
+    ReadLink,
+    SetXattr,
+    GetXattr,
+    ListXattr,
+    DelXattr,
+}
+
 /// A command the session itself carries out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SessionCommand {
@@ -75,6 +99,8 @@ pub(crate) enum SessionCommand {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Run {
     Data(DataCommand),
+    /// May have to be carried out several times until all it needs is in memory.
+    File(FileCommand),
     Control(fn(&mut Control<'_>) -> Outcome),
     Session(SessionCommand),
     /// Only its subcommands can be carried out.
@@ -90,6 +116,7 @@ pub(crate) enum Group {
     Server,
     Transactions,
     Scripting,
+    Files,
 }
 
 impl Group {
@@ -101,6 +128,7 @@ impl Group {
             Self::Server => "server",
             Self::Transactions => "transactions",
             Self::Scripting => "scripting",
+            Self::Files => "files",
         }
     }
 }
@@ -280,13 +308,14 @@ pub(crate) fn find(name: &[u8]) -> Option<usize> {
 }
 
 /// Whether `given` is `name`, which consists of lower-case letters, in any case: setting the bit that tells the
-/// cases apart makes a letter of a letter only.
+/// cases apart makes a letter of a letter only. The point after `fs` is looked at once more.
 fn is_name(given: &[u8], name: &[u8]) -> bool {
     given.len() == name.len()
         && given
             .iter()
             .zip(name)
             .all(|(given, name)| given | 0x20 == *name)
+        && (name.get(2) != Some(&b'.') || given.get(2) == Some(&b'.'))
 }
 
 /// The subcommand called `name`, in any case.
@@ -308,7 +337,10 @@ mod tests {
             assert_eq!(find(spec.name.to_ascii_uppercase().as_bytes()), Some(index));
             assert!(spec.name.len() <= NAME_BYTES_MAX);
             assert!(
-                spec.name.bytes().all(|byte| byte.is_ascii_lowercase()),
+                spec.name
+                    .trim_start_matches("fs.")
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase()),
                 "{}",
                 spec.name
             );
@@ -323,6 +355,7 @@ mod tests {
             b"gett",
             b"ge",
             b"GET ",
+            b"fs\x0eput",
             b"\xff\xff\xff",
             &[b'a'; 100],
         ] {

@@ -1,7 +1,9 @@
 //! Carries out one command: the checks before, the command, what its reply depends on.
 
+use alloc::vec::Vec;
+
 use kvstore::{KEY_BYTES_MAX, Timestamp};
-use lfs::{BlockDevice, Clock};
+use lfs::{BlockDevice, Clock, Fault};
 
 use super::output::Batch;
 use super::{ReplyMode, State};
@@ -23,6 +25,8 @@ pub(super) enum Step {
     WaitForRoom,
     /// Nothing has happened: CLIENT PAUSE holds it back.
     Paused,
+    /// Nothing has happened: this must be loaded first.
+    Load(Vec<Fault>),
 }
 
 /// A command that was found, and its place in the counters.
@@ -90,6 +94,12 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 env::add(&counters.calls, 1);
             }
             after = self.run(state, found, args, batch);
+            if let After::Load(faults) = after {
+                if let Some(counters) = self.env.stats.command(index) {
+                    env::take_back(&counters.calls, 1);
+                }
+                return Step::Load(faults);
+            }
         }
         if after == After::Nothing || after == After::Close {
             state.conclude(batch, start);
@@ -105,6 +115,15 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 Ok(())
             }
             Run::Data(command) => self.run_alone(state, command, found.spec, args, batch),
+            Run::File(command) => {
+                match self.run_file_alone(state, command, found.spec, args, batch) {
+                    Ok(outcome) => outcome,
+                    Err(faults) => {
+                        after = After::Load(faults);
+                        Ok(())
+                    }
+                }
+            }
             Run::Control(run) => {
                 let resp3 = state.resp3;
                 run(&mut Control {
@@ -127,6 +146,13 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 Reply::new(&mut batch.sink, false).simple("RESET");
                 Ok(())
             }
+            Run::Session(SessionCommand::Exec) => match self.exec(state, batch) {
+                Ok(outcome) => outcome,
+                Err(faults) => {
+                    after = After::Load(faults);
+                    Ok(())
+                }
+            },
             Run::Session(command) => self.run_transaction_command(state, command, args, batch),
             Run::Container => Err(introspect::unknown_subcommand(found.spec, args.at(1))),
         };
@@ -171,6 +197,18 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         if !read_only {
             state.last_write = timestamp;
         }
+        self.depend_with_outcome(state, outcome, batch, start, timestamp)
+    }
+
+    /// A command's reply from `start` on, or its error, may leave once `timestamp` is durable.
+    pub(super) fn depend_with_outcome(
+        &self,
+        state: &State,
+        outcome: Outcome,
+        batch: &mut Batch,
+        start: usize,
+        timestamp: Timestamp,
+    ) -> Outcome {
         match outcome {
             Ok(()) => {
                 self.depend(batch, start, timestamp);

@@ -2,9 +2,10 @@
 //!
 //! [`serve`] runs two loops side by side in one task: [`reader`] reads, parses and executes, and appends replies to
 //! the [`output`] queue; [`writer`] sends them once what they depend on is durable. [`execute`] carries out one
-//! command, [`transaction`] is MULTI, WATCH and EXEC.
+//! command, [`transaction`] is MULTI, WATCH and EXEC, [`files`] does both where files are touched.
 
 pub(crate) mod execute;
+mod files;
 mod input;
 mod output;
 mod reader;
@@ -18,7 +19,7 @@ use embassy_futures::join::join;
 use embassy_futures::select::select;
 use embedded_io_async::{Read, Write};
 use kvstore::{DatabaseIndex, Timestamp};
-use lfs::{BlockDevice, Clock};
+use lfs::{BlockDevice, Clock, FileError, Loaded};
 
 use crate::clients::{Client, Registration};
 use crate::server::Server;
@@ -51,6 +52,10 @@ pub(crate) struct State {
     queue: Option<Queue>,
     watched: Vec<Watched>,
     watched_bytes: usize,
+    /// What the command at hand needed from the disk so far, ...
+    loaded: Loaded,
+    /// ... and why it could not be read.
+    load_failure: Option<FileError>,
 }
 
 impl State {
@@ -66,6 +71,8 @@ impl State {
             queue: None,
             watched: Vec::new(),
             watched_bytes: 0,
+            loaded: Loaded::default(),
+            load_failure: None,
         }
     }
 

@@ -8,7 +8,7 @@ use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::Read;
 use kvstore::Timestamp;
-use lfs::{BlockDevice, Clock};
+use lfs::{BlockDevice, Clock, FileError};
 
 use super::State;
 use super::execute::Step;
@@ -16,7 +16,7 @@ use super::input::Input;
 use super::output::{Batch, Output};
 use crate::clients::Registration;
 use crate::command::keyspace::{KeyList, WALK_STEP};
-use crate::command::{After, Failure, failure};
+use crate::command::{After, Failure, failure, snapshot};
 use crate::config::Limit;
 use crate::env;
 use crate::resp::{Limits, Progress, Reply, RequestParser};
@@ -257,6 +257,18 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                     self.server.store.admit().await;
                     self.server.read_clock();
                 }
+                Step::Load(faults) => {
+                    // Replies that are due do not wait for the disk.
+                    self.hand_over();
+                    for fault in faults {
+                        let loaded = self.server.store.load(fault, &mut self.state.loaded);
+                        if let Err(error) = loaded.await {
+                            self.state.load_failure = Some(error);
+                            break;
+                        }
+                    }
+                    self.server.read_clock();
+                }
                 Step::Paused => {
                     self.hand_over();
                     self.wait_for_pause_to_end().await;
@@ -359,7 +371,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         self.hand_over();
         self.state.client.blocked.set(true);
         let (failure, timestamp) = match after {
-            After::Nothing | After::Close => {
+            After::Nothing | After::Close | After::Load(_) => {
                 self.state.closing |= after == After::Close;
                 (None, None)
             }
@@ -383,6 +395,10 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 timeout_ms,
             } => (self.wait_aof(timestamp, timeout_ms).await, None),
             After::Keys(pattern) => (None, Some(self.walk_keys(&pattern).await)),
+            After::Snapshot(request) => match self.snapshot(request).await {
+                Ok(timestamp) => (None, Some(timestamp)),
+                Err(error) => (Some(failure::of_file(&error)), None),
+            },
         };
         self.state.client.blocked.set(false);
         self.server.read_clock();
@@ -401,6 +417,30 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
 
     fn reply(&mut self, write: impl FnOnce(&mut Reply<'_>)) {
         write(&mut Reply::new(&mut self.batch.sink, self.state.resp3));
+    }
+
+    /// SNAPSHOT. Returns what the reply depends on.
+    async fn snapshot(&mut self, request: snapshot::Request) -> Result<Timestamp, FileError> {
+        let store = &self.server.store;
+        match request {
+            snapshot::Request::Create(name) => {
+                let now_ns = self.server.now_ns();
+                store.create_file_snapshot(&name, now_ns).await?;
+                self.reply(|reply| reply.ok());
+            }
+            snapshot::Request::Delete(name) => {
+                store.delete_file_snapshot(&name).await?;
+                self.reply(|reply| reply.ok());
+            }
+            snapshot::Request::List => {
+                let snapshots = store.file_snapshots();
+                let timestamp = store.committed();
+                self.reply(|reply| snapshot::reply_list(&snapshots, reply));
+                return Ok(timestamp);
+            }
+        }
+        // They wait until it is durable themselves.
+        Ok(Timestamp(0))
     }
 
     async fn wait_aof(&mut self, timestamp: Timestamp, timeout_ms: u64) -> Option<Failure> {

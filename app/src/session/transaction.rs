@@ -9,7 +9,7 @@ use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 
 use kvstore::{DatabaseIndex, Snapshot};
-use lfs::{BlockDevice, Clock};
+use lfs::{BlockDevice, Clock, Fault};
 
 use super::State;
 use super::execute::Found;
@@ -26,6 +26,10 @@ use crate::server::Server;
 /// Commands between MULTI and EXEC: all arguments in one place.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// One of the commands is on files, ...
+    pub(super) files: bool,
+    /// ... one is neither on files nor on keys.
+    pub(super) controls: bool,
     bytes: Vec<u8>,
     spans: Vec<Span>,
     commands: Vec<Queued>,
@@ -78,10 +82,16 @@ impl Queue {
             spans_end: self.spans.len(),
         });
         self.writes |= found.spec.has(WRITE);
+        self.files |= matches!(found.spec.run, Run::File(_));
+        self.controls |= !matches!(found.spec.run, Run::File(_) | Run::Data(_));
         true
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Found, Args<'_>)> {
+    pub(super) fn len(&self) -> usize {
+        self.commands.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Found, Args<'_>)> {
         let mut spans_start = 0;
         self.commands.iter().map(move |queued| {
             let start = core::mem::replace(&mut spans_start, queued.spans_end);
@@ -123,6 +133,7 @@ impl State {
         self.queue.as_ref().map_or(0, Queue::memory_bytes)
             + self.watched_bytes
             + self.watched.capacity() * size_of::<Watched>()
+            + self.loaded.memory_bytes()
     }
 
     /// Forgets queued commands and watched keys.
@@ -156,7 +167,6 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 state.queue = Some(Queue::default());
                 state.client.queued_commands.set(0);
             }
-            SessionCommand::Exec => return self.exec(state, batch),
             SessionCommand::Discard if !state.is_queueing() => {
                 return Err(Failure::of("ERR DISCARD without MULTI"));
             }
@@ -252,27 +262,46 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         })
     }
 
-    fn exec(&self, state: &mut State, batch: &mut Batch) -> Outcome {
+    /// EXEC. When something has to be loaded first: what; then nothing has happened.
+    pub(super) fn exec(&self, state: &mut State, batch: &mut Batch) -> Result<Outcome, Vec<Fault>> {
         let Some(queue) = state.queue.take() else {
-            return Err(Failure::of("ERR EXEC without MULTI"));
+            return Ok(Err(Failure::of("ERR EXEC without MULTI")));
         };
         let changed = !queue.spoiled && self.any_watched_changed(state);
+        if queue.files && !queue.spoiled && !changed {
+            let done = self.exec_with_files(state, &queue, batch);
+            if done.is_err() {
+                state.queue = Some(queue);
+            } else {
+                state.end_transaction();
+            }
+            return done;
+        }
         state.end_transaction();
+        state.forget_loaded();
         if queue.spoiled {
-            return Err(Failure::of(
+            return Ok(Err(Failure::of(
                 "EXECABORT Transaction discarded because of previous errors.",
-            ));
+            )));
         }
         if changed {
             Reply::new(&mut batch.sink, state.resp3).null_array();
-            return Ok(());
+            return Ok(Ok(()));
         }
+        Ok(self.exec_keys(state, &queue, batch))
+    }
+
+    fn exec_keys(&self, state: &mut State, queue: &Queue, batch: &mut Batch) -> Outcome {
         let start = batch.sink.len();
         let database = state.database;
         Reply::new(&mut batch.sink, state.resp3).array(queue.commands.len());
         let mut transaction = self.store.transaction(self.now_ms());
         for (found, args) in queue.iter() {
-            self.run_queued(state, &mut transaction, found, args, batch);
+            self.count_call(found);
+            let failure = self.run_queued(state, &mut transaction, found, args, batch);
+            if let Some(failure) = failure {
+                self.note_failure(found, &failure);
+            }
         }
         let read_only = transaction.is_read_only();
         match transaction.commit() {
@@ -286,39 +315,55 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             Err(error) => {
                 batch.sink.truncate(start);
                 state.select(database);
-                let refusal = self.refusal(error);
-                Err(Failure::quoting(&[
-                    b"EXECABORT Transaction discarded because of: ",
-                    &refusal.0,
-                ]))
+                Err(aborted(&self.refusal(error)))
             }
         }
     }
 
-    fn run_queued(
+    fn data<'a, 's>(
+        &'a self,
+        state: &State,
+        transaction: &'a mut kvstore::Transaction<'s, D>,
+        args: Args<'a>,
+        reply: Reply<'a>,
+        found: Found,
+    ) -> Data<'a, 's, D> {
+        Data {
+            transaction,
+            database: state.database,
+            args,
+            reply,
+            env: &self.env,
+            spec: found.spec,
+        }
+    }
+
+    /// Counts a queued command that is carried out.
+    pub(super) fn count_call(&self, found: Found) {
+        if let Some(counters) = self.env.stats.command(found.index) {
+            env::add(&counters.calls, 1);
+        }
+    }
+
+    /// Carries out a queued command. Its reply is written whatever comes of it; its error is returned as well.
+    pub(super) fn run_queued(
         &self,
         state: &mut State,
         transaction: &mut kvstore::Transaction<'_, D>,
         found: Found,
         args: Args<'_>,
         batch: &mut Batch,
-    ) {
-        if let Some(counters) = self.env.stats.command(found.index) {
-            env::add(&counters.calls, 1);
-        }
+    ) -> Option<Failure> {
         let resp3 = state.resp3;
         let start = batch.sink.len();
         let reply = Reply::new(&mut batch.sink, resp3);
         let outcome = match found.spec.run {
-            Run::Data(command) => Data {
-                transaction,
-                database: state.database,
-                args,
-                reply,
-                env: &self.env,
-                spec: found.spec,
-            }
-            .run(command),
+            Run::Data(command) => self
+                .data(state, transaction, args, reply, found)
+                .run(command),
+            Run::File(command) => self
+                .data(state, transaction, args, reply, found)
+                .run_file(command),
             Run::Control(run) => {
                 // Within EXEC nothing waits: what a command would do afterwards is dropped.
                 let mut after = After::Nothing;
@@ -339,12 +384,19 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             }
         };
         if let Err(failure) = outcome {
-            self.note_failure(found, &failure);
             batch.sink.truncate(start);
             Reply::new(&mut batch.sink, state.resp3).error(&failure.0);
-        } else if batch.sink.len() == start {
+            return Some(failure);
+        }
+        if batch.sink.len() == start {
             // A command without a reply, such as CLIENT REPLY OFF, still has its place in the array.
             Reply::new(&mut batch.sink, state.resp3).null();
         }
+        None
     }
+}
+
+/// EXEC's error when nothing of the transaction was done.
+pub(super) fn aborted(refusal: &Failure) -> Failure {
+    Failure::quoting(&[b"EXECABORT Transaction discarded because of: ", &refusal.0])
 }

@@ -41,14 +41,14 @@ pub struct World {
 }
 
 impl World {
-    /// A new server over an empty disk of 16 MiB.
+    /// A new server over an empty disk of 32 MiB.
     pub fn new(seed: u64, settings: &[(&str, &str)]) -> Self {
         let format = FormatOptions {
             segment_bytes: 256 << 10,
             log_segments: 16,
             created_ns: 0,
         };
-        Self::on_disk(SimDisk::new(4096, seed), Some(format), seed, settings)
+        Self::on_disk(SimDisk::new(8192, seed), Some(format), seed, settings)
     }
 
     /// A server over `disk`, formatted if told to.

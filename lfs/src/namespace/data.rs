@@ -46,6 +46,14 @@ impl Limits {
 }
 
 impl<V: View> Namespace<'_, V> {
+    /// Bytes of content of a file. Unlike [`stat`](Self::stat) it looks at the inode only.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn size(&mut self, inode: InodeNumber) -> Result<u64, FileError> {
+        Ok(self.load_file(inode)?.size)
+    }
+
     /// Up to `len` bytes of a file from `offset` on; fewer at its end, none behind it.
     ///
     /// # Errors

@@ -239,6 +239,14 @@ impl<V: View> Namespace<'_, V> {
         Ok(())
     }
 
+    /// What an inode is.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`].
+    pub fn kind(&mut self, inode: InodeNumber) -> Result<FileKind, FileError> {
+        Ok(self.load(inode)?.kind)
+    }
+
     /// What is known of an inode, with or without a name.
     ///
     /// # Errors

@@ -1,15 +1,16 @@
 //! Every command, a row each: name, arity, flags, how it is carried out, what it is for.
 
 use super::super::{
-    Control, Outcome, client, config, connection, debug, introspect, object, server,
+    Control, Outcome, client, config, connection, debug, introspect, object, server, snapshot,
 };
 use super::{
-    ADMIN, BLOCKING, DANGEROUS, DENYOOM, DataCommand, FAST, Flags, Group, Keys, LOADING, NO_AUTH,
-    NO_MULTI, NOSCRIPT, READONLY, Run, STALE, SessionCommand, Spec, WRITE,
+    ADMIN, BLOCKING, DANGEROUS, DENYOOM, DataCommand, FAST, FileCommand, Flags, Group, Keys,
+    LOADING, NO_AUTH, NO_MULTI, NOSCRIPT, READONLY, Run, STALE, SessionCommand, Spec, WRITE,
 };
 
 use DataCommand as D;
-use Group::{Connection, Scripting, Server, Transactions};
+use FileCommand as F;
+use Group::{Connection, Files, Scripting, Server, Transactions};
 use SessionCommand as S;
 
 const WRITES: Flags = WRITE | DENYOOM;
@@ -175,6 +176,37 @@ pub(super) const TABLE: &[Spec] = &[
         "Makes everything durable and ends."),
     control("time", 1, ALWAYS | FAST, server::time, Server, "Returns the server's time.")
         .since("2.6.0"),
+    // Files.
+    file("fs.append", 3, WRITES, F::Append, "Appends to a file; creates it if needed.")
+        .complexity("O(N) in the length of the data"),
+    file("fs.delxattr", -3, WRITE, F::DelXattr, "Removes extended attributes of a file."),
+    file("fs.get", 2, READONLY, F::Get, "Returns the content of a file.")
+        .complexity("O(N) in the size of the file"),
+    file("fs.getxattr", 3, READONLY, F::GetXattr, "Returns an extended attribute of a file."),
+    file("fs.link", 3, WRITE, F::Link, "Gives a file one name more."),
+    file("fs.listxattr", 2, READONLY, F::ListXattr,
+        "Returns the names of the extended attributes of a file.")
+        .complexity("O(N) in the number of attributes"),
+    file("fs.ls", -2, READONLY, F::List, "Lists a directory in steps.")
+        .complexity("O(N) in the number of names of one step"),
+    file("fs.mkdir", -2, WRITES, F::MakeDirectory,
+        "Creates a directory, with those above it if wanted."),
+    file("fs.mv", -3, WRITE, F::Move, "Renames a file or directory, over an existing one if need be."),
+    file("fs.put", 3, WRITES, F::Put, "Sets the whole content of a file; creates it if needed.")
+        .complexity("O(N) in the length of the data"),
+    file("fs.read", 4, READONLY, F::Read, "Returns a part of the content of a file.")
+        .complexity("O(N) in the length of the part"),
+    file("fs.readlink", 2, READONLY, F::ReadLink, "Returns the target of a symbolic link."),
+    file("fs.rm", -2, WRITE, F::Remove, "Removes a file or directory, with all in it if wanted."),
+    file("fs.setattr", -4, WRITE, F::SetAttributes, "Sets mode, owner and times of a file."),
+    file("fs.setxattr", -4, WRITES, F::SetXattr, "Sets an extended attribute of a file."),
+    file("fs.stat", -2, READONLY, F::Stat, "Tells what a file is."),
+    file("fs.symlink", 3, WRITES, F::Symlink, "Creates a symbolic link."),
+    file("fs.truncate", 3, WRITE, F::Truncate, "Sets the size of a file."),
+    file("fs.write", 4, WRITES, F::Write, "Overwrites a part of a file; creates it if needed.")
+        .complexity("O(N) in the length of the data"),
+    spec("snapshot", -2, 0, Run::Container, Files, "Keeps states of all files.")
+        .subcommands(SNAPSHOT),
     // There are no scripts; these answer test suites and clients that tidy up.
     spec("function", -2, 0, Run::Container, Scripting, "There are no functions.")
         .since("7.0.0").subcommands(FUNCTION),
@@ -195,6 +227,18 @@ const OBJECT: &[Spec] = &[
         .keys(2, 2, 1).since("2.2.3"),
     generic("object|refcount", 3, READONLY, D::ObjectRefCount, "Always 1.")
         .keys(2, 2, 1).since("2.2.3"),
+];
+
+const SNAPSHOTS: Flags = ADMIN | DANGEROUS | NOSCRIPT | NO_MULTI;
+
+#[rustfmt::skip]
+const SNAPSHOT: &[Spec] = &[
+    control("snapshot|create", 3, SNAPSHOTS, snapshot::create, Files,
+        "Keeps the state that all files have now."),
+    control("snapshot|delete", 3, SNAPSHOTS, snapshot::delete, Files, "Gives a kept state up."),
+    control("snapshot|help", 2, ALWAYS, snapshot::help, Files, "Lists the subcommands."),
+    control("snapshot|list", 2, SNAPSHOTS, snapshot::list, Files, "Lists the kept states.")
+        .complexity("O(N) in the number of snapshots"),
 ];
 
 #[rustfmt::skip]
@@ -384,6 +428,17 @@ const fn generic(
         summary,
     )
     .keys(1, 1, 1)
+}
+
+/// A command on files. Its paths are no keys.
+const fn file(
+    name: &'static str,
+    arity: i8,
+    flags: Flags,
+    command: FileCommand,
+    summary: &'static str,
+) -> Spec {
+    spec(name, arity, flags, Run::File(command), Files, summary)
 }
 
 /// A command of the connection, or of the server.

@@ -1,0 +1,164 @@
+//! Files within a transaction, and what else a store passes on of its file system.
+//!
+//! A transaction with files keeps their changes beside those of keys, and commits both as one commit of the file
+//! system. What is not in memory is a fault: the transaction is dropped, the store loads what is missing
+//! ([`Store::load`]) into a [`Loaded`] that is kept for it, and it is run again from the start. So it still happens in one
+//! step, and each attempt gets further.
+//!
+//! Room: a merge of all runs needs space for a copy of all keys (`space`). Files may not grow into that, and keys
+//! may not grow beyond what files leave.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use lfs::{
+    BlockDevice, CommitStop, Fault, FileChanges, FileError, FileSystem, Loaded, SnapshotInfo,
+};
+
+use crate::store::{FileStats, Store};
+use crate::transaction::Growth;
+use crate::{CommitError, Timestamp, Transaction};
+
+/// What a transaction does to files.
+pub(crate) struct FilePart<'s> {
+    changes: FileChanges,
+    loaded: &'s Loaded,
+    fault: Option<Fault>,
+}
+
+impl<'s> FilePart<'s> {
+    pub(crate) fn new<D: BlockDevice>(
+        filesystem: &FileSystem<D>,
+        now_ns: i64,
+        loaded: &'s mut Loaded,
+    ) -> Self {
+        Self {
+            changes: filesystem.begin_changes(now_ns, loaded),
+            loaded,
+            fault: None,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub(crate) fn run<D: BlockDevice, T>(
+        &mut self,
+        filesystem: &FileSystem<D>,
+        body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let result = filesystem.change_files(&mut self.changes, self.loaded, body);
+        if let Err(FileError::Fault(fault)) = &result {
+            self.fault = Some(fault.clone());
+        }
+        result
+    }
+
+    pub(crate) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
+    pub(crate) fn rehearse<D: BlockDevice>(
+        &self,
+        filesystem: &FileSystem<D>,
+    ) -> Result<(), CommitError> {
+        filesystem
+            .rehearse_commit(&self.changes)
+            .map_err(|stop| refusal(stop, false))
+    }
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Begins a transaction that may touch files too. `now_ns`: Unix nanoseconds, the time of what it changes.
+    /// `loaded` is kept from one attempt to the next.
+    pub fn transaction_with_files<'s>(
+        &'s self,
+        now_ms: i64,
+        now_ns: i64,
+        loaded: &'s mut Loaded,
+    ) -> Transaction<'s, D> {
+        Transaction::with_files(self, now_ms, now_ns, loaded)
+    }
+
+    /// Loads what a transaction found missing.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
+        self.filesystem.load(fault, loaded).await
+    }
+
+    /// Snapshots of the files, oldest first.
+    pub fn file_snapshots(&self) -> Vec<SnapshotInfo> {
+        self.filesystem.snapshots()
+    }
+
+    /// Makes a snapshot of all files, but not of keys. Durable on return.
+    ///
+    /// # Errors
+    /// See [`FileSystem::create_snapshot`].
+    pub async fn create_file_snapshot(
+        &self,
+        name: &str,
+        now_ns: i64,
+    ) -> Result<SnapshotInfo, FileError> {
+        self.filesystem.create_snapshot(name, now_ns).await
+    }
+
+    /// Deletes a snapshot. Durable on return.
+    ///
+    /// # Errors
+    /// See [`FileSystem::delete_snapshot`].
+    pub async fn delete_file_snapshot(&self, name: &str) -> Result<(), FileError> {
+        self.filesystem.delete_snapshot(name).await
+    }
+
+    pub(crate) fn file_stats(&self) -> FileStats {
+        let (usage, counters) = (self.filesystem.usage(), self.filesystem.counters());
+        FileStats {
+            capacity_bytes: usage.capacity_bytes,
+            live_bytes: usage.live_bytes,
+            snapshots: self.filesystem.snapshot_count() as u64,
+            segments_cleaned: counters.segments_cleaned,
+            cleaned_bytes_read: counters.bytes_cleaned_read,
+            cleaned_bytes_written: counters.bytes_cleaned_written,
+        }
+    }
+
+    /// Commits what a transaction does to files, and to keys if it does.
+    pub(crate) fn commit_files(
+        &self,
+        files: FilePart<'_>,
+        growth: &Growth,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Timestamp, CommitError> {
+        if growth.payload > self.filesystem.commit_bytes_max() {
+            return Err(CommitError::TooLarge);
+        }
+        let mut payload = Vec::new();
+        payload
+            .try_reserve_exact(growth.payload)
+            .map_err(|_| CommitError::OutOfMemory)?;
+        encode(&mut payload);
+        let committed = self.filesystem.commit(files.changes, &payload);
+        match committed {
+            Ok(number) => Ok(Timestamp(number.0)),
+            Err(stop) => Err(refusal(stop, self.stuck.get())),
+        }
+    }
+}
+
+/// Why a commit with files did not come about. `stuck`: the log cannot move on for want of space.
+fn refusal(stop: CommitStop, stuck: bool) -> CommitError {
+    match stop {
+        CommitStop::Fault(fault) => CommitError::Fault(Box::new(fault)),
+        CommitStop::NoRoom if stuck => CommitError::DiskFull,
+        CommitStop::NoRoom => CommitError::Busy,
+        CommitStop::Error(FileError::NoSpace) => CommitError::FilesFull,
+        CommitStop::Error(FileError::TransactionTooLarge) => CommitError::TooLarge,
+        CommitStop::Error(FileError::Conflict) => CommitError::Conflict,
+        CommitStop::Error(FileError::ReadOnly) => CommitError::ReadOnly,
+        CommitStop::Error(error) => CommitError::Files(Box::new(error)),
+    }
+}

@@ -1,0 +1,249 @@
+//! What a transaction changes, and what it has loaded.
+//!
+//! A write set that serves several operations in a row can be taken back to where one of them began
+//! ([`WriteSet::mark`], [`WriteSet::roll_back`]): every change then notes what was there before. Taking back costs
+//! what the changes cost.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::tree::Held;
+use crate::{ItemKey, StoredRange};
+
+/// What a transaction has loaded; keeps it in memory until the transaction is through, so that running it again
+/// gets further each time.
+#[derive(Default)]
+pub struct Loaded {
+    pub(crate) nodes: Held,
+    pub(crate) data: BTreeMap<StoredRange, Rc<[u8]>>,
+    data_bytes: usize,
+    /// How often segments had been released when the data were read.
+    releases: u64,
+}
+
+impl Loaded {
+    /// Memory that it keeps.
+    pub fn memory_bytes(&self) -> usize {
+        self.nodes.len() * crate::BLOCK_SIZE + self.data_bytes
+    }
+
+    /// Forgets data whose place may hold something else by now.
+    pub(crate) fn refresh(&mut self, releases: u64) {
+        if self.releases != releases {
+            self.releases = releases;
+            self.data.clear();
+            self.data_bytes = 0;
+        }
+    }
+
+    /// Keeps data that were read.
+    pub(crate) fn keep(&mut self, range: StoredRange, bytes: Rc<[u8]>) {
+        self.data_bytes += bytes.len();
+        self.data.insert(range, bytes);
+    }
+}
+
+/// What a transaction changes.
+#[derive(Default)]
+pub(crate) struct WriteSet {
+    pub items: BTreeMap<ItemKey, Option<Vec<u8>>>,
+    /// New data of files by object and offset, without overlap.
+    pub data: BTreeMap<(u64, u64), Staged>,
+    /// Bytes of all that, roughly.
+    pub bytes: usize,
+    pub next_object: u64,
+    /// What changes since the mark have replaced, if there is one.
+    undo: Option<Vec<Undo>>,
+}
+
+/// A change, to be taken back.
+enum Undo {
+    /// What an item was before in the set: nothing, or a value or its removal.
+    Item(ItemKey, Option<Option<Vec<u8>>>),
+    Data((u64, u64), Option<Staged>),
+}
+
+/// Where a write set can be taken back to.
+pub(crate) struct Mark {
+    bytes: usize,
+    next_object: u64,
+}
+
+/// A range of a file as a transaction leaves it.
+#[derive(Clone)]
+pub(crate) struct Staged {
+    pub len: u64,
+    /// Its data, from that byte on; without, there are none.
+    pub data: Option<(Rc<[u8]>, usize)>,
+}
+
+impl Staged {
+    fn part(&self, from: u64, len: u64) -> Self {
+        let skip = usize::try_from(from).unwrap_or(usize::MAX);
+        let data = self.data.as_ref();
+        Self {
+            len,
+            data: data.map(|(bytes, at)| (Rc::clone(bytes), at.saturating_add(skip))),
+        }
+    }
+
+    /// The data; nothing where there are none.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        let (bytes, at) = self.data.as_ref()?;
+        let len = usize::try_from(self.len).ok()?;
+        bytes.get(*at..at.checked_add(len)?)
+    }
+}
+
+impl WriteSet {
+    /// No changes; the first object created gets the number `next_object`.
+    pub(crate) fn new(next_object: u64) -> Self {
+        Self {
+            next_object,
+            ..Self::default()
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.data.is_empty()
+    }
+
+    /// From here on changes can be taken back.
+    pub(crate) fn mark(&mut self) -> Mark {
+        self.undo = Some(Vec::new());
+        Mark {
+            bytes: self.bytes,
+            next_object: self.next_object,
+        }
+    }
+
+    /// The changes since the mark stay.
+    pub(crate) fn release_mark(&mut self) {
+        self.undo = None;
+    }
+
+    /// Takes back all changes since `mark`, which is the last one made.
+    pub(crate) fn roll_back(&mut self, mark: &Mark) {
+        for undo in self.undo.take().into_iter().flatten().rev() {
+            match undo {
+                Undo::Item(key, Some(value)) => drop(self.items.insert(key, value)),
+                Undo::Item(key, None) => drop(self.items.remove(&key)),
+                Undo::Data(key, Some(staged)) => drop(self.data.insert(key, staged)),
+                Undo::Data(key, None) => drop(self.data.remove(&key)),
+            }
+        }
+        self.bytes = mark.bytes;
+        self.next_object = mark.next_object;
+    }
+
+    /// Sets an item, or notes that it is removed.
+    pub(crate) fn set_item(&mut self, key: ItemKey, value: Option<Vec<u8>>) {
+        let before = self.items.insert(key, value);
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Item(key, before));
+        }
+    }
+
+    /// Sets what is staged at a place, or takes it out.
+    fn set_data(&mut self, key: (u64, u64), staged: Option<Staged>) {
+        let before = match staged {
+            Some(staged) => self.data.insert(key, staged),
+            None => self.data.remove(&key),
+        };
+        if let Some(undo) = &mut self.undo {
+            undo.push(Undo::Data(key, before));
+        }
+    }
+
+    /// Sets a range of a file, in place of whatever was staged there.
+    pub(crate) fn stage(&mut self, object: u64, offset: u64, staged: Staged) {
+        let end = offset.saturating_add(staged.len);
+        let before = self
+            .data
+            .range((object, 0)..(object, offset))
+            .next_back()
+            .map(|(&(_, at), _)| at);
+        let from = before.unwrap_or(offset).min(offset);
+        let overlapped = self
+            .data
+            .range((object, from)..(object, end))
+            .map(|(&(_, at), staged)| (at, staged.clone()))
+            .filter(|(at, staged)| at.saturating_add(staged.len) > offset)
+            .collect::<Vec<_>>();
+        for (at, old) in overlapped {
+            self.set_data((object, at), None);
+            let old_end = at.saturating_add(old.len);
+            if at < offset {
+                self.set_data((object, at), Some(old.part(0, offset - at)));
+            }
+            if old_end > end {
+                let rest = old.part(end - at, old_end - end);
+                self.set_data((object, end), Some(rest));
+            }
+        }
+        self.set_data((object, offset), Some(staged));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ItemKind;
+    use crate::sim::Random;
+
+    type Content = (Vec<(ItemKey, Option<Vec<u8>>)>, Vec<((u64, u64), Vec<u8>)>);
+
+    fn content(set: &WriteSet) -> Content {
+        let items = set
+            .items
+            .iter()
+            .map(|(key, value)| (*key, value.clone()))
+            .collect();
+        let data = set.data.iter().map(|(key, staged)| {
+            let mut bytes = staged.len.to_le_bytes().to_vec();
+            bytes.extend_from_slice(staged.bytes().unwrap_or_default());
+            (*key, bytes)
+        });
+        (items, data.collect())
+    }
+
+    fn change(set: &mut WriteSet, random: &mut Random) {
+        let number = random.next_u64();
+        if random.one_in(2) {
+            let key = ItemKey::new(random.below(3), ItemKind::Inline, random.below(4));
+            let value = random.one_in(2).then(|| number.to_le_bytes().to_vec());
+            set.set_item(key, value);
+        } else {
+            let len = 1 + random.below(20);
+            let bytes = number.to_le_bytes().repeat(4);
+            let data = random.one_in(2).then(|| (Rc::from(&*bytes), 0));
+            set.stage(random.below(2), random.below(40), Staged { len, data });
+        }
+        set.bytes += 10;
+        set.next_object += 1;
+    }
+
+    #[test]
+    fn changes_since_a_mark_are_taken_back_exactly_and_others_stay() {
+        let mut random = Random::new(5);
+        let mut set = WriteSet::new(7);
+        for round in 0..500 {
+            let before = (content(&set), set.bytes, set.next_object);
+            let mark = set.mark();
+            for _ in 0..random.below(12) {
+                change(&mut set, &mut random);
+            }
+            if round % 3 == 0 {
+                set.release_mark();
+            } else {
+                set.roll_back(&mark);
+                assert_eq!((content(&set), set.bytes, set.next_object), before);
+            }
+            if round % 50 == 0 {
+                set = WriteSet::new(7);
+            }
+        }
+    }
+}
