@@ -18,7 +18,7 @@ IMAGE_TOOLCHAIN ?= nightly-2025-12-12
 IMAGE            = target/image-$(ARCH).bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup-image build run test-platform mkfs
+.PHONY: help setup-image build run test-platform mkfs cli
 
 ## help: this list
 help:
@@ -63,6 +63,10 @@ test-platform:
 ## mkfs: make DISK an empty store, whatever it holds now
 mkfs:
 	@qemu/run --erase --disk '$(DISK)' --disk-size '$(DISK_SIZE)'
+
+## cli: the host tool for images, as target/release/siltstone
+cli:
+	$(CARGO) build --release -p cli
 
 include scripts/test.mk
 test: test-platform

@@ -7,14 +7,19 @@ IMAGE_TOOLCHAIN ?= nightly-2025-12-12
 TEST_RUNNER = $(if $(shell $(CARGO) nextest --version 2>/dev/null),nextest run --no-fail-fast,test --no-fail-fast)
 ARCHES := riscv64 aarch64
 
-.PHONY: test test-host test-machines test-clients check audit bench bench-peer fuzz
+.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-peer fuzz
 
 ## test: everything CI needs: unit, model and crash tests on the host, end to end on both machines
-test: test-host test-machines
+test: test-host test-cli test-machines
 
 test-host:
 	$(CARGO) $(TEST_RUNNER)
 	$(CARGO) test --quiet --doc
+
+# Mounts images and runs programs on them: as root.
+test-cli:
+	scripts/setup-test --cli
+	$(CARGO) $(TEST_RUNNER) -p cli
 
 # What the tests start is built before them, so that no test waits for a compiler.
 test-machines: hosted-and-images

@@ -1,0 +1,485 @@
+//! The command line: what `siltstone` takes, and the text of its help and manual pages.
+#![expect(
+    clippy::doc_markdown,
+    reason = "what is written here is printed as it is, not as Markdown"
+)]
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+
+use crate::location::{ImageName, ImagePath, Location, parse_size};
+
+/// Makes, examines, mounts and changes Siltstone images.
+///
+/// An image is a file or a block device that holds a Siltstone file system. It may be written as
+/// IMAGE@SNAPSHOT to read what it held when that snapshot was made, and a path inside it as IMAGE:/path where
+/// a command takes paths of the host as well; the first ":/" divides. Commands that read never change the
+/// image. Commands that change it return when the change would survive a power cut. An image that a running
+/// machine, a mount or another command has open is refused.
+#[derive(Debug, Parser)]
+#[command(
+    name = "siltstone",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_long_help = "\
+EXAMPLES
+  Make an image, put a tree into it, look at it, and take a file out again:
+      siltstone mkfs disk.img --size 256M
+      siltstone cp -r photos disk.img:/
+      siltstone ls -R -l disk.img /photos
+      siltstone cp disk.img:/photos/cat.jpg .
+
+EXIT STATUS
+  0 done; 1 something failed, and was said on the standard error; 2 wrong usage; 130 interrupted; 141 the
+  reader of the output went away."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Mkfs(Mkfs),
+    Info(Info),
+    Ls(Ls),
+    Cat(Cat),
+    Stat(Stat),
+    Cp(Cp),
+    Mkdir(Mkdir),
+    Rm(Rm),
+    Mv(Mv),
+    Mount(Mount),
+    Completions(Completions),
+    Man(Man),
+}
+
+/// Make an empty file system.
+///
+/// Makes an empty file system in IMAGE. An image file that does not exist is created, SIZE bytes large and
+/// all holes. One that exists, or a block device, is used at the size it has, unless SIZE is given for a file. What is
+/// not blank (a Siltstone file system or anything else) is only overwritten with --force. It takes
+/// a moment, whatever the size.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone mkfs disk.img --size 1G
+      siltstone mkfs --force /dev/sdx
+
+EXIT STATUS
+  0 made; 1 refused or failed, and then a file created for it is gone again; 2 wrong usage.")]
+pub(crate) struct Mkfs {
+    /// The image file or block device.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: PathBuf,
+    /// Size of the image file, such as 64M or 10GiB; at least 8M. A file that does not exist gets 256M without it.
+    #[arg(long, value_parser = parse_size)]
+    pub(crate) size: Option<u64>,
+    /// Overwrite what is there.
+    #[arg(long, short)]
+    pub(crate) force: bool,
+    /// Bytes in a segment, a power of two, best a multiple of the erase block: chosen by size without it.
+    #[arg(long, value_parser = parse_size)]
+    pub(crate) segment_size: Option<u64>,
+}
+
+/// Tell what an image is and how full it is.
+///
+/// Prints what can be said of the file system in IMAGE as a whole: its identity, its size, how much is used and free,
+/// how long a replay of its log was, and how many snapshots it has.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone info disk.img
+      siltstone info --json disk.img | jq .free_bytes
+
+EXIT STATUS
+  0 told; 1 there is no intact Siltstone file system, or it cannot be read; 2 wrong usage.")]
+pub(crate) struct Info {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List a directory.
+///
+/// Lists the entries of the directory PATH, or PATH itself when it is something else, one per line, sorted by the bytes
+/// of the names. With -R everything below it, as paths. The long form has the mode, links, owner, group,
+/// size in bytes (of a device its numbers), time of the last change and name.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone ls disk.img
+      siltstone ls -lR disk.img@monday /etc
+      siltstone ls -R --json disk.img | jq -r 'select(.size_bytes > 1e6).path'
+
+EXIT STATUS
+  0 the listing is complete; 1 it is not, or PATH does not exist; 2 wrong usage.")]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What to list.
+    #[arg(value_name = "PATH", default_value = "/", value_parser = image_path())]
+    pub(crate) path: ImagePath,
+    /// List what is below directories, too.
+    #[arg(long, short = 'R')]
+    pub(crate) recursive: bool,
+    /// Print more than the name.
+    #[arg(long, short)]
+    pub(crate) long: bool,
+    /// Print one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print files.
+///
+/// Writes the content of the files at PATH to the standard output, one after another. Symbolic links are followed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone cat disk.img /etc/motd
+
+EXIT STATUS
+  0 all printed; 1 one of them could not be read; 2 wrong usage.")]
+pub(crate) struct Cat {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What to print.
+    #[arg(value_name = "PATH", required = true, value_parser = image_path())]
+    pub(crate) paths: Vec<ImagePath>,
+}
+
+/// Tell all about files.
+///
+/// Prints what the file system knows of the file, directory or other thing at each PATH: kind, size and space on the disk, mode,
+/// owner, links, times, the target of a symbolic link, and the names of extended attributes. A symbolic
+/// link at the end of PATH is not followed, unless with -L.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone stat disk.img /etc/motd
+      siltstone stat --json disk.img /a /b | jq .size_bytes
+
+EXIT STATUS
+  0 told; 1 a PATH does not exist or cannot be read; 2 wrong usage.")]
+pub(crate) struct Stat {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What to tell about.
+    #[arg(value_name = "PATH", required = true, value_parser = image_path())]
+    pub(crate) paths: Vec<ImagePath>,
+    /// Follow a symbolic link at the end of PATH.
+    #[arg(long, short = 'L')]
+    pub(crate) dereference: bool,
+    /// Print one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Copy files into an image, out of one, or within.
+///
+/// Copies each SOURCE to DESTINATION, of which at least one side is in an image, written IMAGE:/path. When
+/// DESTINATION is a directory, or there are several SOURCEs, they go into it under their own
+/// names; otherwise DESTINATION becomes the copy. Directories need -r.
+///
+/// Mode, time of modification, symbolic links (as links), holes, and extended attributes in the user
+/// namespace are kept. So are, with -r, hard links among what is copied, FIFOs, sockets and
+/// devices. The owner is kept on the way into an image and within; on the way out as far as the user may.
+///
+/// A file is copied in pieces to a name that begins with ".siltstone-" in the same directory, and takes its own name
+/// when it is whole: a name never shows half a file, neither to others nor after a power cut. After a power
+/// cut such a leftover may be there and can be removed. A tree is not copied as one: of an interrupted copy
+/// some files are there and others not. Memory does not grow with the size of files.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone cp -r photos notes.txt disk.img:/
+      siltstone cp -r disk.img@monday:/etc ./etc-of-monday
+      siltstone cp disk.img:/a disk.img:/b
+
+EXIT STATUS
+  0 all copied, and durable where it went into an image; 1 something was not; 2 wrong usage.")]
+pub(crate) struct Cp {
+    /// What to copy: paths of the host, or IMAGE:/path.
+    #[arg(value_name = "SOURCE", required = true, value_parser = location())]
+    pub(crate) sources: Vec<Location>,
+    /// Where to: a path of the host, or IMAGE:/path.
+    #[arg(value_name = "DESTINATION", value_parser = location())]
+    pub(crate) destination: Location,
+    /// Copy directories and all that is in them.
+    #[arg(long, short, visible_short_alias = 'R')]
+    pub(crate) recursive: bool,
+}
+
+/// Make directories.
+///
+/// Makes the directories PATH in IMAGE. All of them are made, or none.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone mkdir -p disk.img /srv/data/in
+
+EXIT STATUS
+  0 made, durably; 1 none was made; 2 wrong usage.")]
+pub(crate) struct Mkdir {
+    /// The image file or block device.
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What to make.
+    #[arg(value_name = "PATH", required = true, value_parser = image_path())]
+    pub(crate) paths: Vec<ImagePath>,
+    /// Make missing directories above it, too; one that is there is fine.
+    #[arg(long, short)]
+    pub(crate) parents: bool,
+    /// Its mode, in octal digits.
+    #[arg(long, short, default_value = "755", value_parser = parse_mode)]
+    pub(crate) mode: u32,
+}
+
+/// Remove files and directories.
+///
+/// Removes what is at each PATH in IMAGE: names of anything but directories, and with -r directories with all
+/// that is in them. A tree is not removed as one: when it is interrupted, some of it is gone.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone rm disk.img /etc/motd
+      siltstone rm -r disk.img /srv/old
+
+EXIT STATUS
+  0 removed, durably; 1 something was not; 2 wrong usage.")]
+pub(crate) struct Rm {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What to remove.
+    #[arg(value_name = "PATH", required = true, value_parser = image_path())]
+    pub(crate) paths: Vec<ImagePath>,
+    /// Remove directories and all that is in them.
+    #[arg(long, short, visible_short_alias = 'R')]
+    pub(crate) recursive: bool,
+    /// A PATH that does not exist is fine.
+    #[arg(long, short)]
+    pub(crate) force: bool,
+}
+
+/// Move or rename.
+///
+/// Gives what is at FROM in IMAGE the name TO, or moves it into TO when that is a directory. It happens as a
+/// whole. A file that is at TO is replaced, unless with -n.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone mv disk.img /etc/motd.new /etc/motd
+
+EXIT STATUS
+  0 moved, durably; 1 not moved; 2 wrong usage.")]
+pub(crate) struct Mv {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What to move.
+    #[arg(value_name = "FROM", value_parser = image_path())]
+    pub(crate) from: ImagePath,
+    /// Its new name, or the directory to move it into.
+    #[arg(value_name = "TO", value_parser = image_path())]
+    pub(crate) to: ImagePath,
+    /// Replace nothing.
+    #[arg(long, short)]
+    pub(crate) no_clobber: bool,
+    /// Take TO as a name, also when it is a directory.
+    #[arg(long, short = 'T')]
+    pub(crate) no_target_directory: bool,
+}
+
+/// Mount an image as a directory of the host (FUSE).
+///
+/// Makes the files in IMAGE appear in the directory DIR, and stays in the foreground until DIR is unmounted, or SIGTERM
+/// or SIGINT comes; a line on the standard output says when the mount is ready. Then everything is made durable
+/// and the image closed: it can be used again when the command has ended.
+///
+/// Files have their owners and modes, which the kernel enforces. Mounted by root, all users may
+/// use it; others need fusermount3 and mount for themselves only. Programs on it are not set-user-ID and devices
+/// are not devices, unless with -o suid,dev. fsync makes everything durable that was done before. Reading does
+/// not change access times. IMAGE@SNAPSHOT is mounted read-only.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone mount disk.img /mnt &
+      cp file /mnt && umount /mnt && wait
+
+EXIT STATUS
+  0 unmounted, and everything is durable; 1 it could not be mounted, or the disk failed; 2 wrong usage.")]
+pub(crate) struct Mount {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Where it appears.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Refuse changes.
+    #[arg(long, short)]
+    pub(crate) read_only: bool,
+    /// Options as for mount(8), with commas: ro, rw, suid, nosuid, dev, nodev, exec, noexec.
+    #[arg(
+        long = "options",
+        short = 'o',
+        value_name = "OPTION",
+        value_delimiter = ','
+    )]
+    pub(crate) options: Vec<MountSwitch>,
+}
+
+/// What mount(8) would call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum MountSwitch {
+    Ro,
+    Rw,
+    Suid,
+    Nosuid,
+    Dev,
+    Nodev,
+    Exec,
+    Noexec,
+}
+
+/// Print a completion script for a shell.
+///
+/// Prints what the shell needs to complete siltstone's commands and options.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone completions bash > /etc/bash_completion.d/siltstone")]
+pub(crate) struct Completions {
+    /// For which shell.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print or write the manual pages.
+///
+/// Prints the manual page of siltstone, or writes that and one for each command into DIR.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone man | man -l -
+      siltstone man /usr/local/share/man/man1")]
+pub(crate) struct Man {
+    /// Where to write siltstone.1, siltstone-mkfs.1 and so on.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+}
+
+/// The image a command works on.
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    /// The image file or block device; IMAGE@SNAPSHOT where it is only read.
+    #[arg(value_name = "IMAGE", value_parser = image_name())]
+    pub(crate) name: ImageName,
+}
+
+fn image_name() -> impl TypedValueParser<Value = ImageName> {
+    OsStringValueParser::new().try_map(|text: OsString| ImageName::parse(&text))
+}
+
+fn image_path() -> impl TypedValueParser<Value = ImagePath> {
+    OsStringValueParser::new().try_map(|text: OsString| ImagePath::parse(&text))
+}
+
+fn location() -> impl TypedValueParser<Value = Location> {
+    OsStringValueParser::new().try_map(|text: OsString| Location::parse(&text))
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "a mode is up to four octal digits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, ErrorKind> {
+        let words = std::iter::once("siltstone").chain(line.split_whitespace());
+        let parsed = Arguments::try_parse_from(words);
+        parsed.map(|found| found.command).map_err(|e| e.kind())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_page() {
+        for command in Arguments::command().get_subcommands() {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name}: about");
+            assert!(command.get_long_about().is_some(), "{name}: description");
+            let after = command.get_after_long_help().map(ToString::to_string);
+            assert!(
+                after.is_some_and(|text| text.contains("EXAMPLES")),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_stable_forms() {
+        for line in [
+            "mkfs disk --size 256M",
+            "info disk --json",
+            "ls disk /",
+            "ls -R disk /a",
+            "ls -lR disk@then",
+            "cat disk /a",
+            "stat disk /a --json",
+            "rm disk /a",
+            "rm -r disk /a",
+            "mkdir disk /a",
+            "mkdir -p disk /a/b",
+            "mv disk /a /b",
+            "cp a disk:/a",
+            "cp -r a b disk:/",
+            "cp disk:/a disk:/b",
+            "mount disk /mnt",
+            "mount -o ro,suid disk@then /mnt",
+            "completions bash",
+            "man",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage() {
+        use ErrorKind::{
+            InvalidSubcommand, InvalidValue, MissingRequiredArgument, UnknownArgument,
+            ValueValidation,
+        };
+        for (line, kind) in [
+            ("format disk", InvalidSubcommand),
+            ("mkfs", MissingRequiredArgument),
+            ("mkfs disk --size big", ValueValidation),
+            ("cp a", MissingRequiredArgument),
+            ("cat disk", MissingRequiredArgument),
+            ("ls disk@", ValueValidation),
+            ("ls --sort disk /", UnknownArgument),
+            ("mkdir -m 8 disk /a", ValueValidation),
+            ("mkdir -m 17777 disk /a", ValueValidation),
+            ("mount -o sync disk /mnt", InvalidValue),
+        ] {
+            assert_eq!(parse(line).expect_err(line), kind, "{line}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! One module for each command.
+
+mod cat;
+mod copy;
+mod info;
+mod list;
+mod mkfs;
+mod pages;
+mod stat;
+mod tree;
+
+use crate::arguments::Command;
+use crate::error::Outcome;
+
+/// Does what the command line says.
+pub(crate) async fn run(command: Command) -> Outcome<()> {
+    match command {
+        Command::Mkfs(arguments) => mkfs::mkfs(arguments).await,
+        Command::Info(arguments) => info::info(arguments).await,
+        Command::Ls(arguments) => list::ls(arguments).await,
+        Command::Cat(arguments) => cat::cat(arguments).await,
+        Command::Stat(arguments) => stat::stat(arguments).await,
+        Command::Cp(arguments) => copy::cp(arguments).await,
+        Command::Mkdir(arguments) => tree::mkdir(arguments).await,
+        Command::Rm(arguments) => tree::rm(arguments).await,
+        Command::Mv(arguments) => tree::mv(arguments).await,
+        Command::Mount(arguments) => crate::mount::mount(arguments).await,
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
+    }
+}

@@ -1,0 +1,221 @@
+//! An image that a command has open: found, locked, mounted, and closed in order.
+//!
+//! For reading, nothing of the file system's own work runs, so nothing is ever written. For writing,
+//! [`FileSystem::run`] goes on beside the command; the end makes everything durable and leaves a checkpoint. An
+//! interrupted command is dropped where it waits, what it left half done under a temporary name is removed, and the image is
+//! closed all the same.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::rc::Rc;
+
+use lfs::{FileError, FileSystem, InodeNumber, SnapshotId};
+use lfs::{Recovery, Transaction};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::clock::{HostClock, now_ns};
+use crate::device::{Access, FileDevice};
+use crate::error::{About as _, Error, Outcome};
+use crate::location::ImageName;
+
+/// A file system on an image of the host.
+pub(crate) type Volume = FileSystem<FileDevice>;
+
+/// Largest piece of a file that one transaction writes.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// An open image.
+pub(crate) struct Image {
+    volume: Rc<Volume>,
+    path: String,
+    runner: Option<JoinHandle<()>>,
+    /// Names that only exist while a command is at work.
+    temporaries: RefCell<BTreeSet<(InodeNumber, Vec<u8>)>>,
+}
+
+/// One state of an image: the newest, or a snapshot.
+#[derive(Clone)]
+pub(crate) struct Tree {
+    volume: Rc<Volume>,
+    snapshot: Option<SnapshotId>,
+}
+
+/// Runs `work` on what `name` says, which nothing changes.
+pub(crate) async fn reading<T>(
+    name: &ImageName,
+    work: impl AsyncFnOnce(&Image, &Tree) -> Outcome<T>,
+) -> Outcome<T> {
+    let image = Image::open(&name.path, Access::Read).await?;
+    let tree = image.tree(name.snapshot.as_deref())?;
+    work(&image, &tree).await
+}
+
+/// Runs `work` on an image it may change. What it did is durable on return.
+pub(crate) async fn writing<T>(
+    name: &ImageName,
+    work: impl AsyncFnOnce(&Image) -> Outcome<T>,
+) -> Outcome<T> {
+    if name.snapshot.is_some() {
+        return Err(Error::Usage(format!("{name}: snapshots do not change")));
+    }
+    let image = Image::open(&name.path, Access::Write).await?;
+    let outcome = tokio::select! {
+        outcome = work(&image) => outcome,
+        () = interrupted() => Err(Error::Interrupted),
+    };
+    let closed = image.close().await;
+    let result = outcome?;
+    closed?;
+    Ok(result)
+}
+
+/// Completes on Ctrl-C or a request to terminate.
+pub(crate) async fn interrupted() {
+    let signals = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    );
+    match signals {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        // Without handlers the signals end the process, which an image survives.
+        _ => std::future::pending().await,
+    }
+}
+
+impl Image {
+    /// Opens and mounts the image at `path`. With [`Access::Write`] it has to be [closed](Self::close).
+    pub(crate) async fn open(path: &Path, access: Access) -> Outcome<Self> {
+        let shown = path.display().to_string();
+        let device = FileDevice::open(path, access).about(&shown)?;
+        if device.size_bytes() == 0 {
+            return Err(Error::new(&shown, lfs::MountError::NotFound));
+        }
+        let volume = mount(device, access)
+            .await
+            .map_err(|error| Error::new(&shown, error))?;
+        let volume = Rc::new(volume);
+        let runner = (access == Access::Write).then(|| {
+            let volume = Rc::clone(&volume);
+            tokio::task::spawn_local(async move { volume.run(&HostClock::new()).await })
+        });
+        Ok(Self {
+            volume,
+            path: shown,
+            runner,
+            temporaries: RefCell::default(),
+        })
+    }
+
+    /// The file system.
+    pub(crate) fn volume(&self) -> &Rc<Volume> {
+        &self.volume
+    }
+
+    /// One of its states.
+    pub(crate) fn tree(&self, snapshot: Option<&str>) -> Outcome<Tree> {
+        let find = |name: &str| {
+            let snapshots = self.volume.snapshots();
+            let found = snapshots.into_iter().find(|one| one.name == name);
+            found
+                .map(|one| one.id)
+                .ok_or_else(|| Error::new(&self.path, format_args!("no snapshot '{name}'")))
+        };
+        Ok(Tree {
+            volume: Rc::clone(&self.volume),
+            snapshot: snapshot.map(find).transpose()?,
+        })
+    }
+
+    /// Commits what `body` does, all or nothing. Durable once the image is [closed](Self::close).
+    ///
+    /// # Errors
+    /// Those of `body`, and what keeps the log from taking it.
+    pub(crate) async fn transact<T>(
+        &self,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let (result, _) = self.volume.transact(now_ns(), body).await?;
+        // The log's task and the signals get their turn, also in a long row of commits that never wait.
+        tokio::task::yield_now().await;
+        Ok(result)
+    }
+
+    /// Bytes of a file that one transaction may write: what any log takes.
+    pub(crate) fn piece_bytes(&self) -> usize {
+        piece_bytes(&self.volume)
+    }
+
+    /// Remembers a name to be removed should the command not get to its end.
+    pub(crate) fn add_temporary(&self, directory: InodeNumber, name: &[u8]) {
+        let mut temporaries = self.temporaries.borrow_mut();
+        temporaries.insert((directory, name.to_vec()));
+    }
+
+    /// The name is gone.
+    pub(crate) fn forget_temporary(&self, directory: InodeNumber, name: &[u8]) {
+        let mut temporaries = self.temporaries.borrow_mut();
+        temporaries.remove(&(directory, name.to_vec()));
+    }
+
+    /// Makes everything durable and ends in order.
+    pub(crate) async fn close(mut self) -> Outcome<()> {
+        for (directory, name) in self.temporaries.take() {
+            // It may be gone together with its directory.
+            let _ = self
+                .transact(|tx| tx.files().unlink(directory, &name))
+                .await;
+        }
+        let durable = self.volume.shutdown(&HostClock::new()).await;
+        if let Some(runner) = self.runner.take() {
+            runner
+                .await
+                .map_err(|error| Error::new(&self.path, error))?;
+        }
+        durable.map_err(|_| Error::new(&self.path, "the disk failed; not everything is durable"))
+    }
+}
+
+impl Tree {
+    /// Runs `body`, which changes nothing, on this state.
+    ///
+    /// # Errors
+    /// Those of `body`, and what cannot be read.
+    pub(crate) async fn read<T>(
+        &self,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        match self.snapshot {
+            Some(snapshot) => self.volume.read_snapshot(snapshot, body).await,
+            None => self.volume.read(body).await,
+        }
+    }
+
+    /// The snapshot, if it is one.
+    pub(crate) fn snapshot(&self) -> Option<SnapshotId> {
+        self.snapshot
+    }
+}
+
+/// As [`Image::piece_bytes`].
+pub(crate) fn piece_bytes(volume: &Volume) -> usize {
+    // Data are aligned to blocks; the rest of a commit is for what is said of them.
+    let half = volume.commit_bytes_max() / 2;
+    (half - half % lfs::BLOCK_SIZE).clamp(lfs::BLOCK_SIZE, PIECE_BYTES_MAX)
+}
+
+async fn mount(device: FileDevice, access: Access) -> Result<Volume, lfs::MountError> {
+    let mut recovery = Recovery::open(device).await?;
+    // What layers above the files keep in the log is theirs, and stays.
+    while recovery.next_commit().await?.is_some() {}
+    match access {
+        Access::Read => Ok(recovery.finish_without_writing()),
+        Access::Write => recovery.finish().await,
+    }
+}

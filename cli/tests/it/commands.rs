@@ -1,0 +1,213 @@
+//! Commands on an image that is not mounted.
+
+use std::fs;
+use std::path::Path;
+
+use crate::harness::Scratch;
+
+/// The image's bytes, to show that reading does not change them.
+fn bytes(scratch: &Scratch) -> Vec<u8> {
+    fs::read(scratch.path("disk")).expect("read")
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    let scratch = Scratch::with_image("64M");
+    for line in [
+        &["frobnicate"][..],
+        &["ls"],
+        &["ls", "--colour", "disk"],
+        &["mkfs", "disk", "--size", "much"],
+        &["cp", "one"],
+        &["cp", "one", "two"],
+        &["mkdir", "disk@then", "/a"],
+        &["rm", "disk@then", "/a"],
+        &["cp", "one", "disk@then:/"],
+        &["mv", "disk", "/a"],
+        &["cat", "disk"],
+    ] {
+        let message = scratch.siltstone(line).fails(2);
+        assert!(!message.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn help_and_pages() {
+    let scratch = Scratch::new();
+    let help = scratch.siltstone(["--help"]).ok();
+    for command in [
+        "mkfs", "info", "ls", "cat", "stat", "cp", "mkdir", "rm", "mv", "mount",
+    ] {
+        assert!(help.contains(command), "{command}");
+        let page = scratch.siltstone([command, "--help"]).ok();
+        for part in ["Usage:", "EXAMPLES", "EXIT STATUS"] {
+            assert!(page.contains(part), "{command}: {part}");
+        }
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            scratch
+                .siltstone(["completions", shell])
+                .ok()
+                .contains("siltstone")
+        );
+    }
+    assert!(scratch.siltstone(["man"]).ok().starts_with(".ie"));
+    scratch.siltstone(["man", "pages"]).ok();
+    assert!(scratch.path("pages/siltstone-mount.1").exists());
+}
+
+#[test]
+fn mkfs_overwrites_only_what_it_may() {
+    let scratch = Scratch::new();
+    scratch.siltstone(["mkfs", "disk", "--size", "32M"]).ok();
+    assert_eq!(bytes(&scratch).len(), 32 << 20);
+    let message = scratch.siltstone(["mkfs", "disk"]).fails(1);
+    assert!(message.contains("--force"), "{message}");
+    scratch.siltstone(["mkdir", "disk", "/a"]).ok();
+    scratch
+        .siltstone(["mkfs", "--force", "disk", "--size", "16M"])
+        .ok();
+    assert_eq!(bytes(&scratch).len(), 16 << 20);
+    assert_eq!(scratch.siltstone(["ls", "disk"]).ok(), "");
+
+    fs::write(scratch.path("disk"), vec![b'x'; 16 << 20]).expect("written");
+    let message = scratch.siltstone(["mkfs", "disk"]).fails(1);
+    assert!(message.contains("not Siltstone's"), "{message}");
+    assert!(
+        bytes(&scratch).iter().all(|byte| *byte == b'x'),
+        "left alone"
+    );
+
+    fs::write(scratch.path("disk"), "").expect("written");
+    scratch.siltstone(["mkfs", "disk", "--size", "16M"]).ok();
+    scratch.siltstone(["mkfs", "tiny", "--size", "1M"]).fails(1);
+    assert!(!scratch.path("tiny").exists());
+    scratch
+        .siltstone(["mkfs", "no/such/directory", "--size", "16M"])
+        .fails(1);
+}
+
+#[test]
+fn what_is_no_image_is_said() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("text"), "hello").expect("written");
+    fs::write(scratch.path("blank"), vec![0; 16 << 20]).expect("written");
+    for (image, says) in [
+        ("absent", "No such file"),
+        ("text", "no Siltstone file system"),
+        ("blank", "no Siltstone file system"),
+        (".", "neither"),
+        ("/dev/null", "neither"),
+    ] {
+        for command in ["info", "ls"] {
+            let message = scratch.siltstone([command, image]).fails(1);
+            assert!(message.contains(says), "{command} {image}: {message}");
+        }
+    }
+}
+
+#[test]
+fn names() {
+    let scratch = Scratch::with_image("64M");
+    let run = |line: &[&str]| scratch.siltstone(line);
+    run(&["mkdir", "disk", "/a"]).ok();
+    assert!(run(&["mkdir", "disk", "/a"]).fails(1).contains("exists"));
+    assert!(run(&["mkdir", "disk", "/x/y"]).fails(1).contains("no such"));
+    run(&["mkdir", "-p", "-m", "1700", "disk", "/a/b/c", "/d//e/"]).ok();
+    run(&["mkdir", "-p", "disk", "/a/b"]).ok();
+    // All or none.
+    run(&["mkdir", "disk", "/one", "/a"]).fails(1);
+    assert_eq!(run(&["ls", "disk"]).ok(), "a\nd\n");
+    assert_eq!(
+        run(&["ls", "-R", "disk"]).ok(),
+        "/a\n/d\n/a/b\n/a/b/c\n/d/e\n"
+    );
+    let long = run(&["ls", "-l", "disk", "/a/b"]).ok();
+    assert!(long.starts_with("drwx-----T "), "{long}");
+    assert!(
+        run(&["ls", "disk", "/nowhere"])
+            .fails(1)
+            .contains("no such")
+    );
+
+    run(&["mv", "disk", "/a/b", "/d"]).ok();
+    run(&["mv", "disk", "/d/b", "/d/f"]).ok();
+    assert_eq!(
+        run(&["ls", "-R", "disk"]).ok(),
+        "/a\n/d\n/d/e\n/d/f\n/d/f/c\n"
+    );
+    assert!(
+        run(&["mv", "disk", "/d", "/d/f"])
+            .fails(1)
+            .contains("invalid")
+    );
+    run(&["mv", "-n", "-T", "disk", "/a", "/d/e"]).fails(1);
+    run(&["mv", "-T", "disk", "/a", "/d/e"]).ok();
+
+    run(&["rm", "disk", "/d"]).fails(1);
+    run(&["rm", "disk", "/nowhere"]).fails(1);
+    run(&["rm", "-f", "disk", "/nowhere"]).ok();
+    run(&["rm", "-r", "disk", "/"]).fails(1);
+    run(&["rm", "-r", "disk", "/d"]).ok();
+    assert_eq!(run(&["ls", "-R", "disk"]).ok(), "");
+}
+
+#[test]
+fn content_and_attributes() {
+    let scratch = Scratch::with_image("64M");
+    fs::write(scratch.path("hello"), "hello\n").expect("written");
+    std::os::unix::fs::symlink("hello", scratch.path("link")).expect("linked");
+    scratch.siltstone(["cp", "hello", "link", "disk:/"]).ok();
+    assert_eq!(
+        scratch.siltstone(["cat", "disk", "/hello", "/link"]).ok(),
+        "hello\nhello\n"
+    );
+    let output = scratch.siltstone(["cat", "disk", "/hello", "/nowhere", "/hello"]);
+    assert_eq!(output.stdout, "hello\nhello\n");
+    output.fails(1);
+    scratch.siltstone(["cat", "disk", "/"]).fails(1);
+
+    let before = bytes(&scratch);
+    let object = |line: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&scratch.siltstone(line).ok()).expect("JSON")
+    };
+    let told = object(&["stat", "--json", "disk", "/link"]);
+    assert_eq!(
+        (&told["kind"], &told["target"]),
+        (&"symlink".into(), &"hello".into())
+    );
+    let told = object(&["stat", "-L", "--json", "disk", "/link"]);
+    assert_eq!(
+        (&told["kind"], &told["size_bytes"]),
+        (&"file".into(), &6.into())
+    );
+    let told = object(&["info", "--json", "disk"]);
+    assert_eq!(told["size_bytes"], 64 << 20);
+    let listed = scratch.siltstone(["ls", "--json", "disk"]).ok();
+    let paths: Vec<_> = listed
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["path"].clone())
+        .collect();
+    assert_eq!(paths, ["/hello", "/link"]);
+    assert!(
+        scratch
+            .siltstone(["stat", "disk", "/hello"])
+            .ok()
+            .contains("0644")
+    );
+    scratch.siltstone(["info", "disk"]).ok();
+    assert!(before == bytes(&scratch), "reading changed the image");
+}
+
+#[test]
+fn output_into_a_pipe_that_closes() {
+    let scratch = Scratch::with_image("64M");
+    fs::write(scratch.path("large"), vec![b'x'; 4 << 20]).expect("written");
+    scratch.siltstone(["cp", "large", "disk:/"]).ok();
+    let tool = Path::new(env!("CARGO_BIN_EXE_siltstone")).display();
+    let line = format!("{tool} cat disk /large | head -c 1; echo \" ${{PIPESTATUS[0]}}\"");
+    let output = scratch.run("bash", ["-c", &line]);
+    assert_eq!(output.stderr, "");
+    assert_eq!(output.ok(), "x 141\n");
+}

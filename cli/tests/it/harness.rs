@@ -1,0 +1,303 @@
+//! Scratch directories, bounded processes, and mounts that never outlive a test.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything takes on a slow machine that does something else, too.
+const LIMIT: Duration = Duration::from_mins(4);
+
+/// A directory with an image in it.
+pub(crate) struct Scratch {
+    directory: tempfile::TempDir,
+}
+
+/// What a process left.
+pub(crate) struct Output {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Scratch {
+    /// An empty directory.
+    pub(crate) fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().expect("a temporary directory"),
+        }
+    }
+
+    /// With an empty image of `size`.
+    pub(crate) fn with_image(size: &str) -> Self {
+        let scratch = Self::new();
+        scratch.siltstone(["mkfs", "disk", "--size", size]).ok();
+        scratch
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Runs the tool in the directory.
+    pub(crate) fn siltstone<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Output {
+        self.run(env!("CARGO_BIN_EXE_siltstone"), arguments)
+    }
+
+    /// Runs a program in the directory.
+    pub(crate) fn run<A: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Output {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.directory.path());
+        run(command)
+    }
+
+    /// Mounts the image.
+    pub(crate) fn mount(&self) -> Mount {
+        self.mount_with(&[])
+    }
+
+    /// Mounts the image with more arguments.
+    pub(crate) fn mount_with(&self, arguments: &[&str]) -> Mount {
+        Mount::new(self, "disk", arguments)
+    }
+}
+
+impl Output {
+    /// The standard output of what has to have succeeded.
+    pub(crate) fn ok(self) -> String {
+        assert!(
+            self.status.success(),
+            "{}\n{}\n{}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
+        self.stdout
+    }
+
+    /// The standard error of what has to have failed with this status.
+    pub(crate) fn fails(self, status: i32) -> String {
+        assert_eq!(
+            self.status.code(),
+            Some(status),
+            "{}\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self.stderr
+    }
+}
+
+/// Runs a program to its end, which has to come in time.
+pub(crate) fn run(mut command: Command) -> Output {
+    let shown = format!("{command:?}");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap_or_else(|error| {
+        panic!("{shown}: {error} (scripts/setup-test --cli installs what the tests need)")
+    });
+    let pid = pid_of(&child);
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = receiver.recv_timeout(LIMIT) else {
+        let _ = kill_process(pid, Signal::KILL);
+        panic!("{shown}: not finished after {LIMIT:?}");
+    };
+    let output = output.expect("its output");
+    Output {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+/// An image that is mounted.
+pub(crate) struct Mount {
+    directory: PathBuf,
+    child: Option<Child>,
+}
+
+impl Mount {
+    fn new(scratch: &Scratch, image: &str, arguments: &[&str]) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "tests of mounts run as root"
+        );
+        assert!(
+            Path::new("/dev/fuse").exists(),
+            "there is no /dev/fuse: the kernel needs its module fuse"
+        );
+        let directory = scratch.path("mount");
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
+        command
+            .arg("mount")
+            .args(arguments)
+            .arg(image)
+            .arg(&directory);
+        command.current_dir(scratch.directory.path());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            let _ = stdout.read_line(&mut line);
+            let _ = sender.send(line);
+            // Whatever else it says has to go somewhere.
+            let _ = stdout.read_to_string(&mut String::new());
+        });
+        let mount = Self {
+            directory,
+            child: Some(child),
+        };
+        let line = receiver.recv_timeout(LIMIT).expect("says that it is ready");
+        assert!(line.contains("is mounted on"), "says {line:?}");
+        mount
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Unmounts as `umount` does, and waits for the tool.
+    pub(crate) fn unmount(self) {
+        unmount(&self.directory, UnmountFlags::empty()).expect("not in use");
+        self.ends_well();
+    }
+
+    /// Sends a signal, and waits for the tool.
+    pub(crate) fn signal(self, signal: Signal) {
+        let pid = pid_of(self.child.as_ref().expect("runs"));
+        kill_process(pid, signal).expect("runs");
+        self.ends_well();
+    }
+
+    /// Ends the tool without mercy, as a crash of it would.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.child.take().expect("runs");
+        child.kill().expect("killed");
+        child.wait().expect("ends");
+        let _ = unmount(&self.directory, UnmountFlags::DETACH);
+    }
+
+    fn ends_well(mut self) {
+        let child = self.child.take().expect("runs");
+        let status = wait(child).expect("ends in time");
+        assert_eq!(status.code(), Some(0), "{status}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = unmount(&self.directory, UnmountFlags::DETACH);
+            let _ = kill_process(pid_of(&child), Signal::TERM);
+            let _ = wait(child);
+        }
+    }
+}
+
+/// Waits for a process, and kills it when it takes too long.
+fn wait(mut child: Child) -> Option<ExitStatus> {
+    let pid = pid_of(&child);
+    let (sender, receiver) = mpsc::channel();
+    let waiting = std::thread::spawn(move || sender.send(child.wait()));
+    let status = receiver.recv_timeout(LIMIT);
+    if status.is_err() {
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = waiting.join();
+    }
+    status.ok()?.ok()
+}
+
+/// A seed, from the environment to replay a run.
+pub(crate) fn seed() -> u64 {
+    let seed = match std::env::var("SILTSTONE_SEED") {
+        Ok(text) => text.parse().expect("SILTSTONE_SEED is a number"),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("random choices of this test: replay with SILTSTONE_SEED={seed}");
+    seed
+}
+
+/// Everything below a directory, as text to compare: paths, kinds, modes, owners, times, content, links.
+pub(crate) fn describe(root: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut lines = Vec::new();
+    let mut left = vec![OsString::new()];
+    while let Some(relative) = left.pop() {
+        let path = root.join(&relative);
+        let found = std::fs::symlink_metadata(&path).expect("is there");
+        let kind = found.file_type();
+        let content = if kind.is_file() {
+            let bytes = std::fs::read(&path).expect("readable");
+            format!("{} bytes, checksum {:08x}", bytes.len(), checksum(&bytes))
+        } else if kind.is_symlink() {
+            format!(
+                "-> {}",
+                std::fs::read_link(&path).expect("a link").display()
+            )
+        } else {
+            String::new()
+        };
+        let names = if kind.is_dir() { 0 } else { found.nlink() };
+        if !relative.is_empty() {
+            lines.push(format!(
+                "{} {:o} {}:{} {} names, {}.{:09} {content}",
+                relative.display(),
+                found.mode(),
+                found.uid(),
+                found.gid(),
+                names,
+                found.mtime(),
+                found.mtime_nsec(),
+            ));
+        }
+        if kind.is_dir() {
+            for entry in std::fs::read_dir(&path).expect("a directory") {
+                let name = entry.expect("an entry").file_name();
+                left.push(Path::new(&relative).join(name).into_os_string());
+            }
+        }
+    }
+    lines.sort();
+    lines
+}
+
+/// Fails with the first difference of two descriptions.
+pub(crate) fn assert_same(left: &[String], right: &[String]) {
+    for (left, right) in left.iter().zip(right) {
+        assert_eq!(left, right);
+    }
+    assert_eq!(left.len(), right.len(), "one has more");
+}
+
+/// FNV-1a, to show that two contents differ without printing them.
+fn checksum(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
+}
