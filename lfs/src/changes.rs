@@ -31,7 +31,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Begins changes. Operations take `now_ns` (nanoseconds since the Unix epoch) for the time. What `loaded` holds
     /// from an earlier attempt stays of use, as far as it is still true.
     pub fn begin_changes(&self, now_ns: i64, loaded: &mut Loaded) -> FileChanges {
-        loaded.refresh(self.releases());
+        loaded.refresh(&self.volume.borrow());
         FileChanges {
             set: WriteSet::new(self.volume.borrow().next_object),
             begun: self.appended(),

@@ -38,10 +38,10 @@ struct Moment {
 }
 
 /// The right to make a checkpoint.
-struct Turn<'f, D: BlockDevice>(&'f FileSystem<D>);
+pub(crate) struct Turn<'f, D: BlockDevice>(&'f FileSystem<D>);
 
 impl<'f, D: BlockDevice> Turn<'f, D> {
-    async fn take(filesystem: &'f FileSystem<D>) -> Self {
+    pub(crate) async fn take(filesystem: &'f FileSystem<D>) -> Self {
         let free = || (!filesystem.checkpointing.replace(true)).then_some(());
         filesystem.changed.until(free).await;
         Self(filesystem)
@@ -381,6 +381,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// a hint; failing is no harm.
     async fn discard(&self, segment: SegmentId) {
         if self.device.geometry().discard {
+            self.segments.borrow_mut().end_use(segment);
             let start = self.superblock.segment_start(segment);
             let count = u64::from(self.superblock.segment_blocks);
             let _ = self.device.discard(start, count).await;

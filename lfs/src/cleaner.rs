@@ -80,10 +80,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 continue;
             };
             let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
+            // It may become empty on the way, and must not be used anew under the cleaner's eyes.
+            self.segments.borrow_mut().set_pinned(victim, true);
             let cleaned = match segment.kind {
                 SegmentKind::Nodes => self.clean_nodes(victim, dead).await,
                 _ => self.clean_extents(victim, &segment, dead).await,
             };
+            self.segments.borrow_mut().set_pinned(victim, false);
             match cleaned {
                 Ok(()) => self.log.count(|counters| counters.segments_cleaned += 1),
                 Err(FileError::Damaged { .. }) => {

@@ -57,7 +57,6 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut loaded = Loaded::default();
         loop {
             self.admit(|| false).await;
-            loaded.refresh(self.releases());
             match self.try_transact(now_ns, &loaded, &mut body) {
                 Ok(done) => return Ok(done),
                 Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
@@ -129,7 +128,6 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut loaded = Loaded::default();
         let peek = |address, target: &mut [u8]| self.log.peek(address, target);
         loop {
-            loaded.refresh(self.releases());
             let result = {
                 let volume = self.volume.borrow();
                 let mut transaction = Transaction::new(&volume, at, &loaded, &peek, 0);
@@ -146,30 +144,34 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Reads what a fault asks for.
+    /// Reads what a fault asks for. While it does, the cleaner may move that elsewhere and its segment be used for
+    /// something else: then nothing is found out, and who asked will ask for the new place.
     ///
     /// # Errors
     /// [`FileError::Device`], [`FileError::Damaged`], [`FileError::OutOfMemory`].
     pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
-        loaded.refresh(self.releases());
+        let use_of = |address| self.volume.borrow().use_of(address);
         match fault {
             Fault::Node(pointer) => {
+                let address = pointer.block.0.saturating_mul(BLOCK_SIZE as u64);
+                let asked_in = use_of(address);
                 let cache = Rc::clone(&self.volume.borrow().cache);
-                Volume::load_node(&cache, &self.device, pointer, &mut loaded.nodes).await
+                let read = Volume::load_node(&cache, &self.device, pointer, &mut loaded.nodes);
+                match read.await {
+                    Err(FileError::Damaged { .. }) if use_of(address) != asked_in => Ok(()),
+                    read => read,
+                }
             }
             Fault::Data(ranges) => {
-                for range in ranges {
+                let asked_in = ranges.iter().map(|range| use_of(range.address));
+                let asked_in = asked_in.collect::<Vec<_>>();
+                for (range, asked_in) in ranges.into_iter().zip(asked_in) {
                     let bytes = self.read_stored(range).await?;
-                    loaded.keep(range, bytes);
+                    loaded.keep(range, asked_in, bytes);
                 }
                 Ok(())
             }
         }
-    }
-
-    /// How often segments were released so far.
-    pub(crate) fn releases(&self) -> u64 {
-        self.segments.borrow().releases()
     }
 
     /// Reads bytes of the log, wherever they are by now.

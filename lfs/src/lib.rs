@@ -20,9 +20,11 @@
 
 extern crate alloc;
 
+#[cfg(feature = "sim")]
+mod audit;
 mod buffer;
-mod check;
 mod changes;
+mod check;
 mod checkpoint;
 mod checkpointing;
 mod cleaner;
@@ -61,12 +63,14 @@ mod view;
 mod volume;
 mod write_set;
 
+#[cfg(feature = "sim")]
+pub use audit::{Audit, Contradiction};
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
+pub use changes::FileChanges;
 pub use check::{
     CheckEvent, CheckOptions, Finding, NodeDefect, Part as CheckedPart, Problem, Repair,
     RepairError, RepairOutcome, Severity, Summary as CheckSummary, check, repair,
 };
-pub use changes::FileChanges;
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use error::{

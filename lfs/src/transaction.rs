@@ -265,7 +265,9 @@ impl<'v> Transaction<'v> {
     }
 
     fn stored(&self, range: StoredRange) -> Option<Rc<[u8]>> {
-        if let Some(bytes) = self.loaded.data.get(&range) {
+        if let Some((read_in, bytes)) = self.loaded.data.get(&range)
+            && *read_in == self.volume.use_of(range.address)
+        {
             return Some(Rc::clone(bytes));
         }
         let mut bytes = alloc::vec![0; range.len_bytes as usize];

@@ -81,6 +81,11 @@ impl Volume {
         })
     }
 
+    /// Which use this is of the segment that the byte at `address` is in.
+    pub(crate) fn use_of(&self, address: u64) -> u32 {
+        self.segments.borrow().use_of(&self.superblock, address)
+    }
+
     /// Reads the list of snapshots from the tree.
     pub(crate) fn load_snapshots(&mut self) -> Result<(), FileError> {
         let mut found = BTreeMap::new();

@@ -9,6 +9,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use crate::tree::Held;
+use crate::volume::Volume;
 use crate::{ItemKey, StoredRange};
 
 /// What a transaction has loaded; keeps it in memory until the transaction is through, so that running it again
@@ -16,10 +17,10 @@ use crate::{ItemKey, StoredRange};
 #[derive(Default)]
 pub struct Loaded {
     pub(crate) nodes: Held,
-    pub(crate) data: BTreeMap<StoredRange, Rc<[u8]>>,
+    /// With the use of their segment that they were read in: the cleaner may have moved them meanwhile, and
+    /// something else be there now.
+    pub(crate) data: BTreeMap<StoredRange, (u32, Rc<[u8]>)>,
     data_bytes: usize,
-    /// How often segments had been released when the data were read.
-    releases: u64,
 }
 
 impl Loaded {
@@ -29,18 +30,21 @@ impl Loaded {
     }
 
     /// Forgets data whose place may hold something else by now.
-    pub(crate) fn refresh(&mut self, releases: u64) {
-        if self.releases != releases {
-            self.releases = releases;
-            self.data.clear();
-            self.data_bytes = 0;
-        }
+    pub(crate) fn refresh(&mut self, volume: &Volume) {
+        let data_bytes = &mut self.data_bytes;
+        self.data.retain(|range, (read_in, bytes)| {
+            let current = *read_in == volume.use_of(range.address);
+            *data_bytes -= if current { 0 } else { bytes.len() };
+            current
+        });
     }
 
-    /// Keeps data that were read.
-    pub(crate) fn keep(&mut self, range: StoredRange, bytes: Rc<[u8]>) {
+    /// Keeps data that were asked for in that use of their segment.
+    pub(crate) fn keep(&mut self, range: StoredRange, asked_in: u32, bytes: Rc<[u8]>) {
         self.data_bytes += bytes.len();
-        self.data.insert(range, bytes);
+        if let Some((_, before)) = self.data.insert(range, (asked_in, bytes)) {
+            self.data_bytes -= before.len();
+        }
     }
 }
 

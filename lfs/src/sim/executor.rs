@@ -18,6 +18,9 @@ use crate::Clock;
 /// Unix time at which every simulation starts, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
 
+/// Polls without time moving on after which nobody is taken to be getting anywhere.
+const POLLS_MAX: u64 = 2_000_000;
+
 /// Polls tasks in an order that follows from its seed. When all wait, time moves on to the next timer.
 pub struct Executor {
     random: Random,
@@ -65,7 +68,7 @@ impl Executor {
     /// Runs all tasks until `main` is done and gives its result. Other tasks stay for the next call.
     ///
     /// # Panics
-    /// When `main` can never finish: everybody waits and no timer is set.
+    /// When `main` can never finish: everybody waits and no timer is set, or everybody runs in circles.
     pub fn run<T: 'static>(&mut self, main: impl Future<Output = T> + 'static) -> T {
         let result = Rc::new(RefCell::new(None));
         let slot = Rc::clone(&result);
@@ -73,6 +76,7 @@ impl Executor {
             let value = main.await;
             *slot.borrow_mut() = Some(value);
         });
+        let mut polls = 0;
         loop {
             if let Some(value) = result.borrow_mut().take() {
                 self.tasks.retain(|task| task.future.is_some());
@@ -83,11 +87,18 @@ impl Executor {
                 (0..self.tasks.len()).filter(|&i| self.tasks.get(i).is_some_and(ready));
             let candidates = candidates.collect::<Vec<_>>();
             match candidates.get(self.random.index(candidates.len())) {
-                Some(&index) => self.poll(index),
-                None => assert!(
-                    self.clock.advance(),
-                    "the simulation is stuck: everybody waits"
-                ),
+                Some(&index) => {
+                    polls += 1;
+                    assert!(polls < POLLS_MAX, "the simulation runs in circles");
+                    self.poll(index);
+                }
+                None => {
+                    polls = 0;
+                    assert!(
+                        self.clock.advance(),
+                        "the simulation is stuck: everybody waits"
+                    );
+                }
             }
         }
     }

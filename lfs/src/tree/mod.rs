@@ -241,6 +241,22 @@ impl Tree {
         (path, None)
     }
 
+    /// Calls `visit` with the block of every node; with none for those that changed since they were written.
+    ///
+    /// # Errors
+    /// What must be loaded first.
+    #[cfg(feature = "sim")]
+    pub(crate) fn for_each_node(
+        &self,
+        visit: &mut dyn FnMut(Option<BlockIndex>),
+    ) -> Result<(), Fault> {
+        let place = self.ledger.root_place(self.level);
+        let root = self.root.as_ref();
+        root.map_or(Ok(()), |root| {
+            self.ledger.for_each_node(root, &place, visit)
+        })
+    }
+
     /// Whether there is no item.
     pub(crate) fn is_empty(&self) -> bool {
         match &self.root {
@@ -312,6 +328,25 @@ impl Ledger {
                 found.ok_or(Fault::Node(*pointer))
             }
         }
+    }
+
+    #[cfg(feature = "sim")]
+    fn for_each_node(
+        &self,
+        child: &Child,
+        place: &Expected,
+        visit: &mut dyn FnMut(Option<BlockIndex>),
+    ) -> Result<(), Fault> {
+        visit(match child {
+            Child::Dirty(_) => None,
+            Child::Stored(pointer) => Some(pointer.block),
+        });
+        let node = self.load(child, place)?;
+        for (index, child) in node.children().iter().enumerate() {
+            let place = Self::below(&node, index, place);
+            self.for_each_node(child, &place, visit)?;
+        }
+        Ok(())
     }
 
     fn visit_from(

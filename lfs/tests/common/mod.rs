@@ -6,6 +6,7 @@ pub mod generator;
 pub mod images;
 pub mod operation;
 pub mod posix;
+pub mod world;
 
 use std::rc::Rc;
 

@@ -8,6 +8,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use lfs::{FileError, FileKind, RenameFlags, SetAttributes, XattrMode};
 
@@ -38,9 +39,10 @@ struct Node {
     attributes: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// The model.
+/// The model. A copy shares what neither changes.
+#[derive(Clone)]
 pub struct Model {
-    nodes: BTreeMap<Id, Node>,
+    nodes: BTreeMap<Id, Rc<Node>>,
     next: Id,
     handles: [Option<Id>; HANDLES],
     pub now: i64,
@@ -56,7 +58,7 @@ impl Model {
             now,
         };
         let root = model.node(FileKind::Directory, mode, ROOT_ID);
-        model.nodes.insert(ROOT_ID, root);
+        model.nodes.insert(ROOT_ID, Rc::new(root));
         model.next = ROOT_ID + 1;
         model
     }
@@ -86,7 +88,7 @@ impl Model {
 
     fn change(&mut self, id: Id) -> &mut Node {
         let now = self.now;
-        let node = self.nodes.get_mut(&id).unwrap();
+        let node = Rc::make_mut(self.nodes.get_mut(&id).unwrap());
         node.ctime = now;
         node
     }
@@ -247,7 +249,9 @@ impl Model {
             self.change(child).removed = true;
             let inside: Vec<_> = self.at(child).entries.keys().cloned().collect();
             for name in inside {
-                let grandchild = self.nodes.get_mut(&child).unwrap().entries.remove(&name);
+                let grandchild = Rc::make_mut(self.nodes.get_mut(&child).unwrap())
+                    .entries
+                    .remove(&name);
                 self.lose_deep(grandchild.unwrap());
             }
         } else {
@@ -395,7 +399,7 @@ impl Model {
                 }
                 let id = self.next;
                 self.next += 1;
-                self.nodes.insert(id, node);
+                self.nodes.insert(id, Rc::new(node));
                 self.enter(directory, &name, id);
             }
             Operation::Link { from, to } => {
