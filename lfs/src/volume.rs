@@ -23,8 +23,8 @@ use crate::superblock::Superblock;
 use crate::transaction::{SnapshotId, SnapshotInfo};
 use crate::tree::{Damaged, Held, Item, Key, NodeCache, SharedCache, Tree, TreeKind};
 use crate::{
-    BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, FileError, ItemKey, ItemKind,
-    NodePointer, Structure,
+    BlockDevice, BlockIndex, Buffer, CommitNumber, Description, Fault, FileError, ItemKey,
+    ItemKind, NodePointer, Structure, describe_item,
 };
 
 /// Memory for unchanged nodes when nobody says otherwise.
@@ -119,7 +119,11 @@ impl Volume {
         let mut ranges: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
         for change in changes {
             let object = match change {
-                Change::Put(key, _) | Change::Remove(key) => {
+                Change::Put(key, value) => {
+                    self.plan_item(&mut plan, *key)?;
+                    key.object.max(number_in(*key, value))
+                }
+                Change::Remove(key) => {
                     self.plan_item(&mut plan, *key)?;
                     key.object
                 }
@@ -401,6 +405,20 @@ pub(crate) fn after(key: &Key) -> Key {
     Key {
         version: key.version + 1,
         ..*key
+    }
+}
+
+/// The highest number of an object that an item is the first to name, so that nobody else gets it after a replay.
+fn number_in(key: ItemKey, value: &[u8]) -> u64 {
+    match key.kind {
+        // Numbered like objects.
+        ItemKind::Orphan | ItemKind::Snapshot => key.position,
+        // Its data may be an object that holds nothing yet.
+        ItemKind::Inode => match describe_item(key, value) {
+            Ok(Some(Description::Inode { data_object, .. })) => data_object,
+            _ => 0,
+        },
+        _ => 0,
     }
 }
 
