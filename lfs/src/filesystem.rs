@@ -18,7 +18,7 @@ use crate::superblock::{SegmentId, Superblock};
 use crate::volume::Volume;
 use crate::{
     AppendError, BLOCK_SIZE, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
-    ObjectReadError, ObjectWriteError, ReadOnly, Usage,
+    ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Usage,
 };
 
 /// A mounted file system.
@@ -51,6 +51,7 @@ pub struct FileSystem<D: BlockDevice> {
     /// Something above changed.
     pub(crate) changed: Notify,
     pub(crate) closing: Cell<bool>,
+    pub(crate) scrub: RefCell<ScrubStatus>,
 }
 
 pub(crate) struct Object {
@@ -109,6 +110,7 @@ impl<D: BlockDevice> FileSystem<D> {
             orphans_due: Cell::new(true),
             changed: Notify::default(),
             closing: Cell::new(false),
+            scrub: RefCell::default(),
         }
     }
 

@@ -31,6 +31,7 @@ mod cleaner;
 mod compress;
 mod cursor;
 mod device;
+mod dump;
 mod error;
 mod extent;
 mod extent_codec;
@@ -51,6 +52,7 @@ mod object;
 mod record;
 mod recovery;
 mod replay;
+mod scrub;
 mod seal;
 mod segments;
 #[cfg(feature = "sim")]
@@ -73,6 +75,7 @@ pub use check::{
 };
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
+pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
 pub use error::{
     AppendError, CheckpointError, FileError, FormatError, MountError, ObjectReadError,
     ObjectWriteError, ReadOnly, Structure,
@@ -94,6 +97,7 @@ pub use namespace::{
 pub use notify::Notify;
 pub use object::{ObjectReader, ObjectWriter};
 pub use recovery::Recovery;
+pub use scrub::{ScrubError, ScrubOptions, ScrubStatus};
 pub use seal::{
     DataKey, KEY_SLOT_BYTES, KEY_SLOT_COUNT, KdfCost, KeyError, KeySlots, Purpose, Random, Seal,
     SealDamaged, Sealer, Secret, Suite,

@@ -448,18 +448,9 @@ impl Segments {
         home: u8,
         bytes: &[u8],
     ) -> bool {
-        let own = superblock.table_block(index, home);
-        let Ok((layout, rest)) = TableLayout::ref_from_prefix(bytes) else {
+        let Some(rest) = entries_of(superblock, index, home, bytes) else {
             return false;
         };
-        if layout.magic != TABLE_MAGIC
-            || layout.filesystem_id != superblock.id.0
-            || layout.own_block.get() != own.0
-            || layout.index.get() != index
-            || layout.checksum.get() != checksum_after_head(bytes)
-        {
-            return false;
-        }
         let first = index * TABLE_ENTRIES;
         let targets = self.segments.get_mut(first as usize..).unwrap_or_default();
         let entries = rest.chunks_exact(size_of::<SegmentLayout>());
@@ -496,6 +487,28 @@ impl Segments {
         }
         true
     }
+}
+
+/// Whether `bytes` are a valid block `index` of the table in home `home`.
+pub(crate) fn is_table_block(superblock: &Superblock, index: u32, home: u8, bytes: &[u8]) -> bool {
+    entries_of(superblock, index, home, bytes).is_some()
+}
+
+/// The entries of block `index` of the table as read from home `home`, if it is that.
+fn entries_of<'b>(
+    superblock: &Superblock,
+    index: u32,
+    home: u8,
+    bytes: &'b [u8],
+) -> Option<&'b [u8]> {
+    let own = superblock.table_block(index, home);
+    let (layout, rest) = TableLayout::ref_from_prefix(bytes).ok()?;
+    let valid = layout.magic == TABLE_MAGIC
+        && layout.filesystem_id == superblock.id.0
+        && layout.own_block.get() == own.0
+        && layout.index.get() == index
+        && layout.checksum.get() == checksum_after_head(bytes);
+    valid.then_some(rest)
 }
 
 #[cfg(test)]

@@ -145,8 +145,8 @@ impl Graph {
     /// Before something is added: puts half of the numbers off when there is no memory for more.
     fn make_room(&mut self) {
         let bytes = self.bytes() + 2 * (ENTITY_BYTES + REFERENCE_BYTES);
-        self.bytes_peak = self.bytes_peak.max(bytes);
         if bytes <= self.bytes_max {
+            self.bytes_peak = self.bytes_peak.max(bytes);
             return;
         }
         let middle = |numbers: &mut Vec<u64>| {

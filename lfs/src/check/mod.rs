@@ -35,7 +35,7 @@ use crate::object::ObjectReader;
 use crate::seal::Sealer;
 use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
-use crate::tree::{Held, Key, Place, Step, Walk, items_of};
+use crate::tree::{Defect, Held, Key, Place, Step, TreeKind, Walk, items_of};
 use crate::volume::Volume;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, ItemKey, ItemKind,
@@ -43,7 +43,8 @@ use crate::{
 };
 use graph::Graph;
 use head::Head;
-use items::{Ground, PieceAt, Scan, Space};
+pub(crate) use items::PieceAt;
+use items::{Ground, Scan, Space};
 
 /// Findings kept back until a path can be said with them.
 const PENDING_MAX: usize = 4096;
@@ -701,8 +702,27 @@ fn items_of_either(
     }
 }
 
+/// A damaged node, as a finding; without a defect it could not be read.
+pub(crate) fn node_finding(kind: TreeKind, place: &Place, defect: Option<Defect>) -> Finding {
+    let (first, last) = objects_of(place);
+    let problem = match defect {
+        Some(defect) => Problem::Node {
+            level: place.level,
+            reason: NodeDefect(defect),
+            first,
+            last,
+        },
+        None => Problem::Unreadable(crate::DeviceError::Io),
+    };
+    let part = match kind {
+        TreeKind::Live => Part::LiveTree,
+        TreeKind::History => Part::HistoryTree,
+    };
+    Finding::new(part, problem).at(place.pointer.block)
+}
+
 /// The first and last object that a node can hold something of.
-pub(crate) fn objects_of(place: &Place) -> (u64, u64) {
+fn objects_of(place: &Place) -> (u64, u64) {
     let last = place.range.high.map_or(u64::MAX, |high| {
         let begins = high.kind == ItemKind::Inode && high.position == 0 && high.version == 0;
         high.object.saturating_sub(u64::from(begins))

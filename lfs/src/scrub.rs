@@ -1,0 +1,617 @@
+//! Scrubbing: everything in use is read from the disk and verified, in the background of a mounted file system.
+//!
+//! What the file system still has in memory or can write anew is repaired: copies of the superblock, the slot, blocks of
+//! the segment table, tree nodes that are cached. What is lost on the only copy is reported with the file and range it hits; the
+//! rest stays usable. Another copy of the disk plugs in at [`FileSystem::other_copy`].
+//!
+//! One leaf of a tree with the data it names is a step: at most 256 pieces of 64 KiB, read one by one. Between them
+//! everybody else gets their turn, and the pace is the caller's choice. The trees change meanwhile: what
+//! seems damaged is only so if it is still in use after it was read.
+//!
+//! Not here: free space, and what only older checkpoints name.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use crate::check::{Finding, Part, PieceAt, Problem, Repair, damaged_bytes, node_finding};
+use crate::checkpoint::Checkpoint;
+use crate::extent::Piece;
+use crate::namespace::decode_entry;
+use crate::object::ObjectReader;
+use crate::segments::is_table_block;
+use crate::superblock::{Superblock, table_blocks_for};
+use crate::tree::{Held, Key, Place, Tree, TreeKind, Walk, items_of};
+use crate::volume::Volume;
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileSystem, ItemKind, ROOT,
+    StoredRange,
+};
+
+/// How often a leaf that changes under way is looked at again.
+const TRIES_MAX: u32 = 8;
+/// Damaged files whose path is looked for: each search goes through the tree.
+const PATHS_MAX: u32 = 64;
+/// Names in a path at most.
+const DEPTH_MAX: usize = 256;
+
+/// How to scrub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrubOptions {
+    /// Bytes read in a second at most; without, as fast as the device goes.
+    pub bytes_per_second: Option<u64>,
+    /// Only report; write nothing. For a file system that was mounted without writing.
+    pub read_only: bool,
+}
+
+/// How far a scrub is, or how the last one ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrubStatus {
+    /// Whether one is under way.
+    pub running: bool,
+    /// Bytes verified.
+    pub done_bytes: u64,
+    /// Bytes in use when it began, or more where they have become more.
+    pub total_bytes: u64,
+    /// Damaged places that were written again.
+    pub repaired: u64,
+    /// Damaged places that could not be repaired.
+    pub unrepairable: u64,
+}
+
+/// Why a scrub did not go to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScrubError {
+    /// Another one is under way.
+    #[error("a scrub is under way already")]
+    Running,
+    /// The file system is closing or has failed.
+    #[error("the file system is closing")]
+    Ending,
+    /// Not enough memory.
+    #[error("not enough memory")]
+    OutOfMemory,
+}
+
+/// A scrub under way.
+struct Scrub<'f, 'r, D: BlockDevice, C> {
+    filesystem: &'f FileSystem<D>,
+    clock: &'f C,
+    options: ScrubOptions,
+    report: &'r mut dyn FnMut(&Finding),
+    /// A checkpoint will write again what was found damaged.
+    checkpoint_due: bool,
+    paths_left: u32,
+}
+
+impl<D: BlockDevice, C> Drop for Scrub<'_, '_, D, C> {
+    fn drop(&mut self) {
+        self.filesystem.scrub.borrow_mut().running = false;
+    }
+}
+
+impl<D: BlockDevice> FileSystem<D> {
+    /// How far the scrub is that runs, or how the last one since the mount ended.
+    pub fn scrub_status(&self) -> ScrubStatus {
+        *self.scrub.borrow()
+    }
+
+    /// Verifies everything in use, beside everything else; damage goes to `report`, with file and range. Runs beside
+    /// [`run`](Self::run), which it needs for repairs. Dropped, it ends where it is.
+    ///
+    /// # Errors
+    /// See [`ScrubError`].
+    pub async fn scrub(
+        &self,
+        clock: &impl Clock,
+        options: ScrubOptions,
+        report: &mut dyn FnMut(&Finding),
+    ) -> Result<ScrubStatus, ScrubError> {
+        if self.scrub_status().running {
+            return Err(ScrubError::Running);
+        }
+        let head_blocks = 2 + self.superblock.slot_blocks + table_blocks(&self.superblock);
+        *self.scrub.borrow_mut() = ScrubStatus {
+            running: true,
+            total_bytes: self.segments.borrow().live_bytes()
+                + u64::from(head_blocks) * BLOCK_SIZE as u64,
+            ..ScrubStatus::default()
+        };
+        let mut scrub = Scrub {
+            filesystem: self,
+            clock,
+            options,
+            report,
+            checkpoint_due: false,
+            paths_left: PATHS_MAX,
+        };
+        scrub.superblocks().await?;
+        scrub.slot().await?;
+        scrub.table().await?;
+        scrub.tree(TreeKind::Live).await?;
+        scrub.tree(TreeKind::History).await?;
+        scrub.objects().await?;
+        if scrub.checkpoint_due && !self.is_ending() {
+            // Otherwise the next one does it.
+            let _ = self.checkpoint_trees(clock).await;
+        }
+        drop(scrub);
+        Ok(self.scrub_status())
+    }
+
+    /// The same blocks from another copy of the device. There is none yet: a mirror answers here, and what it
+    /// answers is verified and written back by the caller.
+    #[expect(clippy::unused_async, reason = "another device has to be waited for")]
+    async fn other_copy(&self, _start: BlockIndex, _blocks: usize) -> Option<Buffer> {
+        None
+    }
+
+    fn tree_of<'v>(volume: &'v Volume, kind: TreeKind) -> &'v Tree {
+        match kind {
+            TreeKind::Live => &volume.live,
+            TreeKind::History => &volume.history,
+        }
+    }
+}
+
+fn table_blocks(superblock: &Superblock) -> u32 {
+    table_blocks_for(superblock.segment_count)
+}
+
+impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
+    /// Reads blocks and keeps to the pace. `Ok(None)` when they cannot be read.
+    async fn read(
+        &mut self,
+        start: BlockIndex,
+        blocks: usize,
+    ) -> Result<Option<Buffer>, ScrubError> {
+        if self.filesystem.is_ending() {
+            return Err(ScrubError::Ending);
+        }
+        let buffer = Buffer::zeroed(blocks).map_err(|_| ScrubError::OutOfMemory)?;
+        let (buffer, read) = self.filesystem.device.read(start, buffer).await;
+        let bytes = (blocks * BLOCK_SIZE) as u64;
+        match self.options.bytes_per_second {
+            Some(rate) => self.clock.sleep_ms(bytes * 1000 / rate.max(1)).await,
+            None => embassy_futures::yield_now().await,
+        }
+        Ok(read.is_ok().then_some(buffer))
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut status = self.filesystem.scrub.borrow_mut();
+        status.done_bytes += bytes;
+        status.total_bytes = status.total_bytes.max(status.done_bytes);
+    }
+
+    fn found(&mut self, finding: &Finding, repaired: bool) {
+        {
+            let mut status = self.filesystem.scrub.borrow_mut();
+            if repaired {
+                status.repaired += 1;
+            } else {
+                status.unrepairable += 1;
+            }
+        }
+        (self.report)(finding);
+    }
+
+    async fn superblocks(&mut self) -> Result<(), ScrubError> {
+        let superblock = self.filesystem.superblock;
+        for block in Superblock::copy_blocks() {
+            let buffer = self.read(block, 1).await?;
+            let device_blocks = self.filesystem.device.geometry().block_count;
+            let good = buffer.is_some_and(|buffer| {
+                Superblock::decode(buffer.bytes(), block, device_blocks) == Ok(superblock)
+            });
+            self.advance(BLOCK_SIZE as u64);
+            if good {
+                continue;
+            }
+            let mut repaired = false;
+            if !self.options.read_only
+                && let Ok(mut buffer) = Buffer::zeroed(1)
+            {
+                superblock.encode(block, &mut buffer);
+                let device = &self.filesystem.device;
+                repaired =
+                    device.write(block, buffer).await.1.is_ok() && device.flush().await.is_ok();
+            }
+            let finding = Finding::new(Part::Superblock, Problem::SuperblockCopy).at(block);
+            self.found(&finding.by(Repair::Superblock), repaired);
+        }
+        Ok(())
+    }
+
+    /// The slot in force.
+    async fn slot(&mut self) -> Result<(), ScrubError> {
+        let superblock = self.filesystem.superblock;
+        for _ in 0..TRIES_MAX {
+            let sequence = self.filesystem.checkpoint_sequence.get();
+            let own = superblock.slot_block(Checkpoint::slot(sequence));
+            let blocks = superblock.slot_blocks as usize;
+            let buffer = self.read(own, blocks).await?;
+            let decoded = buffer.and_then(|b| Checkpoint::decode(&superblock, own, b.bytes()));
+            if decoded.is_some_and(|found| found.sequence == sequence) {
+                self.advance((blocks * BLOCK_SIZE) as u64);
+                return Ok(());
+            }
+            // Two checkpoints later the slot is written again.
+            if self.filesystem.checkpoint_sequence.get() == sequence {
+                let repaired = !self.options.read_only;
+                self.checkpoint_due |= repaired;
+                let problem = Problem::CheckpointNonsense;
+                self.found(&Finding::new(Part::Checkpoint, problem).at(own), repaired);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn table(&mut self) -> Result<(), ScrubError> {
+        let superblock = self.filesystem.superblock;
+        for index in 0..table_blocks(&superblock) {
+            for _ in 0..TRIES_MAX {
+                let home = |scrub: &Self| {
+                    let segments = scrub.filesystem.segments.borrow();
+                    segments.homes().get(index as usize).copied().unwrap_or(0)
+                };
+                let before = home(self);
+                let block = superblock.table_block(index, before);
+                let buffer = self.read(block, 1).await?;
+                let good = buffer.is_some_and(|buffer| {
+                    is_table_block(&superblock, index, before, buffer.bytes())
+                });
+                if !good && home(self) != before {
+                    continue;
+                }
+                self.advance(BLOCK_SIZE as u64);
+                if !good {
+                    let repaired = !self.options.read_only;
+                    if repaired {
+                        let mut segments = self.filesystem.segments.borrow_mut();
+                        segments.mark_changed([index].into_iter());
+                        self.checkpoint_due = true;
+                    }
+                    let first = index * crate::superblock::TABLE_ENTRIES;
+                    let last = first + crate::superblock::TABLE_ENTRIES - 1;
+                    let last = last.min(superblock.segment_count - 1);
+                    let problem = Problem::TableBlock { first, last };
+                    let finding = Finding::new(Part::SegmentTable, problem).at(block);
+                    self.found(&finding.by(Repair::TableBlock), repaired);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// All nodes of a tree and all data that its items name, leaf by leaf.
+    async fn tree(&mut self, kind: TreeKind) -> Result<(), ScrubError> {
+        let mut key = Key::MIN;
+        // The way to the leaf before: parents are not read again for each child.
+        let mut verified = Vec::new();
+        let mut tries = 0;
+        loop {
+            let Some(leaf) = self.leaf(kind, &key, &mut verified).await? else {
+                return Ok(());
+            };
+            let mut again = false;
+            for at in &leaf.pieces {
+                again |= self.piece(kind, at).await?;
+            }
+            tries += 1;
+            if again && tries < TRIES_MAX {
+                continue;
+            }
+            tries = 0;
+            let Some(next) = leaf.next else {
+                return Ok(());
+            };
+            key = next;
+        }
+    }
+
+    /// Verifies the nodes on the way to the leaf that `key` leads to. `None`: there is no tree.
+    async fn leaf(
+        &mut self,
+        kind: TreeKind,
+        key: &Key,
+        verified: &mut Vec<Place>,
+    ) -> Result<Option<Leaf>, ScrubError> {
+        let mut held = Held::default();
+        loop {
+            let (path, missing) = {
+                let volume = self.filesystem.volume.borrow();
+                FileSystem::<D>::tree_of(&volume, kind).descend(key)
+            };
+            let on_way = |place: &Place| {
+                let mut places = path.iter().filter_map(|node| node.place);
+                places.any(|on_way| on_way == *place) || missing == Some(*place)
+            };
+            verified.retain(on_way);
+            let mut unverified = path.iter().filter_map(|node| node.place).chain(missing);
+            if let Some(place) = unverified.find(|place| !verified.contains(place)) {
+                let buffer = self.read(place.pointer.block, 1).await?;
+                let id = self.filesystem.superblock.id;
+                let checked = buffer.as_ref().map(|buffer| {
+                    let mut walk = Walk::new(kind, None, id);
+                    walk.enter(&place, buffer.bytes()).map(|_| ())
+                });
+                if let (Some(Ok(())), Some(buffer)) = (&checked, &buffer) {
+                    if missing == Some(place) {
+                        let cache = Rc::clone(&self.filesystem.volume.borrow().cache);
+                        let taken = cache.borrow_mut().insert(place.pointer, buffer.bytes());
+                        if let Ok(handle) = taken {
+                            held.hold(handle);
+                        }
+                    }
+                    verified.push(place);
+                    self.advance(BLOCK_SIZE as u64);
+                    continue;
+                }
+                if !self.is_current(kind, &place, key) {
+                    continue;
+                }
+                let defect = checked.and_then(Result::err).map(|damaged| damaged.defect);
+                let repaired = self.rewrite_node(kind, &place, key).await;
+                self.found(&node_finding(kind, &place, defect), repaired);
+                if repaired {
+                    continue;
+                }
+                if missing == Some(place) {
+                    return Ok(Some(Leaf {
+                        pieces: Vec::new(),
+                        next: place.range.high,
+                    }));
+                }
+                // It is in memory as long as it is: on with what is below it.
+                verified.push(place);
+                continue;
+            }
+            let Some(last) = path.last() else {
+                return Ok(None);
+            };
+            let items = items_of(&last.node).filter(|(at, _)| at >= key);
+            let pieces = items
+                .filter(|(at, _)| at.kind == ItemKind::Extent)
+                .filter_map(|(at, item)| {
+                    let piece = Piece::decode(item.value)?;
+                    Some((at, item.birth, piece))
+                });
+            return Ok(Some(Leaf {
+                pieces: pieces.collect(),
+                next: last.range.high,
+            }));
+        }
+    }
+
+    /// Whether a place is still on the way to `key`.
+    fn is_current(&self, kind: TreeKind, place: &Place, key: &Key) -> bool {
+        let volume = self.filesystem.volume.borrow();
+        let (path, missing) = FileSystem::<D>::tree_of(&volume, kind).descend(key);
+        missing == Some(*place) || path.iter().any(|node| node.place == Some(*place))
+    }
+
+    /// Lets the next checkpoint write a node that is in memory to another place.
+    async fn rewrite_node(&mut self, kind: TreeKind, place: &Place, key: &Key) -> bool {
+        if self.options.read_only || self.filesystem.other_copy_helps(place).await {
+            return false;
+        }
+        let volume = &mut *self.filesystem.volume.borrow_mut();
+        let tree = match kind {
+            TreeKind::Live => &mut volume.live,
+            TreeKind::History => &mut volume.history,
+        };
+        let (path, _) = tree.descend(key);
+        let node = path.iter().find(|node| node.place == Some(*place));
+        let first = node.and_then(|node| node.node.key(0));
+        let moved = first.is_some_and(|first| {
+            let moved = tree.redirty(place.pointer.block, place.level, &first);
+            moved.unwrap_or(false)
+        });
+        self.checkpoint_due |= moved;
+        moved
+    }
+
+    /// Verifies a piece of data. True when it was moved meanwhile: then its new place is to be looked at.
+    async fn piece(
+        &mut self,
+        kind: TreeKind,
+        (key, birth, piece): &(Key, u64, Piece),
+    ) -> Result<bool, ScrubError> {
+        let range = StoredRange {
+            address: piece.address,
+            len_bytes: piece.stored_len,
+        };
+        let at = PieceAt {
+            object: key.object,
+            position: key.position,
+            birth: *birth,
+            piece: *piece,
+        };
+        if self.filesystem.is_ending() {
+            return Err(ScrubError::Ending);
+        }
+        let share = u64::from(piece.stored_share());
+        let stored = self.filesystem.read_stored(range).await;
+        match self.options.bytes_per_second {
+            Some(rate) => self.clock.sleep_ms(share * 1000 / rate.max(1)).await,
+            None => embassy_futures::yield_now().await,
+        }
+        let bad = match &stored {
+            Ok(stored) => {
+                let volume = self.filesystem.volume.borrow();
+                damaged_bytes(&volume.sealer, &at, stored)
+            }
+            Err(_) => alloc::vec![key.position..key.position + u64::from(piece.len)],
+        };
+        if bad.is_empty() {
+            self.advance(share);
+            return Ok(false);
+        }
+        if !self.is_meant(kind, key, piece).await {
+            return Ok(true);
+        }
+        self.advance(share);
+        let block = BlockIndex(piece.address / BLOCK_SIZE as u64);
+        let path = self.path_of(key.object).await?;
+        for bytes in bad {
+            let part = match kind {
+                TreeKind::Live => Part::Data,
+                TreeKind::History => Part::HistoryTree,
+            };
+            let mut finding = Finding::new(part, Problem::DataDamaged);
+            finding.path.clone_from(&path);
+            self.found(&finding.of(key.object).at(block).bytes(bytes), false);
+        }
+        Ok(false)
+    }
+
+    /// Whether the tree still names this piece there.
+    async fn is_meant(&self, kind: TreeKind, key: &Key, piece: &Piece) -> bool {
+        let mut held = Held::default();
+        loop {
+            let (found, cache) = {
+                let volume = self.filesystem.volume.borrow();
+                let found = FileSystem::<D>::tree_of(&volume, kind).get(key);
+                (found, Rc::clone(&volume.cache))
+            };
+            match found {
+                Ok(item) => {
+                    return item.is_some_and(|item| Piece::decode(&item.value) == Some(*piece));
+                }
+                Err(Fault::Node(pointer)) => {
+                    let device = &self.filesystem.device;
+                    let loaded = Volume::load_node(&cache, device, pointer, &mut held).await;
+                    if loaded.is_err() {
+                        return true;
+                    }
+                }
+                Err(Fault::Data(_)) => return true,
+            }
+        }
+    }
+
+    /// A path to an inode, found by going through all entries; `None` when there is none or too much to look for.
+    async fn path_of(&mut self, inode: u64) -> Result<Option<Vec<u8>>, ScrubError> {
+        if self.paths_left == 0 {
+            return Ok(None);
+        }
+        self.paths_left -= 1;
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut at = inode;
+        while at != ROOT.0 && names.len() < DEPTH_MAX {
+            let Some((directory, name)) = self.name_of(at).await? else {
+                return Ok(None);
+            };
+            names.push(name);
+            at = directory;
+        }
+        let parts = names.iter().rev().flat_map(|name| [&b"/"[..], name]);
+        Ok(Some(parts.collect::<Vec<_>>().concat()))
+    }
+
+    async fn name_of(&mut self, inode: u64) -> Result<Option<(u64, Vec<u8>)>, ScrubError> {
+        let mut key = Key::MIN;
+        let mut held = Held::default();
+        loop {
+            if self.filesystem.is_ending() {
+                return Err(ScrubError::Ending);
+            }
+            let (path, missing, cache) = {
+                let volume = self.filesystem.volume.borrow();
+                let (path, missing) = volume.live.descend(&key);
+                (path, missing, Rc::clone(&volume.cache))
+            };
+            let next = if let Some(place) = missing {
+                let device = &self.filesystem.device;
+                let loaded = Volume::load_node(&cache, device, place.pointer, &mut held).await;
+                if loaded.is_ok() {
+                    continue;
+                }
+                place.range.high
+            } else {
+                held.clear();
+                let Some(leaf) = path.last() else {
+                    return Ok(None);
+                };
+                for (at, item) in items_of(&leaf.node) {
+                    if at.kind == ItemKind::Entry
+                        && let Ok((name, named)) = decode_entry(item.value)
+                        && named.inode.0 == inode
+                    {
+                        return Ok(Some((at.object, name.to_vec())));
+                    }
+                }
+                leaf.range.high
+            };
+            let Some(next) = next else {
+                return Ok(None);
+            };
+            key = next;
+            embassy_futures::yield_now().await;
+        }
+    }
+
+    async fn objects(&mut self) -> Result<(), ScrubError> {
+        let superblock = self.filesystem.superblock;
+        let ids = {
+            let objects = self.filesystem.objects.borrow();
+            objects.keys().copied().collect::<Vec<_>>()
+        };
+        for id in ids {
+            let info = {
+                let objects = self.filesystem.objects.borrow();
+                objects.get(&id).map(|object| object.info.clone())
+            };
+            let Some(info) = info else { continue };
+            let mut reader = ObjectReader::new(superblock, id, info);
+            let mut bytes = Vec::new();
+            let mut at = 0;
+            loop {
+                if self.filesystem.is_ending() {
+                    return Err(ScrubError::Ending);
+                }
+                bytes.clear();
+                let more = reader.next_frame(&self.filesystem.device, &mut bytes).await;
+                match more {
+                    Ok(true) => {
+                        at += bytes.len() as u64;
+                        self.advance(bytes.len() as u64);
+                        match self.options.bytes_per_second {
+                            Some(rate) => {
+                                let ms = bytes.len() as u64 * 1000 / rate.max(1);
+                                self.clock.sleep_ms(ms).await;
+                            }
+                            None => embassy_futures::yield_now().await,
+                        }
+                    }
+                    Ok(false) => break,
+                    Err(_) => {
+                        if self.filesystem.objects.borrow().contains_key(&id) {
+                            let problem = Problem::ObjectDamaged { id, at };
+                            self.found(&Finding::new(Part::Objects, problem), false);
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a leaf names.
+struct Leaf {
+    pieces: Vec<(Key, u64, Piece)>,
+    /// Where the next leaf begins.
+    next: Option<Key>,
+}
+
+impl<D: BlockDevice> FileSystem<D> {
+    /// Whether another copy of the device has this node, so that it can be written back in place.
+    async fn other_copy_helps(&self, place: &Place) -> bool {
+        self.other_copy(place.pointer.block, 1).await.is_some()
+    }
+}
