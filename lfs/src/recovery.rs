@@ -348,7 +348,9 @@ impl<D: BlockDevice> Recovery<D> {
         let valid = header.sequence == cursor.sequence
             && header.previous_checksum == cursor.previous_checksum
             && header.records(bytes).is_some()
-            && header.has_data(bytes);
+            // Of a group that is known to have been durable, damaged data are no torn tail: they are damaged data,
+            // which shows where they are read.
+            && (header.has_data(bytes) || header.sequence <= self.checkpoint.durable_group);
         valid.then_some(Group { header, checksum })
     }
 
