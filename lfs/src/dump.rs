@@ -394,7 +394,7 @@ async fn log<D: BlockDevice>(
                 header.sequence == sequence
                     && header.previous_checksum == previous
                     && header.records(rest).is_some()
-                    && header.has_data(rest)
+                    && (header.has_data(rest) || header.sequence <= checkpoint.durable_group)
             }) else {
                 break;
             };

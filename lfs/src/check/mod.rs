@@ -203,7 +203,10 @@ async fn check_all<D: BlockDevice>(
     // Without a replay: the trees of the checkpoint, as they are on the disk.
     let bare;
     let (volume, last_commit) = match &recovery {
-        Some(recovery) => (recovery.volume(), recovery.last_commit()),
+        Some(recovery) => {
+            let last = recovery.last_commit().max(checkpoint.tree_commit);
+            (recovery.volume(), last)
+        }
         None => {
             bare = bare_volume(&superblock, &checkpoint, sink)?;
             // What the log has after it is not known.
