@@ -1,4 +1,4 @@
-//! Stored extents: up to 64 KiB of a file's data as they lie in the log (`seal/FORMAT-seal.md`, "Stored extents").
+//! Stored extents: up to 64 KiB of a file's data as they lie in the log (SPEC.md, "Stored extents").
 //!
 //! A stored extent is `prefix ‖ data`. Data that are not compressed are cut into units of 4 KiB, and the
 //! prefix holds a check for each, so a unit can be read without the others, and a row of units can be

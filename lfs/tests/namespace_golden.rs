@@ -1,4 +1,4 @@
-//! The bytes of items are those of `src/namespace/FORMAT.md`, whatever the code says.
+//! The bytes of items are those of `SPEC.md`, whatever the code says.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use lfs::sim::MemoryView;

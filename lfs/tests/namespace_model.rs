@@ -2,7 +2,7 @@
 //!
 //! Invariants: every operation answers what the model answers, errors included, and after each one the whole
 //! tree is the model's: names, links, content, attributes, times, also of what is open but has no name.
-//! Its items fit together as `FORMAT.md` says. An operation that fails has changed nothing. It does not matter whether names collide, at which
+//! Its items fit together as `SPEC.md` says. An operation that fails has changed nothing. It does not matter whether names collide, at which
 //! access an operation faults, and when orphans are reclaimed; once nothing is open and all of them are,
 //! no item and no data is left that does not belong to something with a name.
 #![allow(

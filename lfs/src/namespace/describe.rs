@@ -1,6 +1,6 @@
 //! What an item of the namespace says, in words: for whoever checks or shows a whole file system.
 //!
-//! One item is looked at by itself. What items say of each other (`FORMAT.md`) is up to the caller: links and
+//! One item is looked at by itself. What items say of each other (SPEC.md, "Items") is up to the caller: links and
 //! entries are to be counted, and objects to belong to one owner.
 
 use alloc::vec::Vec;

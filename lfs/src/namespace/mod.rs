@@ -8,7 +8,7 @@
 //! - What the view reports ([`FileError::Fault`], [`FileError::Device`], [`FileError::NoSpace`] …) and
 //!   [`FileError::Damaged`]: the operation may be half done in this view, which must not be committed.
 //!
-//! The bytes of every item are in `FORMAT.md` beside this file; nothing read from an item is trusted.
+//! The bytes of every item are in SPEC.md, "Items"; nothing read from an item is trusted.
 //!
 //! What is not here: permissions (mode bits, owners and the sticky bit are kept, not enforced; clearing
 //! set-user-id on writes and taking over the group of a set-group-id directory are up to the caller), open

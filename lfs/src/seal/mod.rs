@@ -1,4 +1,4 @@
-//! Seals: how anything on the disk shows that it is what was written there (`FORMAT-seal.md`), and how
+//! Seals: how anything on the disk shows that it is what was written there (SPEC.md), and how
 //! it is kept secret where a key is set.
 //!
 //! - `cipher`: the two suites, one message at a time;

@@ -1,4 +1,4 @@
-//! Key slots: the data key, wrapped once for each secret that may unlock it (`FORMAT-seal.md`, "Key slots").
+//! Key slots: the data key, wrapped once for each secret that may unlock it (SPEC.md, "Key slots").
 //!
 //! Invariants:
 //! - The block says for itself whether it is intact (CRC-32), so a wrong secret and a damaged block are

@@ -1,4 +1,4 @@
-//! Nodes on disk (`FORMAT.md` has the byte tables; the size asserted here pins the header).
+//! Nodes on disk (SPEC.md, "Trees", has the byte tables; the size asserted here pins the header).
 //!
 //! Decoding takes bytes from anywhere: it allocates at most what the largest node needs, and accepts
 //! only what encoding makes. There is one way to code a node, so the bytes that the entries take must be

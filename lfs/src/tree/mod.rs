@@ -1,4 +1,4 @@
-//! The copy-on-write B+tree that holds every item (`FORMAT.md`).
+//! The copy-on-write B+tree that holds every item (SPEC.md, "Trees").
 //!
 //! Nodes on disk are never overwritten. A change makes the nodes on its path *dirty*: they live in memory
 //! until a checkpoint writes them to new places, children before parents. So the state of the last

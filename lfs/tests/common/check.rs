@@ -1,4 +1,4 @@
-//! Whether the items of a file system fit together: what `src/namespace/FORMAT.md` says they have in common.
+//! Whether the items of a file system fit together: what `SPEC.md` says they have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,10 @@
 use std::rc::Rc;
 
 use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{FileError, FileKind, InodeNumber, NewInode, ROOT, RenameFlags, XattrMode};
+use lfs::{
+    FileError, FileKind, InodeNumber, NewInode, ROOT, RenameFlags, SnapshotId, Transaction,
+    XattrMode,
+};
 
 use super::{TestFileSystem, formatted, mount};
 
@@ -181,35 +184,48 @@ async fn one_step(
     Ok(())
 }
 
-/// All files and directories.
+/// All files and directories of the newest state.
 pub async fn contents(filesystem: &Rc<TestFileSystem>) -> Contents {
+    contents_at(filesystem, None).await
+}
+
+async fn read<T>(
+    filesystem: &Rc<TestFileSystem>,
+    snapshot: Option<SnapshotId>,
+    body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+) -> T {
+    let result = match snapshot {
+        Some(snapshot) => filesystem.read_snapshot(snapshot, body).await,
+        None => filesystem.read(body).await,
+    };
+    result.unwrap()
+}
+
+/// All files and directories, sorted by path.
+pub async fn contents_at(
+    filesystem: &Rc<TestFileSystem>,
+    snapshot: Option<SnapshotId>,
+) -> Contents {
     let mut found = Vec::new();
     let mut waiting = vec![(ROOT, Vec::new())];
     while let Some((directory, path)) = waiting.pop() {
         let mut after = 0;
         loop {
-            let entries = filesystem
-                .read(|tx| tx.files().read_dir(directory, after, 16))
-                .await
-                .unwrap();
+            let list = |tx: &mut Transaction<'_>| tx.files().read_dir(directory, after, 16);
+            let entries = read(filesystem, snapshot, list).await;
             let Some(last) = entries.last() else { break };
             after = last.cookie;
             for entry in entries {
                 let path = [&path[..], b"/", &entry.name].concat();
-                let content = match entry.kind {
-                    FileKind::File => filesystem
-                        .read(|tx| {
-                            let size = tx.files().stat(entry.inode)?.size;
-                            tx.files().read(entry.inode, 0, size as usize)
-                        })
-                        .await
-                        .unwrap(),
-                    FileKind::Symlink => filesystem
-                        .read(|tx| tx.files().read_link(entry.inode))
-                        .await
-                        .unwrap(),
-                    _ => Vec::new(),
+                let content = |tx: &mut Transaction<'_>| match entry.kind {
+                    FileKind::File => {
+                        let size = tx.files().stat(entry.inode)?.size;
+                        tx.files().read(entry.inode, 0, size as usize)
+                    }
+                    FileKind::Symlink => tx.files().read_link(entry.inode),
+                    _ => Ok(Vec::new()),
                 };
+                let content = read(filesystem, snapshot, content).await;
                 if entry.kind == FileKind::Directory {
                     waiting.push((entry.inode, path.clone()));
                 }
