@@ -141,7 +141,10 @@ impl<D: BlockDevice> Store<D> {
             .try_reserve_exact(growth.payload)
             .map_err(|_| CommitError::OutOfMemory)?;
         encode(&mut payload);
+        let live = self.index.borrow().live_run_bytes();
+        self.share_space(live.saturating_add_signed(growth.run));
         let committed = self.filesystem.commit(files.changes, &payload);
+        self.share_space(live);
         match committed {
             Ok(number) => Ok(Timestamp(number.0)),
             Err(stop) => Err(refusal(stop, self.stuck.get())),

@@ -101,6 +101,7 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
     let snapshot = Snapshot::new(&store.index.borrow().pins, timestamp);
     let dirty = store.index.borrow_mut().take_dirty();
     let live_bytes = store.index.borrow().live_run_bytes();
+    store.share_space(live_bytes);
     store.flush_due.set(false);
     store.flushing.set(true);
 

@@ -8,6 +8,9 @@
 //! - a flush, which can be as large as the live data, goes ahead only while it leaves room for a copy;
 //! - a merge of everything is due well before that.
 //!
+//! Files share the disk: they may not grow into what the live data needs by these rules ([`reserve_bytes`]), and live
+//! data may not grow beyond what files leave.
+//!
 //! Merging late costs space and time to open, merging early costs writes. Runs may hold up to four
 //! times the live data while the disk has room for it.
 
@@ -35,8 +38,16 @@ pub(crate) fn flush_bytes_max(usage: &Usage, live_bytes: u64) -> u64 {
 
 /// Bytes that live data may take in runs.
 pub(crate) fn live_bytes_max(usage: &Usage) -> u64 {
-    let slack = flush_overhead(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
-    usage.object_bytes_max.saturating_sub(slack) / 3
+    usage.object_bytes_max.saturating_sub(slack(usage)) / 3
+}
+
+/// Bytes that must be left to runs, so that live data of `live_bytes` may be there.
+pub(crate) fn reserve_bytes(usage: &Usage, live_bytes: u64) -> u64 {
+    slack(usage) + 3 * live_bytes
+}
+
+fn slack(usage: &Usage) -> u64 {
+    flush_overhead(usage) + ROUNDING_SEGMENTS * usage.segment_bytes
 }
 
 /// Whether a flush of `flush_bytes` leaves room for a merge of everything.
@@ -71,8 +82,9 @@ pub(crate) fn merge_start(sizes: &[u64], live_bytes: u64, usage: &Usage) -> Opti
 fn run_bytes_max(live_bytes: u64, usage: &Usage) -> u64 {
     let floor = 2 * live_bytes + 4 * usage.segment_bytes;
     let ceiling = 4 * live_bytes + GARBAGE_SEGMENTS * usage.segment_bytes;
-    let slack = flush_overhead(usage) + ROUNDING_SEGMENTS * usage.segment_bytes;
-    let room = usage.object_bytes_max.saturating_sub(slack + live_bytes);
+    let room = usage
+        .object_bytes_max
+        .saturating_sub(slack(usage) + live_bytes);
     room.clamp(floor, ceiling)
 }
 

@@ -61,7 +61,8 @@ pub struct Store<D: BlockDevice> {
     /// Something in this struct or the garbage changed.
     pub(crate) changed: Notify,
     memory_bytes_max: Cell<usize>,
-    live_run_bytes_max: u64,
+    /// What files leave to keys, as of the last look.
+    live_run_bytes_max: Cell<u64>,
     /// Memory for the payload of the commit at hand.
     payload: RefCell<Vec<u8>>,
 }
@@ -98,7 +99,7 @@ impl<D: BlockDevice> Store<D> {
         }
         let filesystem = recovery.finish().await?;
         Ok(Self {
-            live_run_bytes_max: space::live_bytes_max(&filesystem.usage()),
+            live_run_bytes_max: Cell::new(space::live_bytes_max(&filesystem.usage())),
             filesystem,
             index: RefCell::new(index),
             runs: RefCell::new(runs),
@@ -249,7 +250,7 @@ impl<D: BlockDevice> Store<D> {
             memory_bytes: index.memory_bytes(),
             memory_bytes_max: self.memory_bytes_max.get(),
             disk_bytes: index.live_run_bytes(),
-            disk_bytes_max: self.live_run_bytes_max,
+            disk_bytes_max: self.live_run_bytes_max.get(),
             commits: counters.commits,
             committed: self.committed(),
             durable: self.durable(),
@@ -284,10 +285,23 @@ impl<D: BlockDevice> Store<D> {
         {
             return Err(CommitError::OutOfMemory);
         }
-        if exceeds(index.live_run_bytes(), growth.run, self.live_run_bytes_max) {
-            return Err(CommitError::DiskFull);
+        let live = index.live_run_bytes();
+        if exceeds(live, growth.run, self.live_run_bytes_max.get()) {
+            // Files may have gone since.
+            self.share_space(live);
+            if exceeds(live, growth.run, self.live_run_bytes_max.get()) {
+                return Err(CommitError::DiskFull);
+            }
         }
         Ok(())
+    }
+
+    /// Keeps files out of the room that keys with `live_bytes` need, and finds out how many more keys there may be.
+    pub(crate) fn share_space(&self, live_bytes: u64) {
+        let usage = self.filesystem.usage();
+        self.live_run_bytes_max.set(space::live_bytes_max(&usage));
+        let reserve = space::reserve_bytes(&usage, live_bytes);
+        self.filesystem.reserve_for_objects(reserve);
     }
 
     /// Appends the payload that `encode` writes, of at most `bytes_max` bytes, to the log.

@@ -23,7 +23,9 @@ use std::rc::Rc;
 use common::{Acknowledged, Model, TestStore, contents, formatted, open, random_writes, seed};
 use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp, Transaction};
 use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{BlockDevice, FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, RenameFlags};
+use lfs::{
+    BlockDevice, Clock, FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, RenameFlags,
+};
 
 /// Directories and files by path: `None` is a directory.
 type Tree = BTreeMap<String, Option<Vec<u8>>>;
@@ -450,4 +452,115 @@ fn an_operation_that_fails_leaves_the_rest_of_its_transaction_alone() {
     let world = world(&mut executor, &store);
     assert_eq!(world.files.keys().collect::<Vec<_>>(), ["/kept"]);
     assert_eq!(world.keys.len(), 1);
+}
+
+/// Sets a key.
+async fn set(store: &TestStore, key: u32, value: &[u8]) -> Result<Timestamp, CommitError> {
+    store.admit().await;
+    let mut transaction = store.transaction(0);
+    transaction.put(DatabaseIndex(0), &key.to_le_bytes(), value, None);
+    let timestamp = transaction.commit()?;
+    store.wait_durable(timestamp).await.unwrap();
+    Ok(timestamp)
+}
+
+/// Sets the content of a file.
+async fn put(store: &TestStore, number: u32, bytes: &[u8]) -> Result<Timestamp, CommitError> {
+    let name = format!("file{number}");
+    let ((), timestamp) = transact(store, |transaction| {
+        let done = transaction.files(|tx| {
+            let mut files = tx.files();
+            let inode = match files.lookup(ROOT, name.as_bytes()) {
+                Err(FileError::NotFound) => {
+                    files.create(ROOT, name.as_bytes(), &NewInode::new(FileKind::File, 0o644))?
+                }
+                found => found?,
+            };
+            files.truncate(inode, 0)?;
+            files.write(inode, 0, bytes)
+        });
+        assert!(
+            matches!(done, Ok(()) | Err(FileError::Fault(_))),
+            "{done:?}"
+        );
+    })
+    .await?;
+    store.wait_durable(timestamp).await.unwrap();
+    Ok(timestamp)
+}
+
+#[test]
+fn files_that_fill_the_disk_leave_keys_what_they_need_and_keys_leave_files_theirs() {
+    let seed = seed(34);
+    let disk = formatted(256, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    let clock = executor.clock();
+    executor.run(async move {
+        for key in 0..100 {
+            set(&store, key, &[1; 2000]).await.unwrap();
+        }
+        let mut random = Random::new(seed);
+        let mut noise = |len: usize| -> Vec<u8> {
+            (0..len)
+                .map(|_| random.next_u64().to_le_bytes()[0])
+                .collect()
+        };
+        let mut count = 0;
+        let full = loop {
+            match put(&store, count, &noise(20_000)).await {
+                Ok(_) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, CommitError::FilesFull);
+        assert!(count > 60, "{count} files on 8 MiB");
+        // Keys are overwritten and flushed as if nothing were the matter; new ones have no room.
+        for round in 0..4000 {
+            set(&store, round % 100, &noise(2000)).await.unwrap();
+        }
+        assert_eq!(
+            set(&store, 1000, &[1; 60_000]).await,
+            Err(CommitError::DiskFull)
+        );
+        // Removing always works, and gives room to both.
+        for number in 0..count {
+            let name = format!("file{number}");
+            let ((), timestamp) = transact(&store, |transaction| {
+                let gone = transaction.files(|tx| tx.files().unlink(ROOT, name.as_bytes()));
+                assert!(
+                    matches!(gone, Ok(()) | Err(FileError::Fault(_))),
+                    "{gone:?}"
+                );
+            })
+            .await
+            .unwrap();
+            store.wait_durable(timestamp).await.unwrap();
+        }
+        clock.sleep_ms(10_000).await;
+        set(&store, 1000, &[1; 60_000]).await.unwrap();
+        let mut keys = 2000;
+        let full = loop {
+            match set(&store, keys, &noise(20_000)).await {
+                Ok(_) => keys += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, CommitError::DiskFull);
+        let mut number = 0;
+        let full = loop {
+            match put(&store, number, &noise(20_000)).await {
+                Ok(_) => number += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, CommitError::FilesFull);
+        assert!(
+            number < count / 4,
+            "{number} files beside keys that fill the disk"
+        );
+        store.shutdown().await.unwrap();
+    });
+    let mut executor = Executor::new(seed);
+    open(&mut executor, &disk.snapshot(seed)).unwrap();
 }

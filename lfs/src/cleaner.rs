@@ -69,14 +69,18 @@ impl<D: BlockDevice> FileSystem<D> {
     pub(crate) async fn clean_loop(&self, clock: &impl Clock) {
         loop {
             self.changed
-                .until(|| (self.is_ending() || self.wants_cleaning()).then_some(()))
+                .until(|| {
+                    let wanted = self.wants_cleaning() || self.wants_room_for_objects();
+                    (self.is_ending() || wanted).then_some(())
+                })
                 .await;
             if self.is_ending() {
                 return;
             }
             let Some((victim, segment)) = self.pick_victim() else {
                 // Nothing to gain before something changes.
-                self.pause(clock, 50).await;
+                let pressing = self.wants_cleaning();
+                self.pause(clock, if pressing { 50 } else { 1000 }).await;
                 continue;
             };
             let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
@@ -104,6 +108,13 @@ impl<D: BlockDevice> FileSystem<D> {
     pub(crate) fn wants_cleaning(&self) -> bool {
         let segments = self.segments.borrow();
         segments.free() + segments.emptied_count() < self.superblock.segments_low()
+    }
+
+    /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
+    pub(crate) fn wants_room_for_objects(&self) -> bool {
+        let wanted = self.superblock.segments_low() + self.segments_promised();
+        let segments = self.segments.borrow();
+        segments.free() + segments.emptied_count() < wanted
     }
 
     /// The segment that brings most for what it costs: (1 - u) · age / (1 + u).

@@ -324,7 +324,11 @@ impl<D: BlockDevice> FileSystem<D> {
         let volume = self.volume.borrow();
         let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
         let pending = (dirty * BLOCK_SIZE) as u64;
-        usage.live_bytes + pending + bytes <= usage.capacity_bytes
+        let more = pending + bytes;
+        // As files are counted in what there is for objects.
+        let objects_keep = self.object_reserve.get() + more + more / 8;
+        usage.live_bytes + more <= usage.capacity_bytes
+            && (self.object_reserve.get() == 0 || usage.object_bytes_max >= objects_keep)
     }
 
     /// Waits until a commit may be taken, or finds out that none ever will.

@@ -42,6 +42,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) file_commit: Cell<CommitNumber>,
     pub(crate) heads: RefCell<Heads>,
     pub(crate) cleaner: RefCell<CleanerState>,
+    /// Bytes that files leave to objects, those there are included.
+    pub(crate) object_reserve: Cell<u64>,
     /// Somebody makes a checkpoint.
     pub(crate) checkpointing: Cell<bool>,
     /// Inodes that somebody has open, and how often.
@@ -105,6 +107,7 @@ impl<D: BlockDevice> FileSystem<D> {
             file_commit: Cell::default(),
             heads: RefCell::default(),
             cleaner: RefCell::default(),
+            object_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
             held_inodes: RefCell::default(),
             orphans_due: Cell::new(true),
@@ -273,6 +276,29 @@ impl<D: BlockDevice> FileSystem<D> {
             live_bytes: segments.live_bytes(),
             capacity_bytes: count.saturating_sub(reserved) * segment_bytes,
         }
+    }
+
+    /// Sets aside `bytes` for objects, those there are included: files may not grow into that, and the cleaner sees
+    /// to it that what objects do not take of it yet is free. Not kept on the disk.
+    pub fn reserve_for_objects(&self, bytes: u64) {
+        if self.object_reserve.replace(bytes) < bytes {
+            self.changed.notify();
+        }
+    }
+
+    /// Segments that are wanted free for objects, beyond those that the file system needs itself.
+    pub(crate) fn segments_promised(&self) -> u32 {
+        let reserve = self.object_reserve.get();
+        if reserve == 0 {
+            return 0;
+        }
+        let objects = self.objects.borrow();
+        let taken = objects
+            .values()
+            .map(|object| object.info.segments.len() as u64)
+            .sum::<u64>();
+        let promised = reserve.div_ceil(self.superblock.segment_bytes() as u64);
+        u32::try_from(promised.saturating_sub(taken)).unwrap_or(u32::MAX)
     }
 
     /// Begins a new object.

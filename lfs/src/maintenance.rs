@@ -88,7 +88,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Whether a checkpoint would bring free segments that are needed.
     fn wants_segments(&self) -> bool {
         let segments = self.segments.borrow();
-        segments.free() < self.superblock.segments_low()
+        segments.free() < self.superblock.segments_low() + self.segments_promised()
             && segments.emptied_count() >= self.superblock.segments_for_tidying() / 4
     }
 

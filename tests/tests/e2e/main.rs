@@ -24,6 +24,7 @@ mod clients;
 mod cost;
 mod durability;
 mod faults;
+mod files;
 mod hostile;
 mod limits;
 mod power_cut;
