@@ -225,15 +225,13 @@ fn keys_and_files_survive_a_power_cut_together() {
         for number in 1..=60 {
             let text = number.to_string();
             let content = text.repeat(500);
-            let reply = exec(
-                &mut client,
-                &[
-                    &["SET", "n", &text],
-                    &["FS.PUT", "/n", &content],
-                    &["FS.APPEND", "/log", "x"],
-                ],
-            );
-            assert!(!reply.await.to_string().contains("ERR"));
+            let commands: [&[&str]; 3] = [
+                &["SET", "n", &text],
+                &["FS.PUT", "/n", &content],
+                &["FS.APPEND", "/log", "x"],
+            ];
+            let reply = exec(&mut client, &commands).await;
+            assert!(!reply.to_string().contains("ERR"), "{reply}");
             acknowledged.push((number, disk.event_count()));
         }
         acknowledged
