@@ -31,6 +31,12 @@ hosted-and-images:
 	$(CARGO) build -p app --features hosted
 	$(foreach arch,$(ARCHES),$(MAKE) --no-print-directory build ARCH=$(arch) &&) true
 
+## crash-campaign: power cuts under every workload of up to three operations (CRASH_STATES, SILTSTONE_SEED)
+CRASH_STATES ?= 10000000
+.PHONY: crash-campaign
+crash-campaign:
+	SILTSTONE_CRASH_STATES=$(CRASH_STATES) $(CARGO) test --release -p lfs --test files_crash -- --ignored --nocapture campaign
+
 ## test-clients: node-redis and ioredis from npm, against both machines
 test-clients: hosted-and-images
 	scripts/setup-test --node

@@ -32,8 +32,8 @@ pub struct Pinned {
     pub name: String,
     pub id: SnapshotId,
     pub commit: CommitNumber,
-    /// The commit before which it was certainly there, if it was deleted.
-    pub deleted: Option<CommitNumber>,
+    /// If it was deleted: a commit at which it was still there, and one at which it was not.
+    pub deleted: Option<(CommitNumber, CommitNumber)>,
     pub model: Rc<Model>,
 }
 
@@ -51,6 +51,21 @@ pub struct World {
     /// How often operations of each kind failed and were done.
     pub kinds: BTreeMap<String, [u64; 2]>,
     pub full: u64,
+}
+
+impl Pinned {
+    /// Whether it is there after `commit`, as far as that is known.
+    pub fn is_there(&self, commit: CommitNumber) -> Option<bool> {
+        if commit < self.commit {
+            return Some(false);
+        }
+        match self.deleted {
+            None => Some(true),
+            Some((there, _)) if commit <= there => Some(true),
+            Some((_, gone)) if commit >= gone => Some(false),
+            Some(_) => None,
+        }
+    }
 }
 
 /// A machine that runs.
@@ -81,7 +96,8 @@ impl Machine {
         Self::boot(disk, Rc::new(RefCell::new(world)), seed)
     }
 
-    fn boot(disk: SimDisk, world: Rc<RefCell<World>>, seed: u64) -> Self {
+    /// Boots where everything is known.
+    pub fn boot(disk: SimDisk, world: Rc<RefCell<World>>, seed: u64) -> Self {
         let mut executor = Executor::new(seed);
         let mounted = mount(&mut executor, &disk);
         let filesystem = mounted.unwrap_or_else(|error| panic!("{error}")).filesystem;
@@ -189,13 +205,31 @@ impl Machine {
             found >= acknowledged,
             "{acknowledged:?} was acknowledged, {found:?} was found"
         );
-        self.world.borrow_mut().go_back_to(found);
+        let names = self.filesystem.snapshots().into_iter();
+        let names = names.map(|info| info.name).collect::<Vec<_>>();
+        self.world.borrow_mut().go_back_to(found, &names);
         self
     }
 }
 
 impl World {
-    fn acknowledged_at(&self, events: usize) -> CommitNumber {
+    /// A world that knows the same and is about to be another one.
+    pub fn fork(&self) -> Self {
+        Self {
+            model: self.model.clone(),
+            handles: self.handles,
+            random: self.random.clone(),
+            generator: Generator::new(0),
+            states: self.states.clone(),
+            acknowledged: self.acknowledged.clone(),
+            snapshots: self.snapshots.clone(),
+            kinds: BTreeMap::new(),
+            full: 0,
+        }
+    }
+
+    /// The newest commit known to be durable after so many events of the disk.
+    pub fn acknowledged_at(&self, events: usize) -> CommitNumber {
         let known = self.acknowledged.iter().filter(|(_, at)| *at <= events);
         known.map(|(commit, _)| *commit).max().unwrap_or_default()
     }
@@ -208,15 +242,23 @@ impl World {
     }
 
     /// The machine booted with everything up to `commit`.
-    fn go_back_to(&mut self, commit: CommitNumber) {
+    fn go_back_to(&mut self, commit: CommitNumber, snapshots: &[String]) {
         let (_, state) = self.states.range(..=commit).next_back().unwrap();
         self.model = Model::clone(state);
         self.forget_open();
-        self.snapshots.retain(|pinned| pinned.commit <= commit);
+        self.snapshots
+            .retain_mut(|pinned| match pinned.is_there(commit) {
+                Some(there) => there,
+                None => snapshots.contains(&pinned.name),
+            });
         for pinned in &mut self.snapshots {
-            pinned.deleted = pinned.deleted.filter(|&at| at <= commit);
+            pinned.deleted = None;
         }
-        self.snapshots.retain(|pinned| pinned.deleted.is_none());
+        let mut known = self.snapshots.iter().map(|s| &s.name).collect::<Vec<_>>();
+        let mut found = snapshots.iter().collect::<Vec<_>>();
+        known.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, known);
         self.states = BTreeMap::from([(commit, Rc::new(self.model.clone()))]);
         self.acknowledged = vec![(commit, 0)];
     }
@@ -400,6 +442,10 @@ impl Worker {
             }
             format!("snapshot {}", world.random.next_u64())
         };
+        self.create_snapshot_named(name).await;
+    }
+
+    pub async fn create_snapshot_named(&self, name: String) {
         let now = self.clock.unix_us() * 1000;
         let made = match self.filesystem.create_snapshot(&name, now).await {
             Ok(made) => made,
@@ -428,18 +474,29 @@ impl Worker {
             let Some(pinned) = kept.get_mut(index) else {
                 return;
             };
-            // From here on it may be gone.
-            pinned.deleted = Some(CommitNumber(u64::MAX));
             pinned.name.clone()
         };
-        self.filesystem.delete_snapshot(&name).await.unwrap();
-        let commit = self.filesystem.durable();
-        let world = &mut *self.world.borrow_mut();
-        for pinned in &mut world.snapshots {
-            if pinned.name == name {
-                pinned.deleted = Some(commit);
+        self.delete_snapshot_named(&name).await;
+    }
+
+    pub async fn delete_snapshot_named(&self, name: &str) {
+        let there = self.filesystem.appended();
+        let set = |gone| {
+            let world = &mut *self.world.borrow_mut();
+            for pinned in &mut world.snapshots {
+                if pinned.name == name {
+                    pinned.deleted = Some((there, gone));
+                }
             }
-        }
+        };
+        // From here on it may be gone.
+        set(CommitNumber(u64::MAX));
+        self.filesystem.delete_snapshot(name).await.unwrap();
+        let commit = self.filesystem.durable();
+        set(commit);
+        let events = self.disk.event_count();
+        let world = &mut *self.world.borrow_mut();
+        world.acknowledged.push((commit, events));
     }
 
     /// Compares the newest state and every snapshot with the model.
