@@ -162,6 +162,11 @@ impl<'s> Scan<'s> {
             self.report(sink, place(Problem::ItemMisplaced(key.kind)));
             return None;
         }
+        let numbered = matches!(key.kind, ItemKind::Orphan | ItemKind::Snapshot);
+        if numbered && key.position >= self.ground.next_object {
+            // The number would be given out again.
+            self.report(sink, place(Problem::ItemMisplaced(key.kind)));
+        }
         let malformed = |scan: &Self, sink: &mut Sink<'_>| {
             scan.report(sink, place(Problem::ItemMalformed(key.kind)));
         };
