@@ -45,7 +45,7 @@ impl Damage {
     pub const BYTES: usize = 11;
     const SECTOR: usize = 512;
 
-    fn parse(bytes: [u8; Self::BYTES]) -> Self {
+    pub(crate) fn parse(bytes: [u8; Self::BYTES]) -> Self {
         let [kind, numbers @ .., b0, b1, b2, b3] = bytes;
         let (first, second) = numbers.split_at(3);
         let number = |bytes: &[u8]| {
@@ -63,7 +63,7 @@ impl Damage {
         }
     }
 
-    fn apply(self, disk: &mut Vec<u8>, earlier: &[u8]) {
+    pub(crate) fn apply(self, disk: &mut Vec<u8>, earlier: &[u8]) {
         let sectors = disk.len() / Self::SECTOR;
         let Some(sectors) = NonZero::new(sectors) else {
             return;
