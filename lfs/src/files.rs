@@ -130,6 +130,10 @@ impl<D: BlockDevice> FileSystem<D> {
         loop {
             let result = {
                 let volume = self.volume.borrow();
+                // It may have been deleted since the last run, and then parts of what it shows are gone.
+                if matches!(at, At::Snapshot(commit) if !volume.snapshots.contains_key(&commit)) {
+                    return Err(FileError::NotFound);
+                }
                 let mut transaction = Transaction::new(&volume, at, &loaded, &peek, 0);
                 let result = body(&mut transaction);
                 if result.is_ok() && !transaction.into_set().is_empty() {
@@ -282,6 +286,10 @@ impl<D: BlockDevice> FileSystem<D> {
             |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);
         if changes.iter().any(orphan) {
             self.orphans_due.set(true);
+        }
+        let deleted = |change: &Change| matches!(change, Change::Remove(key) if key.kind == ItemKind::Snapshot);
+        if changes.iter().any(deleted) {
+            self.history_due.set(true);
         }
         self.changed.notify();
         Ok(number)

@@ -50,6 +50,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
     /// Inodes that may have lost their last name, or other work in the background.
     pub(crate) orphans_due: Cell<bool>,
+    /// A snapshot was deleted: there may be history that none sees.
+    pub(crate) history_due: Cell<bool>,
     /// Something above changed.
     pub(crate) changed: Notify,
     pub(crate) closing: Cell<bool>,
@@ -111,6 +113,7 @@ impl<D: BlockDevice> FileSystem<D> {
             checkpointing: Cell::new(false),
             held_inodes: RefCell::default(),
             orphans_due: Cell::new(true),
+            history_due: Cell::new(true),
             changed: Notify::default(),
             closing: Cell::new(false),
             scrub: RefCell::default(),

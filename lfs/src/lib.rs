@@ -43,6 +43,7 @@ mod format;
 mod gather;
 mod group;
 mod heads;
+mod history;
 mod item;
 mod layout;
 mod log;

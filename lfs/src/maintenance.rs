@@ -1,6 +1,6 @@
 //! What goes on in the background: the log's writer, checkpoints, orphans.
 
-use embassy_futures::join::join4;
+use embassy_futures::join::{join3, join4};
 use embassy_futures::select::select;
 
 use crate::{BlockDevice, Clock, FileError, FileSystem};
@@ -93,7 +93,12 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {
-        embassy_futures::join::join(self.commit_loop(clock), self.orphan_loop(clock)).await;
+        join3(
+            self.commit_loop(clock),
+            self.orphan_loop(clock),
+            self.history_loop(clock),
+        )
+        .await;
     }
 
     /// Makes commits durable that nobody waits for.

@@ -11,7 +11,9 @@ use std::rc::Rc;
 
 use common::{TestFileSystem, formatted, mount};
 use lfs::sim::{Executor, SimClock, SimDisk};
-use lfs::{FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, Transaction};
+use lfs::{
+    Clock, CommitNumber, FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, Transaction,
+};
 
 /// Something mounted.
 struct Machine {
@@ -121,5 +123,66 @@ fn a_file_made_after_a_power_cut_does_not_share_its_data_with_one_that_was_trunc
             assert!(content == [byte; 4096], "{name:?}");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn what_only_a_deleted_snapshot_saw_is_freed() {
+    let mut machine = Machine::boot(formatted(100, 1));
+    let before = machine.filesystem.usage().live_bytes;
+    for part in 0..10_u64 {
+        machine.durably(move |transaction| {
+            if part == 0 {
+                transaction.files().create(ROOT, b"file", &FILE)?;
+            }
+            let bytes = common::world::random_bytes(&mut lfs::sim::Random::new(part), 30_000);
+            let file = find(transaction, b"file")?;
+            transaction.files().write(file, part * 30_000, &bytes)
+        });
+    }
+    machine.run(|filesystem, _| async move {
+        filesystem.create_snapshot("one", 1).await.unwrap();
+        filesystem.create_snapshot("two", 1).await.unwrap();
+    });
+    machine.durably(|transaction| transaction.files().unlink(ROOT, b"file"));
+    machine.run(|filesystem, clock| async move {
+        clock.sleep_ms(5000).await;
+        filesystem.delete_snapshot("two").await.unwrap();
+        clock.sleep_ms(5000).await;
+        assert!(filesystem.usage().live_bytes > 300_000, "still seen");
+        filesystem.delete_snapshot("one").await.unwrap();
+        clock.sleep_ms(5000).await;
+        let made = filesystem.checkpoint(CommitNumber(0), &[], &[], &clock);
+        made.await.unwrap();
+    });
+    let after = machine.filesystem.usage().live_bytes;
+    assert!(after < before + 10_000, "{after} bytes, {before} before");
+}
+
+#[test]
+fn reading_a_snapshot_that_is_deleted_meanwhile_fails_and_shows_nothing_else() {
+    let mut machine = Machine::boot(formatted(100, 1));
+    machine.durably(|transaction| {
+        let file = transaction.files().create(ROOT, b"file", &FILE)?;
+        transaction.files().write(file, 0, &[1; 9000])
+    });
+    machine.run(|filesystem, _| async move {
+        let info = filesystem.create_snapshot("one", 1).await.unwrap();
+        let read = filesystem.read_snapshot(info.id, |transaction| {
+            if !filesystem.snapshots().is_empty() {
+                // Something that is not in memory, for as long as it is there.
+                let range = lfs::StoredRange {
+                    address: 0,
+                    len_bytes: 4096,
+                };
+                return Err(FileError::Fault(lfs::Fault::Data(vec![range])));
+            }
+            let file = find(transaction, b"file")?;
+            transaction.files().read(file, 0, 9000)
+        });
+        let delete = filesystem.delete_snapshot("one");
+        let (read, deleted) = embassy_futures::join::join(read, delete).await;
+        deleted.unwrap();
+        assert_eq!(read, Err(FileError::NotFound));
     });
 }
