@@ -51,6 +51,8 @@ pub struct World {
     /// How often operations of each kind failed and were done.
     pub kinds: BTreeMap<String, [u64; 2]>,
     pub full: u64,
+    /// The device may fail: transactions may, too, and promises are not given then.
+    pub faulty: bool,
 }
 
 impl Pinned {
@@ -92,6 +94,7 @@ impl Machine {
             snapshots: Vec::new(),
             kinds: BTreeMap::new(),
             full: 0,
+            faulty: false,
         };
         Self::boot(disk, Rc::new(RefCell::new(world)), seed)
     }
@@ -225,6 +228,7 @@ impl World {
             snapshots: self.snapshots.clone(),
             kinds: BTreeMap::new(),
             full: 0,
+            faulty: self.faulty,
         }
     }
 
@@ -296,8 +300,27 @@ impl Worker {
         }
     }
 
+    /// Some random transactions and large files; now and then waits for them.
+    pub async fn transactions(&self, count: u64) {
+        for _ in 0..count {
+            let choice = self.world.borrow_mut().random.below(10);
+            match choice {
+                0 => self.fill().await,
+                1..4 => self.wait_durable(self.filesystem.appended()).await,
+                _ => {
+                    let operations = self.world.borrow_mut().operations();
+                    let _ = self.transact(&operations).await;
+                }
+            }
+        }
+    }
+
     pub async fn wait_durable(&self, commit: CommitNumber) {
-        self.filesystem.wait_durable(commit).await.unwrap();
+        let durable = self.filesystem.wait_durable(commit).await;
+        if durable.is_err() && self.world.borrow().faulty {
+            return;
+        }
+        durable.unwrap();
         let events = self.disk.event_count();
         self.world.borrow_mut().acknowledged.push((commit, events));
     }
@@ -378,6 +401,9 @@ impl Worker {
                 assert!(!operations.iter().all(gives), "{}: full", what());
                 Err(FileError::NoSpace)
             }
+            Err(
+                error @ (FileError::Device(_) | FileError::ReadOnly | FileError::Damaged { .. }),
+            ) if world.faulty => Err(error),
             Err(FileError::TransactionTooLarge) => {
                 let bytes = operations.iter().map(payload_bytes).sum::<usize>();
                 assert!(bytes > 24_000, "{}: too large", what());
