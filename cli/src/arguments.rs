@@ -47,6 +47,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Mkfs(Mkfs),
+    Fsck(Fsck),
     Info(Info),
     Ls(Ls),
     Cat(Cat),
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     Mkdir(Mkdir),
     Rm(Rm),
     Mv(Mv),
+    Snapshot(Snapshot),
     Mount(Mount),
     Completions(Completions),
     Man(Man),
@@ -87,6 +89,40 @@ pub(crate) struct Mkfs {
     /// Bytes in a segment, a power of two, best a multiple of the erase block: chosen by size without it.
     #[arg(long, value_parser = parse_size)]
     pub(crate) segment_size: Option<u64>,
+}
+
+/// Check an image, and mend what can be mended safely.
+///
+/// Goes through everything on the disk, compares what its parts say of each other, and prints what is wrong and what it
+/// means, with the file and the bytes it hits. It only reads, unless with --repair; then it mends what loses nothing:
+/// spare copies and counts. Nothing else needs it: after a power cut a mount recovers by itself.
+///
+/// Metadata are read once each, and memory stays bounded. With --data the content of all files is read and verified, too.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone fsck disk.img
+      siltstone fsck --data --json disk.img | jq -r 'select(.severity == \"error\").path'
+
+EXIT STATUS
+  As e2fsck: 0 no errors; 1 errors were found and mended; 4 errors are left; 8 it could not be checked: there
+  is no Siltstone file system, it is in use, or the disk does not read; 16 wrong usage.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub(crate) struct Fsck {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Mend what can be mended safely.
+    #[arg(long, short = 'y')]
+    pub(crate) repair: bool,
+    /// Read and verify the content of files, too.
+    #[arg(long)]
+    pub(crate) data: bool,
+    /// Also print what is not wrong but worth knowing.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Print one JSON object for each finding, and one that sums up.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Tell what an image is and how full it is.
@@ -299,6 +335,55 @@ pub(crate) struct Mv {
     pub(crate) no_target_directory: bool,
 }
 
+/// Make, list and remove snapshots.
+///
+/// A snapshot keeps all files as they are at one moment, at the cost of what changes afterwards. It is made at once, whatever
+/// the size. IMAGE@NAME reads it, in every command that only reads.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone snapshot create disk.img monday
+      siltstone cat disk.img@monday /etc/motd
+      siltstone snapshot rm disk.img monday
+
+EXIT STATUS
+  0 done; 1 not done; 2 wrong usage.")]
+pub(crate) struct Snapshot {
+    #[command(subcommand)]
+    pub(crate) command: SnapshotCommand,
+}
+
+/// What to do with snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Make a snapshot of all files as they are now.
+    Create(SnapshotName),
+    /// List the snapshots, oldest first: when each was made, the last commit it shows, its name.
+    List(SnapshotList),
+    /// Remove a snapshot. The space that only it needed is freed later, while the image is in use.
+    Rm(SnapshotName),
+}
+
+/// A snapshot to make or to remove.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotName {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// The snapshot's name: 1 to 255 bytes without '/' and '@'.
+    #[arg(value_name = "NAME")]
+    pub(crate) snapshot: String,
+}
+
+/// Which snapshots to list.
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotList {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Print one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Mount an image as a directory of the host (FUSE).
 ///
 /// Makes the files in IMAGE appear in the directory DIR, and stays in the foreground until DIR is unmounted, or SIGTERM
@@ -449,6 +534,11 @@ mod tests {
             "mkdir disk /a",
             "mkdir -p disk /a/b",
             "mv disk /a /b",
+            "fsck disk",
+            "fsck --repair --data --json disk",
+            "snapshot create disk monday",
+            "snapshot list disk --json",
+            "snapshot rm disk monday",
             "cp a disk:/a",
             "cp -r a b disk:/",
             "cp disk:/a disk:/b",

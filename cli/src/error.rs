@@ -16,6 +16,8 @@ pub(crate) enum Error {
     OutputClosed,
     /// SIGINT or SIGTERM.
     Interrupted,
+    /// With an exit status of the command's own; it has said why.
+    Status(u8),
     /// Wrong usage that the parser of arguments cannot see.
     Usage(String),
 }
@@ -34,6 +36,7 @@ impl Error {
         match self {
             Self::Failed(_) | Self::Reported => 1,
             Self::Usage(_) => 2,
+            Self::Status(status) => *status,
             // As a shell reports the end by SIGINT and SIGPIPE.
             Self::Interrupted => 130,
             Self::OutputClosed => 141,
@@ -45,7 +48,7 @@ impl Error {
         match self {
             Self::Failed(message) | Self::Usage(message) => Some(message),
             Self::Interrupted => Some("interrupted"),
-            Self::Reported | Self::OutputClosed => None,
+            Self::Reported | Self::OutputClosed | Self::Status(_) => None,
         }
     }
 

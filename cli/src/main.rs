@@ -29,7 +29,10 @@ use crate::error::complain;
 const BLOCKING_THREADS_MAX: usize = 16;
 
 fn main() -> ExitCode {
-    let arguments = arguments::Arguments::parse();
+    let arguments = match arguments::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misused(&error),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -49,5 +52,19 @@ fn main() -> ExitCode {
             }
             ExitCode::from(error.status())
         }
+    }
+}
+
+/// Prints help, or what is wrong with the arguments. Of `fsck` the exit status is e2fsck's, also then.
+fn misused(error: &clap::Error) -> ExitCode {
+    // Whoever read it has gone.
+    let _ = error.print();
+    let of_fsck = std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "fsck");
+    match u8::try_from(error.exit_code()).unwrap_or(2) {
+        0 => ExitCode::SUCCESS,
+        _ if of_fsck => ExitCode::from(commands::fsck::USAGE),
+        status => ExitCode::from(status),
     }
 }

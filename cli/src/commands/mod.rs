@@ -2,10 +2,12 @@
 
 mod cat;
 mod copy;
+pub(crate) mod fsck;
 mod info;
 mod list;
 mod mkfs;
 mod pages;
+mod snapshot;
 mod stat;
 mod tree;
 
@@ -16,6 +18,7 @@ use crate::error::Outcome;
 pub(crate) async fn run(command: Command) -> Outcome<()> {
     match command {
         Command::Mkfs(arguments) => mkfs::mkfs(arguments).await,
+        Command::Fsck(arguments) => fsck::fsck(arguments).await,
         Command::Info(arguments) => info::info(arguments).await,
         Command::Ls(arguments) => list::ls(arguments).await,
         Command::Cat(arguments) => cat::cat(arguments).await,
@@ -24,6 +27,7 @@ pub(crate) async fn run(command: Command) -> Outcome<()> {
         Command::Mkdir(arguments) => tree::mkdir(arguments).await,
         Command::Rm(arguments) => tree::rm(arguments).await,
         Command::Mv(arguments) => tree::mv(arguments).await,
+        Command::Snapshot(arguments) => snapshot::snapshot(arguments).await,
         Command::Mount(arguments) => crate::mount::mount(arguments).await,
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),

@@ -36,7 +36,7 @@ fn help_and_pages() {
     let scratch = Scratch::new();
     let help = scratch.siltstone(["--help"]).ok();
     for command in [
-        "mkfs", "info", "ls", "cat", "stat", "cp", "mkdir", "rm", "mv", "mount",
+        "mkfs", "fsck", "info", "ls", "cat", "stat", "cp", "mkdir", "rm", "mv", "snapshot", "mount",
     ] {
         assert!(help.contains(command), "{command}");
         let page = scratch.siltstone([command, "--help"]).ok();
@@ -198,6 +198,95 @@ fn content_and_attributes() {
     );
     scratch.siltstone(["info", "disk"]).ok();
     assert!(before == bytes(&scratch), "reading changed the image");
+}
+
+#[test]
+fn checks() {
+    let scratch = Scratch::with_image("64M");
+    let run = |line: &[&str]| scratch.siltstone(line);
+    run(&["mkdir", "-p", "disk", "/a/b"]).ok();
+    fs::write(scratch.path("file"), vec![b'x'; 300_000]).expect("written");
+    run(&["cp", "file", "disk:/a/b"]).ok();
+    let before = bytes(&scratch);
+    let said = run(&["fsck", "disk"]).ok();
+    assert!(said.contains("clean: 1 files, 3 directories"), "{said}");
+    run(&["fsck", "--data", "disk"]).ok();
+    let told = run(&["fsck", "--json", "disk"]).ok();
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(
+        (&told["state"], &told["files"]),
+        (&"clean".into(), &1.into())
+    );
+    assert!(before == bytes(&scratch), "a check changed the image");
+
+    // The first copy of the superblock; the second serves instead.
+    let mut damaged = before.clone();
+    damaged[16..32].fill(0xff);
+    fs::write(scratch.path("disk"), &damaged).expect("written");
+    let output = run(&["fsck", "disk"]);
+    assert!(output.stdout.contains("superblock"), "{}", output.stdout);
+    output.fails(4);
+    assert!(damaged == bytes(&scratch), "a check changed the image");
+    let output = run(&["fsck", "--repair", "disk"]);
+    assert!(output.stdout.contains("repaired: "), "{}", output.stdout);
+    output.fails(1);
+    run(&["fsck", "disk"]).ok();
+
+    run(&["fsck"]).fails(16);
+    run(&["fsck", "--colour", "disk"]).fails(16);
+    run(&["fsck", "disk@then"]).fails(16);
+    run(&["fsck", "--help"]).ok();
+    run(&["fsck", "absent"]).fails(8);
+    assert!(run(&["fsck", "file"]).fails(8).contains("no Siltstone"));
+}
+
+#[test]
+fn snapshots() {
+    let scratch = Scratch::with_image("64M");
+    let run = |line: &[&str]| scratch.siltstone(line);
+    fs::write(scratch.path("file"), "before").expect("written");
+    run(&["cp", "file", "disk:/"]).ok();
+    run(&["snapshot", "create", "disk", "monday"]).ok();
+    fs::write(scratch.path("file"), "after").expect("written");
+    run(&["cp", "file", "disk:/"]).ok();
+    run(&["mkdir", "disk", "/new"]).ok();
+
+    assert_eq!(run(&["cat", "disk", "/file"]).ok(), "after");
+    assert_eq!(run(&["cat", "disk@monday", "/file"]).ok(), "before");
+    assert_eq!(run(&["ls", "disk@monday"]).ok(), "file\n");
+    run(&["cp", "disk@monday:/file", "then"]).ok();
+    assert_eq!(
+        fs::read_to_string(scratch.path("then")).expect("read"),
+        "before"
+    );
+    run(&["cp", "disk@monday:/file", "disk:/old"]).ok();
+    assert_eq!(run(&["cat", "disk", "/old"]).ok(), "before");
+    let listed = run(&["snapshot", "list", "--json", "disk"]).ok();
+    let told: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(told["name"], "monday");
+    assert!(
+        run(&["snapshot", "list", "disk"])
+            .ok()
+            .ends_with("monday\n")
+    );
+    run(&["fsck", "--data", "disk"]).ok();
+
+    for (line, says) in [
+        (
+            &["snapshot", "create", "disk", "monday"][..],
+            "there is a snapshot",
+        ),
+        (&["snapshot", "create", "disk", "a/b"], "a name has"),
+        (&["snapshot", "rm", "disk", "friday"], "no snapshot"),
+        (&["ls", "disk@friday"], "no snapshot"),
+    ] {
+        let message = run(line).fails(1);
+        assert!(message.contains(says), "{line:?}: {message}");
+    }
+    run(&["snapshot", "rm", "disk", "monday"]).ok();
+    run(&["cat", "disk@monday", "/file"]).fails(1);
+    assert_eq!(run(&["snapshot", "list", "disk"]).ok(), "");
+    run(&["fsck", "--data", "disk"]).ok();
 }
 
 #[test]
