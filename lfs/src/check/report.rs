@@ -302,12 +302,12 @@ impl Problem {
     /// How bad it is.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::SlotEmpty | Self::LogReplayed { .. } | Self::CirclesUnchecked { .. } => {
-                Severity::Note
-            }
-            Self::SuperblockCopy | Self::LiveBytes { .. } | Self::HistoryUnused { .. } => {
-                Severity::Warning
-            }
+            // Space that a removed snapshot leaves is freed in the background, while the image is in use.
+            Self::SlotEmpty
+            | Self::LogReplayed { .. }
+            | Self::CirclesUnchecked { .. }
+            | Self::HistoryUnused { .. } => Severity::Note,
+            Self::SuperblockCopy | Self::LiveBytes { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }
