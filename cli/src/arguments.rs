@@ -48,6 +48,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Mkfs(Mkfs),
     Fsck(Fsck),
+    Scrub(Scrub),
+    Dump(Dump),
     Info(Info),
     Ls(Ls),
     Cat(Cat),
@@ -121,6 +123,58 @@ pub(crate) struct Fsck {
     #[arg(long, short)]
     pub(crate) verbose: bool,
     /// Print one JSON object for each finding, and one that sums up.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Read and verify everything, and repair what can be.
+///
+/// Reads everything in use, metadata and data, and verifies its checksums. What is in memory, or has a spare copy, is written
+/// again where it is damaged. What is lost is told with the file and the bytes it hits; the rest stays usable. Unlike
+/// fsck it does not compare what parts of the file system say of each other.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone scrub disk.img
+      siltstone scrub --rate 50M --read-only /dev/sdx
+
+EXIT STATUS
+  0 all is well, or repaired; 1 something cannot be repaired, or the scrub did not get to its end; 2 wrong
+  usage.")]
+pub(crate) struct Scrub {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Read no more than so many bytes in a second, such as 50M.
+    #[arg(long, value_parser = parse_size)]
+    pub(crate) rate: Option<u64>,
+    /// Only tell; write nothing.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Print one JSON object for each finding, and one that sums up.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print what is on the disk, record by record.
+///
+/// Prints the structures of an image as they lie on the disk: superblocks, checkpoints, segments, and the log, group by group,
+/// commit by commit, record by record. For whoever looks into a damaged image, or learns the format (lfs/SPEC.md).
+/// It works on damaged images as far as they can be read, and judges nothing; fsck does.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone dump disk.img | less
+      siltstone dump --log --json disk.img | jq -r 'select(.kind == \"commit\").commit'
+
+EXIT STATUS
+  0 printed; 1 there is no Siltstone file system, or it is in use; 2 wrong usage.")]
+pub(crate) struct Dump {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Only the log since the last checkpoint: what a mount would replay.
+    #[arg(long)]
+    pub(crate) log: bool,
+    /// Print one JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -536,6 +590,10 @@ mod tests {
             "mv disk /a /b",
             "fsck disk",
             "fsck --repair --data --json disk",
+            "scrub disk",
+            "scrub disk --rate 10M --read-only --json",
+            "dump disk",
+            "dump --log --json disk",
             "snapshot create disk monday",
             "snapshot list disk --json",
             "snapshot rm disk monday",

@@ -61,6 +61,7 @@ pub(crate) async fn writing<T>(
         return Err(Error::Usage(format!("{name}: snapshots do not change")));
     }
     let image = Image::open(&name.path, Access::Write).await?;
+    end_at_second_signal();
     let outcome = tokio::select! {
         outcome = work(&image) => outcome,
         () = interrupted() => Err(Error::Interrupted),
@@ -69,6 +70,16 @@ pub(crate) async fn writing<T>(
     let result = outcome?;
     closed?;
     Ok(result)
+}
+
+/// From the second signal on the tool ends at once, whatever it does: an image survives that.
+pub(crate) fn end_at_second_signal() {
+    tokio::task::spawn_local(async {
+        interrupted().await;
+        interrupted().await;
+        eprintln!("siltstone: ended at once; the image recovers when it is opened next");
+        std::process::exit(130);
+    });
 }
 
 /// Completes on Ctrl-C or a request to terminate.

@@ -125,7 +125,7 @@ impl<'a> Report<'a> {
 
     fn print(&mut self, finding: &Finding, text: &str) -> Outcome<()> {
         if self.arguments.json {
-            return self.output.json(object(finding));
+            return self.output.json(object_of(finding));
         }
         self.bar.suspend(|| {
             self.output.text(format_args!("{text}\n"))?;
@@ -182,7 +182,8 @@ impl<'a> Report<'a> {
     }
 }
 
-fn object(finding: &Finding) -> Map<String, Value> {
+/// A finding in JSON.
+pub(crate) fn object_of(finding: &Finding) -> Map<String, Value> {
     let mut object = Map::new();
     let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
     put("severity", finding.severity.to_string().into());

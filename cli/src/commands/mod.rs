@@ -2,11 +2,13 @@
 
 mod cat;
 mod copy;
+mod dump;
 pub(crate) mod fsck;
 mod info;
 mod list;
 mod mkfs;
 mod pages;
+mod scrub;
 mod snapshot;
 mod stat;
 mod tree;
@@ -19,6 +21,8 @@ pub(crate) async fn run(command: Command) -> Outcome<()> {
     match command {
         Command::Mkfs(arguments) => mkfs::mkfs(arguments).await,
         Command::Fsck(arguments) => fsck::fsck(arguments).await,
+        Command::Dump(arguments) => dump::dump(arguments).await,
+        Command::Scrub(arguments) => scrub::scrub(arguments).await,
         Command::Info(arguments) => info::info(arguments).await,
         Command::Ls(arguments) => list::ls(arguments).await,
         Command::Cat(arguments) => cat::cat(arguments).await,

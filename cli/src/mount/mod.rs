@@ -15,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use rustix::mount::{UnmountFlags, unmount};
@@ -27,13 +28,16 @@ use self::volume::Mounted;
 use crate::arguments::{Mount, MountSwitch};
 use crate::device::Access;
 use crate::error::{About as _, Outcome, complain};
-use crate::image::{Image, interrupted};
+use crate::image::{Image, end_at_second_signal, interrupted};
 
 /// Requests that wait for the executor.
 const JOBS_MAX: usize = 64;
 
 /// Requests at work, each with at most a mebibyte of data.
 const TASKS_MAX: u32 = 64;
+
+/// How long requests that were begun may go on after the mount was abandoned.
+const GRACE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn mount(arguments: Mount) -> Outcome<()> {
     let name = &arguments.image.name;
@@ -54,9 +58,9 @@ pub(crate) async fn mount(arguments: Mount) -> Outcome<()> {
     let shown = arguments.directory.display();
     let outcome = match Mountpoint::new(Bridge::new(sender), &arguments.directory, &options) {
         Ok(mountpoint) => {
+            end_at_second_signal();
             println!("siltstone: {name} is mounted on {shown}");
-            let outcome = serve(&mounted, jobs, mountpoint).await;
-            outcome.about(&shown)
+            serve(&mounted, jobs, mountpoint).await.about(&shown)
         }
         Err(error) => Err(error).about(&shown),
     };
@@ -149,11 +153,13 @@ async fn serve(
         }
     }
     jobs.close();
-    // All that was begun comes to its end.
-    let _ = tasks.acquire_many(TASKS_MAX).await;
+    // All that was begun comes to its end; what nobody can get the answer of any more, if it does so soon.
+    let ended = tasks.acquire_many(TASKS_MAX);
     if abandoned {
+        let _ = tokio::time::timeout(GRACE, ended).await;
         Ok(())
     } else {
+        let _ = ended.await;
         mountpoint.outcome().await
     }
 }

@@ -36,7 +36,8 @@ fn help_and_pages() {
     let scratch = Scratch::new();
     let help = scratch.siltstone(["--help"]).ok();
     for command in [
-        "mkfs", "fsck", "info", "ls", "cat", "stat", "cp", "mkdir", "rm", "mv", "snapshot", "mount",
+        "mkfs", "fsck", "scrub", "dump", "info", "ls", "cat", "stat", "cp", "mkdir", "rm", "mv",
+        "snapshot", "mount",
     ] {
         assert!(help.contains(command), "{command}");
         let page = scratch.siltstone([command, "--help"]).ok();
@@ -238,6 +239,66 @@ fn checks() {
     run(&["fsck", "--help"]).ok();
     run(&["fsck", "absent"]).fails(8);
     assert!(run(&["fsck", "file"]).fails(8).contains("no Siltstone"));
+}
+
+#[test]
+fn scrub_and_dump() {
+    let scratch = Scratch::with_image("64M");
+    let run = |line: &[&str]| scratch.siltstone(line);
+    let mut content = vec![0; 2_000_000];
+    fastrand::Rng::with_seed(1).fill(&mut content);
+    fs::write(scratch.path("file"), &content).expect("written");
+    run(&["cp", "file", "disk:/"]).ok();
+    let before = bytes(&scratch);
+    let said = run(&["scrub", "--read-only", "disk"]).ok();
+    assert!(said.contains("0 repaired, 0 cannot be repaired"), "{said}");
+    let dumped = run(&["dump", "disk"]).ok();
+    for part in ["superblock at block 0", "checkpoint", "commit"] {
+        assert!(dumped.contains(part), "{part}");
+    }
+    let kinds: std::collections::BTreeSet<_> = run(&["dump", "--json", "disk"])
+        .ok()
+        .lines()
+        .map(|line| {
+            let object: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            object["kind"].as_str().expect("a kind").to_owned()
+        })
+        .collect();
+    for kind in [
+        "superblock",
+        "checkpoint",
+        "segment",
+        "group",
+        "commit",
+        "record",
+    ] {
+        assert!(kinds.contains(kind), "{kind}");
+    }
+    assert!(before == bytes(&scratch), "reading changed the image");
+    run(&["scrub", "disk"]).ok();
+
+    // A byte of the file's data, which is stored as it is: it does not compress.
+    let mut damaged = bytes(&scratch);
+    let needle = &content[1_000_000..1_000_064];
+    let at = damaged.windows(64).position(|window| window == needle);
+    damaged[at.expect("stored as it is")] ^= 1;
+    fs::write(scratch.path("disk"), &damaged).expect("written");
+    let output = run(&["scrub", "--json", "disk"]);
+    assert!(
+        output.stdout.contains("\"path\":\"/file\""),
+        "{}",
+        output.stdout
+    );
+    output.fails(1);
+    let output = run(&["fsck", "--data", "disk"]);
+    assert!(output.stdout.contains("of /file"), "{}", output.stdout);
+    output.fails(4);
+    run(&["cat", "disk", "/file"]).fails(1);
+    assert_eq!(run(&["ls", "disk"]).ok(), "file\n", "the rest stays usable");
+
+    run(&["dump", "file"]).fails(1);
+    run(&["scrub", "file"]).fails(1);
+    run(&["dump", "disk@then"]).fails(2);
 }
 
 #[test]
