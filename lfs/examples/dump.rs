@@ -8,6 +8,10 @@
 #![allow(
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::trivially_copy_pass_by_ref,
+    clippy::explicit_counter_loop,
+    clippy::missing_errors_doc,
+    missing_docs,
     dead_code,
     reason = "an example reads more easily; a test uses it as a module"
 )]
@@ -132,7 +136,7 @@ impl<'a> Taker<'a> {
 
     fn signed(&mut self) -> Fallible<i64> {
         let value = self.varint()?;
-        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
     }
 }
 
@@ -142,7 +146,7 @@ impl Reader {
     /// # Errors
     /// At the first thing that is not as `SPEC.md` says.
     pub fn open(image: Vec<u8>) -> Fallible<Self> {
-        let (superblock, slot_blocks, table_blocks, log_segments) = superblock(&image)?;
+        let (superblock, slot_blocks, log_segments) = superblock(&image)?;
         let mut reader = superblock;
         reader.image = image;
         let slots = [16, 16 + slot_blocks];
@@ -162,7 +166,6 @@ impl Reader {
                 reader.tree(tree, &root)?;
             }
         }
-        let _table = table_blocks;
         reader.last_commit = tree_commit;
         reader.replay(&slot, tree_commit, log_segments)?;
         Ok(reader)
@@ -230,7 +233,7 @@ impl Reader {
                 p
             };
             if flags & 4 != 0 {
-                version = version.wrapping_add(taker.signed()? as u64);
+                version = version.wrapping_add(taker.signed()?.cast_unsigned());
             }
             if flags & 32 != 0 {
                 birth = base.wrapping_add(taker.varint()?);
@@ -599,8 +602,8 @@ impl Reader {
     }
 }
 
-/// The superblock that counts, in a reader without anything else; `slot_blocks`, `table_blocks`, `log_segments`.
-fn superblock(image: &[u8]) -> Fallible<(Reader, u64, u64, u32)> {
+/// The superblock that counts, in a reader without anything else; `slot_blocks`, `log_segments`.
+fn superblock(image: &[u8]) -> Fallible<(Reader, u64, u32)> {
     for block in [0_usize, 15] {
         let Some(bytes) = image.get(block * BLOCK..block * BLOCK + 512) else {
             continue;
@@ -627,8 +630,7 @@ fn superblock(image: &[u8]) -> Fallible<(Reader, u64, u64, u32)> {
             groups: 0,
         };
         let slot_blocks = u64::from(u32_at(bytes, 72)?);
-        let table_blocks = u64::from(u32_at(bytes, 80)?);
-        return Ok((reader, slot_blocks, table_blocks, u32_at(bytes, 76)?));
+        return Ok((reader, slot_blocks, u32_at(bytes, 76)?));
     }
     Err("no valid superblock".into())
 }

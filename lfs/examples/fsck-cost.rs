@@ -9,6 +9,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
     reason = "an example may panic"
 )]
 
@@ -100,7 +101,9 @@ fn main() {
             check(path, data, number(mib, 128) as usize);
         }
         _ => {
-            println!("usage: fsck-cost make IMAGE [FILES] [MIB] | check IMAGE [--data] [TABLE_MIB]")
+            println!(
+                "usage: fsck-cost make IMAGE [FILES] [MIB] | check IMAGE [--data] [TABLE_MIB]"
+            );
         }
     }
 }

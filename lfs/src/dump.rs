@@ -294,12 +294,11 @@ async fn slots<D: BlockDevice>(
         let Some(buffer) = read(device, block, blocks, events).await else {
             continue;
         };
-        match Checkpoint::decode(superblock, block, buffer.bytes()) {
-            Some(checkpoint) => found.push((block, checkpoint)),
-            None => {
-                let text = "no valid checkpoint in this slot";
-                events(DumpEvent::Note { block, text });
-            }
+        if let Some(checkpoint) = Checkpoint::decode(superblock, block, buffer.bytes()) {
+            found.push((block, checkpoint));
+        } else {
+            let text = "no valid checkpoint in this slot";
+            events(DumpEvent::Note { block, text });
         }
     }
     found.sort_by_key(|(_, checkpoint)| checkpoint.sequence);
@@ -591,47 +590,7 @@ impl fmt::Display for DumpEvent<'_> {
                  generation {generation}",
                 block.0
             ),
-            Self::Group {
-                block,
-                survivors,
-                sequence,
-                first_commit,
-                commits_ending,
-                continued,
-                continues,
-                checkpoint,
-                blocks,
-                data_bytes,
-                records_bytes,
-                checksum,
-                previous_checksum,
-                replayed,
-            } => {
-                if *survivors {
-                    return write!(
-                        f,
-                        "survivors at block {}: {blocks} blocks, {data_bytes} bytes of data, under \
-                         checkpoint {checkpoint}",
-                        block.0
-                    );
-                }
-                let name = if *replayed { "group" } else { "older group" };
-                write!(
-                    f,
-                    "{name} {sequence} at block {}: {blocks} blocks, from commit {first_commit}, \
-                     {commits_ending} end here, {data_bytes} bytes of data, {records_bytes} of \
-                     records, checkpoint {checkpoint}, chain {previous_checksum:08x} to \
-                     {checksum:08x}",
-                    block.0
-                )?;
-                if *continued {
-                    f.write_str(", begins inside a commit")?;
-                }
-                if *continues {
-                    f.write_str(", ends inside a commit")?;
-                }
-                Ok(())
-            }
+            Self::Group { .. } => self.write_group(f),
             Self::Commit {
                 number,
                 records_bytes,
@@ -643,6 +602,53 @@ impl fmt::Display for DumpEvent<'_> {
             Self::Record(record) => write!(f, "    {record}"),
             Self::Note { block, text } => write!(f, "block {}: {text}", block.0),
         }
+    }
+}
+
+impl DumpEvent<'_> {
+    fn write_group(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Group {
+            block,
+            survivors,
+            sequence,
+            first_commit,
+            commits_ending,
+            continued,
+            continues,
+            checkpoint,
+            blocks,
+            data_bytes,
+            records_bytes,
+            checksum,
+            previous_checksum,
+            replayed,
+        } = self
+        else {
+            return Ok(());
+        };
+        if *survivors {
+            return write!(
+                f,
+                "survivors at block {}: {blocks} blocks, {data_bytes} bytes of data, under \
+                 checkpoint {checkpoint}",
+                block.0
+            );
+        }
+        let name = if *replayed { "group" } else { "older group" };
+        write!(
+            f,
+            "{name} {sequence} at block {}: {blocks} blocks, from commit {first_commit}, \
+             {commits_ending} end here, {data_bytes} bytes of data, {records_bytes} of records, \
+             checkpoint {checkpoint}, chain {previous_checksum:08x} to {checksum:08x}",
+            block.0
+        )?;
+        if *continued {
+            f.write_str(", begins inside a commit")?;
+        }
+        if *continues {
+            f.write_str(", ends inside a commit")?;
+        }
+        Ok(())
     }
 }
 

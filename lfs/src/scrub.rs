@@ -146,7 +146,7 @@ impl<D: BlockDevice> FileSystem<D> {
         None
     }
 
-    fn tree_of<'v>(volume: &'v Volume, kind: TreeKind) -> &'v Tree {
+    fn tree_of(volume: &Volume, kind: TreeKind) -> &Tree {
         match kind {
             TreeKind::Live => &volume.live,
             TreeKind::History => &volume.history,

@@ -141,7 +141,7 @@ fn make() -> SimDisk {
             let written = filesystem
                 .transact(NOW_NS, |tx| tx.files().write(chosen, offset, &content))
                 .await;
-            let (_, commit) = written.unwrap();
+            let ((), commit) = written.unwrap();
             filesystem.wait_durable(commit).await.unwrap();
             if round % 300 == 50 {
                 let name = format!("snapshot {round}");

@@ -311,8 +311,8 @@ fn compare_one(entity: &Entity, references: &[Reference], sink: &mut Sink<'_>) {
         }
     }
     if entity.kind == 0 {
-        let named = references.iter().filter(|r| r.class != Class::Data);
-        for reference in named {
+        let others = references.iter().filter(|r| r.class != Class::Data);
+        for reference in others {
             let problem = Problem::DanglingName { target: number };
             let finding = Finding::new(Part::Files, problem);
             if !sink.is_damaged(number) {

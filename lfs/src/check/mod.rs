@@ -193,16 +193,13 @@ async fn check_all<D: BlockDevice>(
     };
     // Without a replay: the trees of the checkpoint, as they are on the disk.
     let bare;
-    let (volume, last_commit) = match &recovery {
-        Some(recovery) => {
-            let last = recovery.last_commit().max(checkpoint.tree_commit);
-            (recovery.volume(), last)
-        }
-        None => {
-            bare = bare_volume(&superblock, &checkpoint, sink)?;
-            // What the log has after it is not known.
-            (&bare, CommitNumber(u64::MAX))
-        }
+    let (volume, last_commit) = if let Some(recovery) = &recovery {
+        let last = recovery.last_commit().max(checkpoint.tree_commit);
+        (recovery.volume(), last)
+    } else {
+        bare = bare_volume(&superblock, &checkpoint, sink)?;
+        // What the log has after it is not known.
+        (&bare, CommitNumber(u64::MAX))
     };
     let whole = recovery.is_some() && sink.summary.mounts;
     let mut checker = Checker {
@@ -216,7 +213,7 @@ async fn check_all<D: BlockDevice>(
         nodes_counted: true,
     };
     // Those that the log took since are not in the table on the disk.
-    let replayed = volume.segments.borrow();
+    let replayed = volume.segments.borrow().clone();
     if checker.table.is_some() && recovery.is_some() {
         checker.table = Some(&replayed);
     }
@@ -234,7 +231,6 @@ async fn check_all<D: BlockDevice>(
         compare_space(&superblock, &replayed, counted, sink);
     }
     sink.summary.live_bytes = replayed.live_bytes();
-    drop(replayed);
     Some(Found {
         superblock,
         checkpoint,

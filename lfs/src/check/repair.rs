@@ -86,7 +86,7 @@ pub async fn repair<D: BlockDevice>(
     }
     if let Some(found) = found
         && after.mounts
-        && findings.iter().any(|finding| by_mounting(finding))
+        && findings.iter().any(by_mounting)
     {
         repair_mounted(device, clock, &after, &found, &findings, &mut repaired).await?;
     }

@@ -185,7 +185,7 @@ fn use_disk(disk: &SimDisk, first: u64, orderly: bool) {
                 }
                 Ok(())
             });
-            let (_, commit) = made.await.expect("a sound disk takes it");
+            let ((), commit) = made.await.expect("a sound disk takes it");
             filesystem.wait_durable(commit).await.expect("it keeps it");
             if at % 20 == 11 {
                 let name = format!("snapshot-{at}");
