@@ -178,6 +178,37 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         Ok(read.is_ok().then_some(buffer))
     }
 
+    /// Writes bytes that are damaged here again from another copy that has them, and only them: what lies beside
+    /// them may be good here and not there.
+    async fn mend(&mut self, address: u64, len: usize, is_good: impl Fn(&[u8]) -> bool) -> bool {
+        let block = BLOCK_SIZE as u64;
+        let first = BlockIndex(address / block);
+        let blocks = (address + len as u64).div_ceil(block) - first.0;
+        let (Ok(blocks), Ok(at)) = (
+            usize::try_from(blocks),
+            usize::try_from(address - first.0 * block),
+        ) else {
+            return false;
+        };
+        if self.options.read_only {
+            return false;
+        }
+        let Some(other) = self.filesystem.other_copy(first, blocks).await else {
+            return false;
+        };
+        let Some(good) = other.bytes().get(at..at + len).filter(|b| is_good(b)) else {
+            return false;
+        };
+        let Ok(Some(mut own)) = self.read(first, blocks).await else {
+            return false;
+        };
+        if let Some(target) = own.bytes_mut().get_mut(at..at + len) {
+            target.copy_from_slice(good);
+        }
+        let device = &self.filesystem.device;
+        device.write(first, own).await.1.is_ok() && device.flush().await.is_ok()
+    }
+
     fn advance(&self, bytes: u64) {
         let mut status = self.filesystem.scrub.borrow_mut();
         status.done_bytes += bytes;
@@ -320,6 +351,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         verified: &mut Vec<Place>,
     ) -> Result<Option<Leaf>, ScrubError> {
         let mut held = Held::default();
+        let mut mended = 0;
         loop {
             let (path, missing) = {
                 let volume = self.filesystem.volume.borrow();
@@ -354,7 +386,9 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                     continue;
                 }
                 let defect = checked.and_then(Result::err).map(|damaged| damaged.defect);
-                let repaired = self.rewrite_node(kind, &place, key).await;
+                // A place that stays bad whatever is written there is given up.
+                mended += 1;
+                let repaired = mended <= TRIES_MAX && self.rewrite_node(kind, &place, key).await;
                 self.found(&node_finding(kind, &place, defect), repaired);
                 if repaired {
                     continue;
@@ -395,8 +429,16 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
 
     /// Lets the next checkpoint write a node that is in memory to another place.
     async fn rewrite_node(&mut self, kind: TreeKind, place: &Place, key: &Key) -> bool {
-        if self.options.read_only || self.filesystem.other_copy_helps(place).await {
+        if self.options.read_only {
             return false;
+        }
+        let (id, address) = (
+            self.filesystem.superblock.id,
+            place.pointer.block.0 * BLOCK_SIZE as u64,
+        );
+        let is_good = |bytes: &[u8]| Walk::new(kind, None, id).enter(place, bytes).is_ok();
+        if self.mend(address, BLOCK_SIZE, is_good).await {
+            return true;
         }
         let volume = &mut *self.filesystem.volume.borrow_mut();
         let tree = match kind {
@@ -455,6 +497,13 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         self.advance(share);
         let block = BlockIndex(piece.address / BLOCK_SIZE as u64);
+        let filesystem = self.filesystem;
+        let is_good = |stored: &[u8]| {
+            let volume = filesystem.volume.borrow();
+            damaged_bytes(&volume.sealer, &at, stored).is_empty()
+        };
+        let len = piece.stored_len as usize;
+        let repaired = self.mend(piece.address, len, is_good).await;
         let path = self.path_of(key.object).await?;
         for bytes in bad {
             let part = match kind {
@@ -463,7 +512,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             };
             let mut finding = Finding::new(part, Problem::DataDamaged);
             finding.path.clone_from(&path);
-            self.found(&finding.of(key.object).at(block).bytes(bytes), false);
+            self.found(&finding.of(key.object).at(block).bytes(bytes), repaired);
         }
         Ok(false)
     }
@@ -607,11 +656,4 @@ struct Leaf {
     pieces: Vec<(Key, u64, Piece)>,
     /// Where the next leaf begins.
     next: Option<Key>,
-}
-
-impl<D: BlockDevice> FileSystem<D> {
-    /// Whether another copy of the device has this node, so that it can be written back in place.
-    async fn other_copy_helps(&self, place: &Place) -> bool {
-        self.other_copy(place.pointer.block, 1).await.is_some()
-    }
 }

@@ -585,6 +585,31 @@ fn with_little_memory_the_tree_is_gone_through_more_than_once_and_the_same_is_fo
 }
 
 #[test]
+fn what_only_a_deleted_snapshot_saw_is_no_damage() {
+    let disk = family();
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    executor.run(async move {
+        filesystem.create_snapshot("before", 0).await.unwrap();
+        filesystem
+            .transact(0, |tx| {
+                let file = tx.files().resolve(b"/outer/other", true)?;
+                tx.files().write(file, 0, &[8; 4096])
+            })
+            .await
+            .unwrap();
+        filesystem.delete_snapshot("before").await.unwrap();
+        filesystem.close();
+        filesystem.stop();
+    });
+    let (summary, findings) = check(&disk);
+    assert!(
+        summary.is_clean() && summary.replayed_commits > 1,
+        "{findings:?}"
+    );
+}
+
+#[test]
 fn a_dump_tells_of_every_group_and_record() {
     let disk = family();
     let lines = dump_lines(&disk).join("\n");
