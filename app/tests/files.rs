@@ -311,9 +311,8 @@ fn files_that_fill_the_disk_are_refused_and_can_be_removed() {
     world.run(async move {
         client.call(&["SET", "k", "v"]).await;
         let noise = |random: &mut Random| -> String {
-            (0..20_000)
-                .map(|_| format!("{:016x}", random.next_u64()))
-                .collect::<String>()
+            let words = (0..20_000).map(|_| format!("{:016x}", random.next_u64()));
+            words.collect::<Vec<_>>().concat()
         };
         let mut count = 0;
         loop {

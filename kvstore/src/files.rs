@@ -70,15 +70,15 @@ impl<'s> FilePart<'s> {
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Begins a transaction that may touch files too. `now_ns`: Unix nanoseconds, the time of what it changes.
+    /// Begins a transaction that may touch files too. `file_time_ns`: Unix nanoseconds, the time of what it changes.
     /// `loaded` is kept from one attempt to the next.
     pub fn transaction_with_files<'s>(
         &'s self,
         now_ms: i64,
-        now_ns: i64,
+        file_time_ns: i64,
         loaded: &'s mut Loaded,
     ) -> Transaction<'s, D> {
-        Transaction::with_files(self, now_ms, now_ns, loaded)
+        Transaction::with_files(self, now_ms, file_time_ns, loaded)
     }
 
     /// Loads what a transaction found missing.

@@ -64,15 +64,15 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
     }
 
-    /// With files as well: `now_ns` (Unix nanoseconds) is the time their changes get.
+    /// With files as well: `file_time_ns` (Unix nanoseconds) is the time their changes get.
     pub(crate) fn with_files(
         store: &'s Store<D>,
         now_ms: i64,
-        now_ns: i64,
+        file_time_ns: i64,
         loaded: &'s mut Loaded,
     ) -> Self {
         Self {
-            files: Some(FilePart::new(&store.filesystem, now_ns, loaded)),
+            files: Some(FilePart::new(&store.filesystem, file_time_ns, loaded)),
             ..Self::new(store, now_ms)
         }
     }

@@ -11,6 +11,8 @@
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::large_stack_arrays,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
     reason = "a test may panic, and its numbers are small"
 )]
 
@@ -211,7 +213,9 @@ fn operate(
         }
         15..=17 => drop(tree.insert(directory, None)),
         _ => {
-            tree.retain(|path, _| *path != directory && !path.starts_with(&format!("{directory}/")))
+            tree.retain(|path, _| {
+                *path != directory && !path.starts_with(&format!("{directory}/"))
+            });
         }
     }
     Ok(())
@@ -260,10 +264,10 @@ async fn change(
     });
     match done.await {
         Ok(((true, false, next), timestamp)) => Some((next, timestamp)),
-        // It tells what it depends on, not of a commit of its own.
-        Ok(((true, true, _), _)) => None,
         Ok(((false, ..), _)) => panic!("half a transaction was committed"),
-        Err(CommitError::TooLarge | CommitError::FilesFull | CommitError::DiskFull) => None,
+        // What only read tells what it depends on, not of a commit of its own.
+        Ok(((true, true, _), _))
+        | Err(CommitError::TooLarge | CommitError::FilesFull | CommitError::DiskFull) => None,
         Err(error) => panic!("{error}"),
     }
 }

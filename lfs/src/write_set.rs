@@ -63,8 +63,10 @@ pub(crate) struct WriteSet {
 
 /// A change, to be taken back.
 enum Undo {
-    /// What an item was before in the set: nothing, or a value or its removal.
-    Item(ItemKey, Option<Option<Vec<u8>>>),
+    /// The set said this of an item: a value, or its removal.
+    Item(ItemKey, Option<Vec<u8>>),
+    /// The set said nothing of an item.
+    NoItem(ItemKey),
     Data((u64, u64), Option<Staged>),
 }
 
@@ -132,8 +134,8 @@ impl WriteSet {
     pub(crate) fn roll_back(&mut self, mark: &Mark) {
         for undo in self.undo.take().into_iter().flatten().rev() {
             match undo {
-                Undo::Item(key, Some(value)) => drop(self.items.insert(key, value)),
-                Undo::Item(key, None) => drop(self.items.remove(&key)),
+                Undo::Item(key, value) => drop(self.items.insert(key, value)),
+                Undo::NoItem(key) => drop(self.items.remove(&key)),
                 Undo::Data(key, Some(staged)) => drop(self.data.insert(key, staged)),
                 Undo::Data(key, None) => drop(self.data.remove(&key)),
             }
@@ -146,7 +148,10 @@ impl WriteSet {
     pub(crate) fn set_item(&mut self, key: ItemKey, value: Option<Vec<u8>>) {
         let before = self.items.insert(key, value);
         if let Some(undo) = &mut self.undo {
-            undo.push(Undo::Item(key, before));
+            undo.push(match before {
+                Some(value) => Undo::Item(key, value),
+                None => Undo::NoItem(key),
+            });
         }
     }
 

@@ -426,11 +426,11 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             snapshot::Request::Create(name) => {
                 let now_ns = self.server.now_ns();
                 store.create_file_snapshot(&name, now_ns).await?;
-                self.reply(|reply| reply.ok());
+                self.reply(|reply| reply.simple("OK"));
             }
             snapshot::Request::Delete(name) => {
                 store.delete_file_snapshot(&name).await?;
-                self.reply(|reply| reply.ok());
+                self.reply(|reply| reply.simple("OK"));
             }
             snapshot::Request::List => {
                 let snapshots = store.file_snapshots();

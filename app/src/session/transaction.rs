@@ -25,6 +25,10 @@ use crate::server::Server;
 
 /// Commands between MULTI and EXEC: all arguments in one place.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own of the commands"
+)]
 pub(super) struct Queue {
     /// One of the commands is on files, ...
     pub(super) files: bool,

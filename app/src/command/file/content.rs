@@ -60,13 +60,11 @@ pub(super) fn read<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     if len > data.env.value_bytes_max() {
         return Err(READ_TOO_LONG);
     }
-    match data.files(|files| optional(existing(files, path)))? {
-        Some(inode) => reply_content(data, inode, at, len),
-        None => {
-            data.reply.null();
-            Ok(())
-        }
-    }
+    let Some(inode) = data.files(|files| optional(existing(files, path)))? else {
+        data.reply.null();
+        return Ok(());
+    };
+    reply_content(data, inode, at, len)
 }
 
 /// Replies with a part of a file, unless the client may not be sent as much: then it need not be read at all.
