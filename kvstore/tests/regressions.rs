@@ -67,7 +67,7 @@ fn a_key_rewritten_with_the_expiry_it_had_was_never_reclaimed() {
 
 #[test]
 fn after_a_clear_an_idle_store_rewrote_its_runs_for_ever() {
-    let disk = formatted(400, 1);
+    let disk = formatted(440, 1);
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
     let (working, clock) = (Rc::clone(&store), executor.clock());

@@ -3,7 +3,7 @@
 //! Commits go on meanwhile. What a checkpoint holds is the state of the moment it was frozen; replay begins there
 //! or, when the layer above is behind, at its horizon.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::checkpoint::{Checkpoint, ObjectInfo};
@@ -35,6 +35,8 @@ struct Moment {
     written: Vec<SegmentId>,
     /// Node segments that were filled on the way.
     filled: Vec<SegmentId>,
+    /// Segments that the cleaner has made this checkpoint empty.
+    cleaned: BTreeSet<SegmentId>,
 }
 
 /// The right to make a checkpoint.
@@ -138,6 +140,7 @@ impl<D: BlockDevice> FileSystem<D> {
             emptied: Vec::new(),
             written: Vec::new(),
             filled: Vec::new(),
+            cleaned: self.awaiting(),
         };
         segments.freeze();
         for freed in moment.live.freed().iter().chain(moment.history.freed()) {
@@ -342,6 +345,7 @@ impl<D: BlockDevice> FileSystem<D> {
             self.discard(segment).await;
             self.segments.borrow_mut().release(segment);
         }
+        self.forget_awaiting(&moment.cleaned);
         self.log.shorten(sequence, dropped);
         self.replace_objects(objects).await;
         loop {

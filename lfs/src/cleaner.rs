@@ -15,10 +15,10 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use crate::extent::{EXTENT_BYTES_MAX, Piece};
-use crate::gather::{Chain, OpenGroup, Part, capacity_bytes, framed_bytes};
+use crate::gather::{Chain, FRAME_BYTES_MAX, OpenGroup, Part, capacity_bytes, framed_bytes};
 use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
 use crate::heads::{Head, SURVIVOR_HEADS};
-use crate::record::{ExtentRecord, Record};
+use crate::record::{ExtentRecord, RECORD_HEAD_BYTES_MAX, Record};
 use crate::replay::take_frame;
 use crate::segments::{Segment, SegmentKind};
 use crate::superblock::SegmentId;
@@ -36,13 +36,19 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 const NODE_BLOCKS_AT_ONCE: u32 = 32;
 
 /// A segment is worth cleaning when at least this part of it, one in so many, is not meant any more.
-const WORTH_ONE_IN: u32 = 32;
+const WORTH_ONE_IN: u32 = 16;
 
 /// What the cleaner remembers.
 #[derive(Default)]
 pub(crate) struct CleanerState {
     /// Segments that could not be cleaned: what is in them is damaged and stays where it is.
     refused: BTreeSet<SegmentId>,
+    /// Segments of nodes whose nodes the next checkpoint writes elsewhere.
+    awaiting: BTreeSet<SegmentId>,
+    /// Segments of which some survivors have not been written yet.
+    in_work: BTreeSet<SegmentId>,
+    /// Survivors to be written, by generation.
+    pending: [Pending; SURVIVOR_HEADS],
     /// Bytes that were made free since the mount, credited as the cleaner goes through a victim.
     pub freed_bytes: u64,
     /// Bytes that commits took while segments were few.
@@ -55,6 +61,22 @@ struct Survivor {
     /// Where it was.
     from: u64,
     stored: Vec<u8>,
+}
+
+impl Survivor {
+    /// Bytes it takes in a group at most.
+    fn len_bytes(&self) -> usize {
+        self.stored.len() + RECORD_HEAD_BYTES_MAX
+    }
+}
+
+/// Survivors of one generation that wait for more of them.
+#[derive(Default)]
+struct Pending {
+    survivors: Vec<Survivor>,
+    bytes: usize,
+    /// The age of the youngest victim.
+    written_at: u64,
 }
 
 /// A piece that names a stored extent.
@@ -77,24 +99,12 @@ impl<D: BlockDevice> FileSystem<D> {
             if self.is_ending() {
                 return;
             }
-            let Some((victim, segment)) = self.pick_victim() else {
+            match self.clean_some().await {
+                Ok(true) => {}
                 // Nothing to gain before something changes.
-                let pressing = self.wants_cleaning();
-                self.pause(clock, if pressing { 50 } else { 1000 }).await;
-                continue;
-            };
-            let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
-            // It may become empty on the way, and must not be used anew under the cleaner's eyes.
-            self.segments.borrow_mut().set_pinned(victim, true);
-            let cleaned = match segment.kind {
-                SegmentKind::Nodes => self.clean_nodes(victim, dead).await,
-                _ => self.clean_extents(victim, &segment, dead).await,
-            };
-            self.segments.borrow_mut().set_pinned(victim, false);
-            match cleaned {
-                Ok(()) => self.log.count(|counters| counters.segments_cleaned += 1),
-                Err(FileError::Damaged { .. }) => {
-                    self.cleaner.borrow_mut().refused.insert(victim);
+                Ok(false) => {
+                    let pressing = self.wants_cleaning();
+                    self.pause(clock, if pressing { 50 } else { 1000 }).await;
                 }
                 Err(_) if self.is_ending() => return,
                 Err(_) => self.pause(clock, 50).await,
@@ -104,20 +114,91 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
+    /// Cleans until there are enough segments, and writes all survivors; false when there was nothing to gain.
+    async fn clean_some(&self) -> Result<bool, FileError> {
+        let cleaned = self.clean_victims().await;
+        let mut state = self.cleaner.borrow_mut();
+        let mut segments = self.segments.borrow_mut();
+        for victim in core::mem::take(&mut state.in_work) {
+            segments.set_pinned(victim, false);
+            // All survivors are written: what is still meant is told of by no group there.
+            if cleaned.is_ok() && segments.get(victim).is_some_and(|s| s.live_bytes > 0) {
+                state.refused.insert(victim);
+            }
+        }
+        state.pending = Default::default();
+        cleaned
+    }
+
+    async fn clean_victims(&self) -> Result<bool, FileError> {
+        let mut found = false;
+        while (self.wants_cleaning() || self.wants_room_for_objects()) && !self.is_ending() {
+            let Some((victim, segment)) = self.pick_victim() else {
+                break;
+            };
+            found = true;
+            let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
+            // It may become empty on the way, and must not be used anew under the cleaner's eyes.
+            self.segments.borrow_mut().set_pinned(victim, true);
+            self.cleaner.borrow_mut().in_work.insert(victim);
+            let cleaned = match segment.kind {
+                SegmentKind::Nodes => self.clean_nodes(victim, dead).await,
+                _ => self.clean_extents(victim, &segment, dead).await,
+            };
+            let done = match cleaned {
+                Ok(()) => {
+                    self.log.count(|counters| counters.segments_cleaned += 1);
+                    segment.kind == SegmentKind::Nodes
+                }
+                Err(FileError::Damaged { .. }) => {
+                    self.cleaner.borrow_mut().refused.insert(victim);
+                    true
+                }
+                Err(error) => return Err(error),
+            };
+            if done {
+                self.cleaner.borrow_mut().in_work.remove(&victim);
+                self.segments.borrow_mut().set_pinned(victim, false);
+            }
+            self.log.nudge();
+        }
+        for generation in 0..SURVIVOR_HEADS {
+            while self.write_survivors(generation).await? {}
+        }
+        Ok(found)
+    }
+
     /// Whether free segments, and those that the next checkpoint frees, are few.
     pub(crate) fn wants_cleaning(&self) -> bool {
-        let segments = self.segments.borrow();
-        segments.free() + segments.emptied_count() < self.superblock.segments_low()
+        self.segments.borrow().free() + self.segments_coming() < self.superblock.segments_low()
     }
 
     /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
     pub(crate) fn wants_room_for_objects(&self) -> bool {
         let wanted = self.superblock.segments_low() + self.segments_promised();
-        let segments = self.segments.borrow();
-        segments.free() + segments.emptied_count() < wanted
+        self.segments.borrow().free() + self.segments_coming() < wanted
     }
 
-    /// The segment that brings most for what it costs: (1 - u) · age / (1 + u).
+    /// Segments that the next checkpoint frees.
+    pub(crate) fn segments_coming(&self) -> u32 {
+        let state = self.cleaner.borrow();
+        let coming = state.awaiting.len() + state.in_work.len();
+        self.segments.borrow().emptied_count() + u32::try_from(coming).unwrap_or(u32::MAX)
+    }
+
+    /// A checkpoint is in force that was frozen when these nodes were already on their way elsewhere.
+    pub(crate) fn forget_awaiting(&self, moved: &BTreeSet<SegmentId>) {
+        let mut state = self.cleaner.borrow_mut();
+        state.awaiting.retain(|segment| !moved.contains(segment));
+    }
+
+    /// Segments of nodes that a checkpoint frozen now will empty.
+    pub(crate) fn awaiting(&self) -> BTreeSet<SegmentId> {
+        self.cleaner.borrow().awaiting.clone()
+    }
+
+    /// The segment that brings most for what it costs: (1 - u) · √age / (1 + u). The root keeps old segments that
+    /// are nearly full from being copied again and again.
     fn pick_victim(&self) -> Option<(SegmentId, Segment)> {
         let segments = self.segments.borrow();
         let state = self.cleaner.borrow();
@@ -126,7 +207,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let score = |segment: &Segment| {
             let live = u64::from(segment.live_bytes).min(size);
             let age = now.saturating_sub(segment.written_at) + 1;
-            u128::from(size - live) * u128::from(age) * 1024 / u128::from(size + live)
+            u128::from(size - live) * u128::from(age.isqrt()) * 1024 / u128::from(size + live)
         };
         let worth = |segment: &Segment| {
             u64::from(segment.live_bytes) <= size - size / u64::from(WORTH_ONE_IN)
@@ -141,6 +222,8 @@ impl<D: BlockDevice> FileSystem<D> {
                     && segment.live_bytes > 0
                     && worth(segment)
                     && !state.refused.contains(id)
+                    && !state.awaiting.contains(id)
+                    && !state.in_work.contains(id)
             })
             .max_by_key(|(_, segment)| score(segment))
             .map(|(id, segment)| (id, *segment))
@@ -171,6 +254,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 .until(|| (self.may_dirty_more() || self.is_ending()).then_some(()))
                 .await;
         }
+        self.cleaner.borrow_mut().awaiting.insert(victim);
         Ok(())
     }
 
@@ -201,27 +285,18 @@ impl<D: BlockDevice> FileSystem<D> {
         let start = self.superblock.segment_start(victim).0;
         let end = start + u64::from(self.superblock.segment_blocks);
         let mut block = start;
-        let mut survivors = Vec::new();
-        let mut bytes = 0;
         while block < end {
             let Some(group) = self.read_group(kind, BlockIndex(block), end).await? else {
                 break;
             };
             let (header, buffer) = group;
             for (record, address) in extents_of(&header, BlockIndex(block), buffer.bytes())? {
-                let Some(survivor) = self.survivor(&record, address, block, &buffer).await? else {
-                    continue;
-                };
-                let size = survivor.stored.len() + crate::record::RECORD_HEAD_BYTES_MAX;
-                let room = capacity_bytes(self.superblock.group_blocks_max()) - framed_bytes(&[]);
-                if bytes + size > room {
-                    let moved = core::mem::take(&mut survivors);
-                    self.write_survivors(moved, segment.written_at, generation)
-                        .await?;
-                    bytes = 0;
+                let survivor = self.survivor(&record, address, block, &buffer).await?;
+                if let Some(survivor) = survivor
+                    && self.keep(survivor, segment.written_at, generation)
+                {
+                    self.write_survivors(generation).await?;
                 }
-                bytes += size;
-                survivors.push(survivor);
             }
             let blocks = u64::from(header.blocks());
             self.credit(dead * blocks / u64::from(self.superblock.segment_blocks));
@@ -230,22 +305,20 @@ impl<D: BlockDevice> FileSystem<D> {
                 return Err(FileError::ReadOnly);
             }
         }
-        self.write_survivors(survivors, segment.written_at, generation)
-            .await?;
         self.credit(dead * (end - block.min(end)) / u64::from(self.superblock.segment_blocks));
-        let left = self
-            .segments
-            .borrow()
-            .get(victim)
-            .map_or(0, |s| s.live_bytes);
-        if left > 0 {
-            // Something is meant here that no group of the segment tells of.
-            return Err(FileError::Damaged {
-                structure: Structure::CommitGroup,
-                block: BlockIndex(start),
-            });
-        }
         Ok(())
+    }
+
+    /// Keeps a survivor until it is written; true when there are enough for a group.
+    fn keep(&self, survivor: Survivor, written_at: u64, generation: usize) -> bool {
+        let mut state = self.cleaner.borrow_mut();
+        let Some(pending) = state.pending.get_mut(generation) else {
+            return false;
+        };
+        pending.bytes += survivor.len_bytes();
+        pending.written_at = pending.written_at.max(written_at);
+        pending.survivors.push(survivor);
+        pending.bytes >= capacity_bytes(self.superblock.group_blocks_max())
     }
 
     /// The group at `block`, whole; `None` where the segment's groups end.
@@ -381,15 +454,12 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(references)
     }
 
-    /// Writes survivors as one group, and then lets the trees name them there.
-    async fn write_survivors(
-        &self,
-        survivors: Vec<Survivor>,
-        written_at: u64,
-        generation: usize,
-    ) -> Result<(), FileError> {
+    /// Writes survivors as one group, as large as its segment has room for, and then lets the trees name them there;
+    /// false when there were none.
+    async fn write_survivors(&self, generation: usize) -> Result<bool, FileError> {
+        let (survivors, written_at) = self.take_pending(generation);
         if survivors.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let (group, places) = self.gather_survivors(&survivors, written_at, generation)?;
         let blocks = group.len_blocks();
@@ -402,7 +472,37 @@ impl<D: BlockDevice> FileSystem<D> {
         for (survivor, address) in survivors.iter().zip(places.addresses) {
             self.move_references(survivor, address).await?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// As many of the pending survivors as the next group takes.
+    fn take_pending(&self, generation: usize) -> (Vec<Survivor>, u64) {
+        let mut state = self.cleaner.borrow_mut();
+        let heads = self.heads.borrow();
+        let Some(pending) = state.pending.get_mut(generation) else {
+            return (Vec::new(), 0);
+        };
+        let group_max = self.superblock.group_blocks_max();
+        let left = match heads.survivors.get(generation) {
+            Some(Some(head)) => self.superblock.segment_blocks - head.next_block,
+            _ => group_max,
+        };
+        let fitting = |blocks: u32| {
+            let room = capacity_bytes(blocks).saturating_sub(FRAME_BYTES_MAX);
+            let mut bytes = 0;
+            let fits = |survivor: &&Survivor| {
+                bytes += survivor.len_bytes();
+                bytes <= room
+            };
+            pending.survivors.iter().take_while(fits).count()
+        };
+        let count = match fitting(left.min(group_max)) {
+            0 => fitting(group_max),
+            count => count,
+        };
+        let taken = pending.survivors.drain(..count).collect::<Vec<_>>();
+        pending.bytes -= taken.iter().map(Survivor::len_bytes).sum::<usize>();
+        (taken, pending.written_at)
     }
 
     fn gather_survivors(

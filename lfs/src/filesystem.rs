@@ -162,7 +162,7 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Bytes of the layer above that one record takes: records are not split.
     pub(crate) fn layer_chunk_bytes(&self) -> usize {
-        self.superblock.group_blocks_max() as usize * BLOCK_SIZE / 4
+        self.superblock.group_blocks_max() as usize * BLOCK_SIZE / 8
     }
 
     /// Whether the log would take a commit of any size right now.

@@ -42,10 +42,10 @@ pub struct FormatOptions {
 }
 
 impl FormatOptions {
-    /// What suits a device of this size: a thousand segments of 64 KiB to 4 MiB, of which the log takes an eighth
+    /// What suits a device of this size: some five hundred segments of 64 KiB to 4 MiB, of which the log takes an eighth
     /// between two checkpoints, but at most 32 MiB.
     pub fn for_device_bytes(bytes: u64) -> Self {
-        let segment = (bytes / 1024).clamp(64 << 10, 4 << 20);
+        let segment = (bytes / 512).clamp(64 << 10, 4 << 20);
         let segment = 1_u64 << segment.ilog2();
         let log = (bytes / 8).min(32 << 20) / segment;
         Self {

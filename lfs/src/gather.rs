@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
 use crate::layout::checksum;
-use crate::varint::{VARINT_BYTES_MAX, put_varint};
+use crate::varint::{VARINT_BYTES_MAX, put_varint, varint_len};
 use crate::{BLOCK_SIZE, BlockIndex, Buffer, BufferAllocError};
 
 /// A record of a commit, and the data it brings along: both are copied into the group.
@@ -30,11 +30,19 @@ impl Part<'_> {
 }
 
 /// Bytes that frame the parts of one commit in a group at most.
-const FRAME_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
+pub(crate) const FRAME_BYTES_MAX: usize = 2 * VARINT_BYTES_MAX;
 
-/// Bytes that `parts` of one commit take in a group.
+/// Bytes of records, and bytes of data, in `parts`.
+fn lengths(parts: &[Part<'_>]) -> (usize, usize) {
+    let records = parts.iter().map(|p| p.head.len() + p.body.len()).sum();
+    let data = parts.iter().map(|part| part.data.len()).sum();
+    (records, data)
+}
+
+/// Bytes that `parts` of one commit take in a group: exactly what [`OpenGroup::add`] adds.
 pub(crate) fn framed_bytes(parts: &[Part<'_>]) -> usize {
-    FRAME_BYTES_MAX + parts.iter().map(Part::len_bytes).sum::<usize>()
+    let (records, data) = lengths(parts);
+    varint_len(records as u64) + varint_len(data as u64) + records + data
 }
 
 /// Bytes that a group of `blocks` blocks has for commits.
@@ -115,7 +123,7 @@ impl OpenGroup {
 
     /// Makes sure that [`add`](Self::add) of these parts finds memory.
     pub(crate) fn reserve(&mut self, parts: &[Part<'_>]) -> Result<(), BufferAllocError> {
-        let data = parts.iter().map(|part| part.data.len()).sum::<usize>();
+        let (_, data) = lengths(parts);
         let records = framed_bytes(parts) - data;
         self.records
             .try_reserve(records)

@@ -14,7 +14,9 @@ use core::cell::RefCell;
 
 use crate::checkpoint::ReplayStart;
 use crate::cursor::{AHEAD, LogCursor};
-use crate::gather::{Chain, OpenGroup, Part, SealedGroup, capacity_bytes, framed_bytes};
+use crate::gather::{
+    Chain, FRAME_BYTES_MAX, OpenGroup, Part, SealedGroup, capacity_bytes, framed_bytes,
+};
 use crate::group::{GROUP_HEADER_BYTES, GroupKind};
 use crate::notify::Notify;
 use crate::segments::{SegmentKind, Segments};
@@ -96,6 +98,8 @@ pub(crate) struct LogView {
 
 /// How a commit is spread over groups.
 struct Plan {
+    /// Parts that still go to the open group.
+    begun: usize,
     /// Parts that go to one new group each, in order.
     chunks: Vec<Chunk>,
     advances: usize,
@@ -107,6 +111,17 @@ struct Chunk {
     advance: bool,
     /// Blocks from the group's start to the end of its segment.
     left: u32,
+}
+
+/// How many parts fit into `room` bytes, and what they take.
+fn fitting(parts: &[Part<'_>], room: usize) -> (usize, usize) {
+    let mut bytes = FRAME_BYTES_MAX;
+    let fits = |part: &&Part<'_>| {
+        bytes += part.len_bytes();
+        bytes <= room
+    };
+    let count = parts.iter().take_while(fits).count();
+    (count, framed_bytes(parts.get(..count).unwrap_or_default()))
 }
 
 impl Log {
@@ -199,18 +214,21 @@ impl Log {
         } else {
             let plan = self.plan(state, parts, bytes)?;
             self.decide_ahead(state, plan.advances)?;
-            let fresh = self.build(state, parts, number, &plan, addresses)?;
-            let split = fresh.len() > 1;
-            for (chunk, group) in plan.chunks.iter().zip(fresh) {
+            let fresh = self.build(state, parts, number, &plan)?;
+            if let Some(open) = state.open.as_mut().filter(|_| plan.begun > 0) {
+                let begun = parts.get(..plan.begun).unwrap_or_default();
+                open.reserve(begun).map_err(|_| AppendError::OutOfMemory)?;
+                open.add(begun, |address| addresses.push(address));
+                open.continues = true;
+            }
+            for (chunk, (group, at)) in plan.chunks.iter().zip(fresh) {
                 self.seal(state);
                 if chunk.advance && !state.cursor.advance() {
                     // `decide_ahead` has seen to it that there is a next segment.
                     return Err(AppendError::NoRoom);
                 }
                 state.open = Some(group);
-            }
-            if split {
-                self.seal(state);
+                addresses.extend(at);
             }
         }
         state.appended = number;
@@ -234,6 +252,7 @@ impl Log {
             .blocks_left(&self.superblock)
             .saturating_sub(open_blocks);
         let mut plan = Plan {
+            begun: 0,
             chunks: Vec::new(),
             advances: 0,
         };
@@ -250,19 +269,18 @@ impl Log {
             });
             return Ok(plan);
         }
-        let mut next = 0;
+        let room = open.map_or(0, OpenGroup::room_bytes);
+        plan.begun = fitting(parts, room).0;
+        let begun = parts.get(..plan.begun).unwrap_or_default();
+        if plan.begun > 0 {
+            let gathered = open.map_or(0, OpenGroup::len_bytes) + framed_bytes(begun);
+            left = (left + open_blocks).saturating_sub(blocks_for(gathered)?);
+        }
+        let mut next = plan.begun;
         while next < parts.len() {
             let room = capacity_bytes(group_max.min(left));
             let rest = parts.get(next..).unwrap_or_default();
-            let mut bytes = framed_bytes(&[]);
-            let mut count = 0;
-            for part in rest {
-                if bytes + part.len_bytes() > room {
-                    break;
-                }
-                bytes += part.len_bytes();
-                count += 1;
-            }
+            let (count, bytes) = fitting(rest, room);
             if count == 0 {
                 if left == segment_blocks {
                     return Err(AppendError::TooLarge);
@@ -290,8 +308,7 @@ impl Log {
         parts: &[Part<'_>],
         number: u64,
         plan: &Plan,
-        addresses: &mut Vec<u64>,
-    ) -> Result<Vec<OpenGroup>, AppendError> {
+    ) -> Result<Vec<(OpenGroup, Vec<u64>)>, AppendError> {
         let group_max = self.superblock.group_blocks_max();
         let mut ahead = state.cursor.ahead.iter();
         let mut segment = state.cursor.current();
@@ -306,14 +323,20 @@ impl Log {
             let block = BlockIndex(end - u64::from(chunk.left));
             let parts = parts.get(chunk.parts.clone()).unwrap_or_default();
             let buffer = state.buffers.pop().unwrap_or_default();
-            let mut group =
-                OpenGroup::new(block, group_max.min(chunk.left), buffer, number, at > 0)
-                    .map_err(|_| AppendError::OutOfMemory)?;
+            let mut group = OpenGroup::new(
+                block,
+                group_max.min(chunk.left),
+                buffer,
+                number,
+                at > 0 || plan.begun > 0,
+            )
+            .map_err(|_| AppendError::OutOfMemory)?;
             group.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            let mut addresses = Vec::new();
             group.add(parts, |address| addresses.push(address));
             group.commits_ending = u32::from(at == last);
             group.continues = at != last;
-            groups.push(group);
+            groups.push((group, addresses));
         }
         Ok(groups)
     }
@@ -570,6 +593,7 @@ impl Log {
         let Some(group) = state.open.take() else {
             return;
         };
+        debug_assert_eq!(group.block(), state.cursor.block(&self.superblock));
         let mut ahead = state.cursor.ahead.iter().copied();
         let chain = Chain {
             sequence: state.cursor.sequence,

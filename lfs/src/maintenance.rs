@@ -87,9 +87,8 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether a checkpoint would bring free segments that are needed.
     fn wants_segments(&self) -> bool {
-        let segments = self.segments.borrow();
-        segments.free() < self.superblock.segments_low() + self.segments_promised()
-            && segments.emptied_count() >= self.superblock.segments_for_tidying() / 4
+        let wanted = self.superblock.segments_needed() + self.segments_promised();
+        self.segments.borrow().free() <= wanted && self.segments_coming() >= 2
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {

@@ -120,20 +120,21 @@ impl Superblock {
     }
 
     /// Segments that the largest commit can take, however its parts fill them: a group is left when
-    /// the next part does not fit, and a part is at most a quarter of a group.
+    /// the next part does not fit, and a part is little more than an eighth of a group.
     pub(crate) fn commit_segments_max(&self) -> usize {
-        (self.log_segments / 8) as usize * 3 / 2 + 2
+        (self.log_segments / 8) as usize * 4 / 3 + 2
     }
 
-    /// Most bytes of a file in one extent: a quarter of a group, so that groups fill up.
+    /// Most bytes of a file in one extent: an eighth of a group, so that groups fill up.
     pub(crate) fn extent_bytes_max(&self) -> u32 {
-        let quarter = self.group_blocks_max() / 4 * 4096;
-        quarter.clamp(4096, crate::extent::EXTENT_BYTES_MAX)
+        let eighth = self.group_blocks_max() / 8 * 4096;
+        eighth.clamp(4096, crate::extent::EXTENT_BYTES_MAX)
     }
 
-    /// Segments that are not counted as capacity: with everything else full there is still this much to clean in.
+    /// Segments that are not counted as capacity: those that are free, about to be, or on the way, and a few to
+    /// clean in when everything else is full.
     pub(crate) fn segments_reserved(&self) -> u32 {
-        self.segment_count / 16 + 8
+        self.segments_low() + self.segment_count / 16 + 2
     }
 
     /// Changed tree nodes that may gather before a checkpoint: half of what is left to tidying, and 16 MiB.
@@ -144,12 +145,19 @@ impl Superblock {
 
     /// Free segments that commits leave to checkpoints and the cleaner, so that both can always go on.
     pub(crate) fn segments_for_tidying(&self) -> u32 {
-        self.segment_count / 64 + 6
+        self.segment_count / 128 + 5
     }
 
-    /// Free segments below which the cleaner works.
+    /// Free segments at which a checkpoint is made for those that were emptied: what a commit of any size needs.
+    pub(crate) fn segments_needed(&self) -> u32 {
+        let commit = u32::try_from(self.commit_segments_max()).unwrap_or(u32::MAX);
+        self.segments_for_tidying() + commit + 4
+    }
+
+    /// Segments that are free or emptied below which the cleaner works. The more are emptied before a checkpoint
+    /// frees them, the fewer checkpoints there are.
     pub(crate) fn segments_low(&self) -> u32 {
-        2 * self.segments_for_tidying()
+        self.segments_needed() + self.segment_count / 24 + 2
     }
 
     /// Blocks of a full object frame.

@@ -15,6 +15,12 @@ pub(crate) fn put_varint(target: &mut Vec<u8>, mut value: u64) {
     target.push((value & 0x7f) as u8);
 }
 
+/// Bytes that `value` takes.
+pub(crate) fn varint_len(value: u64) -> usize {
+    let bits = u64::BITS - value.leading_zeros();
+    bits.div_ceil(7).max(1) as usize
+}
+
 /// Takes one off the front of `bytes`. `None` when it ends early, is longer than it needs to be, or
 /// exceeds 64 bits: every number has one form.
 pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -65,6 +71,7 @@ mod tests {
             put_varint(&mut bytes, value);
             let mut rest = &bytes[..];
             assert_eq!((take_varint(&mut rest), rest.len()), (Some(value), 0));
+            assert_eq!(varint_len(value), bytes.len());
             bytes.pop();
             assert_eq!(take_varint(&mut &bytes[..]), None);
         }
