@@ -520,11 +520,12 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn miscounted_space_is_found_and_counted_again() {
     let (disk, contents) = image(RECIPE);
     let mut bytes = disk.to_bytes();
-    let mut changed = 0;
     for block in bytes.chunks_exact_mut(BLOCK_SIZE) {
         if !block.starts_with(b"SiTb") {
             continue;
         }
+        // In both homes of the block: one of them holds.
+        let mut changed = 0;
         for entry in block[64..].chunks_exact_mut(16) {
             let live = u32::from_le_bytes(entry[4..8].try_into().unwrap());
             if entry[0] == 1 && live > 100 && live < 20_000 && changed < 2 {
