@@ -5,9 +5,7 @@ use lfs::{BLOCK_SIZE, FileKind, InodeNumber, Stat};
 
 use crate::clock::{now_ns, since_epoch_ns, system_time};
 
-const SET_USER_ID: u16 = 0o4000;
 const SET_GROUP_ID: u16 = 0o2000;
-const GROUP_EXECUTES: u16 = 0o0010;
 
 /// The type bits of a mode.
 const TYPE_BITS: u32 = 0o170_000;
@@ -87,17 +85,6 @@ pub(super) fn permissions(mode: u32) -> u16 {
     u16::try_from(mode & 0o7777).unwrap_or_default()
 }
 
-/// A mode after somebody who may not keep them changed the content: without set-user-id, and without
-/// set-group-id where that means execution.
-pub(super) fn without_privileges(mode: u16) -> u16 {
-    let group = if mode & GROUP_EXECUTES != 0 {
-        SET_GROUP_ID
-    } else {
-        0
-    };
-    mode & !(SET_USER_ID | group)
-}
-
 /// Mode and group of something new in a directory: with its set-group-id bit set, the group is the directory's, and
 /// directories hand the bit down.
 pub(super) fn inherit(parent: &Stat, kind: FileKind, mode: u16, gid: u32) -> (u16, u32) {
@@ -140,20 +127,6 @@ mod tests {
         for (major, minor) in [(0, 0), (1, 3), (8, 17), (4095, 0xfffff), (259, 300)] {
             let device = rustix::fs::makedev(major, minor);
             assert_eq!(device_number(kernel_device(device)), device);
-        }
-    }
-
-    #[test]
-    fn privileges_are_lost_as_linux_does_it() {
-        for (before, after) in [
-            (0o4755, 0o755),
-            (0o2755, 0o755),
-            // Without execution by the group the bit once meant mandatory locks.
-            (0o2644, 0o2644),
-            (0o6777, 0o777),
-            (0o1644, 0o1644),
-        ] {
-            assert_eq!(without_privileges(before), after);
         }
     }
 }

@@ -79,7 +79,7 @@ impl Filesystem for Bridge {
         for wanted in [
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_BIG_WRITES,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -251,15 +251,10 @@ impl Filesystem for Bridge {
         });
     }
 
-    fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let truncate = flags.0 & nix::libc::O_TRUNC != 0;
-        let caller = caller(request);
-        self.send(move |mounted| async move {
-            match mounted.open(inode_of(inode), truncate, caller).await {
-                Ok(()) => reply.opened(HANDLE, FopenFlags::FOPEN_KEEP_CACHE),
-                Err(error) => reply.error(error),
-            }
-        });
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        // Opening needs nothing. Told so, the kernel does not ask again, and keeps what it has in its cache. It truncates
+        // by itself, after it has made sure that it may: a program that runs is not truncated.
+        reply.error(Errno::ENOSYS);
     }
 
     fn create(

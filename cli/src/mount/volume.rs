@@ -2,8 +2,8 @@
 //!
 //! Every function is one request: one transaction or one look, an error number when it fails. Whether the caller
 //! may do it has been decided by the kernel (`default_permissions`), which also clears set-user-id bits on
-//! writes and changes of owner; what it leaves to a file system is here: opening with truncation, and the group of
-//! something new in a set-group-id directory.
+//! writes, truncations and changes of owner; what it leaves to a file system is here: the group of something new in a
+//! set-group-id directory.
 //!
 //! **Inodes the kernel knows.** Each reply that names an inode counts; the kernel takes the counts back with
 //! `forget`, and not before the last user of the inode has closed it. As long as the count is not zero the inode is
@@ -25,7 +25,7 @@ use lfs::{
     Stat, Transaction, XattrMode,
 };
 
-use super::attributes::{inherit, without_privileges};
+use super::attributes::inherit;
 use super::errno::errno;
 use crate::clock::now_ns;
 use crate::image::{Tree, Volume, piece_bytes};
@@ -241,32 +241,6 @@ impl Mounted {
         };
         self.change(|tx| tx.files().rename(from.0, from.1, to.0, to.1, flags))
             .await
-    }
-
-    /// Opens a file; with `truncate` it is empty afterwards, in one step with the loss of its privileges.
-    pub(super) async fn open(
-        &self,
-        inode: InodeNumber,
-        truncate: bool,
-        caller: Caller,
-    ) -> Reply<()> {
-        if !truncate {
-            return Ok(());
-        }
-        self.change(|tx| {
-            let mut files = tx.files();
-            let stat = files.stat(inode)?;
-            let mode = without_privileges(stat.mode);
-            files.set_attributes(
-                inode,
-                &SetAttributes {
-                    size: Some(0),
-                    mode: (caller.uid != 0 && mode != stat.mode).then_some(mode),
-                    ..SetAttributes::default()
-                },
-            )
-        })
-        .await
     }
 
     pub(super) async fn read_data(

@@ -267,6 +267,29 @@ fn privileges_and_groups() {
     mount.unmount();
 }
 
+/// Were opening and truncating one request to the file system, the file would be empty by the time the kernel refuses.
+#[test]
+fn a_running_program_is_not_truncated() {
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::io::Errno;
+    let scratch = Scratch::with_image("64M");
+    let mount = scratch.mount();
+    let program = mount.path("sleep");
+    fs::copy("/bin/sleep", &program).expect("copied");
+    let size = fs::metadata(&program).expect("there").len();
+    let mut child = std::process::Command::new(&program)
+        .arg("100")
+        .spawn()
+        .expect("runs");
+    let opened = open(&program, OFlags::RDONLY | OFlags::TRUNC, Mode::empty());
+    let left = fs::metadata(&program).expect("there").len();
+    child.kill().expect("runs");
+    child.wait().expect("ends");
+    assert_eq!(opened.map(drop), Err(Errno::TXTBSY));
+    assert_eq!(left, size);
+    mount.unmount();
+}
+
 #[test]
 fn a_full_disk_says_so_and_recovers() {
     let scratch = Scratch::with_image("16M");

@@ -11,7 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything takes on a slow machine that does something else, too.
-const LIMIT: Duration = Duration::from_mins(4);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// A directory with an image in it.
 pub(crate) struct Scratch {
@@ -133,6 +133,8 @@ fn pid_of(child: &Child) -> Pid {
 pub(crate) struct Mount {
     directory: PathBuf,
     child: Option<Child>,
+    /// Ends the tool when it is not dropped in time: a program that waits for an answer from it cannot even be killed.
+    watch: Option<mpsc::Sender<()>>,
 }
 
 impl Mount {
@@ -165,9 +167,18 @@ impl Mount {
             // Whatever else it says has to go somewhere.
             let _ = stdout.read_to_string(&mut String::new());
         });
+        let (watch, watched) = mpsc::channel::<()>();
+        let pid = pid_of(&child);
+        std::thread::spawn(move || {
+            if watched.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("still mounted after {LIMIT:?}: ended");
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
         let mount = Self {
             directory,
             child: Some(child),
+            watch: Some(watch),
         };
         let line = receiver.recv_timeout(LIMIT).expect("says that it is ready");
         assert!(line.contains("is mounted on"), "says {line:?}");
@@ -197,6 +208,7 @@ impl Mount {
 
     /// Ends the tool without mercy, as a crash of it would.
     pub(crate) fn kill(mut self) {
+        self.watch = None;
         let mut child = self.child.take().expect("runs");
         child.kill().expect("killed");
         child.wait().expect("ends");
@@ -204,6 +216,7 @@ impl Mount {
     }
 
     fn ends_well(mut self) {
+        self.watch = None;
         let child = self.child.take().expect("runs");
         let status = wait(child).expect("ends in time");
         assert_eq!(status.code(), Some(0), "{status}");
@@ -212,6 +225,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        self.watch = None;
         if let Some(child) = self.child.take() {
             let _ = unmount(&self.directory, UnmountFlags::DETACH);
             let _ = kill_process(pid_of(&child), Signal::TERM);
