@@ -108,9 +108,14 @@ impl Image {
         if device.size_bytes() == 0 {
             return Err(Error::new(&shown, lfs::MountError::NotFound));
         }
-        let volume = mount(device, access)
-            .await
-            .map_err(|error| Error::new(&shown, error))?;
+        let failed = |error: lfs::MountError| Error::new(&shown, error);
+        let (mut volume, keys_in_log) = mount(device, access).await.map_err(failed)?;
+        if keys_in_log && access == Access::Write {
+            drop(volume);
+            settle_keys(path, &shown).await?;
+            let device = FileDevice::open(path, access).about(&shown)?;
+            (volume, _) = mount(device, access).await.map_err(failed)?;
+        }
         let volume = Rc::new(volume);
         let runner = (access == Access::Write).then(|| {
             let volume = Rc::clone(&volume);
@@ -221,12 +226,37 @@ pub(crate) fn piece_bytes(volume: &Volume) -> usize {
     (half - half % lfs::BLOCK_SIZE).clamp(lfs::BLOCK_SIZE, PIECE_BYTES_MAX)
 }
 
-async fn mount(device: FileDevice, access: Access) -> Result<Volume, lfs::MountError> {
+/// Mounts, and tells whether the log has keys that are nowhere else.
+async fn mount(device: FileDevice, access: Access) -> Result<(Volume, bool), lfs::MountError> {
     let mut recovery = Recovery::open(device).await?;
-    // What layers above the files keep in the log is theirs, and stays.
-    while recovery.next_commit().await?.is_some() {}
-    match access {
-        Access::Read => Ok(recovery.finish_without_writing()),
-        Access::Write => recovery.finish().await,
+    let mut keys_in_log = false;
+    while let Some((_, layer)) = recovery.next_commit().await? {
+        keys_in_log |= !layer.is_empty();
     }
+    let volume = match access {
+        Access::Read => recovery.finish_without_writing(),
+        Access::Write => recovery.finish().await?,
+    };
+    Ok((volume, keys_in_log))
+}
+
+/// Has the store of keys write what it has only in the log to where it keeps it, as a clean shutdown of a server does.
+/// Without it, what a command writes would fill the log behind keys that must not be dropped from it.
+async fn settle_keys(path: &Path, shown: &str) -> Outcome<()> {
+    let device = FileDevice::open(path, Access::Write).about(shown)?;
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
+    let options = kvstore::Options {
+        // The keys fitted into the memory of the server that wrote them.
+        memory_bytes_max: usize::MAX / 4,
+        open_memory_bytes_max: usize::MAX / 4,
+        hash_seed: u64::from_le_bytes(seed),
+    };
+    let store = kvstore::Store::open(device, options)
+        .await
+        .map_err(|error| Error::new(shown, error))?;
+    let clock = HostClock::new();
+    let ((), durable) = tokio::join!(store.run(&clock), store.shutdown());
+    durable.map_err(|_| Error::new(shown, "the disk failed; not everything is durable"))
 }
