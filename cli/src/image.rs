@@ -112,7 +112,7 @@ impl Image {
         let (mut volume, keys_in_log) = mount(device, access).await.map_err(failed)?;
         if keys_in_log && access == Access::Write {
             drop(volume);
-            settle_keys(path, &shown).await?;
+            Box::pin(settle_keys(path, &shown)).await?;
             let device = FileDevice::open(path, access).about(&shown)?;
             (volume, _) = mount(device, access).await.map_err(failed)?;
         }
