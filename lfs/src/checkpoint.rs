@@ -72,18 +72,20 @@ fn encode_root(root: Option<TreeRoot>) -> RootLayout {
     }
 }
 
-/// `None` when it cannot be a root; `Some(None)` for an empty tree.
-fn decode_root(layout: &RootLayout) -> Option<Option<TreeRoot>> {
+/// A root that no tree has.
+struct NoRoot;
+
+/// The root; `None` for an empty tree.
+fn decode_root(layout: &RootLayout) -> Result<Option<TreeRoot>, NoRoot> {
     if layout.block.get() == 0 {
-        return Some(None);
+        return Ok(None);
     }
-    Some(Some(TreeRoot {
-        pointer: NodePointer {
-            block: BlockIndex(layout.block.get()),
-            checksum: layout.checksum.get(),
-        },
-        level: u8::try_from(layout.level.get()).ok()?,
-    }))
+    let pointer = NodePointer {
+        block: BlockIndex(layout.block.get()),
+        checksum: layout.checksum.get(),
+    };
+    let level = u8::try_from(layout.level.get()).map_err(|_| NoRoot)?;
+    Ok(Some(TreeRoot { pointer, level }))
 }
 
 /// The checkpoint does not fit into its slot.
@@ -239,8 +241,8 @@ impl Checkpoint {
             ahead_count: usize::try_from(layout.ahead_count.get()).ok()?,
             segment_count: layout.segment_count.get(),
             log_blocks: layout.log_blocks.get(),
-            live_root: decode_root(&layout.live_root)?,
-            history_root: decode_root(&layout.history_root)?,
+            live_root: decode_root(&layout.live_root).ok()?,
+            history_root: decode_root(&layout.history_root).ok()?,
             next_inode: layout.next_inode.get(),
             table_homes,
             next_object: layout.next_object.get(),

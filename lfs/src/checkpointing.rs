@@ -20,6 +20,9 @@ use crate::{
 /// How long a checkpoint waits for a commit's flush to cover its own writes before it makes one.
 const BARRIER_PATIENCE_MS: u64 = 1000;
 
+/// What a node takes in its segment.
+const NODE_BYTES: i64 = 4096;
+
 /// Nodes written before others get a turn.
 const NODES_PER_STEP: usize = 32;
 
@@ -146,7 +149,7 @@ impl<D: BlockDevice> FileSystem<D> {
         for freed in moment.live.freed().iter().chain(moment.history.freed()) {
             let address = freed.0 * BLOCK_SIZE as u64;
             if let Some(segment) = self.superblock.segment_of(address) {
-                segments.add_frozen(segment, -(BLOCK_SIZE as i64));
+                segments.add_frozen(segment, -(NODE_BYTES));
             }
         }
         Moment {
@@ -161,11 +164,11 @@ impl<D: BlockDevice> FileSystem<D> {
         for freed in moment.live.freed().iter().chain(moment.history.freed()) {
             let address = freed.0 * BLOCK_SIZE as u64;
             if let Some(segment) = self.superblock.segment_of(address) {
-                segments.add_frozen(segment, BLOCK_SIZE as i64);
+                segments.add_frozen(segment, NODE_BYTES);
             }
         }
         for &segment in &moment.written {
-            segments.add_frozen(segment, -(BLOCK_SIZE as i64));
+            segments.add_frozen(segment, -(NODE_BYTES));
         }
         for &segment in &moment.filled {
             segments.set_pinned(segment, false);
@@ -281,7 +284,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 segments.set_pinned(before, true);
                 filled.push(before);
             }
-            segments.add_frozen(segment, BLOCK_SIZE as i64);
+            segments.add_frozen(segment, NODE_BYTES);
             written.push(segment);
             Some(block)
         };

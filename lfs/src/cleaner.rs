@@ -51,8 +51,10 @@ pub(crate) struct CleanerState {
     pending: [Pending; SURVIVOR_HEADS],
     /// Bytes that were made free since the mount, credited as the cleaner goes through a victim.
     pub freed_bytes: u64,
-    /// Bytes that commits took while segments were few.
+    /// Bytes that commits took while it worked.
     pub taken_bytes: u64,
+    /// Whether it is at work and gains something: only then is it worth waiting for.
+    pub working: bool,
 }
 
 /// An extent of a victim that is still meant, on its way.
@@ -116,7 +118,13 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Cleans until there are enough segments, and writes all survivors; false when there was nothing to gain.
     async fn clean_some(&self) -> Result<bool, FileError> {
+        let before = self.segments.borrow().free() + self.segments_coming();
         let cleaned = self.clean_victims().await;
+        let after = self.segments.borrow().free() + self.segments_coming();
+        self.cleaner.borrow_mut().working = false;
+        self.log.nudge();
+        // Survivors can take what their victims gave.
+        let cleaned = cleaned.map(|found| found && after > before);
         let mut state = self.cleaner.borrow_mut();
         let mut segments = self.segments.borrow_mut();
         for victim in core::mem::take(&mut state.in_work) {
@@ -137,6 +145,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 break;
             };
             found = true;
+            self.cleaner.borrow_mut().working = true;
             let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
             // It may become empty on the way, and must not be used anew under the cleaner's eyes.
             self.segments.borrow_mut().set_pinned(victim, true);
@@ -631,22 +640,22 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Counts a commit of `bytes` bytes against what the cleaner frees.
     pub(crate) fn charge(&self, bytes: u64) {
-        let scarce = self.wants_cleaning();
         let mut state = self.cleaner.borrow_mut();
-        if scarce {
+        if state.working {
             state.taken_bytes += bytes;
-            self.changed.notify();
         } else {
             state.taken_bytes = state.freed_bytes;
         }
+        drop(state);
+        self.changed.notify();
     }
 
     /// Whether a commit may go ahead: while segments are few, commits take no more than the cleaner has freed, but for
     /// a group's worth. So each waits for as much cleaning as it writes and no more.
     pub(crate) fn pace(&self) -> bool {
-        let slack = self.superblock.group_blocks_max() as u64 * BLOCK;
+        let slack = u64::from(self.superblock.group_blocks_max()) * BLOCK;
         let state = self.cleaner.borrow();
-        state.taken_bytes <= state.freed_bytes + slack || !self.wants_cleaning() || self.is_ending()
+        !state.working || state.taken_bytes <= state.freed_bytes + slack || self.is_ending()
     }
 }
 

@@ -221,10 +221,12 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         let mut extents = Vec::new();
         let extent_max = self.superblock.extent_bytes_max() as usize;
-        for ((object, offset), bytes) in coalesce(&set.data, extent_max) {
-            let Some(bytes) = bytes else {
-                continue;
-            };
+        for run in coalesce(&set.data, extent_max) {
+            let Run {
+                object,
+                offset,
+                bytes,
+            } = run;
             let identity = ExtentIdentity {
                 object,
                 offset,
@@ -307,12 +309,11 @@ impl<D: BlockDevice> FileSystem<D> {
             });
         }
         let extent_max = self.superblock.extent_bytes_max() as usize;
-        for ((object, offset), bytes) in coalesce(&set.data, extent_max) {
-            let len = bytes.map_or(0, |bytes| bytes.len());
+        for run in coalesce(&set.data, extent_max) {
             let record = ExtentRecord {
-                object,
-                offset,
-                len: u32::try_from(len).unwrap_or(u32::MAX),
+                object: run.object,
+                offset: run.offset,
+                len: u32::try_from(run.bytes.len()).unwrap_or(u32::MAX),
                 encoding: 0,
                 stored_len: 0,
                 birth: number,
@@ -395,7 +396,7 @@ impl<D: BlockDevice> FileSystem<D> {
         if name.is_empty() || name.len() > SNAPSHOT_NAME_BYTES_MAX || name.contains(odd) {
             return Err(FileError::Invalid);
         }
-        let (_, commit) = self
+        let ((), commit) = self
             .transact(now_ns, |transaction| {
                 let snapshots = self.snapshots();
                 if snapshots.iter().any(|info| info.name == name) {
@@ -420,7 +421,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// # Errors
     /// [`FileError::NotFound`], [`FileError::ReadOnly`].
     pub async fn delete_snapshot(&self, name: &str) -> Result<(), FileError> {
-        let (_, commit) = self
+        let ((), commit) = self
             .transact(0, |transaction| {
                 let found = self.snapshots().into_iter().find(|info| info.name == name);
                 let id = found.ok_or(FileError::NotFound)?.id;
@@ -442,24 +443,32 @@ fn freed_ranges(set: &WriteSet) -> impl Iterator<Item = Change> {
     })
 }
 
+/// Data of a file that follow each other.
+struct Run {
+    object: u64,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
 /// Neighbouring data put together into extents of at most `len_max` bytes.
-fn coalesce(
-    data: &BTreeMap<(u64, u64), Staged>,
-    len_max: usize,
-) -> Vec<((u64, u64), Option<Vec<u8>>)> {
-    let mut extents: Vec<((u64, u64), Option<Vec<u8>>)> = Vec::new();
+fn coalesce(data: &BTreeMap<(u64, u64), Staged>, len_max: usize) -> Vec<Run> {
+    let mut extents: Vec<Run> = Vec::new();
     for (&(object, offset), staged) in data {
         let Some(bytes) = staged.bytes() else {
             continue;
         };
-        if let Some(((last_object, last_offset), Some(last))) = extents.last_mut()
-            && *last_object == object
-            && *last_offset + last.len() as u64 == offset
-            && last.len() + bytes.len() <= len_max
+        if let Some(last) = extents.last_mut()
+            && last.object == object
+            && last.offset + last.bytes.len() as u64 == offset
+            && last.bytes.len() + bytes.len() <= len_max
         {
-            last.extend_from_slice(bytes);
+            last.bytes.extend_from_slice(bytes);
         } else {
-            extents.push(((object, offset), Some(bytes.to_vec())));
+            extents.push(Run {
+                object,
+                offset,
+                bytes: bytes.to_vec(),
+            });
         }
     }
     extents

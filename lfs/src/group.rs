@@ -28,6 +28,7 @@ pub(crate) enum GroupKind {
 }
 
 /// A group's header, as read or to be written.
+#[expect(clippy::struct_excessive_bools, reason = "the flags of the format")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GroupHeader {
     pub kind: GroupKind,

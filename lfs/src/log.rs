@@ -528,11 +528,7 @@ impl Log {
         if written.is_err() {
             return self.fail();
         }
-        let mut state = self.state.borrow_mut();
-        if state.buffers.len() < BUFFERS_KEPT {
-            state.buffers.push(buffer);
-        }
-        drop(state);
+        self.keep_buffer(buffer);
         if self.flush(device).await.is_err() {
             return;
         }
@@ -543,6 +539,13 @@ impl Log {
         state.counters.bytes_written += (blocks * BLOCK_SIZE) as u64;
         drop(state);
         self.progress.notify();
+    }
+
+    fn keep_buffer(&self, buffer: Buffer) {
+        let buffers = &mut self.state.borrow_mut().buffers;
+        if buffers.len() < BUFFERS_KEPT {
+            buffers.push(buffer);
+        }
     }
 
     async fn flush(&self, device: &impl BlockDevice) -> Result<(), ReadOnly> {

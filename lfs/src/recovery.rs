@@ -425,6 +425,7 @@ impl<D: BlockDevice> Recovery<D> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn mount_error(error: FileError) -> MountError {
     match error {
         FileError::Damaged { structure, block } => MountError::Damaged { structure, block },

@@ -74,7 +74,7 @@ const FREE: Segment = Segment {
 
 #[derive(Clone)]
 pub(crate) struct Segments {
-    segments: Vec<Segment>,
+    table: Vec<Segment>,
     /// How often each segment was taken or given up since the mount.
     uses: Vec<u32>,
     segment_bytes: u64,
@@ -113,7 +113,7 @@ impl Segments {
         uses.resize(segments.len(), 0);
         let table_blocks = superblock.table_blocks as usize;
         Some(Self {
-            segments,
+            table: segments,
             uses,
             segment_bytes: superblock.segment_bytes() as u64,
             free: superblock.segment_count,
@@ -127,7 +127,7 @@ impl Segments {
     }
 
     pub(crate) fn count(&self) -> u32 {
-        u32::try_from(self.segments.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.table.len()).unwrap_or(u32::MAX)
     }
 
     /// Free segments.
@@ -141,12 +141,12 @@ impl Segments {
     }
 
     pub(crate) fn get(&self, segment: SegmentId) -> Option<&Segment> {
-        self.segments.get(segment.0 as usize)
+        self.table.get(segment.0 as usize)
     }
 
     /// All segments with their numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SegmentId, &Segment)> {
-        (0..).map(SegmentId).zip(&self.segments)
+        (0..).map(SegmentId).zip(&self.table)
     }
 
     /// Which use of the segment with the byte at `address` this is. What was read while it was another one may
@@ -169,9 +169,9 @@ impl Segments {
         if self.free == 0 {
             return None;
         }
-        let (cursor, end) = (self.cursor as usize, self.segments.len());
+        let (cursor, end) = (self.cursor as usize, self.table.len());
         let found = (cursor..end).chain(0..cursor).find(|&at| {
-            self.segments
+            self.table
                 .get(at)
                 .is_some_and(|segment| segment.kind == SegmentKind::Free)
         })?;
@@ -232,7 +232,7 @@ impl Segments {
     }
 
     fn update(&mut self, id: SegmentId, change: impl FnOnce(&mut Segment)) {
-        if let Some(segment) = self.segments.get_mut(id.0 as usize) {
+        if let Some(segment) = self.table.get_mut(id.0 as usize) {
             self.emptied -= u32::from(segment.is_emptied());
             change(segment);
             self.emptied += u32::from(segment.is_emptied());
@@ -366,7 +366,7 @@ impl Segments {
 
     /// Sets what the table says of a segment, whatever it said before. For repairs of a table that nobody uses.
     pub(crate) fn restore(&mut self, id: SegmentId, segment: Segment) {
-        if let Some(place) = self.segments.get_mut(id.0 as usize) {
+        if let Some(place) = self.table.get_mut(id.0 as usize) {
             *place = segment;
         }
     }
@@ -405,7 +405,7 @@ impl Segments {
         };
         let first = index * TABLE_ENTRIES;
         let entries = self
-            .segments
+            .table
             .get(first as usize..)
             .unwrap_or_default()
             .iter()
@@ -452,7 +452,7 @@ impl Segments {
             return false;
         };
         let first = index * TABLE_ENTRIES;
-        let targets = self.segments.get_mut(first as usize..).unwrap_or_default();
+        let targets = self.table.get_mut(first as usize..).unwrap_or_default();
         let entries = rest.chunks_exact(size_of::<SegmentLayout>());
         for (entry, segment) in entries.zip(targets).take(TABLE_ENTRIES as usize) {
             let Ok(entry) = SegmentLayout::ref_from_bytes(entry) else {

@@ -212,7 +212,7 @@ impl Volume {
             while ranges.get(next_range).is_some_and(|range| range.1 <= start) {
                 next_range += 1;
             }
-            self.cut(
+            cut(
                 plan,
                 &key,
                 &item,
@@ -224,70 +224,6 @@ impl Volume {
             next = self.piece_from(&after(&key))?;
         }
         Ok(())
-    }
-
-    /// Cuts `ranges` out of one piece.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one piece with all that was found out about it"
-    )]
-    fn cut(
-        &self,
-        plan: &mut Plan,
-        key: &Key,
-        item: &Item,
-        piece: &Piece,
-        (start, end): (u64, u64),
-        ranges: &[(u64, u64)],
-        newest: u64,
-    ) {
-        let part = |from: u64, to: u64| {
-            // Within the piece, which is at most an extent long.
-            let len = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
-            piece.part(len(from - start), len(to - from))
-        };
-        let mut kept_first = false;
-        let mut at = start;
-        let mut touched = false;
-        let keep = |plan: &mut Plan, from: u64, to: u64| {
-            let item = Item::new(item.birth, &part(from, to).encode());
-            let key = extent_key(key.object, from);
-            plan.mutations.push(Mutation::Live(key, Some(item)));
-        };
-        for &(from, to) in ranges {
-            if from >= end {
-                break;
-            }
-            let (from, to) = (from.max(at), to.min(end));
-            if from >= to {
-                continue;
-            }
-            touched = true;
-            if from > at {
-                kept_first |= at == start;
-                keep(plan, at, from);
-            }
-            let gone = part(from, to);
-            if item.birth <= newest {
-                let dead = Key {
-                    position: from,
-                    version: plan.commit,
-                    ..*key
-                };
-                let item = Item::new(item.birth, &gone.encode());
-                plan.mutations.push(Mutation::History(dead, item));
-            } else {
-                plan.freed.push((gone.address, gone.stored_share()));
-            }
-            at = to;
-        }
-        if touched && at < end {
-            keep(plan, at, end);
-            kept_first |= at == start;
-        }
-        if touched && !kept_first {
-            plan.mutations.push(Mutation::Live(*key, None));
-        }
     }
 
     /// The piece of `object` that holds the byte at `offset`, or else the first one behind it.
@@ -384,6 +320,65 @@ impl Volume {
         })?;
         held.hold(node);
         Ok(())
+    }
+}
+
+/// Cuts `ranges` out of one piece.
+fn cut(
+    plan: &mut Plan,
+    key: &Key,
+    item: &Item,
+    piece: &Piece,
+    (start, end): (u64, u64),
+    ranges: &[(u64, u64)],
+    newest: u64,
+) {
+    let part = |from: u64, to: u64| {
+        // Within the piece, which is at most an extent long.
+        let len = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        piece.part(len(from - start), len(to - from))
+    };
+    let mut kept_first = false;
+    let mut at = start;
+    let mut touched = false;
+    let keep = |plan: &mut Plan, from: u64, to: u64| {
+        let item = Item::new(item.birth, &part(from, to).encode());
+        let key = extent_key(key.object, from);
+        plan.mutations.push(Mutation::Live(key, Some(item)));
+    };
+    for &(from, to) in ranges {
+        if from >= end {
+            break;
+        }
+        let (from, to) = (from.max(at), to.min(end));
+        if from >= to {
+            continue;
+        }
+        touched = true;
+        if from > at {
+            kept_first |= at == start;
+            keep(plan, at, from);
+        }
+        let gone = part(from, to);
+        if item.birth <= newest {
+            let dead = Key {
+                position: from,
+                version: plan.commit,
+                ..*key
+            };
+            let item = Item::new(item.birth, &gone.encode());
+            plan.mutations.push(Mutation::History(dead, item));
+        } else {
+            plan.freed.push((gone.address, gone.stored_share()));
+        }
+        at = to;
+    }
+    if touched && at < end {
+        keep(plan, at, end);
+        kept_first |= at == start;
+    }
+    if touched && !kept_first {
+        plan.mutations.push(Mutation::Live(*key, None));
     }
 }
 

@@ -25,7 +25,7 @@ fn run(seed: u64, segments: usize, boots: u64) {
     for boot in 0..boots {
         let what = format!("seed {seed}, boot {boot}");
         machine.compare(&what);
-        for _ in 0..1 + random.below(3) {
+        for _ in 0..=random.below(3) {
             let workers = 1 + random.index(3);
             machine.work(workers, 30);
             machine.compare(&format!("{what}, while running"));

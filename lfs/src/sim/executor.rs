@@ -86,19 +86,16 @@ impl Executor {
             let candidates =
                 (0..self.tasks.len()).filter(|&i| self.tasks.get(i).is_some_and(ready));
             let candidates = candidates.collect::<Vec<_>>();
-            match candidates.get(self.random.index(candidates.len())) {
-                Some(&index) => {
-                    polls += 1;
-                    assert!(polls < POLLS_MAX, "the simulation runs in circles");
-                    self.poll(index);
-                }
-                None => {
-                    polls = 0;
-                    assert!(
-                        self.clock.advance(),
-                        "the simulation is stuck: everybody waits"
-                    );
-                }
+            if let Some(&index) = candidates.get(self.random.index(candidates.len())) {
+                polls += 1;
+                assert!(polls < POLLS_MAX, "the simulation runs in circles");
+                self.poll(index);
+            } else {
+                polls = 0;
+                assert!(
+                    self.clock.advance(),
+                    "the simulation is stuck: everybody waits"
+                );
             }
         }
     }

@@ -33,8 +33,11 @@ const LOOKS_PER_EVICTION: usize = 64;
 
 /// A node that stays in memory as long as this lives.
 #[derive(Debug, Clone)]
-pub(crate) struct NodeHandle(Rc<Node>);
+pub(crate) struct NodeHandle(
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is held, not used"))] Rc<Node>,
+);
 
+#[cfg(test)]
 impl NodeHandle {
     /// The node.
     pub(crate) fn node(&self) -> &Node {
@@ -58,6 +61,7 @@ impl Held {
     }
 
     /// Memory they take.
+    #[cfg(test)]
     pub(crate) fn memory_bytes(&self) -> usize {
         self.0.iter().map(|held| held.0.memory_bytes()).sum()
     }
@@ -118,16 +122,19 @@ impl NodeCache {
     }
 
     /// Memory that the nodes take.
+    #[cfg(test)]
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }
 
     /// Nodes.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
     /// Changes the bound. Nodes beyond it go with the next insertions, or with [`shrink`](Self::shrink).
+    #[cfg(test)]
     pub(crate) fn set_memory_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
     }

@@ -36,6 +36,7 @@ pub(crate) struct Frozen {
     freeze: u64,
     generation: u64,
     root: Option<TreeRoot>,
+    #[cfg(test)]
     dirty_nodes: usize,
     freed: Vec<BlockIndex>,
     /// The nodes being written, each below the one before.
@@ -113,6 +114,7 @@ impl Frozen {
     }
 
     /// Nodes to write in all, written ones included.
+    #[cfg(test)]
     pub(crate) fn dirty_nodes(&self) -> usize {
         self.dirty_nodes
     }
@@ -199,6 +201,7 @@ impl Tree {
             freeze: self.freezes,
             generation,
             root: None,
+            #[cfg(test)]
             dirty_nodes: self.ledger.dirty_nodes,
             freed: self.ledger.freed.clone(),
             path: Vec::new(),

@@ -33,14 +33,14 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::{ControlFlow, RangeInclusive};
 
-pub(crate) use cache::{Held, NodeCache, NodeHandle, SharedCache};
-pub(crate) use codec::{NODE_MAGIC, NodeHeader, inspect};
-pub(crate) use frozen::{Frozen, NoSpace};
+pub(crate) use cache::{Held, NodeCache, SharedCache};
+pub(crate) use codec::{NodeHeader, inspect};
+pub(crate) use frozen::Frozen;
 pub(crate) use key::{Damaged, Defect, Item, ItemRef, Key, KeyRange, TreeKind};
 pub(crate) use node::Node;
 pub(crate) use walk::{Place, Step, Visited, Walk, items_of};
 
-use crate::{BLOCK_SIZE, BlockIndex, Fault, NodePointer};
+use crate::{BlockIndex, Fault, NodePointer};
 use frozen::Settling;
 use key::Expected;
 use node::Child;
@@ -173,6 +173,7 @@ impl Tree {
     ///
     /// # Errors
     /// What must be loaded first.
+    #[cfg(test)]
     pub(crate) fn last_up_to(&self, key: &Key) -> Result<Option<(Key, Item)>, Fault> {
         self.last(key, true)
     }
@@ -200,8 +201,9 @@ impl Tree {
     }
 
     /// Bytes that the next checkpoint has to write, at most.
+    #[cfg(test)]
     pub(crate) fn dirty_bytes(&self) -> usize {
-        self.ledger.dirty_nodes * BLOCK_SIZE
+        self.ledger.dirty_nodes * crate::BLOCK_SIZE
     }
 
     /// Blocks of the newest checkpoint that the tree no longer uses: segments count them until the next one.

@@ -11,9 +11,7 @@ pub mod world;
 use std::rc::Rc;
 
 use lfs::sim::{Executor, SimDisk, seed_from};
-use lfs::{
-    BLOCK_SIZE, CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError, Recovery,
-};
+use lfs::{CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError, Recovery};
 
 pub type TestFileSystem = FileSystem<SimDisk>;
 
@@ -21,7 +19,7 @@ pub type TestFileSystem = FileSystem<SimDisk>;
 pub const SEGMENT_BLOCKS: usize = 8;
 
 pub const FORMAT: FormatOptions = FormatOptions {
-    segment_bytes: (SEGMENT_BLOCKS * BLOCK_SIZE) as u32,
+    segment_bytes: 8 * 4096,
     log_segments: 16,
     created_ns: 0,
 };
