@@ -490,6 +490,7 @@ impl Reader {
     }
 
     /// What an inode says.
+    #[allow(clippy::unused_self, reason = "it reads as the others do")]
     pub fn inode(&self, state: &BTreeMap<Key, Item>, number: u64) -> Fallible<Inode> {
         let (_, value) = state.get(&(number, INODE, 0)).ok_or("no such inode")?;
         let mut taker = Taker(value);

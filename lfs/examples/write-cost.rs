@@ -5,6 +5,9 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     reason = "a tool for the terminal"
 )]
 
@@ -106,7 +109,7 @@ async fn overwrite(
         for chunk in bytes.chunks_exact_mut(8) {
             chunk.copy_from_slice(&random.next_u64().to_le_bytes());
         }
-        let (_, commit) = filesystem
+        let ((), commit) = filesystem
             .transact(1, |transaction| {
                 transaction.files().write(inode, unit * UNIT, &bytes)
             })

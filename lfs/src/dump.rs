@@ -2,7 +2,7 @@
 //! and the groups of survivors. For people who look into an image, and for programs.
 //!
 //! Reads only. Whatever is on the disk, it ends, does not panic, and takes the memory of one segment and of the segment
-//! table. Nothing it tells was checked for sense beyond its checksum; [`check`](crate::check) does that.
+//! table. Nothing it tells was checked for sense beyond its checksum; [`check`](crate::check()) does that.
 
 use alloc::string::String;
 use alloc::vec::Vec;

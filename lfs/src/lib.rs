@@ -9,7 +9,7 @@
 //! - `object`: immutable streams that own whole segments, for sorted runs of the layer above;
 //! - `checkpoint`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
 //! - [`FileSystem`]: all of it, mounted;
-//! - [`check`], [`repair`], [`dump`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use.
+//! - [`check()`], [`repair()`], [`dump()`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use.
 //!
 //! `DESIGN.md` says why it is so and argues each crash case.
 //!

@@ -313,7 +313,7 @@ impl Problem {
     }
 }
 
-/// What [`repair`](super::repair) does about a finding.
+/// What [`repair`](super::repair()) does about a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Repair {

@@ -1,7 +1,7 @@
 //! Content of files: reading, writing, truncating, holes.
 //!
 //! **Large truncations.** Freeing data takes time in proportion to its pieces, and a transaction must not
-//! take long. So up to [`FREE_BYTES_MAX`] (as counted in chunks that hold data) is freed at once; of
+//! take long. So up to `FREE_BYTES_MAX` (as counted in chunks that hold data) is freed at once; of
 //! more the inode only notes that the range is *cut*: it reads as zeros from then on, and
 //! [`reclaim_orphan`](Namespace::reclaim_orphan) frees what is in it. A file that is truncated to nothing
 //! gets a new, empty data object instead, and the old one becomes an orphan. Either way the truncation is

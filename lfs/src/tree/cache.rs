@@ -37,14 +37,6 @@ pub(crate) struct NodeHandle(
     #[cfg_attr(not(test), expect(dead_code, reason = "it is held, not used"))] Rc<Node>,
 );
 
-#[cfg(test)]
-impl NodeHandle {
-    /// The node.
-    pub(crate) fn node(&self) -> &Node {
-        &self.0
-    }
-}
-
 /// The nodes that an operation has loaded. Empty it, or drop it, when the operation is through.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Vec<NodeHandle>);

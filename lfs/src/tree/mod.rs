@@ -31,15 +31,21 @@ mod walk;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::ops::{ControlFlow, RangeInclusive};
+use core::ops::ControlFlow;
+#[cfg(any(test, feature = "sim"))]
+use core::ops::RangeInclusive;
 
 pub(crate) use cache::{Held, NodeCache, SharedCache};
 pub(crate) use codec::{NodeHeader, inspect};
 pub(crate) use frozen::Frozen;
+#[cfg(test)]
+use frozen::NoSpace;
 pub(crate) use key::{Damaged, Defect, Item, ItemRef, Key, KeyRange, TreeKind};
 pub(crate) use node::Node;
 pub(crate) use walk::{Place, Step, Visited, Walk, items_of};
 
+#[cfg(test)]
+use crate::BLOCK_SIZE;
 use crate::{BlockIndex, Fault, NodePointer};
 use frozen::Settling;
 use key::Expected;
@@ -182,6 +188,7 @@ impl Tree {
     ///
     /// # Errors
     /// What must be loaded first. `visit` may have been called for items before that.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn for_each_in(
         &self,
         range: &RangeInclusive<Key>,
@@ -203,7 +210,7 @@ impl Tree {
     /// Bytes that the next checkpoint has to write, at most.
     #[cfg(test)]
     pub(crate) fn dirty_bytes(&self) -> usize {
-        self.ledger.dirty_nodes * crate::BLOCK_SIZE
+        self.ledger.dirty_nodes * BLOCK_SIZE
     }
 
     /// Blocks of the newest checkpoint that the tree no longer uses: segments count them until the next one.

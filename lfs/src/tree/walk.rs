@@ -115,7 +115,7 @@ impl Walk {
         }
     }
 
-    /// The next node; with a [`Step::Read`] the walk goes on as with [`next_place`](Self::next_place).
+    /// The next node; with a [`Step::Read`] the walk goes on as with `next_place`.
     pub(crate) fn next_step(&mut self) -> Option<Step> {
         match self.rest.pop()? {
             Pending::Dirty(node, range) => {

@@ -84,22 +84,7 @@ fn files_from_an_ordinary_client(target: Target) {
     let stat: HashMap<String, Value> = cmd("FS.STAT").arg("/a/large").query(c).unwrap();
     assert_eq!(stat["size"], Value::Int(1_000_000));
     assert_eq!(stat["type"], Value::BulkString(b"file".to_vec()));
-    let mut names = Vec::new();
-    let mut cursor = 0_u64;
-    loop {
-        let (next, found): (u64, Vec<String>) = cmd("FS.LS")
-            .arg("/many")
-            .arg("CURSOR")
-            .arg(cursor)
-            .query(c)
-            .unwrap();
-        assert!(found.len() <= 100);
-        names.extend(found);
-        cursor = next;
-        if cursor == 0 {
-            break;
-        }
-    }
+    let mut names = list_in_steps(c, "/many");
     names.sort_unstable_by_key(|name| name.parse::<u32>().unwrap());
     assert!(
         names
@@ -116,6 +101,27 @@ fn files_from_an_ordinary_client(target: Target) {
     );
     cmd("SNAPSHOT").arg("DELETE").arg("before").exec(c).unwrap();
     machine.shutdown();
+}
+
+/// All names in a directory, as FS.LS gives them bit by bit.
+fn list_in_steps(c: &mut Connection, directory: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut cursor = 0_u64;
+    loop {
+        let (next, found): (u64, Vec<String>) = cmd("FS.LS")
+            .arg(directory)
+            .arg("CURSOR")
+            .arg(cursor)
+            .query(c)
+            .unwrap();
+        assert!(found.len() <= 100);
+        names.extend(found);
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    names
 }
 
 /// Rounds of writing until the plug is pulled.

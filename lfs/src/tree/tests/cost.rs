@@ -13,6 +13,7 @@ const FEWER_ITEMS: u64 = 200_000;
 struct Cost {
     fill_percent: usize,
     leaf_bytes_per_100_items: u64,
+    #[expect(dead_code, reason = "printed")]
     disk_bytes_per_100_items: u64,
     memory_bytes_per_node: usize,
 }
