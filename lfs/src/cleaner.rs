@@ -35,7 +35,7 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Blocks of a segment of nodes that are read at once.
 const NODE_BLOCKS_AT_ONCE: u32 = 32;
 
-/// A segment is worth cleaning when at least this part of it, one in so many, is not meant any more.
+/// A segment is worth cleaning when at least this part of it, one in so many, could be used better.
 const WORTH_ONE_IN: u32 = 16;
 
 /// What the cleaner remembers.
@@ -55,6 +55,8 @@ pub(crate) struct CleanerState {
     pub taken_bytes: u64,
     /// Whether it is at work and gains something: only then is it worth waiting for.
     pub working: bool,
+    /// Whether it last found nothing to gain.
+    pub in_vain: bool,
 }
 
 /// An extent of a victim that is still meant, on its way.
@@ -101,7 +103,10 @@ impl<D: BlockDevice> FileSystem<D> {
             if self.is_ending() {
                 return;
             }
-            match self.clean_some().await {
+            let cleaned = self.clean_some().await;
+            self.cleaner.borrow_mut().in_vain = cleaned != Ok(true);
+            self.log.nudge();
+            match cleaned {
                 Ok(true) => {}
                 // Nothing to gain before something changes.
                 Ok(false) => {
@@ -188,6 +193,16 @@ impl<D: BlockDevice> FileSystem<D> {
         self.segments.borrow().free() + self.segments_coming() < wanted
     }
 
+    /// Whether there is no room, and none will come by itself.
+    pub(crate) fn is_full(&self) -> bool {
+        let in_vain = self.cleaner.borrow().in_vain;
+        in_vain
+            && self.wants_cleaning()
+            && !self.log.has_room()
+            && !self.log.wants_checkpoint()
+            && self.segments_coming() == 0
+    }
+
     /// Segments that the next checkpoint frees.
     pub(crate) fn segments_coming(&self) -> u32 {
         let state = self.cleaner.borrow();
@@ -218,8 +233,9 @@ impl<D: BlockDevice> FileSystem<D> {
             let age = now.saturating_sub(segment.written_at) + 1;
             u128::from(size - live) * u128::from(age.isqrt()) * 1024 / u128::from(size + live)
         };
+        let full = self.superblock.segment_capacity_bytes();
         let worth = |segment: &Segment| {
-            u64::from(segment.live_bytes) <= size - size / u64::from(WORTH_ONE_IN)
+            u64::from(segment.live_bytes) + size / u64::from(WORTH_ONE_IN) <= full
         };
         segments
             .iter()

@@ -56,10 +56,11 @@ impl<D: BlockDevice> FileSystem<D> {
     ) -> Result<(T, CommitNumber), FileError> {
         let mut loaded = Loaded::default();
         loop {
-            self.admit(|| false).await;
+            self.admit(|| self.is_full()).await;
             match self.try_transact(now_ns, &loaded, &mut body) {
                 Ok(done) => return Ok(done),
                 Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                Err(CommitStop::NoRoom) if self.is_full() => return Err(FileError::NoSpace),
                 Err(CommitStop::NoRoom) => {
                     if self.closing.get() || self.is_failed() {
                         return Err(FileError::ReadOnly);
@@ -268,7 +269,14 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         let mut addresses = Vec::new();
         let layer_records = layer.chunks(self.layer_chunk_bytes());
-        let taken = append_changes(&self.log, &changes, &extents, layer_records, &mut addresses);
+        let taken = append_changes(
+            &self.log,
+            !growing && layer.is_empty(),
+            &changes,
+            &extents,
+            layer_records,
+            &mut addresses,
+        );
         taken.map_err(|error| match error {
             AppendError::NoRoom => CommitStop::NoRoom,
             AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
@@ -348,7 +356,8 @@ impl<D: BlockDevice> FileSystem<D> {
         let _ = self.log.wait_durable(appended).await;
         self.log
             .until(|| {
-                (self.log.has_room() || self.log.is_failed() || self.closing.get()).then_some(())
+                let over = self.log.is_failed() || self.closing.get() || self.is_full();
+                (self.log.has_room() || over).then_some(())
             })
             .await;
         Ok(())
@@ -477,6 +486,7 @@ fn coalesce(data: &BTreeMap<(u64, u64), Staged>, len_max: usize) -> Vec<Run> {
 /// Appends changes, with the stored extents of those that write, and records of the layer above as one commit.
 fn append_changes<'r>(
     log: &crate::log::Log,
+    shrinking: bool,
     changes: &'r [Change],
     extents: &'r [Vec<u8>],
     layer: impl Iterator<Item = &'r [u8]>,
@@ -522,5 +532,5 @@ fn append_changes<'r>(
             Part { head, body, data }
         })
         .collect::<Vec<_>>();
-    log.append(&parts, addresses)
+    log.append(&parts, addresses, shrinking)
 }

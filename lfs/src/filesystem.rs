@@ -153,7 +153,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 data: &[],
             })
             .collect::<Vec<_>>();
-        let number = self.log.append(&parts, &mut Vec::new())?;
+        let number = self.log.append(&parts, &mut Vec::new(), false)?;
         self.layer_commit.set(number);
         self.charge(payload.len() as u64);
         self.changed.notify();
@@ -277,7 +277,8 @@ impl<D: BlockDevice> FileSystem<D> {
             log_bytes_max: window * segment_bytes,
             replay_bytes_max: self.log.replay_segments_max() * segment_bytes,
             live_bytes: segments.live_bytes(),
-            capacity_bytes: count.saturating_sub(reserved) * segment_bytes,
+            capacity_bytes: count.saturating_sub(reserved)
+                * self.superblock.segment_capacity_bytes(),
         }
     }
 

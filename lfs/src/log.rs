@@ -192,10 +192,14 @@ impl Log {
 
     /// Takes a commit and gives it the next number; `addresses` gets where each part that has data will be.
     /// Not durable on return.
+    ///
+    /// `shrinking`: it frees more than it takes, and may use what others leave to tidying: on a full disk it is how
+    /// there comes to be room again.
     pub(crate) fn append(
         &self,
         parts: &[Part<'_>],
         addresses: &mut Vec<u64>,
+        shrinking: bool,
     ) -> Result<CommitNumber, AppendError> {
         let state = &mut *self.state.borrow_mut();
         if state.condition != Condition::Running {
@@ -213,7 +217,7 @@ impl Log {
             open.commits_ending += 1;
         } else {
             let plan = self.plan(state, parts, bytes)?;
-            self.decide_ahead(state, plan.advances)?;
+            self.decide_ahead(state, plan.advances, shrinking)?;
             let fresh = self.build(state, parts, number, &plan)?;
             if let Some(open) = state.open.as_mut().filter(|_| plan.begun > 0) {
                 let begun = parts.get(..plan.begun).unwrap_or_default();
@@ -613,13 +617,23 @@ impl Log {
     }
 
     /// Decides on the segments that the next `advances` steps need, and those that groups then announce.
-    fn decide_ahead(&self, state: &mut State, advances: usize) -> Result<(), AppendError> {
+    fn decide_ahead(
+        &self,
+        state: &mut State,
+        advances: usize,
+        shrinking: bool,
+    ) -> Result<(), AppendError> {
         let window = state.cursor.window.len() + advances;
         if window > self.superblock.log_segments as usize {
             return Err(AppendError::NoRoom);
         }
+        let left = if shrinking {
+            self.segments_left / 2
+        } else {
+            self.segments_left
+        };
         let mut segments = self.segments.borrow_mut();
-        while state.cursor.ahead.len() < advances + AHEAD && segments.free() > self.segments_left {
+        while state.cursor.ahead.len() < advances + AHEAD && segments.free() > left {
             let Some(id) = segments.allocate(SegmentKind::Log, state.log_blocks) else {
                 break;
             };

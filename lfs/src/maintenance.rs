@@ -88,7 +88,13 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Whether a checkpoint would bring free segments that are needed.
     fn wants_segments(&self) -> bool {
         let wanted = self.superblock.segments_needed() + self.segments_promised();
-        self.segments.borrow().free() <= wanted && self.segments_coming() >= 2
+        let free = self.segments.borrow().free();
+        let enough = if free > self.superblock.segments_for_tidying() {
+            2
+        } else {
+            1
+        };
+        free <= wanted && self.segments_coming() >= enough
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {

@@ -131,6 +131,13 @@ impl Superblock {
         eighth.clamp(4096, crate::extent::EXTENT_BYTES_MAX)
     }
 
+    /// Bytes of extents or nodes that a segment holds when it is full: each group gives up a block to its header, its
+    /// records, and what does not fit.
+    pub(crate) fn segment_capacity_bytes(&self) -> u64 {
+        let group = u64::from(self.group_blocks_max());
+        self.segment_bytes() as u64 / group * (group - 1)
+    }
+
     /// Segments that are not counted as capacity: those that are free, about to be, or on the way, and a few to
     /// clean in when everything else is full.
     pub(crate) fn segments_reserved(&self) -> u32 {
