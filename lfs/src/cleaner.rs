@@ -193,10 +193,14 @@ impl<D: BlockDevice> FileSystem<D> {
         self.segments.borrow().free() + self.segments_coming() < wanted
     }
 
+    /// Whether the cleaner last found nothing to gain.
+    pub(crate) fn cleans_in_vain(&self) -> bool {
+        self.cleaner.borrow().in_vain
+    }
+
     /// Whether there is no room, and none will come by itself.
     pub(crate) fn is_full(&self) -> bool {
-        let in_vain = self.cleaner.borrow().in_vain;
-        in_vain
+        self.cleans_in_vain()
             && self.wants_cleaning()
             && !self.log.has_room()
             && !self.log.wants_checkpoint()

@@ -67,9 +67,18 @@ impl<D: BlockDevice> FileSystem<D> {
                     }
                     self.admit_or_make_room().await?;
                 }
+                Err(CommitStop::Error(FileError::NoSpace)) if self.frees_space() => {
+                    let over = || !self.frees_space() || self.is_ending();
+                    self.changed.until(|| over().then_some(())).await;
+                }
                 Err(CommitStop::Error(error)) => return Err(error),
             }
         }
+    }
+
+    /// Whether space is coming back from what lost its last name.
+    fn frees_space(&self) -> bool {
+        (self.orphans_due.get() || self.reclaiming.get()) && !self.is_ending()
     }
 
     fn try_transact<T>(

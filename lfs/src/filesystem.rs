@@ -50,6 +50,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
     /// Inodes that may have lost their last name, or other work in the background.
     pub(crate) orphans_due: Cell<bool>,
+    /// What lost its last name is being freed.
+    pub(crate) reclaiming: Cell<bool>,
     /// A snapshot was deleted: there may be history that none sees.
     pub(crate) history_due: Cell<bool>,
     /// Something above changed.
@@ -113,6 +115,7 @@ impl<D: BlockDevice> FileSystem<D> {
             checkpointing: Cell::new(false),
             held_inodes: RefCell::default(),
             orphans_due: Cell::new(true),
+            reclaiming: Cell::new(false),
             history_due: Cell::new(true),
             changed: Notify::default(),
             closing: Cell::new(false),

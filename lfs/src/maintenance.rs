@@ -89,11 +89,7 @@ impl<D: BlockDevice> FileSystem<D> {
     fn wants_segments(&self) -> bool {
         let wanted = self.superblock.segments_needed() + self.segments_promised();
         let free = self.segments.borrow().free();
-        let enough = if free > self.superblock.segments_for_tidying() {
-            2
-        } else {
-            1
-        };
+        let enough = if self.cleans_in_vain() { 1 } else { 2 };
         free <= wanted && self.segments_coming() >= enough
     }
 
@@ -127,9 +123,13 @@ impl<D: BlockDevice> FileSystem<D> {
             if self.is_ending() {
                 return;
             }
-            if self.reclaim_orphans(clock).await.is_err() && !self.is_ending() {
-                self.orphans_due.set(true);
+            self.reclaiming.set(true);
+            let reclaimed = self.reclaim_orphans(clock).await;
+            self.reclaiming.set(false);
+            self.changed.notify();
+            if reclaimed.is_err() && !self.is_ending() {
                 self.pause(clock, RETRY_MS).await;
+                self.orphans_due.set(true);
             }
         }
     }
