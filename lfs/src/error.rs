@@ -129,6 +129,8 @@ pub enum Structure {
     Extent,
     /// A block of the segment table.
     SegmentTable,
+    /// A record of a backup.
+    Backup,
 }
 
 impl core::fmt::Display for Structure {
@@ -141,6 +143,7 @@ impl core::fmt::Display for Structure {
             Self::Item => "item",
             Self::Extent => "file data",
             Self::SegmentTable => "segment table",
+            Self::Backup => "backup",
         })
     }
 }

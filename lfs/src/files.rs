@@ -130,7 +130,7 @@ impl<D: BlockDevice> FileSystem<D> {
         self.read_at(At::Snapshot(at), body).await
     }
 
-    async fn read_at<T>(
+    pub(crate) async fn read_at<T>(
         &self,
         at: At,
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,

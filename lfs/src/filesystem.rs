@@ -17,7 +17,7 @@ use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
 use crate::volume::Volume;
 use crate::{
-    AppendError, BLOCK_SIZE, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
+    AppendError, BLOCK_SIZE, BackupId, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
     ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Usage,
 };
 
@@ -50,6 +50,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
     /// Inodes that may have lost their last name, or other work in the background.
     pub(crate) orphans_due: Cell<bool>,
+    /// A backup is being restored: nothing is freed meanwhile that it may say more of.
+    pub(crate) restoring: Cell<bool>,
     /// What lost its last name is being freed.
     pub(crate) reclaiming: Cell<bool>,
     /// A snapshot was deleted: there may be history that none sees.
@@ -115,6 +117,7 @@ impl<D: BlockDevice> FileSystem<D> {
             checkpointing: Cell::new(false),
             held_inodes: RefCell::default(),
             orphans_due: Cell::new(true),
+            restoring: Cell::new(false),
             reclaiming: Cell::new(false),
             history_due: Cell::new(true),
             changed: Notify::default(),
@@ -126,6 +129,11 @@ impl<D: BlockDevice> FileSystem<D> {
     /// The device, for [`ObjectReader::next_frame`].
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// What names a backup of this file system that shows commit `at`, and builds on one that shows `since`, or 0.
+    pub fn backup_id(&self, at: CommitNumber, since: CommitNumber) -> BackupId {
+        BackupId::new(&self.superblock.id, at, since)
     }
 
     /// Largest payload of one commit in bytes.

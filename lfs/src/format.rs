@@ -109,8 +109,23 @@ pub async fn format<D: BlockDevice>(
     options: FormatOptions,
     id: FileSystemId,
 ) -> Result<(), FormatError> {
+    format_unfinished(device, options, id).await?;
+    finish_format(device).await
+}
+
+/// As [`format`], but for its last step: until [`finish_format`] the device holds no file system, for [`probe`] and for
+/// [`Recovery::open`](crate::Recovery::open). Only [`Recovery::open_unfinished`](crate::Recovery::open_unfinished) mounts
+/// it, so that a file system can be filled that is there as a whole or not at all.
+///
+/// # Errors
+/// As [`format`].
+pub async fn format_unfinished<D: BlockDevice>(
+    device: &D,
+    options: FormatOptions,
+    id: FileSystemId,
+) -> Result<(), FormatError> {
     let mut superblock = plan(device.geometry().block_count, options, id)?;
-    let [first, second] = Superblock::copy_blocks();
+    let [first, _] = Superblock::copy_blocks();
     superblock.state = State::Formatting;
     write_superblock(device, &superblock, first).await?;
     device.flush().await?;
@@ -163,7 +178,18 @@ pub async fn format<D: BlockDevice>(
     let other = superblock.slot_block(Checkpoint::slot(checkpoint.sequence + 1));
     device.write(other, zero_block()?).await.1?;
     device.flush().await?;
+    Ok(())
+}
 
+/// The last step of a format: the file system on `device` is there from now on. Durable on return.
+///
+/// # Errors
+/// When there is none that only lacks this step, or the device fails.
+pub async fn finish_format<D: BlockDevice>(device: &D) -> Result<(), FormatError> {
+    let Ok(mut superblock) = read_superblock(device).await? else {
+        return Err(FormatError::Device(DeviceError::Gone));
+    };
+    let [first, second] = Superblock::copy_blocks();
     superblock.state = State::Ready;
     write_superblock(device, &superblock, second).await?;
     device.flush().await?;

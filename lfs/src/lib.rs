@@ -23,6 +23,7 @@ extern crate alloc;
 
 #[cfg(feature = "sim")]
 mod audit;
+mod backup;
 mod buffer;
 mod changes;
 mod check;
@@ -69,6 +70,10 @@ mod write_set;
 
 #[cfg(feature = "sim")]
 pub use audit::{Audit, Contradiction};
+pub use backup::{
+    BackupError, BackupFrame, BackupId, BackupPosition, BackupRange, BackupSection, BackupToken,
+    BackupVerifier, FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, encode_frame, frame_bytes,
+};
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub use changes::FileChanges;
 pub use check::{
@@ -89,7 +94,9 @@ pub use extent_codec::{
 pub use fault::{Fault, NodePointer, StoredRange};
 pub use files::CommitStop;
 pub use filesystem::FileSystem;
-pub use format::{Content, DEVICE_BYTES_MIN, FormatOptions, format, probe};
+pub use format::{
+    Content, DEVICE_BYTES_MIN, FormatOptions, finish_format, format, format_unfinished, probe,
+};
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub use namespace::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, Description, DirectoryEntry, FILE_BYTES_MAX,

@@ -117,7 +117,10 @@ impl<D: BlockDevice> FileSystem<D> {
     async fn orphan_loop(&self, clock: &impl Clock) {
         while !self.is_ending() {
             self.changed
-                .until(|| (self.is_ending() || self.orphans_due.get()).then_some(()))
+                .until(|| {
+                    let due = self.orphans_due.get() && !self.restoring.get();
+                    (self.is_ending() || due).then_some(())
+                })
                 .await;
             self.orphans_due.set(false);
             if self.is_ending() {

@@ -64,8 +64,21 @@ impl<D: BlockDevice> Recovery<D> {
     /// # Errors
     /// When there is no file system, or one that must not be mounted; see [`MountError`].
     pub async fn open(device: D) -> Result<Self, MountError> {
+        Self::open_in(device, State::Ready).await
+    }
+
+    /// As [`open`](Self::open), for a file system that [`format_unfinished`](crate::format_unfinished) made and nobody else
+    /// can mount yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_unfinished(device: D) -> Result<Self, MountError> {
+        Self::open_in(device, State::Formatting).await
+    }
+
+    async fn open_in(device: D, state: State) -> Result<Self, MountError> {
         let superblock = match read_superblock(&device).await? {
-            Ok(superblock) if superblock.state == State::Ready => superblock,
+            Ok(superblock) if superblock.state == state => superblock,
             Ok(_) | Err(SuperblockFault::Invalid) => return Err(MountError::NotFound),
             Err(SuperblockFault::Unknown { version, features }) => {
                 return Err(MountError::Unknown { version, features });

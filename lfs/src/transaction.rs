@@ -224,7 +224,12 @@ impl<'v> Transaction<'v> {
     }
 
     /// Reads from data that are extents.
-    fn read_extents(&self, object: u64, offset: u64, target: &mut [u8]) -> Result<(), FileError> {
+    pub(crate) fn read_extents(
+        &self,
+        object: u64,
+        offset: u64,
+        target: &mut [u8],
+    ) -> Result<(), FileError> {
         target.fill(0);
         let end = offset.saturating_add(target.len() as u64);
         let mut missing = Vec::new();
@@ -274,8 +279,19 @@ impl<'v> Transaction<'v> {
         (self.peek)(range.address, &mut bytes).then(|| Rc::from(bytes))
     }
 
+    /// Stages that `object` has no data from one block's start up to that of another.
+    pub(crate) fn stage_hole(&mut self, object: u64, from: u64, to: u64) {
+        let len = to.saturating_sub(from);
+        self.set.stage(object, from, Staged { len, data: None });
+    }
+
     /// Stages data from a block's start on, cut into extents.
-    fn stage_data(&mut self, object: u64, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
+    pub(crate) fn stage_data(
+        &mut self,
+        object: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), FileError> {
         self.set.bytes += bytes.len();
         if self.set.bytes > self.bytes_max {
             return Err(FileError::TransactionTooLarge);

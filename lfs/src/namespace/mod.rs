@@ -51,7 +51,26 @@ pub(crate) use directory::decode_entry;
 pub(crate) use inode::Inode;
 pub(crate) use orphan::State as OrphanState;
 
-use crate::View;
+use crate::{FileError, ItemKind, View};
+
+/// The name in the value of an entry or attribute.
+pub(crate) fn split_name(value: &[u8]) -> Result<&[u8], FileError> {
+    named::split(value).map(|(name, _)| name)
+}
+
+/// Whether `object` has an entry or attribute of this name, and where it is or can be put; nowhere, when as many names have its
+/// hash as there are places.
+pub(crate) fn find_name(
+    view: &mut impl View,
+    object: u64,
+    kind: ItemKind,
+    name: &[u8],
+) -> Result<(bool, Option<u64>), FileError> {
+    Ok(match named::find(view, object, kind, name)? {
+        named::Place::Taken(position, _) => (true, Some(position)),
+        named::Place::Free(position) => (false, position),
+    })
+}
 
 /// The bucket of a name with this hash, and the first and last position in it.
 pub(crate) fn bucket_of(hash: u64) -> (u64, u64, u64) {

@@ -73,6 +73,15 @@ pub(crate) struct Descended {
     pub node: Rc<Node>,
 }
 
+/// How far a look at some of a tree's items came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// To the last item.
+    All,
+    /// To this item, and there may be more.
+    UpTo(Key),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -182,6 +191,36 @@ impl Tree {
     #[cfg(test)]
     pub(crate) fn last_up_to(&self, key: &Key) -> Result<Option<(Key, Item)>, Fault> {
         self.last(key, true)
+    }
+
+    /// Calls `visit` for up to `limit` items from `key` on, in the order of keys; fewer where what follows is not in memory.
+    ///
+    /// # Errors
+    /// What must be loaded before the first of them.
+    pub(crate) fn some_from(
+        &self,
+        key: &Key,
+        limit: usize,
+        mut visit: impl FnMut(Key, ItemRef<'_>),
+    ) -> Result<Part, Fault> {
+        let mut last = None;
+        let mut left = limit.max(1);
+        let visited = self.visit_from(key, &mut |key, item| {
+            visit(key, item);
+            last = Some(key);
+            left -= 1;
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match (visited, last) {
+            (Err(fault), None) => Err(fault),
+            (Ok(()), _) if left > 0 => Ok(Part::All),
+            (Ok(()), None) => Ok(Part::All),
+            (_, Some(last)) => Ok(Part::UpTo(last)),
+        }
     }
 
     /// Calls `visit` for every item in `range`, in the order of keys, until it breaks.
