@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery};
+use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery, Unlock};
 
 use crate::index::Index;
 use crate::keyspace::Keyspace;
@@ -73,7 +73,19 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// When the device cannot be mounted, or what it holds is damaged or does not fit into memory.
     pub async fn open(device: D, options: Options) -> Result<Self, OpenError> {
-        let mut recovery = Recovery::open(device).await?;
+        Self::open_with(device, options, None).await
+    }
+
+    /// As [`open`](Self::open), with what opens a file system that has a key. One without a key is refused then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); a wrong or missing key is a [`MountError::Key`](lfs::MountError::Key).
+    pub async fn open_with(
+        device: D,
+        options: Options,
+        key: Option<&Unlock<'_>>,
+    ) -> Result<Self, OpenError> {
+        let mut recovery = Recovery::open_with(device, key).await?;
         let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
         let horizon = Timestamp(recovery.horizon().0);
         let mut loader = Loader::new(options.hash_seed);

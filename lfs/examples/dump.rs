@@ -155,8 +155,8 @@ impl Reader {
             .filter_map(|block| reader.slot(block, slot_blocks).ok())
             .max_by_key(|slot| u64_at(slot, 32).unwrap_or(0));
         let slot = newest.ok_or("no valid checkpoint")?;
-        let tree_commit = u64_at(&slot, 72)?;
-        for (tree, at) in [(1, 136), (2, 152)] {
+        let tree_commit = u64_at(&slot, 120)?;
+        for (tree, at) in [(1, 176), (2, 192)] {
             let root = Root {
                 block: u64_at(&slot, at)?,
                 checksum: u32_at(&slot, at + 8)?,
@@ -187,7 +187,7 @@ impl Reader {
 
     fn slot(&self, block: u64, blocks: u64) -> Fallible<Vec<u8>> {
         let bytes = self.block(block, blocks)?;
-        let end = 208 + u32_at(bytes, 40)? as usize;
+        let end = 240 + u32_at(bytes, 40)? as usize;
         let bytes = bytes.get(..end).ok_or("a body that is too long")?;
         if !self.is_valid(b"SiCp", bytes, block) {
             return Err("no valid checkpoint".into());
@@ -199,14 +199,14 @@ impl Reader {
         let node = self.block(root.block, 1)?.to_vec();
         let valid = self.is_valid(b"SiTn", &node, root.block)
             && u32_at(&node, 4)? == root.checksum
-            && node[32] == tree
-            && u32::from(node[33]) == root.level;
+            && node[72] == tree
+            && u32::from(node[73]) == root.level;
         if !valid {
             return Err(format!("no valid node at block {}", root.block).into());
         }
-        let count = u16::from_le_bytes([node[34], node[35]]);
-        let used = usize::from(u16::from_le_bytes([node[36], node[37]]));
-        let base = u64_at(&node, 48)?;
+        let count = u16::from_le_bytes([node[74], node[75]]);
+        let used = usize::from(u16::from_le_bytes([node[76], node[77]]));
+        let base = u64_at(&node, 88)?;
         let mut taker = Taker(node.get(96..96 + used).ok_or("too many bytes of entries")?);
         let (mut object, mut kind, mut position, mut version) = (0_u64, 0_u8, 0_u64, 0_u64);
         let (mut birth, mut len) = (base, 0);
@@ -263,15 +263,15 @@ impl Reader {
 
     /// Applies what the log has after `tree_commit`.
     fn replay(&mut self, slot: &[u8], tree_commit: u64, log_segments: u32) -> Fallible<()> {
-        let listed = u32_at(slot, 44)? as usize;
+        let listed = u32_at(slot, 88)? as usize;
         let mut segments = (0..listed)
-            .map(|at| u32_at(slot, 208 + 4 * at))
+            .map(|at| u32_at(slot, 240 + 4 * at))
             .collect::<Fallible<Vec<_>>>()?;
-        let mut sequence = u64_at(slot, 88)?;
-        let mut commit = u64_at(slot, 96)?;
-        let mut previous = u32_at(slot, 104)?;
+        let mut sequence = u64_at(slot, 136)?;
+        let mut commit = u64_at(slot, 144)?;
+        let mut previous = u32_at(slot, 108)?;
         // Parts of a commit whose beginning was not seen are of no interest.
-        let mut skipping = u32_at(slot, 60)? & 1 != 0;
+        let mut skipping = u32_at(slot, 104)? & 1 != 0;
         let mut parts: Vec<(Vec<u8>, u64)> = Vec::new();
         let mut at = 0;
         while at < segments.len() && at < log_segments as usize {
@@ -290,7 +290,7 @@ impl Reader {
                 let data = group.get(160..160 + data_len).ok_or("too much data")?;
                 let records = group.get(160 + data_len..160 + data_len + len);
                 let records = records.ok_or("too many records")?;
-                let durable = sequence <= u64_at(slot, 80)?;
+                let durable = sequence <= u64_at(slot, 128)?;
                 if u32_at(&group, 84)? != crc(records)
                     || (u32_at(&group, 72)? != crc(data) && !durable)
                 {
@@ -301,6 +301,13 @@ impl Reader {
                     parts.clear();
                     skipping = false;
                 }
+                let unpacked;
+                let records = if flags & 4 == 0 {
+                    records
+                } else {
+                    unpacked = lz4(records, u32_at(&group, 80)? as usize)?;
+                    &unpacked
+                };
                 let mut frames = Taker(records);
                 let mut address = block * BLOCK as u64 + 160;
                 while !frames.0.is_empty() {

@@ -168,6 +168,7 @@ fn check(path: &str, data: bool, table_mib: usize) {
     let counted = Counted::new(File::open(path).unwrap());
     let device = Device(Rc::clone(&counted));
     let options = CheckOptions {
+        key: None,
         data,
         table_bytes_max: table_mib << 20,
     };

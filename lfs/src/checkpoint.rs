@@ -9,7 +9,10 @@ use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::layout::{CHECKPOINT_MAGIC, CheckpointLayout, RootLayout, checksum_after_head};
+use crate::layout::{
+    CHECKPOINT_MAGIC, CHECKPOINT_SEAL_AT, CheckpointLayout, RootLayout, SEAL_BYTES,
+};
+use crate::seal::{Purpose, Vault};
 use crate::superblock::{SegmentId, Superblock};
 use crate::tree::TreeRoot;
 use crate::{BLOCK_SIZE, BlockIndex, Buffer, CommitNumber, NodePointer, ObjectId};
@@ -109,6 +112,7 @@ impl Checkpoint {
     pub(crate) fn encode(
         &self,
         superblock: &Superblock,
+        vault: &Vault,
         own: BlockIndex,
     ) -> Result<Buffer, SlotFull> {
         let mut body = Vec::new();
@@ -138,6 +142,8 @@ impl Checkpoint {
             own_block: own.0.into(),
             sequence: self.sequence.into(),
             body_len: u32_len(body.len())?.into(),
+            reserved_clear: [0; 4],
+            seal: [0; SEAL_BYTES],
             log_segment_count: u32_len(self.log_segments.len())?.into(),
             ahead_count: u32_len(self.ahead_count)?.into(),
             object_count: u32_len(self.objects.len())?.into(),
@@ -155,7 +161,7 @@ impl Checkpoint {
             next_inode: self.next_inode.into(),
             live_root: encode_root(self.live_root),
             history_root: encode_root(self.history_root),
-            reserved: [0; 40],
+            reserved: [0; 28],
         };
         let mut buffer = Buffer::zeroed(blocks).map_err(|_| SlotFull)?;
         let bytes = buffer.bytes_mut();
@@ -166,26 +172,31 @@ impl Checkpoint {
         if let Some(target) = bytes.get_mut(HEADER_BYTES..end) {
             target.copy_from_slice(&body);
         }
-        let sum = checksum_after_head(bytes.get(..end).unwrap_or_default());
-        if let Some(target) = bytes.get_mut(4..8) {
-            target.copy_from_slice(&sum.to_le_bytes());
+        if let Some(whole) = bytes.get_mut(..end) {
+            vault.close(Purpose::Slot, whole, CHECKPOINT_SEAL_AT);
         }
         Ok(buffer)
     }
 
     /// The checkpoint in `slot`, the whole content of the slot at `own`, or `None` when there is no
     /// valid one. Everything it names exists; that nothing is named twice is the caller's to check.
-    pub(crate) fn decode(superblock: &Superblock, own: BlockIndex, slot: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(
+        superblock: &Superblock,
+        vault: &Vault,
+        own: BlockIndex,
+        slot: &[u8],
+    ) -> Option<Self> {
         let (layout, _) = CheckpointLayout::ref_from_prefix(slot).ok()?;
         let end = HEADER_BYTES.checked_add(layout.body_len.get() as usize)?;
         let whole = slot.get(..end)?;
         if layout.magic != CHECKPOINT_MAGIC
             || layout.filesystem_id != superblock.id.0
             || layout.own_block.get() != own.0
-            || layout.checksum.get() != checksum_after_head(whole)
         {
             return None;
         }
+        let whole = vault.opened(Purpose::Slot, whole, CHECKPOINT_SEAL_AT)?;
+        let (layout, _) = CheckpointLayout::ref_from_prefix(&whole).ok()?;
         let mut body = Body {
             bytes: whole.get(HEADER_BYTES..)?,
             superblock,
@@ -351,20 +362,26 @@ mod tests {
             manifest: b"manifest".to_vec(),
         };
         let own = superblock.slot_block(1);
-        let mut buffer = checkpoint.encode(&superblock, own).unwrap();
+        let vault = Vault::plain(superblock.id);
+        let mut buffer = checkpoint.encode(&superblock, &vault, own).unwrap();
         assert_eq!(
-            Checkpoint::decode(&superblock, own, buffer.bytes()),
+            Checkpoint::decode(&superblock, &vault, own, buffer.bytes()),
             Some(checkpoint)
         );
         assert_eq!(
-            Checkpoint::decode(&superblock, superblock.slot_block(0), buffer.bytes()),
+            Checkpoint::decode(
+                &superblock,
+                &vault,
+                superblock.slot_block(0),
+                buffer.bytes()
+            ),
             None
         );
         let end = HEADER_BYTES + 12 + 1 + (20 + 16) + 20 + 8;
         for bit in 0..end * 8 {
             buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(
-                Checkpoint::decode(&superblock, own, buffer.bytes()),
+                Checkpoint::decode(&superblock, &vault, own, buffer.bytes()),
                 None,
                 "bit {bit}"
             );

@@ -188,10 +188,12 @@ impl<D: BlockDevice> FileSystem<D> {
         // The trees must not be ahead of the log.
         self.log.wait_durable(moment.tree_commit).await?;
         self.write_nodes(moment).await?;
-        let table =
-            self.segments
-                .borrow_mut()
-                .changed_blocks(&self.superblock, sequence, &moment.emptied);
+        let table = self.segments.borrow_mut().changed_blocks(
+            &self.superblock,
+            &self.vault,
+            sequence,
+            &moment.emptied,
+        );
         let table = table.ok_or(CheckpointError::TooLarge)?;
         let indexes = table.iter().map(|block| block.index).collect::<Vec<_>>();
         let homes = self.segments.borrow().homes_with(indexes.iter().copied());
@@ -223,7 +225,7 @@ impl<D: BlockDevice> FileSystem<D> {
             };
             let slot = self.superblock.slot_block(Checkpoint::slot(sequence));
             let buffer = checkpoint
-                .encode(&self.superblock, slot)
+                .encode(&self.superblock, &self.vault, slot)
                 .map_err(|_| CheckpointError::TooLarge)?;
             self.write(slot, buffer).await?;
             self.log
@@ -401,6 +403,10 @@ impl<D: BlockDevice> FileSystem<D> {
         start: BlockIndex,
         buffer: Buffer,
     ) -> Result<(), CheckpointError> {
+        if self.log.is_failed() {
+            // What became durable before the failure is not known: it may name the place that is written here.
+            return Err(CheckpointError::ReadOnly);
+        }
         let blocks = buffer.len_blocks();
         let (_, written) = self.device.write(start, buffer).await;
         self.count_written(blocks);

@@ -20,8 +20,9 @@ use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
 use crate::heads::{Head, SURVIVOR_HEADS};
 use crate::record::{ExtentRecord, RECORD_HEAD_BYTES_MAX, Record};
 use crate::replay::take_frame;
+use crate::seal::Vault;
 use crate::segments::{Segment, SegmentKind};
-use crate::superblock::SegmentId;
+use crate::superblock::{SegmentId, Superblock};
 use crate::tree::{Item, Key, NodeHeader, TreeKind, inspect};
 use crate::volume::{after, extent_key};
 use crate::write_set::Loaded;
@@ -269,7 +270,7 @@ impl<D: BlockDevice> FileSystem<D> {
             let buffer = self.read_blocks(at, blocks as usize).await?;
             for (bytes, block) in buffer.bytes().chunks_exact(BLOCK_SIZE).zip(at.0..) {
                 let own = BlockIndex(block);
-                let Some((header, first_key)) = inspect(bytes, self.superblock.id, own) else {
+                let Some((header, first_key)) = inspect(bytes, &self.vault, own) else {
                     continue;
                 };
                 while let Err(fault) = self.redirty(&header, &first_key) {
@@ -319,7 +320,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 break;
             };
             let (header, buffer) = group;
-            for (record, address) in extents_of(&header, BlockIndex(block), buffer.bytes())? {
+            for (record, address) in extents_of(
+                &self.superblock,
+                &self.vault,
+                &header,
+                BlockIndex(block),
+                buffer.bytes(),
+            )? {
                 let survivor = self.survivor(&record, address, block, &buffer).await?;
                 if let Some(survivor) = survivor
                     && self.keep(survivor, segment.written_at, generation)
@@ -584,13 +591,15 @@ impl<D: BlockDevice> FileSystem<D> {
         group.reserve(&parts).map_err(out_of_memory)?;
         let mut addresses = Vec::new();
         group.add(&parts, |address| addresses.push(address));
+        // Its place in the segment is taken already.
+        group.keeps_length = true;
         let chain = Chain {
             sequence: 0,
             previous_checksum: 0,
             checkpoint: self.checkpoint_sequence.get(),
             next_segments: [None, None],
         };
-        let (sealed, ..) = group.seal(GroupKind::Survivors, self.superblock.id, chain);
+        let (sealed, ..) = group.seal(GroupKind::Survivors, &self.vault, chain);
         Ok((sealed.buffer, Places { block, addresses }))
     }
 
@@ -687,6 +696,8 @@ struct Places {
 
 /// The stored extents that a group's records tell of, and where they are.
 pub(crate) fn extents_of(
+    superblock: &Superblock,
+    vault: &Vault,
     header: &GroupHeader,
     block: BlockIndex,
     group: &[u8],
@@ -696,7 +707,8 @@ pub(crate) fn extents_of(
         block,
     };
     let parse = || {
-        let mut records = header.records(group)?;
+        let opened = header.records(superblock, vault, block, group)?;
+        let mut records = &opened[..];
         let mut extents = Vec::new();
         let mut start = block.0 * BLOCK + GROUP_HEADER_BYTES as u64;
         let data_end = start + u64::from(header.data_len);

@@ -13,26 +13,33 @@ use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
 use crate::namespace::{AttributeValue, Inode, OrphanState, decode_attribute, decode_entry};
 use crate::record::Record;
 use crate::replay::take_frame;
+use crate::seal::Vault;
 use crate::segments::{SegmentKind, Segments};
-use crate::superblock::{SegmentId, State, Superblock, SuperblockFault, table_blocks_for};
+use crate::superblock::{
+    KEY_SLOT_BLOCKS, SegmentId, State, Superblock, SuperblockFault, table_blocks_for,
+};
+use crate::unlock::{Unlock, unlock};
 use crate::volume::decode_snapshot;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, FileKind, ItemKey, ItemKind,
-    NodePointer,
+    NodePointer, Suite,
 };
 
 /// What to tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DumpOptions {
+#[derive(Debug, Clone, Copy)]
+pub struct DumpOptions<'k> {
+    /// What opens a file system that has a key; without it no more than the superblock is told.
+    pub key: Option<Unlock<'k>>,
     /// Every segment that is not free.
     pub segments: bool,
     /// Groups outside of what a mount would replay: what is left of older log, and survivors.
     pub older_groups: bool,
 }
 
-impl Default for DumpOptions {
+impl Default for DumpOptions<'_> {
     fn default() -> Self {
         Self {
+            key: None,
             segments: true,
             older_groups: true,
         }
@@ -59,6 +66,8 @@ pub enum DumpEvent<'e> {
         first_segment_block: u64,
         /// Segments the log goes through between two checkpoints at most.
         log_segments: u32,
+        /// The cipher, if it is encrypted.
+        suite: Option<Suite>,
     },
     /// A valid checkpoint.
     Checkpoint {
@@ -206,15 +215,22 @@ pub enum DumpRecord<'e> {
 type Events<'e> = &'e mut dyn FnMut(DumpEvent<'_>);
 
 /// Tells what is on `device`.
-pub async fn dump<D: BlockDevice>(device: &D, options: DumpOptions, events: Events<'_>) {
+pub async fn dump<D: BlockDevice>(device: &D, options: DumpOptions<'_>, events: Events<'_>) {
     let Some(superblock) = superblocks(device, events).await else {
         return;
     };
-    let Some(checkpoint) = slots(device, &superblock, events).await else {
+    let Ok(vault) = unlock(device, &superblock, options.key.as_ref()).await else {
+        let block = KEY_SLOT_BLOCKS[0];
+        let text = "it cannot be unlocked: the key is wrong or missing, or there should be none";
+        events(DumpEvent::Note { block, text });
         return;
     };
-    let table = table(device, &superblock, &checkpoint, options, events).await;
-    let replayed = log(device, &superblock, &checkpoint, events).await;
+    let Some(checkpoint) = slots(device, &superblock, &vault, events).await else {
+        return;
+    };
+    let ground = (&superblock, &*vault);
+    let table = table(device, ground, &checkpoint, options, events).await;
+    let replayed = log(device, ground, &checkpoint, events).await;
     if !options.older_groups {
         return;
     }
@@ -225,7 +241,7 @@ pub async fn dump<D: BlockDevice>(device: &D, options: DumpOptions, events: Even
             SegmentKind::Survivors => GroupKind::Survivors,
             _ => continue,
         };
-        older(device, &superblock, id, kind, events).await;
+        older(device, ground, id, kind, events).await;
     }
 }
 
@@ -267,6 +283,7 @@ async fn superblocks<D: BlockDevice>(device: &D, events: Events<'_>) -> Option<S
                     segment_count: superblock.segment_count,
                     first_segment_block: superblock.first_segment_block,
                     log_segments: superblock.log_segments,
+                    suite: superblock.suite,
                 });
                 found = found.or(Some(superblock).filter(|_| ready));
             }
@@ -285,6 +302,7 @@ async fn superblocks<D: BlockDevice>(device: &D, events: Events<'_>) -> Option<S
 async fn slots<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
+    vault: &Vault,
     events: Events<'_>,
 ) -> Option<Checkpoint> {
     let mut found = Vec::new();
@@ -294,7 +312,7 @@ async fn slots<D: BlockDevice>(
         let Some(buffer) = read(device, block, blocks, events).await else {
             continue;
         };
-        if let Some(checkpoint) = Checkpoint::decode(superblock, block, buffer.bytes()) {
+        if let Some(checkpoint) = Checkpoint::decode(superblock, vault, block, buffer.bytes()) {
             found.push((block, checkpoint));
         } else {
             let text = "no valid checkpoint in this slot";
@@ -325,9 +343,9 @@ async fn slots<D: BlockDevice>(
 
 async fn table<D: BlockDevice>(
     device: &D,
-    superblock: &Superblock,
+    (superblock, vault): (&Superblock, &Vault),
     checkpoint: &Checkpoint,
-    options: DumpOptions,
+    options: DumpOptions<'_>,
     events: Events<'_>,
 ) -> Option<Segments> {
     let mut segments = Segments::new(superblock)?;
@@ -338,7 +356,7 @@ async fn table<D: BlockDevice>(
         let Some(buffer) = read(device, block, 1, events).await else {
             continue;
         };
-        if !segments.load_block(superblock, index, home, buffer.bytes()) {
+        if !segments.load_block(superblock, vault, index, home, buffer.bytes()) {
             let text = "a damaged block of the segment table";
             events(DumpEvent::Note { block, text });
         }
@@ -366,7 +384,7 @@ async fn table<D: BlockDevice>(
 /// The log from the checkpoint on, as recovery would go through it; returns its segments.
 async fn log<D: BlockDevice>(
     device: &D,
-    superblock: &Superblock,
+    (superblock, vault): (&Superblock, &Vault),
     checkpoint: &Checkpoint,
     events: Events<'_>,
 ) -> Vec<SegmentId> {
@@ -392,12 +410,13 @@ async fn log<D: BlockDevice>(
             let Some((header, checksum)) = decoded.filter(|(header, _)| {
                 header.sequence == sequence
                     && header.previous_checksum == previous
-                    && header.records(rest).is_some()
+                    && header.has_records(rest)
                     && (header.has_data(rest) || header.sequence <= checkpoint.durable_group)
             }) else {
                 break;
             };
-            group(&header, checksum, block, rest, true, events);
+            let ground = (superblock, vault, block);
+            group(&header, checksum, ground, rest, true, events);
             for (ahead, id) in header.next_segments.iter().enumerate() {
                 // Those that it names follow this one.
                 if let Some(id) = id.filter(|id| id.0 < superblock.segment_count)
@@ -424,7 +443,7 @@ async fn log<D: BlockDevice>(
 /// The groups in a segment that replay does not need.
 async fn older<D: BlockDevice>(
     device: &D,
-    superblock: &Superblock,
+    (superblock, vault): (&Superblock, &Vault),
     id: SegmentId,
     kind: GroupKind,
     events: Events<'_>,
@@ -441,7 +460,8 @@ async fn older<D: BlockDevice>(
         let Some((header, checksum)) = decoded else {
             return;
         };
-        group(&header, checksum, block, rest, false, events);
+        let ground = (superblock, vault, block);
+        group(&header, checksum, ground, rest, false, events);
         next += header.blocks() as usize;
     }
 }
@@ -449,7 +469,7 @@ async fn older<D: BlockDevice>(
 fn group(
     header: &GroupHeader,
     checksum: u32,
-    block: BlockIndex,
+    (superblock, vault, block): (&Superblock, &Vault, BlockIndex),
     bytes: &[u8],
     replayed: bool,
     events: Events<'_>,
@@ -471,8 +491,8 @@ fn group(
         previous_checksum: header.previous_checksum,
     });
     let told = header
-        .records(bytes)
-        .and_then(|records| tell_records(header, block, records, events));
+        .records(superblock, vault, block, bytes)
+        .and_then(|records| tell_records(header, block, &records, events));
     if told.is_none() {
         let text = "its records are damaged";
         events(DumpEvent::Note { block, text });
@@ -540,6 +560,7 @@ impl fmt::Display for DumpEvent<'_> {
                 segment_blocks,
                 segment_count,
                 first_segment_block,
+                suite,
                 ..
             } => {
                 let state = if *ready { "ready" } else { "formatting" };
@@ -548,7 +569,8 @@ impl fmt::Display for DumpEvent<'_> {
                     "superblock at block {}: {state}, {segment_count} segments of {segment_blocks} \
                      blocks from block {first_segment_block}",
                     block.0
-                )
+                )?;
+                suite.map_or(Ok(()), |suite| write!(f, ", encrypted with {suite}"))
             }
             Self::Checkpoint {
                 block,

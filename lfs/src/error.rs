@@ -1,6 +1,6 @@
 //! What can go wrong, one enum per operation: the caller's mistake, the environment, or damage.
 
-use crate::{BlockIndex, DeviceError, ObjectId};
+use crate::{BlockIndex, DeviceError, KeyError, ObjectId};
 
 /// The log takes no more commits: a write or flush failed, or the file system is closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +103,9 @@ pub enum FormatError {
     /// Not enough memory.
     #[error("not enough memory")]
     OutOfMemory,
+    /// The key cannot be one.
+    #[error("key: {0}")]
+    Key(KeyError),
 }
 
 impl From<DeviceError> for FormatError {
@@ -131,6 +134,8 @@ pub enum Structure {
     SegmentTable,
     /// A record of a backup.
     Backup,
+    /// Both copies of the key slots.
+    KeySlots,
 }
 
 impl core::fmt::Display for Structure {
@@ -144,6 +149,7 @@ impl core::fmt::Display for Structure {
             Self::Extent => "file data",
             Self::SegmentTable => "segment table",
             Self::Backup => "backup",
+            Self::KeySlots => "key slots",
         })
     }
 }
@@ -177,6 +183,21 @@ pub enum MountError {
     /// Not enough memory.
     #[error("not enough memory to mount")]
     OutOfMemory,
+    /// It opens only with its key, and that was not given.
+    #[error("{0}")]
+    Key(KeyError),
+}
+
+/// Why the secrets of a file system could not be told or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyAccessError {
+    /// It cannot be unlocked or read.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The change cannot be made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 impl From<DeviceError> for MountError {

@@ -242,13 +242,12 @@ impl<D: BlockDevice> FileSystem<D> {
                 offset,
                 birth: number,
             };
-            let volume = self.volume.borrow();
             let stored = encode(
-                &volume.sealer,
+                self.vault.sealer(),
                 identity,
                 &bytes,
                 Algorithm::Lz4,
-                &mut |_| (),
+                &mut |bytes| self.vault.draw(bytes),
             );
             let stored = stored.map_err(|_| FileError::OutOfMemory)?;
             let record = ExtentRecord {

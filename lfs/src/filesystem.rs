@@ -13,12 +13,13 @@ use crate::log::Log;
 use crate::notify::Notify;
 use crate::object::{ObjectReader, ObjectWriter};
 use crate::record::Record;
+use crate::seal::SharedVault;
 use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
 use crate::volume::Volume;
 use crate::{
     AppendError, BLOCK_SIZE, BackupId, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
-    ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Usage,
+    ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
 };
 
 /// A mounted file system.
@@ -28,6 +29,7 @@ use crate::{
 pub struct FileSystem<D: BlockDevice> {
     pub(crate) device: D,
     pub(crate) superblock: Superblock,
+    pub(crate) vault: SharedVault,
     pub(crate) log: Log,
     pub(crate) segments: Rc<RefCell<Segments>>,
     pub(crate) volume: RefCell<Volume>,
@@ -102,6 +104,7 @@ impl<D: BlockDevice> FileSystem<D> {
         Self {
             device,
             superblock,
+            vault: Rc::clone(&volume.vault),
             log,
             segments,
             volume: RefCell::new(volume),
@@ -333,7 +336,12 @@ impl<D: BlockDevice> FileSystem<D> {
     pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
         let objects = self.objects.borrow();
         let object = objects.get(&id).ok_or(ObjectReadError::NotFound)?;
-        Ok(ObjectReader::new(self.superblock, id, object.info.clone()))
+        Ok(ObjectReader::new(
+            self.superblock,
+            Rc::clone(&self.vault),
+            id,
+            object.info.clone(),
+        ))
     }
 
     /// Length of an object in bytes.
@@ -352,6 +360,11 @@ impl<D: BlockDevice> FileSystem<D> {
         {
             self.release_segments(&object.info.segments);
         }
+    }
+
+    /// The cipher that everything is encrypted with; `None` without a key.
+    pub fn suite(&self) -> Option<Suite> {
+        self.superblock.suite
     }
 
     pub(crate) fn superblock(&self) -> &Superblock {

@@ -6,6 +6,7 @@
 use crate::checkpoint::{Checkpoint, ReplayStart};
 use crate::cursor::AHEAD;
 use crate::replay::Change;
+use crate::seal::{SharedVault, Vault};
 use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{
     FileSystemId, LOG_SEGMENTS_MAX, LOG_SEGMENTS_MIN, SECOND_COPY_BLOCK, SEGMENT_BLOCKS_MIN, State,
@@ -13,6 +14,7 @@ use crate::superblock::{
 };
 use crate::transaction::At;
 use crate::tree::TreeRoot;
+use crate::unlock::{Encryption, Lock};
 use crate::volume::Volume;
 use crate::write_set::Loaded;
 use crate::{
@@ -109,7 +111,21 @@ pub async fn format<D: BlockDevice>(
     options: FormatOptions,
     id: FileSystemId,
 ) -> Result<(), FormatError> {
-    format_unfinished(device, options, id).await?;
+    format_any(device, options, id, None).await?;
+    finish_format(device).await
+}
+
+/// As [`format`], encrypted: it opens only with the secret of `key`, or with those that take its place later.
+///
+/// # Errors
+/// [`FormatError::Key`] when the secret cannot be one; nothing was written then. Else as [`format`].
+pub async fn format_encrypted<D: BlockDevice>(
+    device: &D,
+    options: FormatOptions,
+    id: FileSystemId,
+    key: &Encryption<'_>,
+) -> Result<(), FormatError> {
+    format_any(device, options, id, Some(key)).await?;
     finish_format(device).await
 }
 
@@ -124,12 +140,41 @@ pub async fn format_unfinished<D: BlockDevice>(
     options: FormatOptions,
     id: FileSystemId,
 ) -> Result<(), FormatError> {
+    format_any(device, options, id, None).await
+}
+
+/// As [`format_unfinished`], encrypted.
+///
+/// # Errors
+/// As [`format_encrypted`].
+pub async fn format_encrypted_unfinished<D: BlockDevice>(
+    device: &D,
+    options: FormatOptions,
+    id: FileSystemId,
+    key: &Encryption<'_>,
+) -> Result<(), FormatError> {
+    format_any(device, options, id, Some(key)).await
+}
+
+/// Everything but the last step.
+async fn format_any<D: BlockDevice>(
+    device: &D,
+    options: FormatOptions,
+    id: FileSystemId,
+    key: Option<&Encryption<'_>>,
+) -> Result<(), FormatError> {
     let mut superblock = plan(device.geometry().block_count, options, id)?;
+    superblock.suite = key.map(|key| key.suite);
+    let lock = key.map(|key| Lock::new(id, key)).transpose()?;
     let [first, _] = Superblock::copy_blocks();
     superblock.state = State::Formatting;
     write_superblock(device, &superblock, first).await?;
     device.flush().await?;
 
+    let vault = match lock {
+        Some(lock) => lock.write(device).await?,
+        None => Vault::plain(id),
+    };
     let mut segments = Segments::new(&superblock).ok_or(FormatError::OutOfMemory)?;
     let log_segments = (0..=AHEAD)
         .filter_map(|_| segments.allocate(SegmentKind::Log, 0))
@@ -158,11 +203,13 @@ pub async fn format_unfinished<D: BlockDevice>(
         manifest: Vec::new(),
     };
     let segments = Rc::new(RefCell::new(segments));
-    let (root, block, node) = root_directory(&superblock, &segments, &checkpoint, options)
+    let (root, block, node) = root_directory(&superblock, &vault, &segments, &checkpoint, options)
         .ok_or(FormatError::OutOfMemory)?;
     checkpoint.live_root = Some(root);
     device.write(block, node).await.1?;
-    let table = segments.borrow_mut().changed_blocks(&superblock, 1, &[]);
+    let table = segments
+        .borrow_mut()
+        .changed_blocks(&superblock, &vault, 1, &[]);
     let table = table.ok_or(FormatError::OutOfMemory)?;
     let indexes = table.iter().map(|block| block.index);
     checkpoint.table_homes = segments.borrow().homes_with(indexes);
@@ -171,7 +218,7 @@ pub async fn format_unfinished<D: BlockDevice>(
     }
     let slot = superblock.slot_block(Checkpoint::slot(checkpoint.sequence));
     let buffer = checkpoint
-        .encode(&superblock, slot)
+        .encode(&superblock, &vault, slot)
         .map_err(|_| FormatError::TooSmall)?;
     device.write(slot, buffer).await.1?;
     // An older file system's checkpoint has another id; still, leave nothing that looks like one.
@@ -224,6 +271,7 @@ fn plan(
         log_segments: options.log_segments,
         table_blocks: table_blocks_for(segment_count_max),
         segment_count_max,
+        suite: None,
     };
     let head = superblock.head_blocks();
     superblock.first_segment_block = head.next_multiple_of(u64::from(segment_blocks));
@@ -239,11 +287,18 @@ fn plan(
 /// The tree of an empty file system: its root, and the one node that holds the root directory.
 fn root_directory(
     superblock: &Superblock,
+    vault: &SharedVault,
     segments: &Rc<RefCell<Segments>>,
     checkpoint: &Checkpoint,
     options: FormatOptions,
 ) -> Option<(TreeRoot, BlockIndex, Buffer)> {
-    let mut volume = Volume::new(*superblock, Rc::clone(segments), checkpoint).ok()?;
+    let mut volume = Volume::new(
+        *superblock,
+        Rc::clone(vault),
+        Rc::clone(segments),
+        checkpoint,
+    )
+    .ok()?;
     let loaded = Loaded::default();
     let no_log = |_, _: &mut [u8]| false;
     let mut transaction =

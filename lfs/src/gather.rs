@@ -10,7 +10,8 @@
 use alloc::vec::Vec;
 
 use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
-use crate::layout::checksum;
+use crate::layout::{SEAL_BYTES, checksum};
+use crate::seal::Vault;
 use crate::varint::{VARINT_BYTES_MAX, put_varint, varint_len};
 use crate::{BLOCK_SIZE, BlockIndex, Buffer, BufferAllocError};
 
@@ -62,6 +63,8 @@ pub(crate) struct OpenGroup {
     pub commits_ending: u32,
     pub continued: bool,
     pub continues: bool,
+    /// The group behind it has its place already: this one must end where it would without compression.
+    pub keeps_length: bool,
 }
 
 /// A group that is ready to be written.
@@ -104,6 +107,7 @@ impl OpenGroup {
             commits_ending: 0,
             continued,
             continues: false,
+            keeps_length: false,
         })
     }
 
@@ -170,22 +174,15 @@ impl OpenGroup {
     pub(crate) fn seal(
         self,
         kind: GroupKind,
-        id: crate::FileSystemId,
+        vault: &Vault,
         chain: Chain,
     ) -> (SealedGroup, u32, u32) {
         let mut buffer = self.buffer;
         let data_end = GROUP_HEADER_BYTES + self.data_len;
-        let end = data_end + self.records.len();
-        let blocks = end.div_ceil(BLOCK_SIZE);
-        buffer.truncate(blocks);
-        let bytes = buffer.bytes_mut();
-        if let Some(target) = bytes.get_mut(data_end..end) {
-            target.copy_from_slice(&self.records);
-        }
-        bytes.get_mut(end..).unwrap_or_default().fill(0);
+        let data = buffer.bytes().get(GROUP_HEADER_BYTES..data_end);
         // A group is at most half a segment, far below 4 GiB.
         let len = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-        let header = GroupHeader {
+        let mut header = GroupHeader {
             kind,
             sequence: chain.sequence,
             first_commit: self.first_commit,
@@ -197,15 +194,23 @@ impl OpenGroup {
             encrypted: false,
             previous_checksum: chain.previous_checksum,
             data_len: len(self.data_len),
-            data_checksum: checksum(bytes.get(GROUP_HEADER_BYTES..data_end).unwrap_or_default()),
-            records_len: len(self.records.len()),
-            records_raw_len: len(self.records.len()),
-            records_checksum: checksum(&self.records),
+            data_checksum: checksum(data.unwrap_or_default()),
+            records_len: 0,
+            records_raw_len: 0,
+            records_checksum: 0,
             next_segments: chain.next_segments,
-            nonce: [0; 24],
-            tag: [0; 16],
+            seal: [0; SEAL_BYTES],
         };
-        let sum = header.encode(id, self.block, bytes);
+        let records = header.take_records(vault, self.block, self.records, !self.keeps_length);
+        let end = data_end + records.len();
+        let blocks = end.div_ceil(BLOCK_SIZE);
+        buffer.truncate(blocks);
+        let bytes = buffer.bytes_mut();
+        if let Some(target) = bytes.get_mut(data_end..end) {
+            target.copy_from_slice(&records);
+        }
+        bytes.get_mut(end..).unwrap_or_default().fill(0);
+        let sum = header.encode(vault.id(), self.block, bytes);
         let group = SealedGroup {
             block: self.block,
             last_commit: (self.first_commit + u64::from(self.commits_ending)).saturating_sub(1),

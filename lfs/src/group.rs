@@ -3,10 +3,17 @@
 //! A commit group belongs to the log and chains to the one before it. A group of survivors has the same form
 //! and holds extents that the cleaner moved; it chains to nothing.
 
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::layout::{GROUP_MAGIC, GroupLayout, SURVIVORS_MAGIC, checksum, checksum_after_head};
-use crate::superblock::{FileSystemId, SegmentId};
+use crate::compress::{Algorithm, compress, decompress};
+use crate::layout::{
+    GROUP_MAGIC, GroupLayout, SEAL_BYTES, SURVIVORS_MAGIC, checksum, checksum_after_head,
+};
+use crate::seal::{Purpose, Vault};
+use crate::superblock::{FileSystemId, SegmentId, Superblock};
 use crate::{BLOCK_SIZE, BlockIndex};
 
 pub(crate) const GROUP_HEADER_BYTES: usize = size_of::<GroupLayout>();
@@ -53,8 +60,8 @@ pub(crate) struct GroupHeader {
     pub records_checksum: u32,
     /// The segments that the log goes to next.
     pub next_segments: [Option<SegmentId>; 2],
-    pub nonce: [u8; 24],
-    pub tag: [u8; 16],
+    /// Nonce and tag of encrypted records.
+    pub seal: [u8; SEAL_BYTES],
 }
 
 impl GroupHeader {
@@ -68,13 +75,60 @@ impl GroupHeader {
         u32::try_from(self.len_bytes().div_ceil(BLOCK_SIZE as u64)).unwrap_or(u32::MAX)
     }
 
+    /// Puts `records` into the form in which they are stored, compressed if that pays and `may_shrink`, and encrypted where
+    /// there is a key, and notes all of that. Everything else in the header but its checksum must be there already.
+    pub(crate) fn take_records(
+        &mut self,
+        vault: &Vault,
+        own: BlockIndex,
+        records: Vec<u8>,
+        may_shrink: bool,
+    ) -> Vec<u8> {
+        // A group is at most half a segment, far below 4 GiB.
+        let len = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        self.records_raw_len = len(records.len());
+        let mut stored = records;
+        let mut compressed = Vec::new();
+        self.compressed = may_shrink && compress(Algorithm::Lz4, &stored, &mut compressed);
+        if self.compressed {
+            stored = compressed;
+        }
+        self.records_len = len(stored.len());
+        self.encrypted = vault.sealer().is_keyed();
+        let context = self.context(vault.id(), own);
+        self.seal = vault.seal(Purpose::Group, &context, &mut stored);
+        self.records_checksum = checksum(&stored);
+        stored
+    }
+
+    /// What the seal of the records covers beside them: the header, but for what depends on the seal.
+    fn context(&self, id: FileSystemId, own: BlockIndex) -> [u8; GROUP_HEADER_BYTES] {
+        let mut context = [0; GROUP_HEADER_BYTES];
+        let mut layout = self.layout(id, own);
+        layout.records_checksum = 0.into();
+        layout.seal = [0; SEAL_BYTES];
+        context.copy_from_slice(layout.as_bytes());
+        context
+    }
+
     /// Writes the header to the start of `group`, whose data and records are in place behind it, and returns
     /// the header's checksum, to which the next group chains.
     pub(crate) fn encode(&self, id: FileSystemId, own: BlockIndex, group: &mut [u8]) -> u32 {
+        let mut layout = self.layout(id, own);
+        let sum = checksum_after_head(layout.as_bytes());
+        layout.checksum = sum.into();
+        if let Some(head) = group.get_mut(..GROUP_HEADER_BYTES) {
+            head.copy_from_slice(layout.as_bytes());
+        }
+        sum
+    }
+
+    /// The header as it lies on the disk, without its checksum.
+    fn layout(&self, id: FileSystemId, own: BlockIndex) -> GroupLayout {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let next = |segment: Option<SegmentId>| segment.map_or(NO_SEGMENT, |segment| segment.0);
         let [first, second] = self.next_segments;
-        let mut layout = GroupLayout {
+        GroupLayout {
             magic: match self.kind {
                 GroupKind::Commits => GROUP_MAGIC,
                 GroupKind::Survivors => SURVIVORS_MAGIC,
@@ -98,16 +152,9 @@ impl GroupHeader {
             records_raw_len: self.records_raw_len.into(),
             records_checksum: self.records_checksum.into(),
             next_segments: [next(first).into(), next(second).into()],
-            nonce: self.nonce,
-            tag: self.tag,
+            seal: self.seal,
             reserved: [0; 24],
-        };
-        let sum = checksum_after_head(layout.as_bytes());
-        layout.checksum = sum.into();
-        if let Some(head) = group.get_mut(..GROUP_HEADER_BYTES) {
-            head.copy_from_slice(layout.as_bytes());
         }
-        sum
     }
 
     /// The header at the start of `block` and its checksum, if it is a valid one that belongs there.
@@ -151,17 +198,57 @@ impl GroupHeader {
             records_raw_len: layout.records_raw_len.get(),
             records_checksum: layout.records_checksum.get(),
             next_segments: [next(first.get()), next(second.get())],
-            nonce: layout.nonce,
-            tag: layout.tag,
+            seal: layout.seal,
         };
         Some((header, layout.checksum.get()))
     }
 
     /// The records as stored, if they are all in `group` (header included) and their checksum is right.
-    pub(crate) fn records<'g>(&self, group: &'g [u8]) -> Option<&'g [u8]> {
+    fn stored_records<'g>(&self, group: &'g [u8]) -> Option<&'g [u8]> {
         let start = GROUP_HEADER_BYTES.checked_add(self.data_len as usize)?;
         let records = group.get(start..start.checked_add(self.records_len as usize)?)?;
         (checksum(records) == self.records_checksum).then_some(records)
+    }
+
+    /// Whether the records are all in `group` and their checksum is right.
+    pub(crate) fn has_records(&self, group: &[u8]) -> bool {
+        self.stored_records(group).is_some()
+    }
+
+    /// The records in `group`, which was read at `own`; `None` when they are not those that were written there.
+    pub(crate) fn records<'g>(
+        &self,
+        superblock: &Superblock,
+        vault: &Vault,
+        own: BlockIndex,
+        group: &'g [u8],
+    ) -> Option<Cow<'g, [u8]>> {
+        let stored = self.stored_records(group)?;
+        // A file system with a key takes nothing that is merely checksummed: it may have been slipped in.
+        if self.encrypted != vault.sealer().is_keyed() {
+            return None;
+        }
+        let mut records = Cow::Borrowed(stored);
+        if self.encrypted {
+            let context = self.context(vault.id(), own);
+            let body = records.to_mut();
+            if !vault.open(Purpose::Group, &context, body, &self.seal) {
+                return None;
+            }
+        } else if self.seal != [0; SEAL_BYTES] {
+            return None;
+        }
+        let raw_len = self.records_raw_len as usize;
+        if !self.compressed {
+            return (raw_len == records.len()).then_some(records);
+        }
+        // Records gather as they are, so more than a group takes cannot have been compressed.
+        let raw_max = superblock.group_blocks_max() as usize * BLOCK_SIZE;
+        if raw_len > raw_max {
+            return None;
+        }
+        let records = decompress(Algorithm::Lz4, &records, raw_len).ok()?;
+        Some(Cow::Owned(records))
     }
 
     /// Whether the data are all in `group` and their checksum is right.
@@ -176,6 +263,7 @@ impl GroupHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::superblock::tests::example;
 
     #[test]
     fn every_flipped_bit_of_header_data_or_records_shows() {
@@ -202,8 +290,7 @@ mod tests {
             records_raw_len: 12,
             records_checksum: checksum(records),
             next_segments: [Some(SegmentId(4)), None],
-            nonce: [0; 24],
-            tag: [0; 16],
+            seal: [0; SEAL_BYTES],
         };
         let sum = header.encode(id, own, &mut group);
         let decode = |kind, id, own, group: &[u8]| GroupHeader::decode(kind, id, own, group);
@@ -211,7 +298,9 @@ mod tests {
             decode(GroupKind::Commits, id, own, &group),
             Some((header, sum))
         );
-        assert_eq!(header.records(&group), Some(&records[..]));
+        let (superblock, vault) = (example(), Vault::plain(id));
+        let found = header.records(&superblock, &vault, own, &group);
+        assert_eq!(found.as_deref(), Some(&records[..]));
         assert!(header.has_data(&group));
         assert!(decode(GroupKind::Survivors, id, own, &group).is_none());
         assert!(decode(GroupKind::Commits, id, BlockIndex(43), &group).is_none());
@@ -219,7 +308,7 @@ mod tests {
         for bit in 0..group.len() * 8 {
             group[bit / 8] ^= 1 << (bit % 8);
             let valid = decode(GroupKind::Commits, id, own, &group)
-                .is_some_and(|(h, _)| h.records(&group).is_some() && h.has_data(&group));
+                .is_some_and(|(h, _)| h.has_records(&group) && h.has_data(&group));
             assert!(!valid, "bit {bit} does not matter");
             group[bit / 8] ^= 1 << (bit % 8);
         }

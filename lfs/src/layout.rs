@@ -5,6 +5,8 @@
 //! its own block address inside what its checksum covers, so bytes that belong elsewhere (another
 //! file system, another place, an earlier life of the disk) never pass for valid.
 
+use core::mem::offset_of;
+
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -17,6 +19,11 @@ pub(crate) const GROUP_MAGIC: [u8; 4] = *b"SiGr";
 pub(crate) const SURVIVORS_MAGIC: [u8; 4] = *b"SiSv";
 pub(crate) const FRAME_MAGIC: [u8; 4] = *b"SiOb";
 pub(crate) const TABLE_MAGIC: [u8; 4] = *b"SiTb";
+
+/// Nonce and tag; zero without a key.
+pub(crate) const SEAL_BYTES: usize = 40;
+/// Where the seal is in nodes, frames and blocks of the segment table: behind magic, checksum, id and own block.
+pub(crate) const SEAL_AT: usize = 32;
 
 /// A sector: what the disk writes whole or not at all.
 pub(crate) const SECTOR_SIZE: usize = 512;
@@ -43,9 +50,14 @@ pub(crate) struct SuperblockLayout {
     pub features_compatible: U64,
     pub features_read_only: U64,
     pub features_incompatible: U64,
-    pub reserved: [u8; 400],
+    /// The cipher; 0 without a key.
+    pub suite: u8,
+    pub reserved: [u8; 399],
 }
 const _: () = assert!(size_of::<SuperblockLayout>() == SECTOR_SIZE);
+
+/// Where the seal is in a checkpoint; what comes before it lies in the clear.
+pub(crate) const CHECKPOINT_SEAL_AT: usize = 48;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -58,12 +70,15 @@ pub(crate) struct CheckpointLayout {
     pub sequence: U64,
     /// Bytes of body after this header.
     pub body_len: U32,
+    pub reserved_clear: [u8; 4],
+    pub seal: [u8; SEAL_BYTES],
     pub log_segment_count: U32,
     /// Of these, how many the log had not come to.
     pub ahead_count: U32,
     pub object_count: U32,
     pub manifest_len: U32,
     pub start_flags: U32,
+    pub start_previous_checksum: U32,
     /// The last commit that the layer above has in its objects.
     pub horizon_commit: U64,
     /// The last commit that the trees hold.
@@ -71,8 +86,6 @@ pub(crate) struct CheckpointLayout {
     pub durable_group: U64,
     pub start_group: U64,
     pub start_commit: U64,
-    pub start_previous_checksum: U32,
-    pub segment_count: U32,
     /// Blocks the log had written when this was made: the clock of segments.
     pub log_blocks: U64,
     /// Next object of the layer above.
@@ -81,9 +94,11 @@ pub(crate) struct CheckpointLayout {
     pub next_inode: U64,
     pub live_root: RootLayout,
     pub history_root: RootLayout,
-    pub reserved: [u8; 40],
+    pub segment_count: U32,
+    pub reserved: [u8; 28],
 }
-const _: () = assert!(size_of::<CheckpointLayout>() == 208);
+const _: () = assert!(size_of::<CheckpointLayout>() == 240);
+const _: () = assert!(offset_of!(CheckpointLayout, seal) == CHECKPOINT_SEAL_AT);
 
 /// A tree's root; `block` 0 when the tree is empty.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -117,9 +132,8 @@ pub(crate) struct GroupLayout {
     pub records_checksum: U32,
     /// The segments that the log goes to next; all ones where that was not decided.
     pub next_segments: [U32; 2],
-    /// Nonce and tag of the encrypted records.
-    pub nonce: [u8; 24],
-    pub tag: [u8; 16],
+    /// Nonce and tag of the encrypted records; zero without a key.
+    pub seal: [u8; SEAL_BYTES],
     pub reserved: [u8; 24],
 }
 const _: () = assert!(size_of::<GroupLayout>() == 160);
@@ -133,14 +147,16 @@ pub(crate) struct TableLayout {
     pub checksum: U32,
     pub filesystem_id: [u8; 16],
     pub own_block: U64,
+    pub seal: [u8; SEAL_BYTES],
     /// Which block of the table.
     pub index: U32,
     pub reserved: [u8; 4],
     /// The checkpoint it was written for.
     pub sequence: U64,
-    pub reserved_too: [u8; 16],
+    pub reserved_too: [u8; 8],
 }
-const _: () = assert!(size_of::<TableLayout>() == 64);
+const _: () = assert!(size_of::<TableLayout>() == 96);
+const _: () = assert!(offset_of!(TableLayout, seal) == SEAL_AT);
 
 /// A segment in the table.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -163,11 +179,13 @@ pub(crate) struct FrameLayout {
     pub checksum: U32,
     pub filesystem_id: [u8; 16],
     pub own_block: U64,
+    pub seal: [u8; SEAL_BYTES],
     pub object: U64,
     pub frame: U32,
     pub payload_len: U32,
 }
-const _: () = assert!(size_of::<FrameLayout>() == 48);
+const _: () = assert!(size_of::<FrameLayout>() == 88);
+const _: () = assert!(offset_of!(FrameLayout, seal) == SEAL_AT);
 
 /// CRC-32 (ISO-HDLC) of `bytes`, the checksum of every structure.
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {

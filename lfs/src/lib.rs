@@ -63,6 +63,7 @@ pub mod sim;
 mod superblock;
 mod transaction;
 mod tree;
+mod unlock;
 mod varint;
 mod view;
 mod volume;
@@ -84,8 +85,8 @@ pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_
 pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
 pub use error::{
-    AppendError, CheckpointError, FileError, FormatError, MountError, ObjectReadError,
-    ObjectWriteError, ReadOnly, Structure,
+    AppendError, CheckpointError, FileError, FormatError, KeyAccessError, MountError,
+    ObjectReadError, ObjectWriteError, ReadOnly, Structure,
 };
 pub use extent_codec::{
     EXTENT_BYTES_MAX, Encoding, ExtentCut, ExtentError, ExtentIdentity, ExtentRanges, ExtentShape,
@@ -95,7 +96,8 @@ pub use fault::{Fault, NodePointer, StoredRange};
 pub use files::CommitStop;
 pub use filesystem::FileSystem;
 pub use format::{
-    Content, DEVICE_BYTES_MIN, FormatOptions, finish_format, format, format_unfinished, probe,
+    Content, DEVICE_BYTES_MIN, FormatOptions, finish_format, format, format_encrypted,
+    format_encrypted_unfinished, format_unfinished, probe,
 };
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub use namespace::{
@@ -113,6 +115,7 @@ pub use seal::{
 };
 pub use superblock::FileSystemId;
 pub use transaction::{SnapshotId, SnapshotInfo, Transaction};
+pub use unlock::{Encryption, Entropy, KeyChange, KeySlotInfo, Unlock, change_keys, key_slots};
 pub use view::View;
 pub use write_set::Loaded;
 

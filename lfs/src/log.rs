@@ -19,6 +19,7 @@ use crate::gather::{
 };
 use crate::group::{GROUP_HEADER_BYTES, GroupKind};
 use crate::notify::Notify;
+use crate::seal::SharedVault;
 use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
 use crate::{
@@ -31,6 +32,7 @@ const BUFFERS_KEPT: usize = 3;
 pub(crate) struct Log {
     superblock: Superblock,
     segments: Rc<RefCell<Segments>>,
+    vault: SharedVault,
     /// Free segments that are left to checkpoints and the cleaner.
     segments_left: u32,
     state: RefCell<State>,
@@ -129,7 +131,7 @@ impl Log {
     /// number; everything up to there is durable.
     pub(crate) fn new(
         superblock: Superblock,
-        segments: Rc<RefCell<Segments>>,
+        (segments, vault): (Rc<RefCell<Segments>>, SharedVault),
         cursor: LogCursor,
         last: CommitNumber,
         checkpoint: u64,
@@ -158,6 +160,7 @@ impl Log {
             segments_left: superblock.segments_for_tidying(),
             superblock,
             segments,
+            vault,
             state: RefCell::new(state),
             in_flight: RefCell::new(None),
             progress: Notify::default(),
@@ -216,6 +219,11 @@ impl Log {
             open.add(parts, |address| addresses.push(address));
             open.commits_ending += 1;
         } else {
+            if bytes <= capacity_bytes(self.superblock.group_blocks_max()) {
+                // How long a group is, is known once its records are compressed; what follows goes right behind it.
+                let _ = self.decide_ahead(state, 0, shrinking);
+                self.seal(state);
+            }
             let plan = self.plan(state, parts, bytes)?;
             self.decide_ahead(state, plan.advances, shrinking)?;
             let fresh = self.build(state, parts, number, &plan)?;
@@ -224,6 +232,9 @@ impl Log {
                 open.reserve(begun).map_err(|_| AppendError::OutOfMemory)?;
                 open.add(begun, |address| addresses.push(address));
                 open.continues = true;
+            }
+            if let Some(open) = &mut state.open {
+                open.keeps_length = true;
             }
             for (chunk, (group, at)) in plan.chunks.iter().zip(fresh) {
                 self.seal(state);
@@ -340,6 +351,7 @@ impl Log {
             group.add(parts, |address| addresses.push(address));
             group.commits_ending = u32::from(at == last);
             group.continues = at != last;
+            group.keeps_length = at != last;
             groups.push((group, addresses));
         }
         Ok(groups)
@@ -609,7 +621,7 @@ impl Log {
             next_segments: [ahead.next(), ahead.next()],
         };
         let (commit, continued) = (group.first_commit, group.continued);
-        let (group, sum, blocks) = group.seal(GroupKind::Commits, self.superblock.id, chain);
+        let (group, sum, blocks) = group.seal(GroupKind::Commits, &self.vault, chain);
         state.cursor.step(blocks, commit, continued, sum);
         state.log_blocks += u64::from(blocks);
         state.sealed_bytes += group.buffer.bytes().len();

@@ -4,13 +4,15 @@
 //! frames, each with its own header and checksum, so damage is found where it is and by whoever reads
 //! it. Deleting an object frees its segments; there is never anything to copy.
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::checkpoint::ObjectInfo;
 use crate::filesystem::FileSystem;
-use crate::layout::{FRAME_MAGIC, FrameLayout, checksum_after_head};
+use crate::layout::{FRAME_MAGIC, FrameLayout, SEAL_AT, SEAL_BYTES};
+use crate::seal::{Purpose, SharedVault};
 use crate::superblock::{SegmentId, Superblock};
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, ObjectId, ObjectReadError,
@@ -135,11 +137,12 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
             .ok_or(ObjectWriteError::Failed)?;
         let mut buffer = self.buffer.take().ok_or(ObjectWriteError::Failed)?;
         let end = FRAME_HEADER_BYTES + self.filled;
-        let mut layout = FrameLayout {
+        let layout = FrameLayout {
             magic: FRAME_MAGIC,
             checksum: 0.into(),
             filesystem_id: superblock.id.0,
             own_block: block.0.into(),
+            seal: [0; SEAL_BYTES],
             object: self.id.0.into(),
             frame: self.frame.into(),
             payload_len: u32::try_from(self.filled)
@@ -159,9 +162,7 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
             .ok_or(ObjectWriteError::Failed)?;
         let (head, _) = frame.split_at_mut(FRAME_HEADER_BYTES);
         head.copy_from_slice(layout.as_bytes());
-        layout.checksum = checksum_after_head(frame).into();
-        let (head, _) = frame.split_at_mut(FRAME_HEADER_BYTES);
-        head.copy_from_slice(layout.as_bytes());
+        self.filesystem.vault.close(Purpose::Object, frame, SEAL_AT);
 
         let (mut buffer, written) = self.filesystem.device().write(block, buffer).await;
         let grown = buffer.grow(superblock.frame_blocks() as usize);
@@ -187,6 +188,7 @@ impl<D: BlockDevice> Drop for ObjectWriter<'_, D> {
 /// Reads one object front to back, a frame at a time.
 pub struct ObjectReader {
     superblock: Superblock,
+    vault: SharedVault,
     id: ObjectId,
     info: ObjectInfo,
     /// Frames that one request asks the device for.
@@ -201,9 +203,15 @@ pub struct ObjectReader {
 }
 
 impl ObjectReader {
-    pub(crate) fn new(superblock: Superblock, id: ObjectId, info: ObjectInfo) -> Self {
+    pub(crate) fn new(
+        superblock: Superblock,
+        vault: SharedVault,
+        id: ObjectId,
+        info: ObjectInfo,
+    ) -> Self {
         Self {
             superblock,
+            vault,
             id,
             left: info.len_bytes,
             info,
@@ -246,6 +254,7 @@ impl ObjectReader {
         let found = found
             .and_then(|frame| self.check(block, frame))
             .ok_or(damaged(block))?;
+        let found = found.get(FRAME_HEADER_BYTES..).unwrap_or_default();
         bytes
             .try_reserve(found.len())
             .map_err(|_| ObjectReadError::OutOfMemory)?;
@@ -293,17 +302,21 @@ impl ObjectReader {
         Ok(())
     }
 
-    /// The payload of `frame`, which was read at `block`, if it is the one that belongs there.
-    fn check<'b>(&self, block: BlockIndex, frame: &'b [u8]) -> Option<&'b [u8]> {
-        let (layout, found) = FrameLayout::ref_from_prefix(frame).ok()?;
-        let valid = layout.magic == FRAME_MAGIC
-            && layout.filesystem_id == self.superblock.id.0
-            && layout.own_block.get() == block.0
-            && layout.object.get() == self.id.0
+    /// `frame`, which was read at `block`, with its seal opened, if it is the one that belongs there.
+    fn check<'b>(&self, block: BlockIndex, frame: &'b [u8]) -> Option<Cow<'b, [u8]>> {
+        let (layout, _) = FrameLayout::ref_from_prefix(frame).ok()?;
+        if layout.magic != FRAME_MAGIC
+            || layout.filesystem_id != self.superblock.id.0
+            || layout.own_block.get() != block.0
+        {
+            return None;
+        }
+        let opened = self.vault.opened(Purpose::Object, frame, SEAL_AT)?;
+        let (layout, found) = FrameLayout::ref_from_prefix(&opened).ok()?;
+        let valid = layout.object.get() == self.id.0
             && layout.frame.get() == self.frame
-            && layout.payload_len.get() as usize == found.len()
-            && layout.checksum.get() == checksum_after_head(frame);
-        valid.then_some(found)
+            && layout.payload_len.get() as usize == found.len();
+        valid.then_some(opened)
     }
 }
 

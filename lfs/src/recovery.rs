@@ -24,9 +24,11 @@ use crate::group::{GroupHeader, GroupKind};
 use crate::log::Log;
 use crate::object::{ObjectReader, segments_for};
 use crate::replay::{Commit, Replay, ReplayFault};
+use crate::seal::{SharedVault, Vault};
 use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, State, Superblock, SuperblockFault};
 use crate::tree::Held;
+use crate::unlock::{Unlock, unlock};
 use crate::volume::Volume;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
@@ -38,6 +40,7 @@ pub struct Recovery<D: BlockDevice> {
     device: D,
     superblock: Superblock,
     checkpoint: Checkpoint,
+    vault: SharedVault,
     segments: Rc<RefCell<Segments>>,
     volume: Volume,
     cursor: LogCursor,
@@ -64,7 +67,15 @@ impl<D: BlockDevice> Recovery<D> {
     /// # Errors
     /// When there is no file system, or one that must not be mounted; see [`MountError`].
     pub async fn open(device: D) -> Result<Self, MountError> {
-        Self::open_in(device, State::Ready).await
+        Self::open_in(device, State::Ready, None).await
+    }
+
+    /// As [`open`](Self::open), with what opens a file system that has a key. One without a key is refused then.
+    ///
+    /// # Errors
+    /// [`MountError::Key`] if the key is wrong or missing; else as [`open`](Self::open).
+    pub async fn open_with(device: D, key: Option<&Unlock<'_>>) -> Result<Self, MountError> {
+        Self::open_in(device, State::Ready, key).await
     }
 
     /// As [`open`](Self::open), for a file system that [`format_unfinished`](crate::format_unfinished) made and nobody else
@@ -73,10 +84,26 @@ impl<D: BlockDevice> Recovery<D> {
     /// # Errors
     /// As [`open`](Self::open).
     pub async fn open_unfinished(device: D) -> Result<Self, MountError> {
-        Self::open_in(device, State::Formatting).await
+        Self::open_in(device, State::Formatting, None).await
     }
 
-    async fn open_in(device: D, state: State) -> Result<Self, MountError> {
+    /// As [`open_unfinished`](Self::open_unfinished), of what
+    /// [`format_encrypted_unfinished`](crate::format_encrypted_unfinished) made.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub async fn open_unfinished_with(
+        device: D,
+        key: Option<&Unlock<'_>>,
+    ) -> Result<Self, MountError> {
+        Self::open_in(device, State::Formatting, key).await
+    }
+
+    async fn open_in(
+        device: D,
+        state: State,
+        key: Option<&Unlock<'_>>,
+    ) -> Result<Self, MountError> {
         let superblock = match read_superblock(&device).await? {
             Ok(superblock) if superblock.state == state => superblock,
             Ok(_) | Err(SuperblockFault::Invalid) => return Err(MountError::NotFound),
@@ -84,15 +111,17 @@ impl<D: BlockDevice> Recovery<D> {
                 return Err(MountError::Unknown { version, features });
             }
         };
-        let checkpoint = read_checkpoint(&device, &superblock).await?;
-        let segments = read_table(&device, &superblock, &checkpoint).await?;
-        Self::begin(device, superblock, checkpoint, segments).await
+        let vault = unlock(&device, &superblock, key).await?;
+        let checkpoint = read_checkpoint(&device, &superblock, &vault).await?;
+        let segments = read_table(&device, &superblock, &vault, &checkpoint).await?;
+        Self::begin(device, superblock, vault, checkpoint, segments).await
     }
 
     /// As [`open`](Self::open), with what it reads first.
     pub(crate) async fn begin(
         device: D,
         superblock: Superblock,
+        vault: SharedVault,
         checkpoint: Checkpoint,
         mut segments: Segments,
     ) -> Result<Self, MountError> {
@@ -105,7 +134,12 @@ impl<D: BlockDevice> Recovery<D> {
         let segments = Rc::new(RefCell::new(segments));
         let segment_blocks = superblock.segment_blocks as usize;
         let horizon = checkpoint.horizon.min(checkpoint.tree_commit);
-        let volume = Volume::new(superblock, Rc::clone(&segments), &checkpoint);
+        let volume = Volume::new(
+            superblock,
+            Rc::clone(&vault),
+            Rc::clone(&segments),
+            &checkpoint,
+        );
         let mut recovery = Self {
             volume: volume.map_err(|damaged| MountError::Damaged {
                 structure: Structure::Node,
@@ -127,6 +161,7 @@ impl<D: BlockDevice> Recovery<D> {
             counters: Counters::default(),
             device,
             superblock,
+            vault,
             checkpoint,
             segments,
         };
@@ -159,7 +194,12 @@ impl<D: BlockDevice> Recovery<D> {
             .objects
             .get(&id)
             .ok_or(ObjectReadError::NotFound)?;
-        Ok(ObjectReader::new(self.superblock, id, info.clone()))
+        Ok(ObjectReader::new(
+            self.superblock,
+            Rc::clone(&self.vault),
+            id,
+            info.clone(),
+        ))
     }
 
     /// The next commit after the horizon: its number and what the layer above recorded in it (nothing, when it
@@ -215,9 +255,13 @@ impl<D: BlockDevice> Recovery<D> {
         }
         let start = self.cursor.next_block as usize * BLOCK_SIZE;
         let bytes = self.current.bytes().get(start..).unwrap_or_default();
-        let records = header.records(bytes).unwrap_or_default();
         let block = self.cursor.block(&self.superblock);
-        let taken = self.replay.push(block, header, records);
+        // The checksum of what is stored was right: what does not open now was not written by this file system.
+        let records = header.records(&self.superblock, &self.vault, block, bytes);
+        let Some(records) = records else {
+            return Err(self.damaged_group());
+        };
+        let taken = self.replay.push(block, header, &records);
         taken.map_err(|fault| match fault {
             ReplayFault::Broken => self.damaged_group(),
             ReplayFault::OutOfMemory => MountError::OutOfMemory,
@@ -308,7 +352,7 @@ impl<D: BlockDevice> Recovery<D> {
         let last = CommitNumber(self.replay.next_number() - 1);
         let log = Log::new(
             self.superblock,
-            Rc::clone(&self.segments),
+            (Rc::clone(&self.segments), self.vault),
             self.cursor,
             last,
             self.checkpoint.sequence,
@@ -360,7 +404,7 @@ impl<D: BlockDevice> Recovery<D> {
             GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, bytes)?;
         let valid = header.sequence == cursor.sequence
             && header.previous_checksum == cursor.previous_checksum
-            && header.records(bytes).is_some()
+            && header.has_records(bytes)
             // Of a group that is known to have been durable, damaged data are no torn tail: they are damaged data,
             // which shows where they are read.
             && (header.has_data(bytes) || header.sequence <= self.checkpoint.durable_group);
@@ -451,6 +495,7 @@ fn mount_error(error: FileError) -> MountError {
 async fn read_checkpoint<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
+    vault: &Vault,
 ) -> Result<Checkpoint, MountError> {
     let mut newest: Option<Checkpoint> = None;
     for slot in 0..2 {
@@ -459,7 +504,7 @@ async fn read_checkpoint<D: BlockDevice>(
         // A slot that cannot be read may be the newer one: going on with the other is not safe.
         let (buffer, read) = device.read(own, buffer).await;
         read?;
-        if let Some(found) = Checkpoint::decode(superblock, own, buffer.bytes())
+        if let Some(found) = Checkpoint::decode(superblock, vault, own, buffer.bytes())
             && newest
                 .as_ref()
                 .is_none_or(|best| found.sequence > best.sequence)
@@ -480,6 +525,7 @@ const TABLE_BLOCKS_AT_ONCE: u32 = 64;
 async fn read_table<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
+    vault: &Vault,
     checkpoint: &Checkpoint,
 ) -> Result<Segments, MountError> {
     let mut segments = Segments::new(superblock).ok_or(MountError::OutOfMemory)?;
@@ -495,7 +541,7 @@ async fn read_table<D: BlockDevice>(
             let home = home.unwrap_or(0);
             let at = (2 * (index - first) + u32::from(home)) as usize * BLOCK_SIZE;
             let bytes = buffer.bytes().get(at..at + BLOCK_SIZE).unwrap_or_default();
-            if !segments.load_block(superblock, index, home, bytes) {
+            if !segments.load_block(superblock, vault, index, home, bytes) {
                 return Err(MountError::Damaged {
                     structure: Structure::SegmentTable,
                     block: superblock.table_block(index, home),

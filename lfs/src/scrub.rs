@@ -19,12 +19,13 @@ use crate::extent::Piece;
 use crate::namespace::decode_entry;
 use crate::object::ObjectReader;
 use crate::segments::is_table_block;
-use crate::superblock::{Superblock, table_blocks_for};
+use crate::superblock::{KEY_SLOT_BLOCKS, Superblock, table_blocks_for};
 use crate::tree::{Held, Key, Place, Tree, TreeKind, Walk, items_of};
+use crate::unlock::{damaged_copies, slots_block};
 use crate::volume::Volume;
 use crate::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileSystem, ItemKind, ROOT,
-    StoredRange,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileSystem, ItemKind, MountError,
+    ROOT, StoredRange, Structure,
 };
 
 /// How often a leaf that changes under way is looked at again.
@@ -126,6 +127,7 @@ impl<D: BlockDevice> FileSystem<D> {
             paths_left: PATHS_MAX,
         };
         scrub.superblocks().await?;
+        scrub.key_slots().await?;
         scrub.slot().await?;
         scrub.table().await?;
         scrub.tree(TreeKind::Live).await?;
@@ -254,6 +256,43 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         Ok(())
     }
 
+    /// Both copies of the key slots, where there is a key.
+    async fn key_slots(&mut self) -> Result<(), ScrubError> {
+        let filesystem = self.filesystem;
+        if filesystem.superblock.suite.is_none() {
+            return Ok(());
+        }
+        if filesystem.is_ending() {
+            return Err(ScrubError::Ending);
+        }
+        let found = damaged_copies(&filesystem.device, &filesystem.superblock).await;
+        let Some((slots, bad)) = found else {
+            // Mounted is as good as it gets: what would open it next time is gone.
+            let damaged = MountError::Damaged {
+                structure: Structure::KeySlots,
+                block: KEY_SLOT_BLOCKS[0],
+            };
+            self.found(
+                &Finding::new(Part::KeySlots, Problem::Locked(damaged)),
+                false,
+            );
+            return Ok(());
+        };
+        for block in bad.into_iter().flatten() {
+            let mut repaired = false;
+            if !self.options.read_only
+                && let Some(buffer) = slots_block(&slots, block)
+            {
+                let device = &filesystem.device;
+                repaired =
+                    device.write(block, buffer).await.1.is_ok() && device.flush().await.is_ok();
+            }
+            let finding = Finding::new(Part::KeySlots, Problem::KeySlotsCopy).at(block);
+            self.found(&finding.by(Repair::KeySlots), repaired);
+        }
+        Ok(())
+    }
+
     /// The slot in force.
     async fn slot(&mut self) -> Result<(), ScrubError> {
         let superblock = self.filesystem.superblock;
@@ -262,7 +301,9 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let own = superblock.slot_block(Checkpoint::slot(sequence));
             let blocks = superblock.slot_blocks as usize;
             let buffer = self.read(own, blocks).await?;
-            let decoded = buffer.and_then(|b| Checkpoint::decode(&superblock, own, b.bytes()));
+            let decoded = buffer.and_then(|b| {
+                Checkpoint::decode(&superblock, &self.filesystem.vault, own, b.bytes())
+            });
             if decoded.is_some_and(|found| found.sequence == sequence) {
                 self.advance((blocks * BLOCK_SIZE) as u64);
                 return Ok(());
@@ -291,7 +332,13 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 let block = superblock.table_block(index, before);
                 let buffer = self.read(block, 1).await?;
                 let good = buffer.is_some_and(|buffer| {
-                    is_table_block(&superblock, index, before, buffer.bytes())
+                    is_table_block(
+                        &superblock,
+                        &self.filesystem.vault,
+                        index,
+                        before,
+                        buffer.bytes(),
+                    )
                 });
                 if !good && home(self) != before {
                     continue;
@@ -365,9 +412,9 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let mut unverified = path.iter().filter_map(|node| node.place).chain(missing);
             if let Some(place) = unverified.find(|place| !verified.contains(place)) {
                 let buffer = self.read(place.pointer.block, 1).await?;
-                let id = self.filesystem.superblock.id;
+                let vault = &self.filesystem.vault;
                 let checked = buffer.as_ref().map(|buffer| {
-                    let mut walk = Walk::new(kind, None, id);
+                    let mut walk = Walk::new(kind, None, Rc::clone(vault));
                     walk.enter(&place, buffer.bytes()).map(|_| ())
                 });
                 if let (Some(Ok(())), Some(buffer)) = (&checked, &buffer) {
@@ -432,11 +479,12 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         if self.options.read_only {
             return false;
         }
-        let (id, address) = (
-            self.filesystem.superblock.id,
-            place.pointer.block.0 * BLOCK_SIZE as u64,
-        );
-        let is_good = |bytes: &[u8]| Walk::new(kind, None, id).enter(place, bytes).is_ok();
+        let vault = Rc::clone(&self.filesystem.vault);
+        let address = place.pointer.block.0 * BLOCK_SIZE as u64;
+        let is_good = |bytes: &[u8]| {
+            let mut walk = Walk::new(kind, None, Rc::clone(&vault));
+            walk.enter(place, bytes).is_ok()
+        };
         if self.mend(address, BLOCK_SIZE, is_good).await {
             return true;
         }
@@ -482,10 +530,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             None => embassy_futures::yield_now().await,
         }
         let bad = match &stored {
-            Ok(stored) => {
-                let volume = self.filesystem.volume.borrow();
-                damaged_bytes(&volume.sealer, &at, stored)
-            }
+            Ok(stored) => damaged_bytes(self.filesystem.vault.sealer(), &at, stored),
             Err(_) => alloc::vec![key.position..key.position + u64::from(piece.len)],
         };
         if bad.is_empty() {
@@ -498,10 +543,8 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         self.advance(share);
         let block = BlockIndex(piece.address / BLOCK_SIZE as u64);
         let filesystem = self.filesystem;
-        let is_good = |stored: &[u8]| {
-            let volume = filesystem.volume.borrow();
-            damaged_bytes(&volume.sealer, &at, stored).is_empty()
-        };
+        let is_good =
+            |stored: &[u8]| damaged_bytes(filesystem.vault.sealer(), &at, stored).is_empty();
         let len = piece.stored_len as usize;
         let repaired = self.mend(piece.address, len, is_good).await;
         let path = self.path_of(key.object).await?;
@@ -615,7 +658,8 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 objects.get(&id).map(|object| object.info.clone())
             };
             let Some(info) = info else { continue };
-            let mut reader = ObjectReader::new(superblock, id, info);
+            let mut reader =
+                ObjectReader::new(superblock, Rc::clone(&self.filesystem.vault), id, info);
             let mut bytes = Vec::new();
             let mut at = 0;
             loop {

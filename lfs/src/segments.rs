@@ -6,12 +6,14 @@
 //!
 //! Bound: 28 bytes of memory per segment.
 
+use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::layout::{SegmentLayout, TABLE_MAGIC, TableLayout, checksum_after_head};
+use crate::layout::{SEAL_AT, SEAL_BYTES, SegmentLayout, TABLE_MAGIC, TableLayout};
+use crate::seal::{Purpose, Vault};
 use crate::superblock::{SegmentId, Superblock, TABLE_ENTRIES};
 use crate::{BlockIndex, Buffer};
 
@@ -316,6 +318,7 @@ impl Segments {
     pub(crate) fn changed_blocks(
         &mut self,
         superblock: &Superblock,
+        vault: &Vault,
         sequence: u64,
         as_free: &[SegmentId],
     ) -> Option<Vec<TableBlock>> {
@@ -329,6 +332,7 @@ impl Segments {
             let block = superblock.table_block(index, home);
             let mut buffer = Buffer::zeroed(1).ok()?;
             self.encode_block(superblock, index, block, sequence, as_free, &mut buffer);
+            vault.close(Purpose::SegmentTable, buffer.bytes_mut(), SEAL_AT);
             blocks.push(TableBlock {
                 index,
                 block,
@@ -375,12 +379,14 @@ impl Segments {
     pub(crate) fn encoded_block(
         &self,
         superblock: &Superblock,
+        vault: &Vault,
         index: u32,
         own: BlockIndex,
         sequence: u64,
     ) -> Option<Buffer> {
         let mut buffer = Buffer::zeroed(1).ok()?;
         self.encode_block(superblock, index, own, sequence, &[], &mut buffer);
+        vault.close(Purpose::SegmentTable, buffer.bytes_mut(), SEAL_AT);
         Some(buffer)
     }
 
@@ -398,10 +404,11 @@ impl Segments {
             checksum: 0.into(),
             filesystem_id: superblock.id.0,
             own_block: own.0.into(),
+            seal: [0; SEAL_BYTES],
             index: index.into(),
             reserved: [0; 4],
             sequence: sequence.into(),
-            reserved_too: [0; 16],
+            reserved_too: [0; 8],
         };
         let first = index * TABLE_ENTRIES;
         let entries = self
@@ -432,10 +439,6 @@ impl Segments {
             };
             place.copy_from_slice(layout.as_bytes());
         }
-        let sum = checksum_after_head(bytes);
-        if let Some(target) = bytes.get_mut(4..8) {
-            target.copy_from_slice(&sum.to_le_bytes());
-        }
     }
 
     /// Takes over block `index` of the table as read from its home in force; false when it is not valid. To be
@@ -444,13 +447,15 @@ impl Segments {
     pub(crate) fn load_block(
         &mut self,
         superblock: &Superblock,
+        vault: &Vault,
         index: u32,
         home: u8,
         bytes: &[u8],
     ) -> bool {
-        let Some(rest) = entries_of(superblock, index, home, bytes) else {
+        let Some(opened) = opened(superblock, vault, index, home, bytes) else {
             return false;
         };
+        let rest = opened.get(size_of::<TableLayout>()..).unwrap_or_default();
         let first = index * TABLE_ENTRIES;
         let targets = self.table.get_mut(first as usize..).unwrap_or_default();
         let entries = rest.chunks_exact(size_of::<SegmentLayout>());
@@ -490,25 +495,35 @@ impl Segments {
 }
 
 /// Whether `bytes` are a valid block `index` of the table in home `home`.
-pub(crate) fn is_table_block(superblock: &Superblock, index: u32, home: u8, bytes: &[u8]) -> bool {
-    entries_of(superblock, index, home, bytes).is_some()
+pub(crate) fn is_table_block(
+    superblock: &Superblock,
+    vault: &Vault,
+    index: u32,
+    home: u8,
+    bytes: &[u8],
+) -> bool {
+    opened(superblock, vault, index, home, bytes).is_some()
 }
 
-/// The entries of block `index` of the table as read from home `home`, if it is that.
-fn entries_of<'b>(
+/// Block `index` of the table as read from home `home`, with its seal opened, if it is that.
+fn opened<'b>(
     superblock: &Superblock,
+    vault: &Vault,
     index: u32,
     home: u8,
     bytes: &'b [u8],
-) -> Option<&'b [u8]> {
+) -> Option<Cow<'b, [u8]>> {
     let own = superblock.table_block(index, home);
-    let (layout, rest) = TableLayout::ref_from_prefix(bytes).ok()?;
-    let valid = layout.magic == TABLE_MAGIC
-        && layout.filesystem_id == superblock.id.0
-        && layout.own_block.get() == own.0
-        && layout.index.get() == index
-        && layout.checksum.get() == checksum_after_head(bytes);
-    valid.then_some(rest)
+    let (layout, _) = TableLayout::ref_from_prefix(bytes).ok()?;
+    if layout.magic != TABLE_MAGIC
+        || layout.filesystem_id != superblock.id.0
+        || layout.own_block.get() != own.0
+    {
+        return None;
+    }
+    let opened = vault.opened(Purpose::SegmentTable, bytes, SEAL_AT)?;
+    let (layout, _) = TableLayout::ref_from_prefix(&opened).ok()?;
+    (layout.index.get() == index).then_some(opened)
 }
 
 #[cfg(test)]
@@ -530,23 +545,24 @@ mod tests {
     #[test]
     fn the_table_survives_a_round_trip_and_no_flipped_bit() {
         let superblock = example();
+        let vault = Vault::plain(superblock.id);
         let mut segments = Segments::new(&superblock).unwrap();
         assert!(segments.claim(SegmentId(3), SegmentKind::Nodes, 77));
         segments.add_live(SegmentId(3), 4096);
         assert!(segments.claim(SegmentId(4), SegmentKind::Log, 78));
         let mut blocks = segments
-            .changed_blocks(&superblock, 5, &[SegmentId(4)])
+            .changed_blocks(&superblock, &vault, 5, &[SegmentId(4)])
             .unwrap();
         assert!(
             segments
-                .changed_blocks(&superblock, 6, &[])
+                .changed_blocks(&superblock, &vault, 6, &[])
                 .unwrap()
                 .is_empty()
         );
         let block = blocks.pop().unwrap();
         assert_eq!(block.block, superblock.table_block(0, 1));
         let mut read = Segments::new(&superblock).unwrap();
-        assert!(read.load_block(&superblock, 0, 1, block.buffer.bytes()));
+        assert!(read.load_block(&superblock, &vault, 0, 1, block.buffer.bytes()));
         assert_eq!((read.free(), read.live_bytes()), (99, 4096));
         assert_eq!(read.get(SegmentId(3)).unwrap().written_at, 77);
         assert_eq!(read.homes(), [1]);
@@ -554,7 +570,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let mut read = Segments::new(&superblock).unwrap();
-            assert!(!read.load_block(&superblock, 0, 1, &bytes), "bit {bit}");
+            assert!(
+                !read.load_block(&superblock, &vault, 0, 1, &bytes),
+                "bit {bit}"
+            );
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
     }

@@ -6,6 +6,7 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::layout::{FORMAT_VERSION, SUPERBLOCK_MAGIC, SuperblockLayout, checksum};
+use crate::seal::Suite;
 use crate::{BLOCK_SIZE, BlockIndex, Buffer};
 
 /// Identifies a file system; random, and no part of any reply to a client, so that nobody can put
@@ -43,10 +44,14 @@ pub(crate) struct Superblock {
     pub table_blocks: u32,
     /// Segments the table has room for: how far the file system can grow.
     pub segment_count_max: u32,
+    /// The cipher of an encrypted file system.
+    pub suite: Option<Suite>,
 }
 
 /// Where the second copy of the superblock is, whatever the size of the device.
 pub(crate) const SECOND_COPY_BLOCK: BlockIndex = BlockIndex(15);
+/// Where the two copies of the key slots are, in a file system that has a key.
+pub(crate) const KEY_SLOT_BLOCKS: [BlockIndex; 2] = [BlockIndex(1), BlockIndex(14)];
 /// Where the checkpoint slots begin.
 const SLOTS_BLOCK: u64 = 16;
 
@@ -63,8 +68,11 @@ pub(crate) const SEGMENT_BLOCKS_MIN: u32 = 8;
 pub(crate) const LOG_SEGMENTS_MIN: u32 = 16;
 pub(crate) const LOG_SEGMENTS_MAX: u32 = 1024;
 
+/// Incompatible feature: there is a key.
+const FEATURE_KEY: u64 = 1;
+
 /// Entries of the segment table in a block.
-pub(crate) const TABLE_ENTRIES: u32 = 252;
+pub(crate) const TABLE_ENTRIES: u32 = 250;
 
 /// Blocks that the table of `segments` segments takes.
 pub(crate) fn table_blocks_for(segments: u32) -> u32 {
@@ -196,8 +204,9 @@ impl Superblock {
             segment_count_max: self.segment_count_max.into(),
             features_compatible: 0.into(),
             features_read_only: 0.into(),
-            features_incompatible: 0.into(),
-            reserved: [0; 400],
+            features_incompatible: self.suite.map_or(0, |_| FEATURE_KEY).into(),
+            suite: self.suite.map_or(0, Suite::number),
+            reserved: [0; 399],
         };
         layout.checksum = checksum(layout.as_bytes().get(12..).unwrap_or_default()).into();
         let bytes = buffer.bytes_mut();
@@ -222,13 +231,28 @@ impl Superblock {
         {
             return Err(SuperblockFault::Invalid);
         }
-        let features = layout.features_incompatible.get() | layout.features_read_only.get();
+        let unknown = layout.features_incompatible.get() & !FEATURE_KEY;
+        let features = unknown | layout.features_read_only.get();
         if layout.version.get() != FORMAT_VERSION || features != 0 {
             return Err(SuperblockFault::Unknown {
                 version: layout.version.get(),
                 features,
             });
         }
+        let suite = match (layout.features_incompatible.get(), layout.suite) {
+            (0, 0) => None,
+            (FEATURE_KEY, number) => match Suite::from_number(number) {
+                // Of a cipher that is not known, nothing can be read.
+                None => {
+                    return Err(SuperblockFault::Unknown {
+                        version: layout.version.get(),
+                        features: FEATURE_KEY,
+                    });
+                }
+                suite => suite,
+            },
+            _ => return Err(SuperblockFault::Invalid),
+        };
         let superblock = Self {
             id: FileSystemId(layout.filesystem_id),
             state: match layout.state.get() {
@@ -244,6 +268,7 @@ impl Superblock {
             log_segments: layout.log_segments.get(),
             table_blocks: layout.table_blocks.get(),
             segment_count_max: layout.segment_count_max.get(),
+            suite,
         };
         if layout.block_size.get() as usize == BLOCK_SIZE && superblock.in_range(device_blocks) {
             Ok(superblock)
@@ -286,6 +311,7 @@ pub(crate) mod tests {
             log_segments: 16,
             table_blocks: 1,
             segment_count_max: 200,
+            suite: None,
         }
     }
 

@@ -253,7 +253,7 @@ impl<'v> Transaction<'v> {
                     };
                     let identity = piece.identity(object, position, birth);
                     let wanted = start - position..end - position;
-                    let read = piece.read(&self.volume.sealer, identity, &bytes, &wanted);
+                    let read = piece.read(self.volume.vault.sealer(), identity, &bytes, &wanted);
                     (start, read?)
                 }
             };

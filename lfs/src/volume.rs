@@ -17,7 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::extent::Piece;
 use crate::record::ExtentRecord;
 use crate::replay::Change;
-use crate::seal::Sealer;
+use crate::seal::SharedVault;
 use crate::segments::Segments;
 use crate::superblock::Superblock;
 use crate::transaction::{SnapshotId, SnapshotInfo};
@@ -41,7 +41,7 @@ pub(crate) struct Volume {
     /// The number of the next object of the trees.
     pub next_object: u64,
     /// Seals and opens what is stored.
-    pub sealer: Sealer,
+    pub vault: SharedVault,
 }
 
 /// What a commit does to the trees, and how much room that takes.
@@ -64,10 +64,11 @@ impl Volume {
     /// The volume as `checkpoint` has it.
     pub(crate) fn new(
         superblock: Superblock,
+        vault: SharedVault,
         segments: Rc<RefCell<Segments>>,
         checkpoint: &Checkpoint,
     ) -> Result<Self, Damaged> {
-        let cache = NodeCache::shared(superblock.id, NODE_CACHE_BYTES);
+        let cache = NodeCache::shared(Rc::clone(&vault), NODE_CACHE_BYTES);
         let tree = |kind, root| Tree::open(kind, root, Rc::clone(&cache));
         Ok(Self {
             live: tree(TreeKind::Live, checkpoint.live_root)?,
@@ -77,7 +78,7 @@ impl Volume {
             segments,
             snapshots: BTreeMap::new(),
             next_object: checkpoint.next_inode,
-            sealer: Sealer::Plain,
+            vault,
         })
     }
 

@@ -15,6 +15,7 @@
 mod common;
 
 use common::images::{Recipe, contents, image};
+use common::key::key;
 use common::{mount, seed};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
@@ -29,7 +30,14 @@ const RECIPE: Recipe = Recipe {
     seed: 1,
 };
 
-fn check_with(disk: &SimDisk, options: CheckOptions) -> (CheckSummary, Vec<Finding>) {
+fn options() -> CheckOptions<'static> {
+    CheckOptions {
+        key: key(),
+        ..CheckOptions::default()
+    }
+}
+
+fn check_with(disk: &SimDisk, options: CheckOptions<'static>) -> (CheckSummary, Vec<Finding>) {
     let disk = disk.clone();
     Executor::new(0).run(async move {
         let mut findings = Vec::new();
@@ -45,10 +53,7 @@ fn check_with(disk: &SimDisk, options: CheckOptions) -> (CheckSummary, Vec<Findi
 
 fn check(disk: &SimDisk) -> (CheckSummary, Vec<Finding>) {
     let data = true;
-    let options = CheckOptions {
-        data,
-        ..CheckOptions::default()
-    };
+    let options = CheckOptions { data, ..options() };
     check_with(disk, options)
 }
 
@@ -57,7 +62,7 @@ fn repair(disk: &SimDisk) -> RepairOutcome {
     let mut executor = Executor::new(0);
     let clock = executor.clock();
     executor
-        .run(async move { lfs::repair(&disk, &clock, CheckOptions::default(), &mut |_| ()).await })
+        .run(async move { lfs::repair(&disk, &clock, options(), &mut |_| ()).await })
         .unwrap()
 }
 
@@ -99,7 +104,10 @@ fn dump_lines(disk: &SimDisk) -> Vec<String> {
     let disk = disk.clone();
     Executor::new(0).run(async move {
         let mut lines = Vec::new();
-        let options = lfs::DumpOptions::default();
+        let options = lfs::DumpOptions {
+            key: key(),
+            ..lfs::DumpOptions::default()
+        };
         lfs::dump(&disk, options, &mut |event| lines.push(event.to_string())).await;
         lines
     })
@@ -217,7 +225,7 @@ fn damaged_data_is_reported_with_the_file_and_the_range() {
     assert_eq!(finding.path.as_deref(), Some(&b"/directory/file"[..]));
     assert_eq!(finding.bytes, Some(8192..12_288));
     assert_eq!(finding.problem, Problem::DataDamaged);
-    let without = check_with(&disk, CheckOptions::default());
+    let without = check_with(&disk, options());
     assert!(
         without.0.is_clean(),
         "data is only read when that is asked for"
@@ -526,7 +534,7 @@ fn miscounted_space_is_found_and_counted_again() {
         }
         // In both homes of the block: one of them holds.
         let mut changed = 0;
-        for entry in block[64..].chunks_exact_mut(16) {
+        for entry in block[96..].chunks_exact_mut(16) {
             let live = u32::from_le_bytes(entry[4..8].try_into().unwrap());
             if entry[0] == 1 && live > 100 && live < 20_000 && changed < 2 {
                 entry[4..8].copy_from_slice(&(live + 50).to_le_bytes());
@@ -570,7 +578,7 @@ fn with_little_memory_the_tree_is_gone_through_more_than_once_and_the_same_is_fo
     let hurt = with_inode_byte(&disk.snapshot(0), 3333, 7, 5);
     let options = CheckOptions {
         table_bytes_max: 1 << 16,
-        ..CheckOptions::default()
+        ..options()
     };
     let (little, few) = check_with(&hurt, options);
     let (much, many) = check(&hurt);

@@ -230,7 +230,7 @@ fn a_format_that_is_cut_short_is_begun_anew() {
         };
         let target = disk.clone();
         let id = lfs::FileSystemId([1; 16]);
-        let formatting = async move { lfs::format(&target, FORMAT, id).await.unwrap() };
+        let formatting = async move { common::key::format(&target, FORMAT, id).await.unwrap() };
         Executor::new(seed).run(formatting);
         let done = disk.event_count();
         for events in 0..=done {

@@ -369,7 +369,8 @@ fn what_cannot_be_mounted_is_not_formatted() {
         log_segments: 1025,
         created_ns: 0,
     };
-    let formatted = Executor::new(1)
-        .run(async move { lfs::format(&target, options, lfs::FileSystemId([1; 16])).await });
+    let formatted = Executor::new(1).run(async move {
+        common::key::format(&target, options, lfs::FileSystemId([1; 16])).await
+    });
     assert_eq!(formatted, Err(lfs::FormatError::TooSmall));
 }

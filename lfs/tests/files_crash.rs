@@ -25,7 +25,7 @@ use common::posix::Model;
 use common::world::{Machine, Worker, World, hash_name, random_bytes, same};
 use common::{formatted, seed};
 use lfs::sim::{Crash, Executor, Random, SimDisk};
-use lfs::{CommitNumber, FileKind, ItemKind, NewInode, ROOT, Recovery, RenameFlags, XattrMode};
+use lfs::{CommitNumber, FileKind, ItemKind, NewInode, ROOT, RenameFlags, XattrMode};
 
 /// Something a workload is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -319,7 +319,7 @@ impl Run {
         let mut executor = Executor::new(0);
         let mounted = disk.clone();
         let mounted = executor.run(async move {
-            let mut recovery = Recovery::open(mounted).await?;
+            let mut recovery = common::key::open(mounted).await?;
             while recovery.next_commit().await?.is_some() {}
             recovery.finish().await
         });

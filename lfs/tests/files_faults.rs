@@ -19,7 +19,7 @@ use common::posix::Model;
 use common::world::{Machine, World, same};
 use common::{SEGMENT_BLOCKS, formatted, seed};
 use lfs::sim::{Executor, Fate, Random, Request, SimDisk};
-use lfs::{BLOCK_SIZE, BlockIndex, DeviceError, Recovery};
+use lfs::{BLOCK_SIZE, BlockIndex, DeviceError};
 
 const SEGMENTS: usize = 200;
 
@@ -104,7 +104,7 @@ fn is_reported(disk: &SimDisk, world: &World, what: &str) -> bool {
     let mut executor = Executor::new(3);
     let mounted = disk.clone();
     let mounted = executor.run(async move {
-        let mut recovery = Recovery::open(mounted).await?;
+        let mut recovery = common::key::open(mounted).await?;
         while recovery.next_commit().await?.is_some() {}
         recovery.finish().await
     });

@@ -14,7 +14,11 @@ fn a_disk_filled_with_one_file_says_so_and_recovers() {
     let mut executor = Executor::new(1);
     let target = disk.clone();
     let options = FormatOptions::for_device_bytes(16 * MIB);
-    executor.run(async move { lfs::format(&target, options, common::ID).await.unwrap() });
+    executor.run(async move {
+        common::key::format(&target, options, common::ID)
+            .await
+            .unwrap();
+    });
     let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
     executor.run(async move {
         let new = NewInode::new(FileKind::File, 0o644);

@@ -124,7 +124,7 @@ fn make() -> SimDisk {
             tx.files().write(sparse, 1 << 20, b"far out")
         });
         made.await.unwrap();
-        for at in 0..30 {
+        for at in 0..24 {
             let name = format!("file-{at}").into_bytes();
             let (made, _) = filesystem
                 .transact(NOW_NS, |tx| tx.files().create(ROOT, &name, &file))
@@ -207,7 +207,7 @@ fn an_old_image_with_files_is_read_and_its_damage_is_found() {
     let lines = lines_of(&disk).join("\n");
     for part in [
         "survivors at block",
-        "\"snapshot 350\"",
+        "\"snapshot 650\"",
         "group ",
         ": log,",
         ": nodes,",

@@ -24,6 +24,7 @@ pub(crate) async fn dump(arguments: Dump) -> Outcome<()> {
     let options = DumpOptions {
         segments: !arguments.log,
         older_groups: !arguments.log,
+        ..DumpOptions::default()
     };
     let mut output = Output::new();
     let mut outcome = Ok(());
@@ -57,6 +58,7 @@ fn object(event: &DumpEvent<'_>) -> Map<String, Value> {
             segment_count,
             first_segment_block,
             log_segments,
+            suite,
         } => {
             put("kind", "superblock".into());
             put("block", block.0.into());
@@ -66,6 +68,7 @@ fn object(event: &DumpEvent<'_>) -> Map<String, Value> {
             put("segment_count", (*segment_count).into());
             put("first_segment_block", (*first_segment_block).into());
             put("log_segments", (*log_segments).into());
+            put("cipher", suite.map(|suite| suite.to_string()).into());
         }
         DumpEvent::Checkpoint { .. } => put_checkpoint(&mut put, event),
         DumpEvent::Segment {

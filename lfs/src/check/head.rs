@@ -5,8 +5,10 @@ use alloc::vec::Vec;
 use super::Sink;
 use super::report::{Finding, Part, Problem, Repair};
 use crate::checkpoint::Checkpoint;
+use crate::seal::{SharedVault, Vault};
 use crate::segments::Segments;
 use crate::superblock::{State, Superblock, SuperblockFault, TABLE_ENTRIES, table_blocks_for};
+use crate::unlock::{Unlock, damaged_copies, unlock};
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer};
 
 /// Blocks of the segment table that one request reads.
@@ -15,6 +17,7 @@ const TABLE_BLOCKS_AT_ONCE: u32 = 64;
 /// What could be read of them.
 pub(super) struct Head {
     pub superblock: Superblock,
+    pub vault: SharedVault,
     pub checkpoint: Option<Checkpoint>,
     pub segments: Option<Segments>,
     /// Blocks of the table, by index, that are damaged; what they say counts as free.
@@ -42,11 +45,31 @@ pub(super) async fn read<D: BlockDevice>(
 }
 
 /// Reads and checks all of it. `None`: there is no file system to check.
-pub(super) async fn check<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Option<Head> {
+pub(super) async fn check<D: BlockDevice>(
+    device: &D,
+    key: Option<&Unlock<'_>>,
+    sink: &mut Sink<'_>,
+) -> Option<Head> {
     let superblock = check_superblock(device, sink).await?;
-    let checkpoint = check_slots(device, &superblock, sink).await;
+    let vault = match unlock(device, &superblock, key).await {
+        Ok(vault) => vault,
+        Err(error) => {
+            sink.report(Finding::new(Part::KeySlots, Problem::Locked(error)));
+            return None;
+        }
+    };
+    if superblock.suite.is_some()
+        && let Some((_, bad)) = damaged_copies(device, &superblock).await
+    {
+        for block in bad.into_iter().flatten() {
+            let finding = Finding::new(Part::KeySlots, Problem::KeySlotsCopy);
+            sink.report(finding.at(block).by(Repair::KeySlots));
+        }
+    }
+    let checkpoint = check_slots(device, &superblock, &vault, sink).await;
     let mut head = Head {
         superblock,
+        vault,
         checkpoint,
         segments: None,
         damaged_table: Vec::new(),
@@ -55,6 +78,7 @@ pub(super) async fn check<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Op
         head.segments = check_table(
             device,
             &superblock,
+            &head.vault,
             checkpoint,
             &mut head.damaged_table,
             sink,
@@ -117,6 +141,7 @@ async fn check_superblock<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Op
 async fn check_slots<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
+    vault: &Vault,
     sink: &mut Sink<'_>,
 ) -> Option<Checkpoint> {
     let mut newest: Option<Checkpoint> = None;
@@ -127,7 +152,7 @@ async fn check_slots<D: BlockDevice>(
         let Some(buffer) = read(device, own, blocks, Part::Checkpoint, sink).await else {
             continue;
         };
-        match Checkpoint::decode(superblock, own, buffer.bytes()) {
+        match Checkpoint::decode(superblock, vault, own, buffer.bytes()) {
             Some(found) => {
                 if newest
                     .as_ref()
@@ -153,6 +178,7 @@ async fn check_slots<D: BlockDevice>(
 async fn check_table<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
+    vault: &Vault,
     checkpoint: &Checkpoint,
     damaged: &mut Vec<u32>,
     sink: &mut Sink<'_>,
@@ -174,8 +200,8 @@ async fn check_table<D: BlockDevice>(
             let bytes = buffer
                 .as_ref()
                 .and_then(|b| b.bytes().get(at..at + BLOCK_SIZE));
-            let loaded =
-                bytes.is_some_and(|bytes| segments.load_block(superblock, index, home, bytes));
+            let loaded = bytes
+                .is_some_and(|bytes| segments.load_block(superblock, vault, index, home, bytes));
             if !loaded {
                 damaged.push(index);
                 let first = index * TABLE_ENTRIES;

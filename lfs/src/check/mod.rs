@@ -31,8 +31,10 @@ pub use report::{Finding, NodeDefect, Part, Problem, Repair, Severity, Summary};
 pub(crate) use trees::{damaged_bytes, node_finding};
 
 use crate::checkpoint::Checkpoint;
+use crate::seal::SharedVault;
 use crate::segments::{SegmentKind, Segments};
 use crate::superblock::{SegmentId, Superblock};
+use crate::unlock::Unlock;
 use crate::volume::Volume;
 use crate::{BlockDevice, CommitNumber, MountError, Recovery, Structure};
 use head::Head;
@@ -45,8 +47,10 @@ const PENDING_MAX: usize = 4096;
 const DAMAGED_RANGES_MAX: usize = 1024;
 
 /// What to check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckOptions {
+#[derive(Debug, Clone, Copy)]
+pub struct CheckOptions<'k> {
+    /// What opens a file system that has a key; one without is refused then.
+    pub key: Option<Unlock<'k>>,
     /// Also read and verify all file data and objects.
     pub data: bool,
     /// Memory for the tables of inodes and names. 64 bytes suffice for a file, so the default holds a million files; with
@@ -54,9 +58,10 @@ pub struct CheckOptions {
     pub table_bytes_max: usize,
 }
 
-impl Default for CheckOptions {
+impl Default for CheckOptions<'_> {
     fn default() -> Self {
         Self {
+            key: None,
             data: false,
             table_bytes_max: 128 << 20,
         }
@@ -150,7 +155,7 @@ impl<'e> Sink<'e> {
 /// to `events`, in no particular order.
 pub async fn check<D: BlockDevice>(
     device: &D,
-    options: CheckOptions,
+    options: CheckOptions<'_>,
     events: &mut dyn FnMut(CheckEvent<'_>),
 ) -> Summary {
     let mut sink = Sink::new(events);
@@ -165,6 +170,7 @@ pub async fn check<D: BlockDevice>(
 /// What a check knows in the end that a repair needs.
 pub(crate) struct Found {
     pub superblock: Superblock,
+    pub vault: SharedVault,
     pub checkpoint: Checkpoint,
     pub table: Segments,
     pub damaged_table: Vec<u32>,
@@ -176,18 +182,19 @@ pub(crate) struct Found {
 
 async fn check_all<D: BlockDevice>(
     device: &D,
-    options: CheckOptions,
+    options: CheckOptions<'_>,
     sink: &mut Sink<'_>,
 ) -> Option<Found> {
     let Head {
         superblock,
+        vault,
         checkpoint,
         segments,
         damaged_table,
-    } = head::check(device, sink).await?;
+    } = head::check(device, options.key.as_ref(), sink).await?;
     let (checkpoint, table) = (checkpoint?, segments?);
     let recovery = if damaged_table.is_empty() {
-        replay(device, &superblock, &checkpoint, &table, sink).await
+        replay(device, &superblock, &vault, &checkpoint, &table, sink).await
     } else {
         None
     };
@@ -197,7 +204,7 @@ async fn check_all<D: BlockDevice>(
         let last = recovery.last_commit().max(checkpoint.tree_commit);
         (recovery.volume(), last)
     } else {
-        bare = bare_volume(&superblock, &checkpoint, sink)?;
+        bare = bare_volume(&superblock, &vault, &checkpoint, sink)?;
         // What the log has after it is not known.
         (&bare, CommitNumber(u64::MAX))
     };
@@ -233,6 +240,7 @@ async fn check_all<D: BlockDevice>(
     sink.summary.live_bytes = replayed.live_bytes();
     Some(Found {
         superblock,
+        vault,
         checkpoint,
         table,
         damaged_table,
@@ -260,11 +268,19 @@ fn expected_bytes(replayed: &Segments, table: &Segments, data: bool) -> u64 {
 async fn replay<'d, D: BlockDevice>(
     device: &'d D,
     superblock: &Superblock,
+    vault: &SharedVault,
     checkpoint: &Checkpoint,
     table: &Segments,
     sink: &mut Sink<'_>,
 ) -> Option<Recovery<&'d D>> {
-    let begun = Recovery::begin(device, *superblock, checkpoint.clone(), table.clone()).await;
+    let begun = Recovery::begin(
+        device,
+        *superblock,
+        Rc::clone(vault),
+        checkpoint.clone(),
+        table.clone(),
+    )
+    .await;
     let mut recovery = match begun {
         Ok(recovery) => recovery,
         Err(error) => {
@@ -323,6 +339,7 @@ async fn replay<'d, D: BlockDevice>(
 /// The trees of the checkpoint without anything else.
 fn bare_volume(
     superblock: &Superblock,
+    vault: &SharedVault,
     checkpoint: &Checkpoint,
     sink: &mut Sink<'_>,
 ) -> Option<Volume> {
@@ -331,7 +348,7 @@ fn bare_volume(
         return None;
     };
     let segments = Rc::new(RefCell::new(segments));
-    match Volume::new(*superblock, segments, checkpoint) {
+    match Volume::new(*superblock, Rc::clone(vault), segments, checkpoint) {
         Ok(volume) => Some(volume),
         Err(damaged) => {
             let problem = Problem::Node {

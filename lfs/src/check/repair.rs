@@ -20,6 +20,7 @@ use crate::group::{GroupHeader, GroupKind};
 use crate::namespace::Inode;
 use crate::segments::{Segment, SegmentKind};
 use crate::superblock::{SegmentId, TABLE_ENTRIES};
+use crate::unlock::{Unlock, damaged_copies, slots_block};
 use crate::{
     BlockDevice, BlockIndex, Buffer, CheckpointError, Clock, DeviceError, FileError, FileSystem,
     ItemKey, ItemKind, MountError, Recovery, View,
@@ -69,7 +70,7 @@ pub struct RepairOutcome {
 pub async fn repair<D: BlockDevice>(
     device: &D,
     clock: &impl Clock,
-    options: CheckOptions,
+    options: CheckOptions<'_>,
     events: &mut dyn FnMut(CheckEvent<'_>),
 ) -> Result<RepairOutcome, RepairError> {
     let mut repaired = Vec::new();
@@ -88,7 +89,8 @@ pub async fn repair<D: BlockDevice>(
         && after.mounts
         && findings.iter().any(by_mounting)
     {
-        repair_mounted(device, clock, &after, &found, &findings, &mut repaired).await?;
+        let ground = (options.key, &after, &found);
+        repair_mounted(device, clock, ground, &findings, &mut repaired).await?;
     }
     if !repaired.is_empty() {
         (after, ..) = look(device, options, events).await;
@@ -103,7 +105,7 @@ pub async fn repair<D: BlockDevice>(
 /// A check that keeps the findings with a repair.
 async fn look<D: BlockDevice>(
     device: &D,
-    options: CheckOptions,
+    options: CheckOptions<'_>,
     events: &mut dyn FnMut(CheckEvent<'_>),
 ) -> (Summary, Option<Found>, Vec<Finding>) {
     let mut findings = Vec::new();
@@ -128,7 +130,7 @@ async fn look<D: BlockDevice>(
 fn by_mounting(finding: &Finding) -> bool {
     !matches!(
         finding.repair,
-        None | Some(Repair::Superblock | Repair::TableBlock)
+        None | Some(Repair::Superblock | Repair::KeySlots | Repair::TableBlock)
     )
 }
 
@@ -145,6 +147,12 @@ async fn repair_in_place<D: BlockDevice>(
             Some(Repair::Superblock) => {
                 let mut buffer = Buffer::zeroed(1).map_err(|_| RepairError::OutOfMemory)?;
                 found.superblock.encode(block, &mut buffer);
+                device.write(block, buffer).await.1?;
+            }
+            Some(Repair::KeySlots) => {
+                let good = damaged_copies(device, &found.superblock).await;
+                let Some((slots, _)) = good else { continue };
+                let buffer = slots_block(&slots, block).ok_or(RepairError::OutOfMemory)?;
                 device.write(block, buffer).await.1?;
             }
             Some(Repair::TableBlock) => {
@@ -207,7 +215,7 @@ async fn table_block<D: BlockDevice>(
         );
     }
     let sequence = found.checkpoint.sequence;
-    let block = table.encoded_block(superblock, index, own, sequence);
+    let block = table.encoded_block(superblock, &found.vault, index, own, sequence);
     Ok(Some(block.ok_or(RepairError::OutOfMemory)?))
 }
 
@@ -242,12 +250,11 @@ async fn data_kind<D: BlockDevice>(
 async fn repair_mounted<D: BlockDevice>(
     device: &D,
     clock: &impl Clock,
-    summary: &Summary,
-    found: &Found,
+    (key, summary, found): (Option<Unlock<'_>>, &Summary, &Found),
     findings: &[Finding],
     repaired: &mut Vec<Finding>,
 ) -> Result<(), RepairError> {
-    let mut recovery = Recovery::open(device).await?;
+    let mut recovery = Recovery::open_with(device, key.as_ref()).await?;
     while recovery.next_commit().await?.is_some() {}
     let filesystem = recovery.finish().await?;
     // Space that something damaged takes is not given away: it may still be wanted.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::{BlockIndex, CommitNumber, DeviceError, InodeNumber, ItemKind, ObjectId};
+use crate::{BlockIndex, CommitNumber, DeviceError, InodeNumber, ItemKind, MountError, ObjectId};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,8 @@ impl fmt::Display for Severity {
 pub enum Part {
     /// A copy of the superblock.
     Superblock,
+    /// A copy of the key slots.
+    KeySlots,
     /// A checkpoint slot.
     Checkpoint,
     /// The segment table.
@@ -55,6 +57,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Superblock => "superblock",
+            Self::KeySlots => "key slots",
             Self::Checkpoint => "checkpoint",
             Self::SegmentTable => "segment table",
             Self::Log => "log",
@@ -94,6 +97,12 @@ pub enum Problem {
     /// One copy of the superblock is damaged.
     #[error("this copy of the superblock is damaged or out of date; the other one is good")]
     SuperblockCopy,
+    /// It opens only with its key, or the key slots are damaged.
+    #[error("cannot be unlocked: {0}")]
+    Locked(MountError),
+    /// One copy of the key slots is damaged.
+    #[error("this copy of the key slots is damaged or out of date; the other one is good")]
+    KeySlotsCopy,
     /// A slot holds no valid checkpoint.
     #[error(
         "no valid checkpoint in this slot: none was written there yet, or a power cut tore one; \
@@ -307,7 +316,7 @@ impl Problem {
             | Self::LogReplayed { .. }
             | Self::CirclesUnchecked { .. }
             | Self::HistoryUnused { .. } => Severity::Note,
-            Self::SuperblockCopy | Self::LiveBytes { .. } => Severity::Warning,
+            Self::SuperblockCopy | Self::KeySlotsCopy | Self::LiveBytes { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }
@@ -319,6 +328,8 @@ impl Problem {
 pub enum Repair {
     /// Writes the copy of the superblock again from the good one.
     Superblock,
+    /// Writes the copy of the key slots again from the good one.
+    KeySlots,
     /// Writes the block of the segment table again from what trees, objects and segments hold.
     TableBlock,
     /// Counts a segment's bytes again, in a new checkpoint.
@@ -334,7 +345,7 @@ pub enum Repair {
 impl fmt::Display for Repair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Superblock => "write it again from the other copy",
+            Self::Superblock | Self::KeySlots => "write it again from the other copy",
             Self::TableBlock => "write it again from what the segments hold",
             Self::LiveBytes => "count it again",
             Self::Links => "set the number of links",

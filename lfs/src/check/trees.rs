@@ -60,7 +60,7 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
         }
     }
 
-    pub(super) async fn trees(&mut self, options: CheckOptions, sink: &mut Sink<'_>) {
+    pub(super) async fn trees(&mut self, options: CheckOptions<'_>, sink: &mut Sink<'_>) {
         let superblock = self.volume.superblock;
         for tree in [&self.volume.live, &self.volume.history] {
             for block in tree.freed_blocks() {
@@ -254,7 +254,7 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
                     sink.report(finding(problem).bytes(at.position..end));
                 }
                 Ok(stored) => {
-                    for bytes in damaged_bytes(&self.volume.sealer, &at, &stored) {
+                    for bytes in damaged_bytes(self.volume.vault.sealer(), &at, &stored) {
                         sink.report(finding(Problem::DataDamaged).bytes(bytes));
                     }
                 }
@@ -269,7 +269,8 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
         sink: &mut Sink<'_>,
     ) {
         for (&id, info) in &checkpoint.objects {
-            let mut reader = ObjectReader::new(*superblock, id, info.clone());
+            let mut reader =
+                ObjectReader::new(*superblock, Rc::clone(&self.volume.vault), id, info.clone());
             let mut bytes = Vec::new();
             let mut at = 0;
             loop {

@@ -33,6 +33,15 @@ pub enum Suite {
     Aes256GcmSiv = 2,
 }
 
+impl core::fmt::Display for Suite {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::XChaCha20Poly1305 => "XChaCha20-Poly1305",
+            Self::Aes256GcmSiv => "AES-256-GCM-SIV",
+        })
+    }
+}
+
 impl Suite {
     /// All of them, by their number.
     pub const ALL: [Self; 2] = [Self::XChaCha20Poly1305, Self::Aes256GcmSiv];

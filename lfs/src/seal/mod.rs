@@ -3,7 +3,8 @@
 //!
 //! - `cipher`: the two suites, one message at a time;
 //! - `keys`: the data key, the keys drawn from it, what passphrases and key files become;
-//! - `slots`: the block in which the data key lies wrapped.
+//! - `slots`: the block in which the data key lies wrapped;
+//! - `vault`: how the structures of a file system carry their seals.
 //!
 //! [`Sealer`] is what everything else sees. Without a key a seal is a CRC-32 and the content stays
 //! readable; with one it is the tag of an authenticated cipher. Callers have one code path for both.
@@ -12,7 +13,7 @@
 //! - A seal covers what the thing is (its [`Purpose`]), which one it is (the caller's context) and its
 //!   content. Intact bytes in the wrong place do not open.
 //! - A keyed sealer opens nothing that is not sealed by its key. It never falls back to checksums.
-//! - No nonce is used twice under one key (`DESIGN-seal.md`, "Nonces"): each is drawn anew from the
+//! - No nonce is used twice under one key (`DESIGN.md`, "Nonces"): each is drawn anew from the
 //!   generator the caller hands in, and none is counted up from a state on the disk.
 //! - Key material is wiped when it is dropped, and no `Debug` shows it.
 //!
@@ -22,12 +23,14 @@
 mod cipher;
 mod keys;
 mod slots;
+mod vault;
 
 use alloc::boxed::Box;
 
 pub use cipher::Suite;
 pub use keys::{DataKey, KdfCost, Secret};
 pub use slots::{KEY_SLOT_BYTES, KEY_SLOT_COUNT, KeyError, KeySlots};
+pub(crate) use vault::{SharedVault, Vault};
 
 use cipher::{NONCE_BYTES, TAG_BYTES};
 use keys::Keyring;

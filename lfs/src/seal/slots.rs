@@ -80,8 +80,14 @@ struct BlockLayout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
+    /// The file system is encrypted, and there is no key.
+    #[error("it is encrypted, and no key was given")]
+    Missing,
+    /// A key was given for a file system that has none: it is not the one that the key is for.
+    #[error("it is not encrypted, but a key was given for it")]
+    NotEncrypted,
     /// The block is intact, and no slot opens with this secret.
-    #[error("wrong key")]
+    #[error("it is encrypted, and the key is wrong")]
     WrongKey,
     /// The block is not what was written; or it was changed by somebody without the key.
     #[error("the key slots are damaged")]

@@ -19,7 +19,8 @@ use hashbrown::HashMap;
 use super::codec;
 use super::key::{Damaged, Expected};
 use super::node::Node;
-use crate::{FileSystemId, NodePointer};
+use crate::NodePointer;
+use crate::seal::SharedVault;
 
 /// A cache that both trees and the loader use.
 pub(crate) type SharedCache = Rc<RefCell<NodeCache>>;
@@ -67,7 +68,7 @@ impl Held {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct NodeCache {
-    id: FileSystemId,
+    vault: SharedVault,
     bytes_max: usize,
     bytes: usize,
     /// Index into `slots`.
@@ -89,10 +90,10 @@ struct Slot {
 }
 
 impl NodeCache {
-    /// An empty cache for the nodes of file system `id`.
-    pub(crate) fn new(id: FileSystemId, bytes_max: usize) -> Self {
+    /// An empty cache for nodes under these seals.
+    pub(crate) fn new(vault: SharedVault, bytes_max: usize) -> Self {
         Self {
-            id,
+            vault,
             bytes_max,
             bytes: 0,
             places: HashMap::default(),
@@ -104,13 +105,13 @@ impl NodeCache {
     }
 
     /// An empty cache to share.
-    pub(crate) fn shared(id: FileSystemId, bytes_max: usize) -> SharedCache {
-        Rc::new(RefCell::new(Self::new(id, bytes_max)))
+    pub(crate) fn shared(vault: SharedVault, bytes_max: usize) -> SharedCache {
+        Rc::new(RefCell::new(Self::new(vault, bytes_max)))
     }
 
-    /// The file system whose nodes these are.
-    pub(crate) fn filesystem_id(&self) -> FileSystemId {
-        self.id
+    /// The seals of the nodes.
+    pub(crate) fn vault(&self) -> &SharedVault {
+        &self.vault
     }
 
     /// Memory that the nodes take.
@@ -141,7 +142,7 @@ impl NodeCache {
         block: &[u8],
     ) -> Result<NodeHandle, Damaged> {
         let expected = self.wishes.remove(&pointer);
-        let decoded = codec::decode(block, self.id, pointer, expected.as_ref());
+        let decoded = codec::decode(block, &self.vault, pointer, expected.as_ref());
         let (_, node) = decoded.map_err(|defect| Damaged {
             block: pointer.block,
             defect,

@@ -4,15 +4,18 @@
 //! only what encoding makes. There is one way to code a node, so the bytes that the entries take must be
 //! those that the decoded node would take.
 
+use alloc::borrow::Cow;
 use alloc::vec::Vec;
+use core::mem::offset_of;
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::key::{Defect, Expected, Key, TreeKind};
 use super::node::{Child, Entry, NODE_ENTRIES_MAX, Node};
-use crate::layout::checksum_after_head;
-use crate::{BLOCK_SIZE, BlockIndex, FileSystemId, ITEM_BYTES_MAX, ItemKind, NodePointer};
+use crate::layout::{SEAL_AT, SEAL_BYTES, checksum_after_head};
+use crate::seal::{Purpose, Vault};
+use crate::{BLOCK_SIZE, BlockIndex, ITEM_BYTES_MAX, ItemKind, NodePointer};
 
 pub(crate) const NODE_MAGIC: [u8; 4] = *b"SiTn";
 
@@ -24,6 +27,7 @@ struct NodeLayout {
     checksum: U32,
     filesystem_id: [u8; 16],
     own_block: U64,
+    seal: [u8; SEAL_BYTES],
     tree: u8,
     level: u8,
     entry_count: U16,
@@ -33,10 +37,9 @@ struct NodeLayout {
     generation: U64,
     /// Least birth of the items.
     base_birth: U64,
-    /// Nonce and tag of authenticated encryption.
-    reserved: [u8; 40],
 }
 const _: () = assert!(size_of::<NodeLayout>() == 96);
+const _: () = assert!(offset_of!(NodeLayout, seal) == SEAL_AT);
 
 /// Room for entries.
 pub(crate) const NODE_PAYLOAD_BYTES: usize = BLOCK_SIZE - size_of::<NodeLayout>();
@@ -82,7 +85,7 @@ pub(crate) struct NodeHeader {
 /// Writes `node`, whose children are all stored, into `block`; returns the pointer to it.
 pub(super) fn encode(
     node: &Node,
-    id: FileSystemId,
+    vault: &Vault,
     own: BlockIndex,
     generation: u64,
     block: &mut [u8; BLOCK_SIZE],
@@ -110,11 +113,12 @@ pub(super) fn encode(
     }
     debug_assert!(sink.len() <= node.size() && sink.len() <= NODE_PAYLOAD_BYTES);
     let narrow = |number| U16::new(u16::try_from(number).unwrap_or(u16::MAX));
-    let mut layout = NodeLayout {
+    let layout = NodeLayout {
         magic: NODE_MAGIC,
         checksum: 0.into(),
-        filesystem_id: id.0,
+        filesystem_id: vault.id().0,
         own_block: own.0.into(),
+        seal: [0; SEAL_BYTES],
         tree: node.tree() as u8,
         level: node.level(),
         entry_count: narrow(node.len()),
@@ -122,17 +126,17 @@ pub(super) fn encode(
         padding: [0; 2],
         generation: generation.into(),
         base_birth: base.into(),
-        reserved: [0; 40],
     };
     let (head, rest) = block.split_at_mut(size_of::<NodeLayout>());
     let (used, free) = rest.split_at_mut(sink.len().min(NODE_PAYLOAD_BYTES));
     head.copy_from_slice(layout.as_bytes());
     used.copy_from_slice(sink.get(..used.len()).unwrap_or_default());
     free.fill(0);
-    let checksum = checksum_after_head(block);
-    layout.checksum = checksum.into();
-    let head = block.split_at_mut(size_of::<NodeLayout>()).0;
-    head.copy_from_slice(layout.as_bytes());
+    vault.close(Purpose::Node, block, SEAL_AT);
+    let checksum = block
+        .get(4..8)
+        .and_then(|sum| sum.try_into().ok())
+        .map_or(0, u32::from_le_bytes);
     NodePointer {
         block: own,
         checksum,
@@ -142,11 +146,12 @@ pub(super) fn encode(
 /// Reads what is at `pointer` and must be `expected`, as far as that is known.
 pub(super) fn decode(
     block: &[u8],
-    id: FileSystemId,
+    vault: &Vault,
     pointer: NodePointer,
     expected: Option<&Expected>,
 ) -> Result<(NodeHeader, Node), Defect> {
-    let (layout, payload) = checked_header(block, id, pointer.block)?;
+    let opened = opened(block, vault, pointer.block)?;
+    let (layout, payload) = split(&opened)?;
     if layout.checksum.get() != pointer.checksum {
         return Err(Defect::Checksum);
     }
@@ -175,45 +180,44 @@ pub(super) fn decode(
 
 /// What the node at `own` says of itself, and its first key; `None` when it is no intact node. For
 /// who finds blocks by their place and not by a pointer.
-pub(crate) fn inspect(
-    block: &[u8],
-    id: FileSystemId,
-    own: BlockIndex,
-) -> Option<(NodeHeader, Key)> {
-    let (layout, _) = checked_header(block, id, own).ok()?;
+pub(crate) fn inspect(block: &[u8], vault: &Vault, own: BlockIndex) -> Option<(NodeHeader, Key)> {
+    let (layout, _) = split(block).ok()?;
     let pointer = NodePointer {
         block: own,
         checksum: layout.checksum.get(),
     };
-    let (header, node) = decode(block, id, pointer, None).ok()?;
+    let (header, node) = decode(block, vault, pointer, None).ok()?;
     Some((header, node.key(0)?))
 }
 
-fn checked_header(
-    block: &[u8],
-    id: FileSystemId,
-    own: BlockIndex,
-) -> Result<(NodeLayout, &[u8]), Defect> {
-    let (layout, payload) = NodeLayout::read_from_prefix(block).map_err(|_| Defect::NotANode)?;
+/// The node that is all of `block`, which was read at `own`, with its seal opened.
+fn opened<'b>(block: &'b [u8], vault: &Vault, own: BlockIndex) -> Result<Cow<'b, [u8]>, Defect> {
+    let (layout, _) = split(block)?;
     if block.len() != BLOCK_SIZE || layout.magic != NODE_MAGIC {
         return Err(Defect::NotANode);
     }
     if layout.checksum.get() != checksum_after_head(block) {
         return Err(Defect::Checksum);
     }
-    if layout.filesystem_id != id.0 {
+    if layout.filesystem_id != vault.id().0 {
         return Err(Defect::OtherFileSystem);
     }
     if layout.own_block.get() != own.0 {
         return Err(Defect::OtherPlace);
     }
-    Ok((layout, payload))
+    vault
+        .opened(Purpose::Node, block, SEAL_AT)
+        .ok_or(Defect::Seal)
+}
+
+fn split(block: &[u8]) -> Result<(NodeLayout, &[u8]), Defect> {
+    NodeLayout::read_from_prefix(block).map_err(|_| Defect::NotANode)
 }
 
 fn decode_entries(layout: &NodeLayout, tree: TreeKind, payload: &[u8]) -> Option<Node> {
     let count = usize::from(layout.entry_count.get());
     let (used, free) = payload.split_at_checked(layout.used.get().into())?;
-    let reserved_is_zero = layout.padding == [0; 2] && layout.reserved == [0; 40];
+    let reserved_is_zero = layout.padding == [0; 2];
     if !(1..=NODE_ENTRIES_MAX).contains(&count)
         || !reserved_is_zero
         || free.iter().any(|&byte| byte != 0)

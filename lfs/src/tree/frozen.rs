@@ -22,7 +22,8 @@ use alloc::vec::Vec;
 use super::key::Key;
 use super::node::{Child, Node};
 use super::{Ledger, Tree, TreeRoot, codec};
-use crate::{BLOCK_SIZE, BlockIndex, FileSystemId, NodePointer};
+use crate::seal::SharedVault;
+use crate::{BLOCK_SIZE, BlockIndex, NodePointer};
 
 /// There is no block for the next node. The frozen tree can be written on when there is one, or dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +33,7 @@ pub(crate) struct NoSpace;
 /// The state of a tree at one moment, on its way to the disk.
 #[derive(Debug)]
 pub(crate) struct Frozen {
-    id: FileSystemId,
+    vault: SharedVault,
     freeze: u64,
     generation: u64,
     root: Option<TreeRoot>,
@@ -143,7 +144,7 @@ impl Frozen {
         let Some(block) = self.block.first_chunk_mut::<BLOCK_SIZE>() else {
             return;
         };
-        let pointer = codec::encode(&clean, self.id, own, self.generation, block);
+        let pointer = codec::encode(&clean, &self.vault, own, self.generation, block);
         write(own, block);
         if let Some(above) = self.path.last_mut() {
             above.pointers.push(pointer);
@@ -197,7 +198,7 @@ impl Tree {
         self.freezes += 1;
         self.ledger.frozen = self.ledger.freed.len();
         let mut frozen = Frozen {
-            id: self.ledger.cache.borrow().filesystem_id(),
+            vault: self.ledger.cache.borrow().vault().clone(),
             freeze: self.freezes,
             generation,
             root: None,

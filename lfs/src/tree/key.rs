@@ -161,6 +161,9 @@ pub(crate) enum Defect {
     /// A checksum does not match: the header's or that of the pointer.
     #[error("its checksum is wrong")]
     Checksum,
+    /// Its checksum is right, but it was not sealed with this file system's key.
+    #[error("its seal is broken")]
+    Seal,
     /// It belongs to another file system.
     #[error("it belongs to another file system")]
     OtherFileSystem,

@@ -12,7 +12,8 @@ use super::codec::{self, NodeHeader};
 use super::key::{Damaged, Expected, ItemRef, Key, KeyRange, TreeKind};
 use super::node::{Child, Node};
 use super::{LEVEL_MAX, SharedCache, Tree, TreeRoot};
-use crate::{FileSystemId, NodePointer};
+use crate::NodePointer;
+use crate::seal::SharedVault;
 
 /// A node to visit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Visited {
 #[derive(Debug)]
 pub(crate) struct Walk {
     tree: TreeKind,
-    id: FileSystemId,
+    vault: SharedVault,
     /// What is still to be visited, the last first.
     rest: Vec<Pending>,
     /// Where nodes may be in memory.
@@ -75,7 +76,7 @@ enum Pending {
 
 impl Walk {
     /// A walk over the tree at `root`.
-    pub(crate) fn new(tree: TreeKind, root: Option<TreeRoot>, id: FileSystemId) -> Self {
+    pub(crate) fn new(tree: TreeKind, root: Option<TreeRoot>, vault: SharedVault) -> Self {
         let place = |root: TreeRoot| Place {
             pointer: root.pointer,
             level: root.level.min(LEVEL_MAX),
@@ -83,7 +84,7 @@ impl Walk {
         };
         Self {
             tree,
-            id,
+            vault,
             rest: root.map(place).map(Pending::Stored).into_iter().collect(),
             cache: None,
         }
@@ -95,10 +96,10 @@ impl Walk {
             .root
             .as_ref()
             .map(|root| pend(root, tree.level.min(LEVEL_MAX), KeyRange::ALL));
-        let id = tree.ledger.cache.borrow().filesystem_id();
+        let vault = tree.ledger.cache.borrow().vault().clone();
         Self {
             tree: tree.ledger.kind,
-            id,
+            vault,
             rest: pending.into_iter().collect(),
             cache: Some(tree.ledger.cache.clone()),
         }
@@ -159,7 +160,7 @@ impl Walk {
     /// When the block is not the node it should be; what is below it is passed over.
     pub(crate) fn enter(&mut self, place: &Place, block: &[u8]) -> Result<Visited, Damaged> {
         let expected = self.expected(place);
-        let decoded = codec::decode(block, self.id, place.pointer, Some(&expected));
+        let decoded = codec::decode(block, &self.vault, place.pointer, Some(&expected));
         let (header, node) = decoded.map_err(|defect| Damaged {
             block: place.pointer.block,
             defect,

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod generator;
 pub mod images;
+pub mod key;
 pub mod operation;
 pub mod posix;
 pub mod world;
@@ -11,7 +12,7 @@ pub mod world;
 use std::rc::Rc;
 
 use lfs::sim::{Executor, SimDisk, seed_from};
-use lfs::{CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError, Recovery};
+use lfs::{CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError};
 
 pub type TestFileSystem = FileSystem<SimDisk>;
 
@@ -37,7 +38,7 @@ pub fn seed(default: u64) -> u64 {
 pub fn formatted(segments: usize, seed: u64) -> SimDisk {
     let disk = SimDisk::new(segments * SEGMENT_BLOCKS, seed);
     let target = disk.clone();
-    Executor::new(seed).run(async move { lfs::format(&target, FORMAT, ID).await.unwrap() });
+    Executor::new(seed).run(async move { key::format(&target, FORMAT, ID).await.unwrap() });
     disk.snapshot(seed)
 }
 
@@ -53,7 +54,7 @@ pub struct Mounted {
 pub fn mount(executor: &mut Executor, disk: &SimDisk) -> Result<Mounted, MountError> {
     let disk = disk.clone();
     let mounted = executor.run(async move {
-        let mut recovery = Recovery::open(disk).await?;
+        let mut recovery = key::open(disk).await?;
         let (horizon, manifest) = (recovery.horizon(), recovery.manifest().to_vec());
         let mut commits = Vec::new();
         while let Some((number, payload)) = recovery.next_commit().await? {

@@ -47,7 +47,7 @@ fn cost(name: &str, keys: impl Iterator<Item = Key>, value_bytes: usize) -> Cost
     let root = frozen.root();
     bench.tree.settle(frozen);
     while bench.tree.settle_step(100) {}
-    let mut walk = Walk::new(TreeKind::Live, root, ID);
+    let mut walk = Walk::new(TreeKind::Live, root, vault());
     let start = Instant::now();
     while let Some(place) = walk.next_place() {
         let visited = walk

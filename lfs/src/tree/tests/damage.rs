@@ -32,9 +32,9 @@ fn blocks() -> [[u8; BLOCK_SIZE]; 2] {
     [&mut leaf, &mut interior].map(|bench| {
         let root = bench.root.unwrap();
         let block = &bench.disk.blocks[&root.pointer.block];
-        let (_, node) = decode(block, ID, root.pointer, None).unwrap();
+        let (_, node) = decode(block, &vault(), root.pointer, None).unwrap();
         let mut block = [0; BLOCK_SIZE];
-        encode(&node, ID, OWN, GENERATION, &mut block);
+        encode(&node, &vault(), OWN, GENERATION, &mut block);
         block
     })
 }
@@ -56,7 +56,7 @@ fn seal(block: &mut [u8]) {
 /// A block with a right checksum is refused or is what encoding makes of the node.
 fn check_sealed(block: &mut [u8; BLOCK_SIZE]) -> bool {
     seal(block);
-    let Ok((header, node)) = decode(block, ID, pointer_to(block), None) else {
+    let Ok((header, node)) = decode(block, &vault(), pointer_to(block), None) else {
         return false;
     };
     assert!(
@@ -65,7 +65,7 @@ fn check_sealed(block: &mut [u8; BLOCK_SIZE]) -> bool {
         node.memory_bytes()
     );
     let mut again = [0xEE; BLOCK_SIZE];
-    encode(&node, ID, OWN, header.generation, &mut again);
+    encode(&node, &vault(), OWN, header.generation, &mut again);
     assert!(*block == again, "accepted what is never written");
     true
 }
@@ -74,19 +74,22 @@ fn check_sealed(block: &mut [u8; BLOCK_SIZE]) -> bool {
 fn a_block_with_any_byte_changed_is_refused() {
     for block in blocks() {
         let pointer = pointer_to(&block);
-        assert!(decode(&block, ID, pointer, None).is_ok());
+        assert!(decode(&block, &vault(), pointer, None).is_ok());
         for index in 0..BLOCK_SIZE {
             for change in [1, 0x80, 0xFF] {
                 let mut changed = block;
                 changed[index] ^= change;
-                assert!(decode(&changed, ID, pointer, None).is_err(), "byte {index}");
-                assert!(inspect(&changed, ID, OWN).is_none(), "byte {index}");
+                assert!(
+                    decode(&changed, &vault(), pointer, None).is_err(),
+                    "byte {index}"
+                );
+                assert!(inspect(&changed, &vault(), OWN).is_none(), "byte {index}");
             }
         }
         for len in [0, 1, 95, 96, 4095] {
-            assert!(decode(&block[..len], ID, pointer, None).is_err());
+            assert!(decode(&block[..len], &vault(), pointer, None).is_err());
         }
-        assert!(decode(&[&block[..], &[0]].concat(), ID, pointer, None).is_err());
+        assert!(decode(&[&block[..], &[0]].concat(), &vault(), pointer, None).is_err());
     }
 }
 
@@ -104,9 +107,9 @@ fn what_has_a_right_checksum_is_accepted_only_as_it_would_be_written() {
         }
         for _ in 0..20_000 {
             let mut changed = block;
-            let used = usize::from(u16::from_le_bytes([block[36], block[37]]));
+            let used = usize::from(u16::from_le_bytes([block[76], block[77]]));
             for _ in 0..=random.index(3) {
-                changed[34 + random.index(62 + used)] =
+                changed[74 + random.index(22 + used)] =
                     random.next_u64().to_le_bytes()[random.index(3)];
             }
             accepted += usize::from(check_sealed(&mut changed));
@@ -123,9 +126,9 @@ fn what_has_a_right_checksum_is_accepted_only_as_it_would_be_written() {
                     0
                 };
             }
-            changed[34] = 1 + random.next_u64().to_le_bytes()[0] % 4;
-            (changed[35], changed[37]) = (0, 0);
-            changed[36] = used.to_le_bytes()[0];
+            changed[74] = 1 + random.next_u64().to_le_bytes()[0] % 4;
+            (changed[75], changed[77]) = (0, 0);
+            changed[76] = used.to_le_bytes()[0];
             accepted += usize::from(check_sealed(&mut changed));
         }
     }
@@ -138,7 +141,7 @@ fn each_defect_has_its_name() {
     let [block, _] = blocks();
     let pointer = pointer_to(&block);
     let of = |block: &[u8], pointer, expected: Option<Expected>| {
-        decode(block, ID, pointer, expected.as_ref())
+        decode(block, &vault(), pointer, expected.as_ref())
             .map(drop)
             .unwrap_err()
     };
@@ -159,10 +162,11 @@ fn each_defect_has_its_name() {
     assert_eq!(changed(0, 1), Defect::NotANode);
     assert_eq!(changed(8, 1), Defect::OtherFileSystem);
     assert_eq!(changed(24, 1), Defect::OtherPlace);
-    assert_eq!(changed(32, 0xFF), Defect::Malformed);
-    assert_eq!(changed(34, 1), Defect::Malformed);
-    assert_eq!(changed(38, 1), Defect::Malformed);
-    assert_eq!(changed(60, 1), Defect::Malformed);
+    assert_eq!(changed(32, 0xFF), Defect::Seal);
+    assert_eq!(changed(60, 1), Defect::Seal);
+    assert_eq!(changed(72, 0xFF), Defect::Malformed);
+    assert_eq!(changed(74, 1), Defect::Malformed);
+    assert_eq!(changed(78, 1), Defect::Malformed);
     assert_eq!(changed(BLOCK_SIZE - 1, 1), Defect::Malformed);
     let other = NodePointer {
         checksum: pointer.checksum ^ 1,
@@ -197,10 +201,10 @@ fn a_node_in_two_places_is_damage_where_it_does_not_belong() {
     }
     let own = bench.disk.allocate();
     let mut block = [0; BLOCK_SIZE];
-    let pointer = encode(&node, ID, own, 1, &mut block);
+    let pointer = encode(&node, &vault(), own, 1, &mut block);
     bench.disk.blocks.insert(own, block);
     let root = TreeRoot { pointer, level: 1 };
-    let mut walk = Walk::new(TreeKind::Live, Some(root), ID);
+    let mut walk = Walk::new(TreeKind::Live, Some(root), vault());
     let (mut good, mut bad) = (0, 0);
     while let Some(place) = walk.next_place() {
         match walk.enter(&place, &bench.disk.blocks[&place.pointer.block]) {

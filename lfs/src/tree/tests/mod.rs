@@ -22,10 +22,15 @@ use std::vec::Vec;
 
 use super::node::NODE_ENTRIES_MAX;
 use super::*;
+use crate::seal::{SharedVault, Vault};
 use crate::sim::{Random, seed_from};
 use crate::{FileSystemId, ItemKind};
 
 const ID: FileSystemId = FileSystemId([0x5A; 16]);
+
+fn vault() -> SharedVault {
+    Vault::plain(ID)
+}
 
 type Map = BTreeMap<Key, Item>;
 
@@ -77,7 +82,7 @@ struct Bench {
 
 impl Bench {
     fn new(kind: TreeKind, cache_bytes: usize) -> Self {
-        let cache = NodeCache::shared(ID, cache_bytes);
+        let cache = NodeCache::shared(vault(), cache_bytes);
         Self {
             tree: Tree::empty(kind, Rc::clone(&cache)),
             cache,
@@ -192,7 +197,7 @@ impl Bench {
     /// What is on the disk is the map of the checkpoint, in exactly the blocks in use.
     fn check_stored(&self) {
         let (mut items, mut blocks) = (Map::new(), BTreeSet::new());
-        let mut walk = Walk::new(self.tree.ledger.kind, self.root, ID);
+        let mut walk = Walk::new(self.tree.ledger.kind, self.root, vault());
         while let Some(place) = walk.next_place() {
             let visited = walk
                 .enter(&place, &self.disk.blocks[&place.pointer.block])
@@ -369,7 +374,7 @@ fn run(seed: u64, kind: TreeKind, cache_bytes: usize, steps: usize) {
         if random.one_in(5)
             && let Some(&block) = bench.in_use.iter().nth(random.index(bench.in_use.len()))
         {
-            let (header, first) = inspect(&bench.disk.blocks[&block], ID, block).unwrap();
+            let (header, first) = inspect(&bench.disk.blocks[&block], &vault(), block).unwrap();
             bench.run(|tree| tree.redirty(block, header.level, &first));
         }
         if random.one_in(97) {

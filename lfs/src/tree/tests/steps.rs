@@ -171,7 +171,7 @@ fn every_node_can_be_moved_and_only_where_it_is() {
     let mut bench = stored(2000);
     let before = bench.in_use.clone();
     for &block in &before {
-        let (header, first) = inspect(&bench.disk.blocks[&block], ID, block).unwrap();
+        let (header, first) = inspect(&bench.disk.blocks[&block], &vault(), block).unwrap();
         // Those above one that was moved have become dirty: they move too.
         let moved = bench.run(|tree| tree.redirty(block, header.level, &first));
         assert!(moved || header.level > 0);
@@ -225,7 +225,7 @@ fn nodes_that_were_just_written_can_be_moved_before_they_are_clean() {
     let mut used = Vec::new();
     while bench.write(&mut frozen, 1, &mut used) {}
     bench.succeed(frozen, &used, map);
-    let (header, first) = inspect(&bench.disk.blocks[&used[0]], ID, used[0]).unwrap();
+    let (header, first) = inspect(&bench.disk.blocks[&used[0]], &vault(), used[0]).unwrap();
     assert!(bench.run(|tree| tree.redirty(used[0], header.level, &first)));
     bench.checkpoint();
     bench.check_all();
