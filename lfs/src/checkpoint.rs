@@ -11,6 +11,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::layout::{
     CHECKPOINT_MAGIC, CHECKPOINT_SEAL_AT, CheckpointLayout, RootLayout, SEAL_BYTES,
+    checksum_after_head,
 };
 use crate::seal::{Purpose, Vault};
 use crate::superblock::{SegmentId, Superblock};
@@ -176,6 +177,21 @@ impl Checkpoint {
             vault.close(Purpose::Slot, whole, CHECKPOINT_SEAL_AT);
         }
         Ok(buffer)
+    }
+
+    /// The sequence number of an intact checkpoint in `slot`, for whom its content is nothing.
+    pub(crate) fn sequence_of(
+        superblock: &Superblock,
+        own: BlockIndex,
+        slot: &[u8],
+    ) -> Option<u64> {
+        let (layout, _) = CheckpointLayout::ref_from_prefix(slot).ok()?;
+        let end = HEADER_BYTES.checked_add(layout.body_len.get() as usize)?;
+        let intact = layout.magic == CHECKPOINT_MAGIC
+            && layout.filesystem_id == superblock.id.0
+            && layout.own_block.get() == own.0
+            && layout.checksum.get() == checksum_after_head(slot.get(..end)?);
+        intact.then_some(layout.sequence.get())
     }
 
     /// The checkpoint in `slot`, the whole content of the slot at `own`, or `None` when there is no

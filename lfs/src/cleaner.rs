@@ -14,6 +14,7 @@ use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::copies::read_checked;
 use crate::extent::{EXTENT_BYTES_MAX, Piece};
 use crate::gather::{Chain, FRAME_BYTES_MAX, OpenGroup, Part, capacity_bytes, framed_bytes};
 use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
@@ -270,7 +271,11 @@ impl<D: BlockDevice> FileSystem<D> {
             let buffer = self.read_blocks(at, blocks as usize).await?;
             for (bytes, block) in buffer.bytes().chunks_exact(BLOCK_SIZE).zip(at.0..) {
                 let own = BlockIndex(block);
-                let Some((header, first_key)) = inspect(bytes, &self.vault, own) else {
+                let mut found = inspect(bytes, &self.vault, own);
+                if found.is_none() && self.device.copies() > 1 {
+                    found = self.inspect_copies(own).await?;
+                }
+                let Some((header, first_key)) = found else {
                     continue;
                 };
                 while let Err(fault) = self.redirty(&header, &first_key) {
@@ -286,6 +291,17 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         self.cleaner.borrow_mut().awaiting.insert(victim);
         Ok(())
+    }
+
+    /// The node at `own`, from whichever copy has one there.
+    async fn inspect_copies(
+        &self,
+        own: BlockIndex,
+    ) -> Result<Option<(NodeHeader, Key)>, FileError> {
+        let buffer = Buffer::zeroed(1).map_err(|_| FileError::OutOfMemory)?;
+        let look = |bytes: &[u8]| inspect(bytes, &self.vault, own).ok_or(());
+        let (_, found) = read_checked(&self.device, own, buffer, look).await;
+        Ok(found.map_err(FileError::Device)?.ok())
     }
 
     fn redirty(&self, header: &NodeHeader, first_key: &Key) -> Result<bool, Fault> {
@@ -364,15 +380,27 @@ impl<D: BlockDevice> FileSystem<D> {
         block: BlockIndex,
         end: u64,
     ) -> Result<Option<(GroupHeader, Buffer)>, FileError> {
-        let first = self.read_blocks(block, 1).await?;
-        let decoded = GroupHeader::decode(kind, self.superblock.id, block, first.bytes());
-        let Some((header, _)) = decoded else {
+        let id = self.superblock.id;
+        let decode = |bytes: &[u8]| GroupHeader::decode(kind, id, block, bytes).ok_or(());
+        let first = Buffer::zeroed(1).map_err(|_| FileError::OutOfMemory)?;
+        let (_, decoded) = read_checked(&self.device, block, first, decode).await;
+        self.log
+            .count(|counters| counters.bytes_cleaned_read += BLOCK_SIZE as u64);
+        let Ok((header, _)) = decoded.map_err(FileError::Device)? else {
             return Ok(None);
         };
         if block.0 + u64::from(header.blocks()) > end {
             return Ok(None);
         }
         let buffer = self.read_blocks(block, header.blocks() as usize).await?;
+        if self.device.copies() > 1 && !header.has_data(buffer.bytes()) {
+            // Damage must not be moved while a copy has the data right.
+            let again = Buffer::zeroed(buffer.len_blocks()).map_err(|_| FileError::OutOfMemory)?;
+            let check = |bytes: &[u8]| header.has_data(bytes).then_some(()).ok_or(());
+            if let (good, Ok(Ok(()))) = read_checked(&self.device, block, again, check).await {
+                return Ok(Some((header, good)));
+            }
+        }
         Ok(Some((header, buffer)))
     }
 

@@ -2,7 +2,7 @@
 
 use core::future::Future;
 
-use crate::Buffer;
+use crate::{Buffer, MirrorStatus};
 
 /// Position of a block on a device, counted in [`BLOCK_SIZE`](crate::BLOCK_SIZE) units from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +76,48 @@ pub trait BlockDevice {
         start: BlockIndex,
         count: u64,
     ) -> impl Future<Output = Result<(), DeviceError>>;
+
+    /// How many copies of everything can be read apart at the moment: more than one of a mirror.
+    fn copies(&self) -> u8 {
+        1
+    }
+
+    /// As [`read`](Self::read), from one of the [`copies`](Self::copies) and no other.
+    fn read_copy(
+        &self,
+        copy: u8,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> impl Future<Output = (Buffer, Result<(), DeviceError>)> {
+        let _ = copy;
+        self.read(start, buffer)
+    }
+
+    /// Writes the bytes at `address` again where other copies differ: `good` was found right in `copy`. Nothing
+    /// happens when that copy no longer holds it. True when something was written; not durable on return.
+    fn mend(&self, copy: u8, address: u64, good: &[u8]) -> impl Future<Output = bool> {
+        let _ = (copy, address, good);
+        async { false }
+    }
+
+    /// What the file system knows of blocks that a device which keeps several copies cannot.
+    fn advise(&self, start: BlockIndex, count: u64, advice: Advice) {
+        let _ = (start, count, advice);
+    }
+
+    /// How a mirror is doing; `None` when it is none.
+    fn mirror_status(&self) -> Option<MirrorStatus> {
+        None
+    }
+}
+
+/// What a file system can say of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing in them is meant: copies may differ.
+    Unneeded,
+    /// A copy that was away may hold something here that must not be taken for what this one holds.
+    Doubtful,
 }
 
 impl<D: BlockDevice> BlockDevice for &D {
@@ -109,6 +151,31 @@ impl<D: BlockDevice> BlockDevice for &D {
         count: u64,
     ) -> impl Future<Output = Result<(), DeviceError>> {
         (**self).discard(start, count)
+    }
+
+    fn copies(&self) -> u8 {
+        (**self).copies()
+    }
+
+    fn read_copy(
+        &self,
+        copy: u8,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> impl Future<Output = (Buffer, Result<(), DeviceError>)> {
+        (**self).read_copy(copy, start, buffer)
+    }
+
+    fn mend(&self, copy: u8, address: u64, good: &[u8]) -> impl Future<Output = bool> {
+        (**self).mend(copy, address, good)
+    }
+
+    fn advise(&self, start: BlockIndex, count: u64, advice: Advice) {
+        (**self).advise(start, count, advice);
+    }
+
+    fn mirror_status(&self) -> Option<MirrorStatus> {
+        (**self).mirror_status()
     }
 }
 

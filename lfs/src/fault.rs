@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 
 use crate::BlockIndex;
+use crate::check::PieceAt;
 
 /// Where a tree node is on the disk, and how to know it again. Kept in its parent, or in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +27,10 @@ pub struct StoredRange {
     pub len_bytes: u32,
 }
 
+/// Bytes that were loaded and are not what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuspectData(pub(crate) PieceAt);
+
 /// Something that must be loaded first. Nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -33,4 +38,6 @@ pub enum Fault {
     Node(NodePointer),
     /// File data.
     Data(Vec<StoredRange>),
+    /// File data that were loaded and are damaged: another copy may have them.
+    Suspect(SuspectData),
 }

@@ -4,8 +4,10 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::check::{PieceAt, damaged_bytes};
 use crate::compress::Algorithm;
 use crate::extent_codec::{ExtentIdentity, encode};
+use crate::fault::SuspectData;
 use crate::gather::Part;
 use crate::record::{ExtentRecord, Record};
 use crate::replay::Change;
@@ -13,8 +15,9 @@ use crate::transaction::At;
 use crate::volume::{Volume, encode_snapshot};
 use crate::write_set::{Loaded, Staged, WriteSet};
 use crate::{
-    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, FileError,
-    FileSystem, ItemKey, ItemKind, SnapshotId, SnapshotInfo, StoredRange, Transaction, View,
+    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, Fault,
+    FileError, FileSystem, ItemKey, ItemKind, SnapshotId, SnapshotInfo, StoredRange, Transaction,
+    View,
 };
 
 /// Why a transaction was not committed at once. Nothing has happened.
@@ -185,7 +188,57 @@ impl<D: BlockDevice> FileSystem<D> {
                 }
                 Ok(())
             }
+            Fault::Suspect(SuspectData(at)) => {
+                let range = StoredRange {
+                    address: at.piece.address,
+                    len_bytes: at.piece.stored_len,
+                };
+                let asked_in = use_of(range.address);
+                let bytes = self.read_verified(range, &at).await?;
+                loaded.keep(range, asked_in, bytes);
+                loaded.verified.insert(range);
+                Ok(())
+            }
         }
+    }
+
+    /// Reads bytes of the log that were found damaged, from a copy that has them right if one does.
+    async fn read_verified(&self, range: StoredRange, at: &PieceAt) -> Result<Rc<[u8]>, FileError> {
+        let mut found = Err(FileError::Device(DeviceError::Gone));
+        for copy in 0..self.device.copies() {
+            let bytes = self.read_stored_copy(range, copy).await;
+            let good = bytes
+                .as_ref()
+                .is_ok_and(|bytes| damaged_bytes(self.vault.sealer(), at, bytes).is_empty());
+            if good && let Ok(bytes) = &bytes {
+                self.device.mend(copy, range.address, bytes).await;
+                return Ok(Rc::clone(bytes));
+            }
+            found = found.or(bytes);
+        }
+        found
+    }
+
+    /// As [`read_stored`](Self::read_stored), of what is on the device from one copy.
+    pub(crate) async fn read_stored_from(
+        &self,
+        range: StoredRange,
+        copy: u8,
+    ) -> Result<Rc<[u8]>, FileError> {
+        let mut bytes = alloc::vec![0; range.len_bytes as usize];
+        self.log.settled(range.address).await;
+        if self.log.peek(range.address, &mut bytes) {
+            return Ok(Rc::from(bytes));
+        }
+        self.read_stored_copy(range, copy).await
+    }
+
+    /// Reads bytes that one copy of the device holds.
+    async fn read_stored_copy(&self, range: StoredRange, copy: u8) -> Result<Rc<[u8]>, FileError> {
+        self.read_bytes(range, |start, buffer| {
+            self.device.read_copy(copy, start, buffer)
+        })
+        .await
     }
 
     /// Reads bytes of the log, wherever they are by now.
@@ -196,12 +249,26 @@ impl<D: BlockDevice> FileSystem<D> {
         if self.log.peek(range.address, &mut bytes) {
             return Ok(Rc::from(bytes));
         }
+        self.read_bytes(range, |start, buffer| self.device.read(start, buffer))
+            .await
+    }
+
+    /// The bytes of a range, from the whole blocks that `read` gives.
+    async fn read_bytes<F>(
+        &self,
+        range: StoredRange,
+        read: impl FnOnce(BlockIndex, Buffer) -> F,
+    ) -> Result<Rc<[u8]>, FileError>
+    where
+        F: Future<Output = (Buffer, Result<(), DeviceError>)>,
+    {
+        let len = range.len_bytes as usize;
         let block = BLOCK_SIZE as u64;
         let first = range.address / block;
         let end = range.address.saturating_add(len as u64).div_ceil(block);
         let blocks = usize::try_from(end - first).map_err(|_| FileError::OutOfMemory)?;
         let buffer = Buffer::zeroed(blocks).map_err(|_| FileError::OutOfMemory)?;
-        let (buffer, read) = self.device.read(BlockIndex(first), buffer).await;
+        let (buffer, read) = read(BlockIndex(first), buffer).await;
         read.map_err(FileError::Device)?;
         let at = usize::try_from(range.address - first * block).unwrap_or(usize::MAX);
         let found = buffer.bytes().get(at..at.saturating_add(len));

@@ -4,7 +4,9 @@
 //! recognised by [`probe`] as [`Content::Blank`], so the machine simply formats again.
 
 use crate::checkpoint::{Checkpoint, ReplayStart};
+use crate::copies::read_checked;
 use crate::cursor::AHEAD;
+use crate::mirror::RECORD_BLOCKS;
 use crate::replay::Change;
 use crate::seal::{SharedVault, Vault};
 use crate::segments::{SegmentKind, Segments};
@@ -169,6 +171,10 @@ async fn format_any<D: BlockDevice>(
     let [first, _] = Superblock::copy_blocks();
     superblock.state = State::Formatting;
     write_superblock(device, &superblock, first).await?;
+    for block in RECORD_BLOCKS {
+        // What this disk was of a mirror, it is no longer.
+        device.write(block, zero_block()?).await.1?;
+    }
     device.flush().await?;
 
     let vault = match lock {
@@ -359,7 +365,10 @@ async fn read_copy<D: BlockDevice>(
     device_blocks: u64,
 ) -> Result<Result<Superblock, SuperblockFault>, DeviceError> {
     let buffer = Buffer::zeroed(1).map_err(|_| DeviceError::Io)?;
-    let (buffer, read) = device.read(block, buffer).await;
-    read?;
-    Ok(Superblock::decode(buffer.bytes(), block, device_blocks))
+    let decode = |bytes: &[u8]| match Superblock::decode(bytes, block, device_blocks) {
+        Err(SuperblockFault::Invalid) => Err(SuperblockFault::Invalid),
+        known => Ok(known),
+    };
+    let (_, decoded) = read_checked(device, block, buffer, decode).await;
+    Ok(decoded?.unwrap_or_else(Err))
 }

@@ -31,6 +31,7 @@ mod checkpoint;
 mod checkpointing;
 mod cleaner;
 mod compress;
+mod copies;
 mod cursor;
 mod device;
 mod dump;
@@ -49,6 +50,7 @@ mod item;
 mod layout;
 mod log;
 mod maintenance;
+mod mirror;
 mod namespace;
 mod notify;
 mod object;
@@ -82,7 +84,7 @@ pub use check::{
     RepairError, RepairOutcome, Severity, Summary as CheckSummary, check, repair,
 };
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
-pub use device::{BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
+pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
 pub use error::{
     AppendError, CheckpointError, FileError, FormatError, KeyAccessError, MountError,
@@ -92,7 +94,7 @@ pub use extent_codec::{
     EXTENT_BYTES_MAX, Encoding, ExtentCut, ExtentError, ExtentIdentity, ExtentRanges, ExtentShape,
     StoredExtent, UNIT_BYTES, encode as encode_extent,
 };
-pub use fault::{Fault, NodePointer, StoredRange};
+pub use fault::{Fault, NodePointer, StoredRange, SuspectData};
 pub use files::CommitStop;
 pub use filesystem::FileSystem;
 pub use format::{
@@ -100,6 +102,7 @@ pub use format::{
     format_encrypted_unfinished, format_unfinished, probe,
 };
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
+pub use mirror::{CommonPart, MemberState, Mirror, MirrorError, MirrorStatus, Side};
 pub use namespace::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, Description, DirectoryEntry, FILE_BYTES_MAX,
     FileKind, InodeNumber, LINKS_MAX, NAME_BYTES_MAX, Namespace, NewInode, Orphan, PATH_BYTES_MAX,

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::checkpoint::ObjectInfo;
+use crate::copies::read_checked;
 use crate::filesystem::FileSystem;
 use crate::layout::{FRAME_MAGIC, FrameLayout, SEAL_AT, SEAL_BYTES};
 use crate::seal::{Purpose, SharedVault};
@@ -250,6 +251,13 @@ impl ObjectReader {
         if self.frame_in_buffer(payload).is_none() {
             self.fill_buffer(device, block).await?;
         }
+        let is_good = |reader: &Self| {
+            let frame = reader.frame_in_buffer(payload);
+            frame.is_some_and(|frame| reader.check(block, frame).is_some())
+        };
+        if device.copies() > 1 && !is_good(self) {
+            self.read_other_copy(device, block, payload).await?;
+        }
         let found = self.frame_in_buffer(payload);
         let found = found
             .and_then(|frame| self.check(block, frame))
@@ -297,6 +305,52 @@ impl ObjectReader {
             .map_err(|_| ObjectReadError::OutOfMemory)?;
         let (buffer, read) = device.read(block, buffer).await;
         read.map_err(ObjectReadError::Device)?;
+        self.buffer = buffer;
+        self.buffered = self.frame;
+        Ok(())
+    }
+
+    /// Where the next frame is, and its bytes with its header; `None` at the end.
+    pub(crate) fn place(&self) -> Option<(BlockIndex, usize)> {
+        let payload = self.next_payload().filter(|payload| *payload > 0)?;
+        let block = frame_block(&self.superblock, &self.info.segments, self.frame)?;
+        Some((block, FRAME_HEADER_BYTES + payload))
+    }
+
+    /// Goes on behind a frame that cannot be read.
+    pub(crate) fn skip_frame(&mut self) {
+        self.left -= self.next_payload().map_or(0, |payload| payload as u64);
+        self.frame += 1;
+    }
+
+    /// Whether `frame` is the next frame of this object, intact, and belongs at `block`.
+    pub(crate) fn is_next(&self, block: BlockIndex, frame: &[u8]) -> bool {
+        self.check(block, frame).is_some()
+    }
+
+    /// Payload bytes of the next frame.
+    fn next_payload(&self) -> Option<usize> {
+        let payload = self.left.min(frame_payload_bytes(&self.superblock) as u64);
+        usize::try_from(payload).ok()
+    }
+
+    /// Reads the next frame, alone, from whichever copy has it intact.
+    async fn read_other_copy(
+        &mut self,
+        device: &impl BlockDevice,
+        block: BlockIndex,
+        payload: usize,
+    ) -> Result<(), ObjectReadError> {
+        let len = FRAME_HEADER_BYTES + payload;
+        let buffer = Buffer::zeroed(len.div_ceil(BLOCK_SIZE));
+        let buffer = buffer.map_err(|_| ObjectReadError::OutOfMemory)?;
+        let check = |bytes: &[u8]| {
+            let frame = bytes.get(..len).unwrap_or_default();
+            self.check(block, frame).map(|_| ()).ok_or(())
+        };
+        let (buffer, read) = read_checked(device, block, buffer, check).await;
+        // Found damaged again, it is reported as that.
+        let _ = read.map_err(ObjectReadError::Device)?;
         self.buffer = buffer;
         self.buffered = self.frame;
         Ok(())

@@ -10,13 +10,15 @@
 //! that is damage, and the mount is refused. Otherwise the group was never acknowledged, and the log
 //! ends before it. The checkpoint also names a group known to be durable: ending before it is damage.
 //!
-//! Nothing is written to the device before [`Recovery::finish`], which only flushes.
+//! Nothing is written to the device before [`Recovery::finish`], which flushes. Where the device keeps two copies,
+//! what is read is taken from whichever proves right, and the other gets it too (DESIGN.md, "Mirror").
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use crate::checkpoint::Checkpoint;
+use crate::copies::read_checked;
 use crate::cursor::LogCursor;
 use crate::filesystem::FileSystem;
 use crate::format::read_superblock;
@@ -25,13 +27,13 @@ use crate::log::Log;
 use crate::object::{ObjectReader, segments_for};
 use crate::replay::{Commit, Replay, ReplayFault};
 use crate::seal::{SharedVault, Vault};
-use crate::segments::{SegmentKind, Segments};
+use crate::segments::{Segment, SegmentKind, Segments};
 use crate::superblock::{SegmentId, State, Superblock, SuperblockFault};
 use crate::tree::Held;
 use crate::unlock::{Unlock, unlock};
 use crate::volume::Volume;
 use crate::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
+    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
     MountError, ObjectId, ObjectReadError, Structure,
 };
 
@@ -44,10 +46,13 @@ pub struct Recovery<D: BlockDevice> {
     segments: Rc<RefCell<Segments>>,
     volume: Volume,
     cursor: LogCursor,
-    /// Content of the segment the cursor is in, and of the next one once it was looked at.
-    current: Buffer,
-    ahead: Buffer,
+    /// Content of the segment the cursor is in, and of the next one once it was looked at: of each copy that
+    /// could be read.
+    current: Vec<Buffer>,
+    ahead: Vec<Buffer>,
     current_loaded: bool,
+    /// Groups that not all copies have as the one that was believed.
+    uneven: Vec<Uneven>,
     replay: Replay,
     layer: Vec<u8>,
     /// The newest commit in which the layer above recorded something, or its horizon.
@@ -59,6 +64,16 @@ pub struct Recovery<D: BlockDevice> {
 struct Group {
     header: GroupHeader,
     checksum: u32,
+    /// Which of the segment's buffers has it.
+    copy: usize,
+}
+
+/// A group that was read from one copy and is something else on another.
+#[derive(Clone, Copy)]
+struct Uneven {
+    block: BlockIndex,
+    blocks: u32,
+    copy: usize,
 }
 
 impl<D: BlockDevice> Recovery<D> {
@@ -132,7 +147,6 @@ impl<D: BlockDevice> Recovery<D> {
             });
         };
         let segments = Rc::new(RefCell::new(segments));
-        let segment_blocks = superblock.segment_blocks as usize;
         let horizon = checkpoint.horizon.min(checkpoint.tree_commit);
         let volume = Volume::new(
             superblock,
@@ -146,9 +160,10 @@ impl<D: BlockDevice> Recovery<D> {
                 block: damaged.block,
             })?,
             cursor,
-            current: Buffer::zeroed(segment_blocks)?,
-            ahead: Buffer::zeroed(segment_blocks)?,
+            current: Vec::new(),
+            ahead: Vec::new(),
             current_loaded: false,
+            uneven: Vec::new(),
             replay: Replay::new(
                 checkpoint.start.commit,
                 checkpoint.start.continued,
@@ -254,7 +269,19 @@ impl<D: BlockDevice> Recovery<D> {
             });
         }
         let start = self.cursor.next_block as usize * BLOCK_SIZE;
-        let bytes = self.current.bytes().get(start..).unwrap_or_default();
+        let believed = self.current.get(group.copy).map(Buffer::bytes);
+        let bytes = believed
+            .and_then(|bytes| bytes.get(start..))
+            .unwrap_or_default();
+        let len = header.blocks() as usize * BLOCK_SIZE;
+        let differs = |other: &Buffer| other.bytes().get(start..start + len) != bytes.get(..len);
+        if self.current.len() > 1 && self.current.iter().any(differs) {
+            self.uneven.push(Uneven {
+                block: self.cursor.block(&self.superblock),
+                blocks: header.blocks(),
+                copy: group.copy,
+            });
+        }
         let block = self.cursor.block(&self.superblock);
         // The checksum of what is stored was right: what does not open now was not written by this file system.
         let records = header.records(&self.superblock, &self.vault, block, bytes);
@@ -343,8 +370,45 @@ impl<D: BlockDevice> Recovery<D> {
     /// # Errors
     /// When the flush fails, or memory does not suffice. Must follow a `next_commit` that was `None`.
     pub async fn finish(self) -> Result<FileSystem<D>, MountError> {
+        self.even_out().await?;
+        self.advise();
         self.device.flush().await?;
         Ok(self.finish_without_writing())
+    }
+
+    /// Gives all copies the groups that were believed: after a power cut the newest may be on one only.
+    async fn even_out(&self) -> Result<(), MountError> {
+        for uneven in &self.uneven {
+            let buffer = Buffer::zeroed(uneven.blocks as usize)?;
+            let copy = u8::try_from(uneven.copy).unwrap_or(u8::MAX);
+            let (buffer, read) = self.device.read_copy(copy, uneven.block, buffer).await;
+            read?;
+            let address = uneven.block.0 * BLOCK_SIZE as u64;
+            self.device.mend(copy, address, buffer.bytes()).await;
+        }
+        Ok(())
+    }
+
+    /// Tells a mirror what it need not copy, and where a disk that is away may have a group that this one does not.
+    fn advise(&self) {
+        let superblock = &self.superblock;
+        let blocks = u64::from(superblock.segment_blocks);
+        let segments = self.segments.borrow();
+        let free = |(_, segment): &(SegmentId, &Segment)| {
+            segment.kind == SegmentKind::Free && !segment.pinned
+        };
+        for (id, _) in segments.iter().filter(free) {
+            let start = superblock.segment_start(id);
+            self.device.advise(start, blocks, Advice::Unneeded);
+        }
+        let next = [
+            Some(self.cursor.current()),
+            self.cursor.ahead.front().copied(),
+        ];
+        for id in next.into_iter().flatten() {
+            let start = superblock.segment_start(id);
+            self.device.advise(start, blocks, Advice::Doubtful);
+        }
     }
 
     /// As [`finish`](Self::finish), for a device that must not be written: only reads may follow.
@@ -373,7 +437,8 @@ impl<D: BlockDevice> Recovery<D> {
     /// The next group of the chain, with the cursor moved to where it begins.
     async fn next_group(&mut self) -> Result<Option<Group>, MountError> {
         if !self.current_loaded {
-            self.current = self.read_segment(self.cursor.current(), 0).await?;
+            let memory = core::mem::take(&mut self.current);
+            self.current = self.read_segment(self.cursor.current(), memory).await?;
             self.current_loaded = true;
         }
         if let Some(group) = self.group_at_cursor(&self.cursor, &self.current) {
@@ -387,7 +452,8 @@ impl<D: BlockDevice> Recovery<D> {
         {
             return Ok(None);
         }
-        self.ahead = self.read_segment(next.current(), 1).await?;
+        let memory = core::mem::take(&mut self.ahead);
+        self.ahead = self.read_segment(next.current(), memory).await?;
         let Some(group) = self.group_at_cursor(&next, &self.ahead) else {
             return Ok(None);
         };
@@ -396,7 +462,22 @@ impl<D: BlockDevice> Recovery<D> {
         Ok(Some(group))
     }
 
-    fn group_at_cursor(&self, cursor: &LogCursor, segment: &Buffer) -> Option<Group> {
+    /// The group at the cursor from the copy that has all of it, else from one of which only data are damaged.
+    fn group_at_cursor(&self, cursor: &LogCursor, segment: &[Buffer]) -> Option<Group> {
+        let copies = || segment.iter().enumerate();
+        let whole = copies().find_map(|(copy, bytes)| self.group_in(cursor, copy, bytes, true));
+        whole.or_else(|| {
+            copies().find_map(|(copy, bytes)| self.group_in(cursor, copy, bytes, false))
+        })
+    }
+
+    fn group_in(
+        &self,
+        cursor: &LogCursor,
+        copy: usize,
+        segment: &Buffer,
+        with_data: bool,
+    ) -> Option<Group> {
         let start = cursor.next_block as usize * BLOCK_SIZE;
         let bytes = segment.bytes().get(start..)?;
         let block = cursor.block(&self.superblock);
@@ -407,8 +488,13 @@ impl<D: BlockDevice> Recovery<D> {
             && header.has_records(bytes)
             // Of a group that is known to have been durable, damaged data are no torn tail: they are damaged data,
             // which shows where they are read.
-            && (header.has_data(bytes) || header.sequence <= self.checkpoint.durable_group);
-        valid.then_some(Group { header, checksum })
+            && (header.has_data(bytes)
+                || (!with_data && header.sequence <= self.checkpoint.durable_group));
+        valid.then_some(Group {
+            header,
+            checksum,
+            copy,
+        })
     }
 
     /// The chain ends at the cursor: makes sure that nothing acknowledged lies behind.
@@ -425,11 +511,12 @@ impl<D: BlockDevice> Recovery<D> {
         }
         for (at, next) in self.cursor.ahead.clone().into_iter().enumerate() {
             let segment = if at == 0 {
-                self.read_segment(next, 1).await?
+                let memory = core::mem::take(&mut self.ahead);
+                self.read_segment(next, memory).await?
             } else {
                 // Only its first block: a segment is filled from there, and a first group that is
                 // damaged has its successor in the same or, seen above, the segment before.
-                self.read_blocks(next, Buffer::zeroed(1)?).await?
+                self.read_blocks(next, 1, Vec::new()).await?
             };
             if self.has_later_group(next, 0, &segment) {
                 return damaged;
@@ -439,13 +526,15 @@ impl<D: BlockDevice> Recovery<D> {
     }
 
     /// Whether `segment` holds, from its block `first` on, a header after the one that is missing.
-    fn has_later_group(&self, id: SegmentId, first: u32, segment: &Buffer) -> bool {
+    fn has_later_group(&self, id: SegmentId, first: u32, segment: &[Buffer]) -> bool {
         let start = self.superblock.segment_start(id).0;
-        let blocks = segment.bytes().chunks_exact(BLOCK_SIZE).zip(start..);
-        blocks.skip(first as usize).any(|(bytes, block)| {
-            let own = BlockIndex(block);
-            GroupHeader::decode(GroupKind::Commits, self.superblock.id, own, bytes)
-                .is_some_and(|(header, _)| header.sequence > self.cursor.sequence)
+        segment.iter().any(|copy| {
+            let blocks = copy.bytes().chunks_exact(BLOCK_SIZE).zip(start..);
+            blocks.skip(first as usize).any(|(bytes, block)| {
+                let own = BlockIndex(block);
+                GroupHeader::decode(GroupKind::Commits, self.superblock.id, own, bytes)
+                    .is_some_and(|(header, _)| header.sequence > self.cursor.sequence)
+            })
         })
     }
 
@@ -456,29 +545,41 @@ impl<D: BlockDevice> Recovery<D> {
         }
     }
 
-    /// Reads a segment whole, into the memory of the current (0) or next (1) segment.
-    async fn read_segment(&mut self, id: SegmentId, memory: u8) -> Result<Buffer, MountError> {
-        let buffer = core::mem::take(if memory == 0 {
-            &mut self.current
-        } else {
-            &mut self.ahead
-        });
-        self.read_blocks(id, buffer).await
+    /// Reads all copies of a segment whole, into `memory` where that suffices.
+    async fn read_segment(
+        &mut self,
+        id: SegmentId,
+        memory: Vec<Buffer>,
+    ) -> Result<Vec<Buffer>, MountError> {
+        let blocks = self.superblock.segment_blocks as usize;
+        self.read_blocks(id, blocks, memory).await
     }
 
     async fn read_blocks(
         &mut self,
         id: SegmentId,
-        mut buffer: Buffer,
-    ) -> Result<Buffer, MountError> {
-        if buffer.is_empty() {
-            buffer.grow(self.superblock.segment_blocks as usize)?;
-        }
+        blocks: usize,
+        mut memory: Vec<Buffer>,
+    ) -> Result<Vec<Buffer>, MountError> {
         let start = self.superblock.segment_start(id);
-        self.counters.bytes_read += buffer.bytes().len() as u64;
-        let (buffer, read) = self.device.read(start, buffer).await;
-        read?;
-        Ok(buffer)
+        let mut copies = Vec::new();
+        let mut failed = Ok(());
+        for copy in 0..self.device.copies() {
+            let mut buffer = memory.pop().unwrap_or_default();
+            buffer.grow(blocks)?;
+            self.counters.bytes_read += buffer.bytes().len() as u64;
+            let (mut buffer, read) = self.device.read_copy(copy, start, buffer).await;
+            if let Err(error) = read {
+                // Nothing is found in it, and its number stays its own.
+                buffer.truncate(0);
+                failed = Err(error);
+            }
+            copies.push(buffer);
+        }
+        if copies.iter().all(Buffer::is_empty) {
+            failed?;
+        }
+        Ok(copies)
     }
 }
 
@@ -497,22 +598,51 @@ async fn read_checkpoint<D: BlockDevice>(
     superblock: &Superblock,
     vault: &Vault,
 ) -> Result<Checkpoint, MountError> {
-    let mut newest: Option<Checkpoint> = None;
+    let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
         let buffer = Buffer::zeroed(superblock.slot_blocks as usize)?;
-        // A slot that cannot be read may be the newer one: going on with the other is not safe.
-        let (buffer, read) = device.read(own, buffer).await;
-        read?;
-        if let Some(found) = Checkpoint::decode(superblock, vault, own, buffer.bytes())
-            && newest
-                .as_ref()
-                .is_none_or(|best| found.sequence > best.sequence)
+        // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
+        // disk that does not have all that was acknowledged is not asked.
+        let copies = device.copies();
+        let mut buffer = buffer;
+        let mut unread = None;
+        let mut readable = 0;
+        for copy in 0..copies {
+            let read;
+            (buffer, read) = device.read_copy(copy, own, buffer).await;
+            if let Err(error) = read {
+                unread = Some(error);
+                continue;
+            }
+            readable += 1;
+            let found = Checkpoint::decode(superblock, vault, own, buffer.bytes());
+            if let Some(found) = found
+                && newest
+                    .as_ref()
+                    .is_none_or(|(best, ..)| found.sequence > best.sequence)
+            {
+                newest = Some((found, copy, own));
+            }
+        }
+        if let Some(error) = unread
+            && readable == 0
         {
-            newest = Some(found);
+            return Err(error.into());
         }
     }
-    newest.ok_or(MountError::Damaged {
+    if let Some((newest, copy, own)) = newest {
+        if device.copies() > 1 {
+            // It may be whole on one copy only; all it names was durable on both before.
+            let buffer = Buffer::zeroed(superblock.slot_blocks as usize)?;
+            let (buffer, read) = device.read_copy(copy, own, buffer).await;
+            read?;
+            let address = own.0 * BLOCK_SIZE as u64;
+            device.mend(copy, address, buffer.bytes()).await;
+        }
+        return Ok(newest);
+    }
+    Err(MountError::Damaged {
         structure: Structure::Checkpoint,
         block: superblock.slot_block(0),
     })
@@ -542,10 +672,16 @@ async fn read_table<D: BlockDevice>(
             let at = (2 * (index - first) + u32::from(home)) as usize * BLOCK_SIZE;
             let bytes = buffer.bytes().get(at..at + BLOCK_SIZE).unwrap_or_default();
             if !segments.load_block(superblock, vault, index, home, bytes) {
-                return Err(MountError::Damaged {
+                let block = superblock.table_block(index, home);
+                let load = |bytes: &[u8]| {
+                    let loaded = segments.load_block(superblock, vault, index, home, bytes);
+                    loaded.then_some(()).ok_or(())
+                };
+                let (_, loaded) = read_checked(device, block, Buffer::zeroed(1)?, load).await;
+                loaded?.map_err(|()| MountError::Damaged {
                     structure: Structure::SegmentTable,
-                    block: superblock.table_block(index, home),
-                });
+                    block,
+                })?;
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! What the file system still has in memory or can write anew is repaired: copies of the superblock, the slot, blocks of
 //! the segment table, tree nodes that are cached. What is lost on the only copy is reported with the file and range it hits; the
-//! rest stays usable. Another copy of the disk plugs in at [`FileSystem::other_copy`].
+//! rest stays usable. Of a mirror both copies are verified, and what is damaged on one is written again from the other.
 //!
 //! One leaf of a tree with the data it names is a step: at most 256 pieces of 64 KiB, read one by one. Between them
 //! everybody else gets their turn, and the pace is the caller's choice. The trees change meanwhile: what
@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use crate::check::{Finding, Part, PieceAt, Problem, Repair, damaged_bytes, node_finding};
 use crate::checkpoint::Checkpoint;
+use crate::copies::OneCopy;
 use crate::extent::Piece;
 use crate::namespace::decode_entry;
 use crate::object::ObjectReader;
@@ -141,13 +142,6 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(self.scrub_status())
     }
 
-    /// The same blocks from another copy of the device. There is none yet: a mirror answers here, and what it
-    /// answers is verified and written back by the caller.
-    #[expect(clippy::unused_async, reason = "another device has to be waited for")]
-    async fn other_copy(&self, _start: BlockIndex, _blocks: usize) -> Option<Buffer> {
-        None
-    }
-
     fn tree_of(volume: &Volume, kind: TreeKind) -> &Tree {
         match kind {
             TreeKind::Live => &volume.live,
@@ -161,9 +155,23 @@ fn table_blocks(superblock: &Superblock) -> u32 {
 }
 
 impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
+    /// Reads all copies of blocks, keeping to the pace. `None` for one that cannot be read.
+    async fn read_copies(
+        &mut self,
+        start: BlockIndex,
+        blocks: usize,
+    ) -> Result<Vec<Option<Buffer>>, ScrubError> {
+        let mut copies = Vec::new();
+        for copy in 0..self.filesystem.device.copies() {
+            copies.push(self.read(copy, start, blocks).await?);
+        }
+        Ok(copies)
+    }
+
     /// Reads blocks and keeps to the pace. `Ok(None)` when they cannot be read.
     async fn read(
         &mut self,
+        copy: u8,
         start: BlockIndex,
         blocks: usize,
     ) -> Result<Option<Buffer>, ScrubError> {
@@ -171,7 +179,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             return Err(ScrubError::Ending);
         }
         let buffer = Buffer::zeroed(blocks).map_err(|_| ScrubError::OutOfMemory)?;
-        let (buffer, read) = self.filesystem.device.read(start, buffer).await;
+        let (buffer, read) = self.filesystem.device.read_copy(copy, start, buffer).await;
         let bytes = (blocks * BLOCK_SIZE) as u64;
         match self.options.bytes_per_second {
             Some(rate) => self.clock.sleep_ms(bytes * 1000 / rate.max(1)).await,
@@ -180,9 +188,13 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         Ok(read.is_ok().then_some(buffer))
     }
 
-    /// Writes bytes that are damaged here again from another copy that has them, and only them: what lies beside
-    /// them may be good here and not there.
+    /// Writes bytes again where a copy is damaged, from one that is not; what lies beside them may be good there and
+    /// not here. True when all copies are good then.
     async fn mend(&mut self, address: u64, len: usize, is_good: impl Fn(&[u8]) -> bool) -> bool {
+        let device = &self.filesystem.device;
+        if self.options.read_only || device.copies() <= 1 {
+            return false;
+        }
         let block = BLOCK_SIZE as u64;
         let first = BlockIndex(address / block);
         let blocks = (address + len as u64).div_ceil(block) - first.0;
@@ -192,23 +204,19 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         ) else {
             return false;
         };
-        if self.options.read_only {
-            return false;
-        }
-        let Some(other) = self.filesystem.other_copy(first, blocks).await else {
+        let Ok(copies) = self.read_copies(first, blocks).await else {
             return false;
         };
-        let Some(good) = other.bytes().get(at..at + len).filter(|b| is_good(b)) else {
+        let parts = copies
+            .iter()
+            .map(|copy| copy.as_ref()?.bytes().get(at..at + len));
+        let parts = parts.collect::<Vec<_>>();
+        let good = parts.iter().position(|part| part.is_some_and(&is_good));
+        let Some((copy, Some(good))) = good.and_then(|copy| Some((copy, *parts.get(copy)?))) else {
             return false;
         };
-        let Ok(Some(mut own)) = self.read(first, blocks).await else {
-            return false;
-        };
-        if let Some(target) = own.bytes_mut().get_mut(at..at + len) {
-            target.copy_from_slice(good);
-        }
-        let device = &self.filesystem.device;
-        device.write(first, own).await.1.is_ok() && device.flush().await.is_ok()
+        let copy = u8::try_from(copy).unwrap_or(0);
+        device.mend(copy, address, good).await && device.flush().await.is_ok()
     }
 
     fn advance(&self, bytes: u64) {
@@ -232,11 +240,11 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
     async fn superblocks(&mut self) -> Result<(), ScrubError> {
         let superblock = self.filesystem.superblock;
         for block in Superblock::copy_blocks() {
-            let buffer = self.read(block, 1).await?;
+            let copies = self.read_copies(block, 1).await?;
             let device_blocks = self.filesystem.device.geometry().block_count;
-            let good = buffer.is_some_and(|buffer| {
-                Superblock::decode(buffer.bytes(), block, device_blocks) == Ok(superblock)
-            });
+            let is_good =
+                |bytes: &[u8]| Superblock::decode(bytes, block, device_blocks) == Ok(superblock);
+            let good = all_good(&copies, is_good);
             self.advance(BLOCK_SIZE as u64);
             if good {
                 continue;
@@ -300,18 +308,24 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let sequence = self.filesystem.checkpoint_sequence.get();
             let own = superblock.slot_block(Checkpoint::slot(sequence));
             let blocks = superblock.slot_blocks as usize;
-            let buffer = self.read(own, blocks).await?;
-            let decoded = buffer.and_then(|b| {
-                Checkpoint::decode(&superblock, &self.filesystem.vault, own, b.bytes())
-            });
-            if decoded.is_some_and(|found| found.sequence == sequence) {
+            let is_good = |bytes: &[u8]| {
+                let vault = &self.filesystem.vault;
+                let decoded = Checkpoint::decode(&superblock, vault, own, bytes);
+                decoded.is_some_and(|found| found.sequence == sequence)
+            };
+            let copies = self.read_copies(own, blocks).await?;
+            if all_good(&copies, is_good) {
                 self.advance((blocks * BLOCK_SIZE) as u64);
                 return Ok(());
             }
             // Two checkpoints later the slot is written again.
             if self.filesystem.checkpoint_sequence.get() == sequence {
-                let repaired = !self.options.read_only;
-                self.checkpoint_due |= repaired;
+                let address = own.0 * BLOCK_SIZE as u64;
+                let mut repaired = self.mend(address, blocks * BLOCK_SIZE, is_good).await;
+                if !repaired {
+                    repaired = !self.options.read_only;
+                    self.checkpoint_due |= repaired;
+                }
                 let problem = Problem::CheckpointNonsense;
                 self.found(&Finding::new(Part::Checkpoint, problem).at(own), repaired);
                 return Ok(());
@@ -330,23 +344,20 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 };
                 let before = home(self);
                 let block = superblock.table_block(index, before);
-                let buffer = self.read(block, 1).await?;
-                let good = buffer.is_some_and(|buffer| {
-                    is_table_block(
-                        &superblock,
-                        &self.filesystem.vault,
-                        index,
-                        before,
-                        buffer.bytes(),
-                    )
-                });
+                let vault = &self.filesystem.vault;
+                let is_good =
+                    |bytes: &[u8]| is_table_block(&superblock, vault, index, before, bytes);
+                let copies = self.read_copies(block, 1).await?;
+                let good = all_good(&copies, is_good);
                 if !good && home(self) != before {
                     continue;
                 }
                 self.advance(BLOCK_SIZE as u64);
                 if !good {
+                    let address = block.0 * BLOCK_SIZE as u64;
+                    let mended = self.mend(address, BLOCK_SIZE, is_good).await;
                     let repaired = !self.options.read_only;
-                    if repaired {
+                    if repaired && !mended {
                         let mut segments = self.filesystem.segments.borrow_mut();
                         segments.mark_changed([index].into_iter());
                         self.checkpoint_due = true;
@@ -411,13 +422,20 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             verified.retain(on_way);
             let mut unverified = path.iter().filter_map(|node| node.place).chain(missing);
             if let Some(place) = unverified.find(|place| !verified.contains(place)) {
-                let buffer = self.read(place.pointer.block, 1).await?;
+                let copies = self.read_copies(place.pointer.block, 1).await?;
                 let vault = &self.filesystem.vault;
-                let checked = buffer.as_ref().map(|buffer| {
+                let check = |buffer: &Buffer| {
                     let mut walk = Walk::new(kind, None, Rc::clone(vault));
                     walk.enter(&place, buffer.bytes()).map(|_| ())
-                });
-                if let (Some(Ok(())), Some(buffer)) = (&checked, &buffer) {
+                };
+                // Of several copies the first that is damaged counts.
+                let is_damaged = |copy: &&Option<Buffer>| {
+                    copy.as_ref().is_none_or(|buffer| check(buffer).is_err())
+                };
+                let worst = copies.iter().find(is_damaged).or(copies.first());
+                let buffer = worst.and_then(Option::as_ref);
+                let checked = buffer.map(check);
+                if let (Some(Ok(())), Some(buffer)) = (&checked, buffer) {
                     if missing == Some(place) {
                         let cache = Rc::clone(&self.filesystem.volume.borrow().cache);
                         let taken = cache.borrow_mut().insert(place.pointer, buffer.bytes());
@@ -524,7 +542,15 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             return Err(ScrubError::Ending);
         }
         let share = u64::from(piece.stored_share());
-        let stored = self.filesystem.read_stored(range).await;
+        let mut stored = self.filesystem.read_stored(range).await;
+        let is_good =
+            |stored: &[u8]| damaged_bytes(self.filesystem.vault.sealer(), &at, stored).is_empty();
+        for copy in 1..self.filesystem.device.copies() {
+            // The first copy was that, or what is not written yet.
+            if stored.as_ref().is_ok_and(|stored| is_good(stored)) {
+                stored = self.filesystem.read_stored_from(range, copy).await;
+            }
+        }
         match self.options.bytes_per_second {
             Some(rate) => self.clock.sleep_ms(share * 1000 / rate.max(1)).await,
             None => embassy_futures::yield_now().await,
@@ -580,7 +606,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                         return true;
                     }
                 }
-                Err(Fault::Data(_)) => return true,
+                Err(Fault::Data(_) | Fault::Suspect(_)) => return true,
             }
         }
     }
@@ -658,41 +684,65 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 objects.get(&id).map(|object| object.info.clone())
             };
             let Some(info) = info else { continue };
-            let mut reader =
-                ObjectReader::new(superblock, Rc::clone(&self.filesystem.vault), id, info);
-            let mut bytes = Vec::new();
+            let device = &self.filesystem.device;
+            let vault = &self.filesystem.vault;
+            let mut readers = (0..device.copies())
+                .map(|_| ObjectReader::new(superblock, Rc::clone(vault), id, info.clone()))
+                .collect::<Vec<_>>();
+            // Where they are, to judge a frame by.
+            let mut here = ObjectReader::new(superblock, Rc::clone(vault), id, info);
             let mut at = 0;
             loop {
                 if self.filesystem.is_ending() {
                     return Err(ScrubError::Ending);
                 }
-                bytes.clear();
-                let more = reader.next_frame(&self.filesystem.device, &mut bytes).await;
-                match more {
-                    Ok(true) => {
-                        at += bytes.len() as u64;
-                        self.advance(bytes.len() as u64);
-                        match self.options.bytes_per_second {
-                            Some(rate) => {
-                                let ms = bytes.len() as u64 * 1000 / rate.max(1);
-                                self.clock.sleep_ms(ms).await;
-                            }
-                            None => embassy_futures::yield_now().await,
-                        }
+                let Some((place, len)) = here.place() else {
+                    break;
+                };
+                let mut bytes = 0;
+                let mut good = None;
+                let mut damaged = false;
+                for (copy, reader) in (0..).zip(&mut readers) {
+                    let mut frame = Vec::new();
+                    if reader
+                        .next_frame(&OneCopy(device, copy), &mut frame)
+                        .await
+                        .is_ok()
+                    {
+                        bytes = frame.len() as u64;
+                        good = Some(());
+                    } else {
+                        damaged = true;
+                        reader.skip_frame();
                     }
-                    Ok(false) => break,
-                    Err(_) => {
-                        if self.filesystem.objects.borrow().contains_key(&id) {
-                            let problem = Problem::ObjectDamaged { id, at };
-                            self.found(&Finding::new(Part::Objects, problem), false);
-                        }
-                        break;
-                    }
+                }
+                if damaged && self.filesystem.objects.borrow().contains_key(&id) {
+                    let address = place.0 * BLOCK_SIZE as u64;
+                    let is_good = |frame: &[u8]| here.is_next(place, frame);
+                    let repaired = good.is_some() && self.mend(address, len, is_good).await;
+                    let problem = Problem::ObjectDamaged { id, at };
+                    self.found(&Finding::new(Part::Objects, problem), repaired);
+                }
+                if good.is_none() {
+                    break;
+                }
+                at += bytes;
+                here.skip_frame();
+                self.advance(bytes);
+                match self.options.bytes_per_second {
+                    Some(rate) => self.clock.sleep_ms(bytes * 1000 / rate.max(1)).await,
+                    None => embassy_futures::yield_now().await,
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether every copy could be read and is good.
+fn all_good(copies: &[Option<Buffer>], is_good: impl Fn(&[u8]) -> bool) -> bool {
+    let mut copies = copies.iter();
+    copies.all(|copy| copy.as_ref().is_some_and(|buffer| is_good(buffer.bytes())))
 }
 
 /// What a leaf names.

@@ -7,7 +7,9 @@ use core::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
+use crate::check::PieceAt;
 use crate::extent::{FILE_BYTES_MAX, Piece};
+use crate::fault::SuspectData;
 use crate::tree::{Item, Key};
 use crate::volume::{Volume, after, damaged_item, extent_key};
 use crate::write_set::{Loaded, Staged, WriteSet};
@@ -254,6 +256,17 @@ impl<'v> Transaction<'v> {
                     let identity = piece.identity(object, position, birth);
                     let wanted = start - position..end - position;
                     let read = piece.read(self.volume.vault.sealer(), identity, &bytes, &wanted);
+                    let suspect = matches!(read, Err(FileError::Damaged { .. }))
+                        && !self.loaded.verified.contains(&range);
+                    if suspect {
+                        let at = PieceAt {
+                            object,
+                            position,
+                            birth,
+                            piece,
+                        };
+                        return Err(FileError::Fault(Fault::Suspect(SuspectData(at))));
+                    }
                     (start, read?)
                 }
             };

@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use crate::checkpoint::Checkpoint;
+use crate::copies::read_checked;
 use crate::extent::Piece;
 use crate::record::ExtentRecord;
 use crate::replay::Change;
@@ -312,13 +313,14 @@ impl Volume {
         held: &mut Held,
     ) -> Result<(), FileError> {
         let buffer = Buffer::zeroed(1).map_err(|_| FileError::OutOfMemory)?;
-        let (buffer, read) = device.read(pointer.block, buffer).await;
-        read.map_err(FileError::Device)?;
-        let inserted = cache.borrow_mut().insert(pointer, buffer.bytes());
-        let node = inserted.map_err(|damaged| FileError::Damaged {
-            structure: Structure::Node,
-            block: damaged.block,
-        })?;
+        let insert = |bytes: &[u8]| cache.borrow_mut().insert(pointer, bytes);
+        let (_, inserted) = read_checked(device, pointer.block, buffer, insert).await;
+        let node = inserted
+            .map_err(FileError::Device)?
+            .map_err(|damaged| FileError::Damaged {
+                structure: Structure::Node,
+                block: damaged.block,
+            })?;
         held.hold(node);
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! ([`WriteSet::mark`], [`WriteSet::roll_back`]): every change then notes what was there before. Taking back costs
 //! what the changes cost.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -21,6 +21,8 @@ pub struct Loaded {
     /// something else be there now.
     pub(crate) data: BTreeMap<StoredRange, (u32, Rc<[u8]>)>,
     data_bytes: usize,
+    /// Data that all copies were asked for: what is wrong with them now is so everywhere.
+    pub(crate) verified: BTreeSet<StoredRange>,
 }
 
 impl Loaded {
@@ -37,6 +39,8 @@ impl Loaded {
             *data_bytes -= if current { 0 } else { bytes.len() };
             current
         });
+        let data = &self.data;
+        self.verified.retain(|range| data.contains_key(range));
     }
 
     /// Keeps data that were asked for in that use of their segment.

@@ -69,7 +69,7 @@ impl Space {
 }
 
 /// What a piece of data is, for those who read it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PieceAt {
     pub object: u64,
     pub position: u64,

@@ -1,0 +1,548 @@
+//! A mirror: two disks that hold the same, as one [`BlockDevice`] (DESIGN.md, "Mirror").
+//!
+//! - [`Mirror::open`] (`open`): what the two disks are to each other, from their member records, and who leads;
+//! - `state`: who is in, and which regions the other lacks;
+//! - here: requests. Writes go to both, a flush is acknowledged when every disk that is in has flushed; a disk that
+//!   fails is out, which the other one's record says before anything more is acknowledged;
+//! - [`Mirror::run`] (`resync`): brings a disk back that answers again, copying only what it lacks;
+//! - `record`, `regions`: the member record on the disk (SPEC.md, "Member record").
+//!
+//! Invariants:
+//! - The disk that leads has everything that was acknowledged. While the other one is not in, the leader's record
+//!   durably marks a region before anything is written there.
+//! - A disk that is being brought up to date says so in its own record before its first block is touched, and
+//!   is never read from until it is in.
+//! - Whoever copies blocks from one disk to the other has them to himself: writes there wait.
+//!
+//! One disk alone that is no part of a mirror is passed through. Not here: what is right and what is
+//! damaged (those who read know, and call [`BlockDevice::mend`]); more than two disks; a disk that neither
+//! completes nor fails its requests comes back at the next start only.
+
+mod open;
+mod record;
+mod regions;
+mod resync;
+mod state;
+
+use alloc::rc::Rc;
+use core::cell::RefCell;
+use core::ops::Range;
+
+use embassy_futures::join::join;
+use embassy_futures::select::{Either, select};
+
+pub use self::open::{CommonPart, MirrorError, Side};
+pub(crate) use self::record::RECORD_BLOCKS;
+use self::state::{Standing, State};
+use crate::{
+    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Notify,
+};
+
+/// Failed reads in a row after which a disk is given up.
+const READ_ERRORS_MAX: u32 = 8;
+
+/// One or two disks as one. Clones are handles of the same.
+pub struct Mirror<A> {
+    inner: Rc<Inner<A>>,
+}
+
+impl<A> Clone for Mirror<A> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Rc::clone(&self.inner),
+        }
+    }
+}
+
+struct Inner<A> {
+    /// By member number.
+    devices: [Option<A>; 2],
+    geometry: DeviceGeometry,
+    read_only: bool,
+    state: RefCell<State>,
+    /// Something in the state changed.
+    changed: Notify,
+    /// A disk went out: who waits for it need not any more.
+    gone: Notify,
+}
+
+/// How a disk of a mirror stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// It is not attached.
+    Absent,
+    /// It has everything and takes part in everything.
+    In,
+    /// It failed; it is tried again from time to time.
+    Out,
+    /// It is being brought up to date.
+    Resync,
+}
+
+/// How a mirror is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MirrorStatus {
+    /// The disks, in the order given.
+    pub members: [MemberState; 2],
+    /// Bytes that the disk which is not in still lacks.
+    pub behind_bytes: u64,
+    /// Bytes copied to bring a disk up to date, since the start.
+    pub resynced_bytes: u64,
+    /// Damaged places written again from the other disk, since the start.
+    pub repaired: u64,
+    /// Times that a disk went out, since the start.
+    pub failures: u64,
+}
+
+impl<A: BlockDevice> Mirror<A> {
+    fn device(&self, member: usize) -> Option<&A> {
+        self.inner.devices.get(member).and_then(Option::as_ref)
+    }
+
+    fn state<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
+        body(&mut self.inner.state.borrow_mut())
+    }
+
+    /// Waits for a request to one disk, but not longer than it is in use. `None`: it was given up meanwhile.
+    async fn on_member<T>(&self, member: usize, request: impl Future<Output = T>) -> Option<T> {
+        let departures = || self.state(|state| state.departures(member));
+        let before = departures();
+        self.state(|state| state.begin_request(member));
+        let counted = Counted {
+            mirror: self,
+            member,
+        };
+        let given_up = self
+            .inner
+            .gone
+            .until(|| (departures() != before).then_some(()));
+        let result = select(request, given_up).await;
+        drop(counted);
+        match result {
+            Either::First(value) => Some(value),
+            Either::Second(()) => None,
+        }
+    }
+
+    /// The disk failed: it is out, unless it is the last. True when it was put out.
+    fn fail(&self, member: usize) -> bool {
+        let out = self.state(|state| state.fail(member));
+        if out {
+            self.inner.gone.notify();
+            self.inner.changed.notify();
+        }
+        out
+    }
+
+    /// Waits until nobody copies these blocks, and keeps copiers away until the guard goes.
+    async fn enter(&self, start: BlockIndex, count: u64) -> Writing<'_, A> {
+        let blocks = start.0..start.0.saturating_add(count);
+        let begin = || self.state(|state| state.begin_write(&blocks));
+        let number = self.inner.changed.until(begin).await;
+        Writing {
+            mirror: self,
+            number,
+        }
+    }
+
+    /// Has these blocks to itself until the guard goes: writes under way are waited for, others wait.
+    async fn lock(&self, blocks: Range<u64>) -> Locked<'_, A> {
+        let take = || self.state(|state| state.lock(&blocks).then_some(()));
+        self.inner.changed.until(take).await;
+        let locked = Locked { mirror: self };
+        let drained = || self.state(|state| (!state.writes_in(&blocks)).then_some(()));
+        self.inner.changed.until(drained).await;
+        locked
+    }
+
+    /// Begins the epoch of two disks that start together, once, before anything else is written.
+    async fn begin_together(&self) -> Result<(), DeviceError> {
+        let due = self
+            .inner
+            .changed
+            .until(|| self.state(State::take_epoch))
+            .await;
+        if !due {
+            return Ok(());
+        }
+        let mut turn = EpochTurn {
+            mirror: self,
+            begun: false,
+        };
+        self.begin_epoch().await?;
+        turn.begun = true;
+        Ok(())
+    }
+
+    /// Sees to it that the leader's record says what it must before `blocks` are written, or, without blocks, before
+    /// anything is acknowledged.
+    async fn settle(&self, blocks: Option<&Range<u64>>) -> Result<(), DeviceError> {
+        loop {
+            let settled = || {
+                self.state(|state| {
+                    if state.is_settled(blocks) {
+                        return Some(Ok(None));
+                    }
+                    if let Some(error) = state.broken() {
+                        return Some(Err(error));
+                    }
+                    state.begin_record(blocks).map(|begun| Ok(Some(begun)))
+                })
+            };
+            let Some(writing) = self.inner.changed.until(settled).await? else {
+                return Ok(());
+            };
+            let busy = RecordBusy { mirror: self };
+            let (member, record) = (writing.member, &writing.record);
+            let written = match self.device(member) {
+                Some(device) => self.on_member(member, record.write(device)).await,
+                None => None,
+            };
+            let written = written.unwrap_or(Err(DeviceError::Gone));
+            if written.is_err() {
+                // Where the other one has everything too, it leads from here on.
+                self.fail(member);
+            }
+            self.state(|state| state.end_record(writing, written));
+            drop(busy);
+        }
+    }
+
+    /// Sends a write to every disk in use.
+    async fn write_members(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let targets = self.state(|state| state.written_members());
+        let [first, second] = targets.map(|member| Some((member?, self.device(member?)?)));
+        let (Some((first, first_device)), Some((second, second_device))) = (first, second) else {
+            let Some((member, device)) = first.or(second) else {
+                return (buffer, Err(DeviceError::Gone));
+            };
+            let done = self.on_member(member, device.write(start, buffer)).await;
+            let (buffer, written) = done.unwrap_or((Buffer::default(), Err(DeviceError::Gone)));
+            return (buffer, written);
+        };
+        let gone = || (Buffer::default(), Err(DeviceError::Gone));
+        let Ok(mut twin) = Buffer::zeroed(buffer.len_blocks()) else {
+            // No memory to write to both at once: one after the other.
+            let one = self
+                .on_member(first, first_device.write(start, buffer))
+                .await;
+            let (buffer, first_written) = one.unwrap_or_else(gone);
+            let two = self
+                .on_member(second, second_device.write(start, buffer))
+                .await;
+            let (buffer, second_written) = two.unwrap_or_else(gone);
+            let result = self.outcome([(first, first_written), (second, second_written)]);
+            return (buffer, result);
+        };
+        twin.bytes_mut().copy_from_slice(buffer.bytes());
+        let (one, two) = join(
+            self.on_member(first, first_device.write(start, buffer)),
+            self.on_member(second, second_device.write(start, twin)),
+        )
+        .await;
+        let (one, first_written) = one.unwrap_or_else(gone);
+        let (two, second_written) = two.unwrap_or_else(gone);
+        let buffer = if one.is_empty() { two } else { one };
+        let result = self.outcome([(first, first_written), (second, second_written)]);
+        (buffer, result)
+    }
+
+    /// What the results of the same request on two disks come to: whoever failed is out.
+    fn outcome(&self, results: [(usize, Result<(), DeviceError>); 2]) -> Result<(), DeviceError> {
+        let mut failed = Ok(());
+        for (member, result) in results {
+            if let Err(error) = result {
+                // One that was put out meanwhile is none of our business any more.
+                let matters = self.state(|state| state.standing(member) != Standing::Out);
+                if matters && !self.fail(member) {
+                    failed = Err(error);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Reads from one disk and notes how that went.
+    async fn read_member(
+        &self,
+        member: usize,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let blocks = buffer.len_blocks();
+        let Some(device) = self.device(member) else {
+            return (buffer, Err(DeviceError::Gone));
+        };
+        match self.on_member(member, device.read(start, buffer)).await {
+            Some((buffer, Ok(()))) => {
+                self.state(|state| state.read_well(member));
+                (buffer, Ok(()))
+            }
+            Some((buffer, Err(error))) => {
+                if error != DeviceError::OutOfRange
+                    && self.state(|state| state.read_badly(member)) >= READ_ERRORS_MAX
+                {
+                    self.fail(member);
+                }
+                (buffer, Err(error))
+            }
+            None => match Buffer::zeroed(blocks) {
+                Ok(buffer) => (buffer, Err(DeviceError::Gone)),
+                Err(_) => (Buffer::default(), Err(DeviceError::Gone)),
+            },
+        }
+    }
+
+    /// Writes bytes to one disk; the rest of the blocks they are in stays, where it can be read.
+    async fn mend_member(&self, member: usize, address: u64, good: &[u8], blocks: Buffer) -> bool {
+        let Some(device) = self.device(member) else {
+            return false;
+        };
+        let block = BLOCK_SIZE as u64;
+        let start = BlockIndex(address / block);
+        let Ok(at) = usize::try_from(address % block) else {
+            return false;
+        };
+        let Ok(own) = Buffer::zeroed(blocks.len_blocks()) else {
+            return false;
+        };
+        let (mut own, read) = self.read_member(member, start, own).await;
+        if read.is_err() {
+            own = blocks;
+        }
+        match own.bytes_mut().get_mut(at..at + good.len()) {
+            Some(part) if read.is_ok() && part == good => return false,
+            Some(part) => part.copy_from_slice(good),
+            None => return false,
+        }
+        let done = self.on_member(member, device.write(start, own)).await;
+        match done {
+            Some((_, Ok(()))) => true,
+            Some((_, Err(_))) => {
+                self.fail(member);
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+/// A write under way.
+struct Writing<'m, A: BlockDevice> {
+    mirror: &'m Mirror<A>,
+    number: u64,
+}
+
+impl<A: BlockDevice> Drop for Writing<'_, A> {
+    fn drop(&mut self) {
+        self.mirror.state(|state| state.end_write(self.number));
+        self.mirror.inner.changed.notify();
+    }
+}
+
+/// Blocks that only one may write.
+struct Locked<'m, A: BlockDevice> {
+    mirror: &'m Mirror<A>,
+}
+
+impl<A: BlockDevice> Drop for Locked<'_, A> {
+    fn drop(&mut self) {
+        self.mirror.state(State::unlock);
+        self.mirror.inner.changed.notify();
+    }
+}
+
+/// A request that counts as under way.
+struct Counted<'m, A: BlockDevice> {
+    mirror: &'m Mirror<A>,
+    member: usize,
+}
+
+impl<A: BlockDevice> Drop for Counted<'_, A> {
+    fn drop(&mut self) {
+        self.mirror.state(|state| state.end_request(self.member));
+    }
+}
+
+/// The right to begin an epoch.
+struct EpochTurn<'m, A: BlockDevice> {
+    mirror: &'m Mirror<A>,
+    begun: bool,
+}
+
+impl<A: BlockDevice> Drop for EpochTurn<'_, A> {
+    fn drop(&mut self) {
+        let begun = self.begun;
+        self.mirror.state(|state| state.release_epoch(begun));
+        self.mirror.inner.changed.notify();
+    }
+}
+
+/// The right to write the leader's record.
+struct RecordBusy<'m, A: BlockDevice> {
+    mirror: &'m Mirror<A>,
+}
+
+impl<A: BlockDevice> Drop for RecordBusy<'_, A> {
+    fn drop(&mut self) {
+        self.mirror.state(State::release_record);
+        self.mirror.inner.changed.notify();
+    }
+}
+
+impl<A: BlockDevice> BlockDevice for Mirror<A> {
+    fn geometry(&self) -> DeviceGeometry {
+        self.inner.geometry
+    }
+
+    async fn read(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
+        let mut buffer = buffer;
+        let mut failed = DeviceError::Gone;
+        for member in self
+            .state(|state| state.read_members())
+            .into_iter()
+            .flatten()
+        {
+            let read;
+            (buffer, read) = self.read_member(member, start, buffer).await;
+            match read {
+                Ok(()) => return (buffer, Ok(())),
+                Err(error) => failed = error,
+            }
+        }
+        (buffer, Err(failed))
+    }
+
+    async fn write(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
+        if self.inner.read_only {
+            return (buffer, Err(DeviceError::Unsupported));
+        }
+        let count = buffer.len_blocks() as u64;
+        let end = start.0.saturating_add(count);
+        if count == 0 || end > self.inner.geometry.block_count {
+            return (buffer, Err(DeviceError::OutOfRange));
+        }
+        if let Err(error) = self.begin_together().await {
+            return (buffer, Err(error));
+        }
+        let _writing = self.enter(start, count).await;
+        if let Err(error) = self.settle(Some(&(start.0..end))).await {
+            return (buffer, Err(error));
+        }
+        self.write_members(start, buffer).await
+    }
+
+    async fn flush(&self) -> Result<(), DeviceError> {
+        if self.inner.read_only {
+            return Ok(());
+        }
+        self.begin_together().await?;
+        let flush = self.state(State::begin_flush);
+        let targets = self.state(|state| state.written_members());
+        let [first, second] = targets;
+        let flush_of = async |member: Option<usize>| {
+            let member = member?;
+            let device = self.device(member)?;
+            let flushed = self.on_member(member, device.flush()).await;
+            Some((member, flushed.unwrap_or(Err(DeviceError::Gone))))
+        };
+        let results = join(flush_of(first), flush_of(second)).await;
+        let result = match results {
+            (Some(one), Some(two)) => self.outcome([one, two]),
+            (Some((_, result)), None) | (None, Some((_, result))) => result,
+            (None, None) => Err(DeviceError::Gone),
+        };
+        let all = [results.0, results.1];
+        let both = all.iter().flatten().all(|(_, result)| result.is_ok());
+        self.state(|state| state.end_flush(flush, both));
+        result?;
+        self.settle(None).await
+    }
+
+    async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
+        if self.inner.read_only {
+            return Err(DeviceError::Unsupported);
+        }
+        self.begin_together().await?;
+        let _writing = self.enter(start, count).await;
+        self.state(|state| state.forget(start, count));
+        // A hint: who cannot or will not is no worse for it.
+        let targets = self.state(|state| state.written_members());
+        for member in targets.into_iter().flatten() {
+            if let Some(device) = self.device(member)
+                && device.geometry().discard
+            {
+                let _ = self.on_member(member, device.discard(start, count)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn copies(&self) -> u8 {
+        let members = self.state(|state| state.read_members());
+        u8::try_from(members.iter().flatten().count().max(1)).unwrap_or(1)
+    }
+
+    async fn read_copy(
+        &self,
+        copy: u8,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let members = self.state(|state| state.read_members());
+        match members.into_iter().flatten().nth(usize::from(copy)) {
+            Some(member) => self.read_member(member, start, buffer).await,
+            None => (buffer, Err(DeviceError::Gone)),
+        }
+    }
+
+    async fn mend(&self, copy: u8, address: u64, good: &[u8]) -> bool {
+        if self.inner.read_only || good.is_empty() {
+            return false;
+        }
+        let block = BLOCK_SIZE as u64;
+        let end = address.saturating_add(good.len() as u64).div_ceil(block);
+        let first = address / block;
+        let _locked = self.lock(first..end).await;
+        let members = self.state(|state| state.read_members());
+        let mut members = members.into_iter().flatten();
+        let Some(from) = members.clone().nth(usize::from(copy)) else {
+            return false;
+        };
+        let others = members.by_ref().filter(|member| *member != from);
+        let Some(to) = others.into_iter().next() else {
+            return false;
+        };
+        let blocks = usize::try_from(end - first).map(Buffer::zeroed);
+        let Ok(Ok(buffer)) = blocks else {
+            return false;
+        };
+        let (buffer, read) = self.read_member(from, BlockIndex(first), buffer).await;
+        let Ok(at) = usize::try_from(address % block) else {
+            return false;
+        };
+        if read.is_err() || buffer.bytes().get(at..at + good.len()) != Some(good) {
+            return false;
+        }
+        let mended = self.mend_member(to, address, good, buffer).await;
+        if mended {
+            self.state(State::repaired);
+        }
+        mended
+    }
+
+    fn advise(&self, start: BlockIndex, count: u64, advice: Advice) {
+        self.state(|state| match advice {
+            Advice::Unneeded => state.forget(start, count),
+            Advice::Doubtful => state.doubt(start, count),
+        });
+    }
+
+    fn mirror_status(&self) -> Option<MirrorStatus> {
+        self.state(|state| state.status())
+    }
+}
