@@ -192,7 +192,7 @@ fn short_workloads_survive_a_power_cut_at_every_point() {
             ops: 2,
             value_bytes_max: 200,
         };
-        let disk = formatted(92, seed + round);
+        let disk = formatted(100, seed + round);
         let history = run(&disk, &workload, None, seed + round);
         for events in 0..=disk.event_count() {
             recoveries += crash_everywhere(&disk, &history, events, seed ^ events as u64);
@@ -238,7 +238,7 @@ fn segments_that_are_used_again_at_once_survive_power_cuts() {
             ops: 6,
             value_bytes_max: 700,
         };
-        let disk = formatted(88, random.next_u64());
+        let disk = formatted(96, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..60 {
             let events = random.index(disk.event_count() + 1);

@@ -106,7 +106,7 @@ fn check_snapshot(
 #[test]
 fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
     let seed = seed(2);
-    let disk = formatted(92, seed);
+    let disk = formatted(100, seed);
     let mut executor = Executor::new(seed);
     let store = open(&mut executor, &disk).unwrap();
     let working = Rc::clone(&store);
@@ -146,7 +146,7 @@ fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
 #[test]
 fn what_is_deleted_gives_its_memory_and_space_back() {
     let seed = seed(3);
-    let disk = formatted(128, seed);
+    let disk = formatted(136, seed);
     let mut executor = Executor::new(seed);
     let store = open(&mut executor, &disk).unwrap();
     let (working, clock) = (Rc::clone(&store), executor.clock());

@@ -110,11 +110,11 @@ impl<D: BlockDevice> FileSystem<D> {
             .collect::<Option<BTreeMap<_, _>>>()
             .ok_or(CheckpointError::Invalid)?;
         let sequence = self.checkpoint_sequence.get() + 1;
-        let mut moment = self.freeze(sequence);
         if self.layer_commit.get() <= layer.horizon {
             // The layer above recorded nothing since: it does not need the log.
-            layer.horizon = layer.horizon.max(moment.tree_commit);
+            layer.horizon = layer.horizon.max(self.log.appended());
         }
+        let mut moment = self.freeze(sequence);
         let written = self
             .write_checkpoint(&mut moment, &layer, objects, sequence, clock)
             .await;
@@ -152,6 +152,8 @@ impl<D: BlockDevice> FileSystem<D> {
                 segments.add_frozen(segment, -(NODE_BYTES));
             }
         }
+        // Not what only the log needs as yet: should the checkpoint not be readable one day, the one before finds in the
+        // log after it that there was another.
         Moment {
             emptied: segments.emptied(),
             ..moment
@@ -278,6 +280,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 &mut heads.nodes,
                 &self.superblock,
                 &mut segments,
+                0,
                 (SegmentKind::Nodes, log_blocks),
                 1,
             )?;
@@ -346,12 +349,14 @@ impl<D: BlockDevice> FileSystem<D> {
                 segments.set_pinned(segment, false);
             }
         }
+        // Before any of them is free: the log lets go of its segments by number.
+        self.log.shorten(sequence, dropped);
         for segment in moment.emptied {
             self.discard(segment).await;
             self.segments.borrow_mut().release(segment);
         }
         self.forget_awaiting(&moment.cleaned);
-        self.log.shorten(sequence, dropped);
+        self.log.nudge();
         self.replace_objects(objects).await;
         loop {
             let more = {

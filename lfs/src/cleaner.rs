@@ -209,11 +209,19 @@ impl<D: BlockDevice> FileSystem<D> {
             && self.segments_coming() == 0
     }
 
-    /// Segments that the next checkpoint frees.
+    /// Segments that the next checkpoint frees, or the one after it: of the log's, it lets go at the first.
     pub(crate) fn segments_coming(&self) -> u32 {
         let state = self.cleaner.borrow();
-        let coming = state.awaiting.len() + state.in_work.len();
-        self.segments.borrow().emptied_count() + u32::try_from(coming).unwrap_or(u32::MAX)
+        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        let in_work = count(state.in_work.len());
+        // What the cleaner is at may be among the log's.
+        let of_log = if self.layer_pins_log() {
+            0
+        } else {
+            self.log.segments_only_log().saturating_sub(in_work)
+        };
+        let emptied = self.segments.borrow().emptied_count();
+        emptied + of_log + count(state.awaiting.len()) + in_work
     }
 
     /// A checkpoint is in force that was frozen when these nodes were already on their way elsewhere.
@@ -605,7 +613,8 @@ impl<D: BlockDevice> FileSystem<D> {
             let mut segments = self.segments.borrow_mut();
             let kind = (SegmentKind::Survivors, written_at);
             let before = head.map(|head| head.segment);
-            let taken = Head::take(head, &self.superblock, &mut segments, kind, blocks);
+            let leave = self.superblock.segments_for_checkpoints();
+            let taken = Head::take(head, &self.superblock, &mut segments, leave, kind, blocks);
             let (segment, block) = taken.ok_or(FileError::NoSpace)?;
             if fresh || before != Some(segment) {
                 let generation = u8::try_from(generation).unwrap_or(u8::MAX);

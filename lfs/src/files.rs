@@ -27,6 +27,8 @@ pub enum CommitStop {
     Fault(Fault),
     /// The log has no room at the moment; [`FileSystem::admit`] waits for some.
     NoRoom,
+    /// The same of a commit that frees space: sooner or later there is room for those.
+    NoRoomToShrink,
     /// It cannot be committed.
     Error(FileError),
 }
@@ -44,6 +46,8 @@ impl From<FileError> for CommitStop {
 const SNAPSHOTS_MAX: usize = 1000;
 /// Bytes of a snapshot's name at most.
 const SNAPSHOT_NAME_BYTES_MAX: usize = 255;
+/// Most bytes of data in a commit that counts as freeing space: what is left of a block that was cut, as stored.
+const SHRINKING_DATA_BYTES_MAX: usize = BLOCK_SIZE + 512;
 
 impl<D: BlockDevice> FileSystem<D> {
     /// Runs `body` in a transaction and commits what it changed; `body` runs again whenever something it needs has to
@@ -60,7 +64,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut loaded = Loaded::default();
         loop {
             self.admit(|| self.is_full()).await;
-            match self.try_transact(now_ns, &loaded, &mut body) {
+            match self.try_transact(now_ns, false, &loaded, &mut body) {
                 Ok(done) => return Ok(done),
                 Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
                 Err(CommitStop::NoRoom) if self.is_full() => return Err(FileError::NoSpace),
@@ -68,11 +72,34 @@ impl<D: BlockDevice> FileSystem<D> {
                     if self.closing.get() || self.is_failed() {
                         return Err(FileError::ReadOnly);
                     }
-                    self.admit_or_make_room().await?;
+                    self.make_room(|| self.log.has_room() || self.is_full())
+                        .await;
                 }
+                Err(CommitStop::NoRoomToShrink) => self.make_room_to_shrink().await?,
                 Err(CommitStop::Error(FileError::NoSpace)) if self.frees_space() => {
                     let over = || !self.frees_space() || self.is_ending();
                     self.changed.until(|| over().then_some(())).await;
+                }
+                Err(CommitStop::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// As [`transact`](Self::transact), for what comes after something was removed: it never finds the disk full.
+    pub(crate) async fn transact_tidying<T>(
+        &self,
+        now_ns: i64,
+        mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
+        let mut loaded = Loaded::default();
+        loop {
+            let admitted = || (self.may_dirty_more() || self.is_ending()).then_some(());
+            self.log.until(admitted).await;
+            match self.try_transact(now_ns, true, &loaded, &mut body) {
+                Ok((done, _)) => return Ok(done),
+                Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                Err(CommitStop::NoRoom | CommitStop::NoRoomToShrink) => {
+                    self.make_room_to_shrink().await?;
                 }
                 Err(CommitStop::Error(error)) => return Err(error),
             }
@@ -87,16 +114,18 @@ impl<D: BlockDevice> FileSystem<D> {
     fn try_transact<T>(
         &self,
         now_ns: i64,
+        tidying: bool,
         loaded: &Loaded,
         body: &mut impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
     ) -> Result<(T, CommitNumber), CommitStop> {
         let peek = |address, target: &mut [u8]| self.log.peek(address, target);
-        let (value, set) = {
+        let (value, mut set) = {
             let volume = self.volume.borrow();
             let mut transaction = Transaction::new(&volume, At::Newest, loaded, &peek, now_ns);
             let value = body(&mut transaction)?;
             (value, transaction.into_set())
         };
+        set.tidying = tidying;
         let commit = if set.is_empty() {
             self.appended()
         } else {
@@ -283,14 +312,8 @@ impl<D: BlockDevice> FileSystem<D> {
     ) -> Result<CommitNumber, CommitStop> {
         let number = CommitNumber(self.appended().0 + 1);
         let mut changes = Vec::new();
-        let mut growing = false;
         let next_object = set.next_object;
         for (key, value) in core::mem::take(&mut set.items) {
-            growing |= value.is_some()
-                && matches!(
-                    key.kind,
-                    ItemKind::Inline | ItemKind::Entry | ItemKind::Attribute | ItemKind::Snapshot
-                );
             changes.push(match value {
                 Some(value) => Change::Put(key, value),
                 None => Change::Remove(key),
@@ -330,15 +353,20 @@ impl<D: BlockDevice> FileSystem<D> {
             extents.push(stored.bytes);
         }
         changes.extend(freed_ranges(&set));
-        growing |= !extents.is_empty();
 
-        let plan = {
+        let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
+        let (plan, growing) = {
             let mut volume = self.volume.borrow_mut();
             let plan = volume.plan(number.0, &changes)?;
             volume.prepare(&plan).map_err(CommitStop::Fault)?;
-            plan
+            let items = changes.iter().map(|change| volume.growth_bytes(change));
+            let taken = (data_bytes + items.sum::<usize>()) as u64;
+            let growing = !set.tidying && taken > plan.freed_bytes();
+            (plan, growing)
         };
-        let grown = extents.iter().map(Vec::len).sum::<usize>() + changes.len() * 64;
+        // On a full disk it may use what is left to commits that free space: it takes hardly anything.
+        let shrinking = !growing && layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
+        let grown = data_bytes + changes.len() * 64;
         if growing && !self.has_space_for(grown as u64) {
             return Err(CommitStop::Error(FileError::NoSpace));
         }
@@ -346,13 +374,14 @@ impl<D: BlockDevice> FileSystem<D> {
         let layer_records = layer.chunks(self.layer_chunk_bytes());
         let taken = append_changes(
             &self.log,
-            !growing && layer.is_empty(),
+            shrinking,
             &changes,
             &extents,
             layer_records,
             &mut addresses,
         );
         taken.map_err(|error| match error {
+            AppendError::NoRoom if shrinking => CommitStop::NoRoomToShrink,
             AppendError::NoRoom => CommitStop::NoRoom,
             AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
             AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
@@ -423,19 +452,24 @@ impl<D: BlockDevice> FileSystem<D> {
             && (self.object_reserve.get() == 0 || usage.object_bytes_max >= objects_keep)
     }
 
-    /// Waits until a commit may be taken, or finds out that none ever will.
-    async fn admit_or_make_room(&self) -> Result<(), FileError> {
+    /// Waits for a commit that frees space to be taken.
+    async fn make_room_to_shrink(&self) -> Result<(), FileError> {
+        if self.is_ending() {
+            return Err(FileError::ReadOnly);
+        }
+        self.make_room(|| self.log.has_room_to_shrink()).await;
+        Ok(())
+    }
+
+    /// Waits until `made` or the end, and sees to it that all that can make room goes on.
+    async fn make_room(&self, made: impl Fn() -> bool) {
         self.changed.notify();
         self.log.nudge();
         let appended = self.appended();
         let _ = self.log.wait_durable(appended).await;
         self.log
-            .until(|| {
-                let over = self.log.is_failed() || self.closing.get() || self.is_full();
-                (self.log.has_room() || over).then_some(())
-            })
+            .until(|| (made() || self.is_ending()).then_some(()))
             .await;
-        Ok(())
     }
 
     /// Somebody has the inode open: it stays as it is when it loses its last name.

@@ -227,9 +227,16 @@ impl<D: BlockDevice> FileSystem<D> {
             .await;
     }
 
-    /// Whether the log is so long that a checkpoint of the layer above should be made.
+    /// Whether the log is so long, or room so scarce, that a checkpoint of the layer above should be made.
     pub fn wants_checkpoint(&self) -> bool {
-        self.log.wants_checkpoint() && self.layer_commit.get() > self.layer.borrow().horizon
+        let enough = self.superblock.segments_needed() + self.segments_promised();
+        let short = || self.segments.borrow().free() <= enough && self.log.segments_only_log() > 1;
+        self.layer_pins_log() && (self.log.wants_checkpoint() || short())
+    }
+
+    /// Whether the layer above still needs the log.
+    pub(crate) fn layer_pins_log(&self) -> bool {
+        self.layer_commit.get() > self.layer.borrow().horizon
     }
 
     /// Makes tasks in [`checkpoint_wanted`](Self::checkpoint_wanted) and [`admit`](Self::admit) look

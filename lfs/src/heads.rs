@@ -24,26 +24,31 @@ pub(crate) struct Heads {
 
 impl Head {
     /// Takes `blocks` blocks in a row from `head`, in a new segment when the one at hand does not have them; a
-    /// segment that was left is let go. `None` when no segment is free.
+    /// segment that was left is let go. `None`, and nothing has happened, when that would leave fewer than `leave` free
+    /// segments.
     pub(crate) fn take(
         head: &mut Option<Self>,
         superblock: &Superblock,
         segments: &mut Segments,
+        leave: u32,
         (kind, written_at): (SegmentKind, u64),
         blocks: u32,
     ) -> Option<(SegmentId, BlockIndex)> {
-        if let Some(open) = *head
-            && superblock.segment_blocks - open.next_block < blocks
-        {
-            segments.set_pinned(open.segment, false);
-            *head = None;
-        }
-        let open = match head {
-            Some(open) => open,
-            None => head.insert(Self {
-                segment: segments.allocate(kind, written_at)?,
+        let fits = |open: &&mut Self| superblock.segment_blocks - open.next_block >= blocks;
+        let open = if let Some(open) = head.as_mut().filter(fits) {
+            open
+        } else {
+            if segments.free() <= leave {
+                return None;
+            }
+            let segment = segments.allocate(kind, written_at)?;
+            if let Some(left) = head {
+                segments.set_pinned(left.segment, false);
+            }
+            head.insert(Self {
+                segment,
                 next_block: 0,
-            }),
+            })
         };
         let start = superblock.segment_start(open.segment).0 + u64::from(open.next_block);
         open.next_block += blocks;

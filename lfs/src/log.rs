@@ -362,6 +362,15 @@ impl Log {
         self.room(&self.state.borrow())
     }
 
+    /// Whether a commit would be taken that frees space, and takes hardly any.
+    pub(crate) fn has_room_to_shrink(&self) -> bool {
+        let state = self.state.borrow();
+        let free = self.segments.borrow().free() > self.superblock.segments_for_cleaning();
+        let announced = state.cursor.ahead.len() >= AHEAD;
+        let window = state.cursor.window.len() < self.superblock.log_segments as usize;
+        window && (free || announced) || state.condition != Condition::Running
+    }
+
     /// Waits until a commit of any size would be taken and `also` holds, or `or_else` does; they are asked
     /// again after every [`nudge`](Self::nudge).
     pub(crate) async fn admit(&self, also: impl Fn() -> bool, or_else: impl Fn() -> bool) {
@@ -480,6 +489,14 @@ impl Log {
             durable_group: state.durable_group,
             log_blocks: state.log_blocks,
         }
+    }
+
+    /// How many of the log's segments hold nothing but what replay may need, the last of them and those only decided on
+    /// left out.
+    pub(crate) fn segments_only_log(&self) -> u32 {
+        let kept = self.state.borrow().cursor.ahead.len() + 1;
+        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
+        self.segments.borrow().only_log_count().saturating_sub(kept)
     }
 
     /// The checkpoint with this sequence number is durable: the first `dropped` segments are not needed for
@@ -640,7 +657,7 @@ impl Log {
             return Err(AppendError::NoRoom);
         }
         let left = if shrinking {
-            self.segments_left / 2
+            self.superblock.segments_for_cleaning()
         } else {
             self.segments_left
         };

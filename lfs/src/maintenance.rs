@@ -9,8 +9,8 @@ use crate::{BlockDevice, Clock, FileError, FileSystem};
 const IDLE_COMMIT_MS: u64 = 1000;
 /// How long to wait after a failure that may pass.
 const RETRY_MS: u64 = 200;
-/// Bytes of a file's data that are freed in one transaction.
-const RECLAIM_BYTES: u64 = 16 << 20;
+/// Most bytes of a file's data that are freed in one transaction.
+const RECLAIM_BYTES_MAX: u64 = 16 << 20;
 /// Orphans looked at in one go.
 const ORPHANS_AT_ONCE: usize = 16;
 
@@ -80,8 +80,7 @@ impl<D: BlockDevice> FileSystem<D> {
             volume.live.dirty_nodes() + volume.history.dirty_nodes()
         };
         // While the layer above has not moved its state on, the log stays as long as it is.
-        let log =
-            self.log.wants_checkpoint() && self.layer_commit.get() <= self.layer.borrow().horizon;
+        let log = self.log.wants_checkpoint() && !self.layer_pins_log();
         log || dirty >= self.superblock.dirty_nodes_max() / 2 || self.wants_segments()
     }
 
@@ -139,6 +138,9 @@ impl<D: BlockDevice> FileSystem<D> {
 
     async fn reclaim_orphans(&self, clock: &impl Clock) -> Result<(), FileError> {
         let now_ns = clock.unix_us().saturating_mul(1000);
+        // Even of a file in pieces of a block each, they are in few enough nodes for a checkpoint.
+        let reclaim_bytes =
+            (self.superblock.dirty_nodes_max() as u64 * (64 << 10)).min(RECLAIM_BYTES_MAX);
         let mut after = 0;
         loop {
             let orphans = self
@@ -156,10 +158,10 @@ impl<D: BlockDevice> FileSystem<D> {
                         .is_some_and(|inode| held.contains_key(&inode.0))
                 };
                 while !held() && !self.is_ending() {
-                    let step = self.transact(now_ns, |transaction| {
-                        transaction.files().reclaim_orphan(orphan.id, RECLAIM_BYTES)
+                    let step = self.transact_tidying(now_ns, |transaction| {
+                        transaction.files().reclaim_orphan(orphan.id, reclaim_bytes)
                     });
-                    if step.await?.0 {
+                    if step.await? {
                         break;
                     }
                     embassy_futures::yield_now().await;

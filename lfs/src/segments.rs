@@ -64,6 +64,11 @@ impl Segment {
             && self.live_bytes == 0
             && !matches!(self.kind, SegmentKind::Free | SegmentKind::Object)
     }
+
+    /// Whether nothing in it is meant but what replay may need.
+    fn is_only_log(&self) -> bool {
+        self.pinned && self.live_bytes == 0 && self.kind == SegmentKind::Log
+    }
 }
 
 const FREE: Segment = Segment {
@@ -87,6 +92,8 @@ pub(crate) struct Segments {
     live_bytes: u64,
     /// Segments that a checkpoint would free.
     emptied: u32,
+    /// Segments of the log in which nothing is meant, which replay may need.
+    only_log: u32,
     /// Blocks of the table that changed since they were last written, by index.
     changed: Vec<bool>,
     /// Which home of each table block is in force.
@@ -122,6 +129,7 @@ impl Segments {
             cursor: 0,
             live_bytes: 0,
             emptied: 0,
+            only_log: 0,
             changed: alloc::vec![true; table_blocks],
             homes: alloc::vec![0; table_blocks],
             since_freeze: None,
@@ -236,8 +244,10 @@ impl Segments {
     fn update(&mut self, id: SegmentId, change: impl FnOnce(&mut Segment)) {
         if let Some(segment) = self.table.get_mut(id.0 as usize) {
             self.emptied -= u32::from(segment.is_emptied());
+            self.only_log -= u32::from(segment.is_only_log());
             change(segment);
             self.emptied += u32::from(segment.is_emptied());
+            self.only_log += u32::from(segment.is_only_log());
         }
     }
 
@@ -267,6 +277,11 @@ impl Segments {
     /// How many segments a checkpoint would free.
     pub(crate) fn emptied_count(&self) -> u32 {
         self.emptied
+    }
+
+    /// How many segments of the log hold nothing that is meant, those included that it has only decided on.
+    pub(crate) fn only_log_count(&self) -> u32 {
+        self.only_log
     }
 
     /// Segments in which nothing is meant and that nobody holds: free once a checkpoint that begins

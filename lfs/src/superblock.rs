@@ -152,15 +152,30 @@ impl Superblock {
         self.segments_low() + self.segment_count / 16 + 2
     }
 
-    /// Changed tree nodes that may gather before a checkpoint: half of what is left to tidying, and 16 MiB.
+    /// Changed tree nodes that may gather before a checkpoint: half as many segments as a hundredth of the disk and a
+    /// few, and 16 MiB.
     pub(crate) fn dirty_nodes_max(&self) -> usize {
-        let blocks = self.segments_for_tidying() as usize * self.segment_blocks as usize / 2;
-        blocks.min(4096)
+        let segments = self.segment_count as usize / 128 + 5;
+        (segments * self.segment_blocks as usize / 2).min(4096)
     }
 
-    /// Free segments that commits leave to checkpoints and the cleaner, so that both can always go on.
+    /// Free segments that everything else leaves to checkpoints, which bring free segments and so must always have some:
+    /// for the changed nodes, what a commit adds to them at the last moment, and the open segment's rest.
+    pub(crate) fn segments_for_checkpoints(&self) -> u32 {
+        let nodes = u32::try_from(self.dirty_nodes_max()).unwrap_or(u32::MAX);
+        nodes.div_ceil(self.segment_blocks) + 2
+    }
+
+    /// Free segments that commits leave which only free space: those for checkpoints, and for the cleaner an open segment
+    /// for each kind of survivors and one to go on with.
+    pub(crate) fn segments_for_cleaning(&self) -> u32 {
+        self.segments_for_checkpoints() + 4
+    }
+
+    /// Free segments that all other commits leave: those for cleaning, and for commits that free space the two that
+    /// groups announce and the one they are written to.
     pub(crate) fn segments_for_tidying(&self) -> u32 {
-        self.segment_count / 128 + 5
+        self.segments_for_cleaning() + 3
     }
 
     /// Free segments at which a checkpoint is made for those that were emptied: what a commit of any size needs.

@@ -61,6 +61,13 @@ enum Mutation {
     Extent(Key, ExtentRecord, u64),
 }
 
+impl Plan {
+    /// Bytes of the disk that it frees at once; what a snapshot sees stays.
+    pub(crate) fn freed_bytes(&self) -> u64 {
+        self.freed.iter().map(|(_, bytes)| u64::from(*bytes)).sum()
+    }
+}
+
 impl Volume {
     /// The volume as `checkpoint` has it.
     pub(crate) fn new(
@@ -189,6 +196,25 @@ impl Volume {
             plan.mutations.push(Mutation::History(dead, old));
         }
         Ok(())
+    }
+
+    /// By how many bytes an item grows in which something is kept: not one that only tells of it. What the change touches
+    /// is in memory.
+    pub(crate) fn growth_bytes(&self, change: &Change) -> usize {
+        let Change::Put(key, value) = change else {
+            return 0;
+        };
+        if !matches!(
+            key.kind,
+            ItemKind::Inline | ItemKind::Entry | ItemKind::Attribute | ItemKind::Snapshot
+        ) {
+            return 0;
+        }
+        match self.live.get(&Key::live(*key)) {
+            Ok(Some(old)) => value.len().saturating_sub(old.value.len()),
+            // An item without content is one more all the same.
+            _ => value.len().max(1),
+        }
     }
 
     /// The data of `object` in `ranges` (sorted, without overlap) is about to be replaced or removed.

@@ -61,6 +61,8 @@ pub(crate) struct WriteSet {
     /// Bytes of all that, roughly.
     pub bytes: usize,
     pub next_object: u64,
+    /// It comes after something was removed, and never finds the disk full.
+    pub tidying: bool,
     /// What changes since the mark have replaced, if there is one.
     undo: Option<Vec<Undo>>,
 }

@@ -51,6 +51,6 @@ fn run(seed: u64, segments: usize, boots: u64) {
 fn random_transactions_do_what_the_model_does_across_boots() {
     let seed = seed(41);
     for round in 0..8 {
-        run(seed + round, 1000, 12);
+        run(seed + round, 72, 12);
     }
 }

@@ -7,7 +7,7 @@ use lfs::sim::{Executor, SimClock, SimDisk};
 use lfs::{FileSystemId, FormatOptions, format};
 
 /// Blocks of a disk that a few hundred commits fit on: small, so that damage meets something.
-const DISK_BLOCKS: usize = 576;
+const DISK_BLOCKS: usize = 1024;
 const OPTIONS: Options = Options {
     memory_bytes_max: 4 << 20,
     open_memory_bytes_max: 8 << 20,
