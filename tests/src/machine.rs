@@ -228,6 +228,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether it has said so by now.
+    pub fn is_ready(&self) -> bool {
+        self.process.console().contains(READY)
+    }
+
     /// The host's port, on the loopback address, that leads to the service.
     pub fn port(&self) -> u16 {
         self.port
