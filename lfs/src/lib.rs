@@ -1,20 +1,24 @@
 //! The log-structured file system of Siltstone.
 //!
-//! One log on one device holds everything. From the bottom up:
+//! One log on one device, or on two that mirror each other, holds everything. From the bottom up:
 //!
-//! - [`BlockDevice`], [`Buffer`]: the disk as we assume it, and memory it may work on;
+//! - [`BlockDevice`], [`Buffer`], [`Mirror`]: the disk as we assume it, memory it may work on, and two disks as one;
 //! - `layout`, [`FileSystemId`], `superblock`: every fixed structure on disk (`SPEC.md` has the tables);
-//! - `segments`: which parts of the disk are free;
-//! - `group`, `queue`, `cursor`, `budget`, `log`: commits become groups, one write and one flush each;
+//! - `seal`, `compress`, `extent_codec`: what is stored, checked, encrypted, and smaller;
+//! - `segments`, `heads`: which parts of the disk are free, and where what is written next;
+//! - `group`, `gather`, `cursor`, `log`: commits become groups, one write and one flush each;
 //! - `object`: immutable streams that own whole segments, for sorted runs of the layer above;
-//! - `checkpoint`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
+//! - `tree`, `volume`: the trees of items, and how commits change them;
+//! - `checkpoint`, `checkpointing`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
+//! - `cleaner`, `history`: space comes back;
+//! - [`Transaction`], `files`: what one sees and changes, and its commit; [`Namespace`]: files and directories on that;
 //! - [`FileSystem`]: all of it, mounted;
-//! - [`check()`], [`repair()`], [`dump()`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use.
+//! - [`check()`], [`repair()`], [`dump()`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use;
+//! - `backup`: a snapshot as a stream, and back.
 //!
 //! `DESIGN.md` says why it is so and argues each crash case.
 //!
-//! Not here yet: files and directories, a cleaner (objects free whole segments), compression,
-//! encryption, mirrors. Not here ever: keys, the network, ArceOS. Time and randomness come in as
+//! Not here: keys, the network, ArceOS. Time and randomness come in as
 //! arguments. Everything runs on one thread and waits only in futures.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -4,7 +4,7 @@
 //! owns it, account for in it. A segment is only free again once a durable checkpoint refers to nothing in it:
 //! until then the checkpoint before it, or the log after that, may still be read.
 //!
-//! Bound: 28 bytes of memory per segment.
+//! Bound: 32 bytes of memory per segment.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
