@@ -65,6 +65,14 @@ pub enum OpenError {
     /// A commit is intact, but what it holds makes no sense.
     #[error("commit {} holds what no commit can hold", .0.0)]
     DamagedCommit(Timestamp),
+    /// The log does not go back to the commit that was asked for, or not on to it.
+    #[error("the log keeps the states from commit {} to {} only", oldest.0, newest.0)]
+    NotRetained {
+        /// The oldest commit whose state it has.
+        oldest: Timestamp,
+        /// The newest one.
+        newest: Timestamp,
+    },
     /// The data needs more memory than [`Options::open_memory_bytes_max`](crate::Options::open_memory_bytes_max).
     #[error("the data needs more than the {limit} bytes of memory there are for it")]
     OutOfMemory {

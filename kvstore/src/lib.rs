@@ -7,6 +7,7 @@
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`], `write_set`: reads and writes that commit as one;
 //! - `run`, `load`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
+//! - `backup`: keys and files of one commit as a stream, and back;
 //! - [`Store`]: all of it, over one device.
 //!
 //! In this version all data is in memory as well as on the disk; the limits that follow are enforced
@@ -18,6 +19,7 @@
 
 extern crate alloc;
 
+mod backup;
 mod dirty;
 mod error;
 mod files;
@@ -38,6 +40,7 @@ mod value;
 mod version;
 mod write_set;
 
+pub use backup::{BackupReadError, BackupSource, PIN_IDLE_MS, RestoreError};
 pub use error::{CommitError, DurabilityLost, OpenError};
 pub use lfs::Loaded;
 pub use snapshot::Snapshot;

@@ -5,6 +5,7 @@ use core::cell::{Cell, RefCell};
 
 use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery, Unlock};
 
+use crate::backup::Pinned;
 use crate::index::Index;
 use crate::keyspace::Keyspace;
 use crate::load::Loader;
@@ -65,6 +66,8 @@ pub struct Store<D: BlockDevice> {
     live_run_bytes_max: Cell<u64>,
     /// Memory for the payload of the commit at hand.
     payload: RefCell<Vec<u8>>,
+    /// Keys that backups have not read yet.
+    pub(crate) pinned: Pinned,
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -86,37 +89,52 @@ impl<D: BlockDevice> Store<D> {
         key: Option<&Unlock<'_>>,
     ) -> Result<Self, OpenError> {
         let mut recovery = Recovery::open_with(device, key).await?;
-        let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
-        let horizon = Timestamp(recovery.horizon().0);
-        let mut loader = Loader::new(options.hash_seed);
-        let mut pace = Pace::new(options.open_memory_bytes_max);
-        for run in runs.iter().rev() {
-            loader.begin_run();
-            load_run(&recovery, run, &mut loader, &mut pace).await?;
-        }
-        let mut index = loader.finish();
-        let flushed_live_bytes = index.live_run_bytes();
-        while let Some((number, payload)) = recovery.next_commit().await? {
-            let timestamp = Timestamp(number.0);
-            let len = payload.len();
-            for record in records(payload) {
-                let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
-                index.apply_record(timestamp, &record);
-            }
-            // Nobody sees what was emptied; it must not count.
-            while index.collect_garbage(GARBAGE_PER_STEP) {
-                embassy_futures::yield_now().await;
-            }
-            pace.step(len, || index.memory_bytes()).await?;
-        }
-        let filesystem = recovery.finish().await?;
-        Ok(Self {
+        let replayed = replay(&mut recovery, options, None).await?;
+        Ok(Self::new(recovery.finish().await?, options, replayed))
+    }
+
+    /// Opens a store that a backup is to be restored to, on a file system that [`lfs::format_unfinished`] made.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub async fn open_unfinished(
+        device: D,
+        options: Options,
+        key: Option<&Unlock<'_>>,
+    ) -> Result<Self, OpenError> {
+        let mut recovery = Recovery::open_unfinished_with(device, key).await?;
+        let replayed = replay(&mut recovery, options, None).await?;
+        Ok(Self::new(recovery.finish().await?, options, replayed))
+    }
+
+    /// Opens the store as it was after commit `at`, which the log still has. Only to be read: nothing may be committed or
+    /// run, and nothing is written.
+    ///
+    /// # Errors
+    /// [`OpenError::NotRetained`]; else as [`open_with`](Self::open_with).
+    pub async fn open_at(
+        device: D,
+        options: Options,
+        key: Option<&Unlock<'_>>,
+        at: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let mut recovery = Recovery::open_with(device, key).await?;
+        let replayed = replay(&mut recovery, options, Some(at)).await?;
+        Ok(Self::new(
+            recovery.finish_without_writing(),
+            options,
+            replayed,
+        ))
+    }
+
+    fn new(filesystem: FileSystem<D>, options: Options, replayed: Replayed) -> Self {
+        Self {
             live_run_bytes_max: Cell::new(space::live_bytes_max(&filesystem.usage())),
             filesystem,
-            index: RefCell::new(index),
-            runs: RefCell::new(runs),
-            horizon: Cell::new(horizon),
-            flushed_live_bytes: Cell::new(flushed_live_bytes),
+            index: RefCell::new(replayed.index),
+            runs: RefCell::new(replayed.runs),
+            horizon: Cell::new(replayed.horizon),
+            flushed_live_bytes: Cell::new(replayed.flushed_live_bytes),
             flush_due: Cell::new(false),
             flush_waits: Cell::new(false),
             flushing: Cell::new(false),
@@ -127,7 +145,8 @@ impl<D: BlockDevice> Store<D> {
             changed: Notify::default(),
             memory_bytes_max: Cell::new(options.memory_bytes_max),
             payload: RefCell::default(),
-        })
+            pinned: Pinned::default(),
+        }
     }
 
     /// What the store can take.
@@ -218,6 +237,7 @@ impl<D: BlockDevice> Store<D> {
     /// # Errors
     /// As [`Transaction::commit`].
     pub fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, CommitError> {
+        self.pinned.expire(now_ms);
         let mut transaction = self.transaction(now_ms);
         let count = transaction.delete_expired(limit);
         if count > 0 {
@@ -277,6 +297,7 @@ impl<D: BlockDevice> Store<D> {
             run_bytes: self.runs.borrow().iter().map(|run| run.len_bytes).sum(),
             snapshots: index.pins.count() as u64,
             expired_keys: index.expired_keys.get(),
+            backups: self.pinned.count() as u64,
             files: self.file_stats(),
         }
     }
@@ -391,6 +412,64 @@ impl Pace {
     }
 }
 
+/// What the runs and the log say.
+struct Replayed {
+    index: Index,
+    runs: Vec<Run>,
+    horizon: Timestamp,
+    flushed_live_bytes: u64,
+}
+
+/// Loads the runs and replays the log, to its end or up to a commit.
+async fn replay<D: BlockDevice>(
+    recovery: &mut Recovery<D>,
+    options: Options,
+    up_to: Option<Timestamp>,
+) -> Result<Replayed, OpenError> {
+    let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
+    let horizon = Timestamp(recovery.horizon().0);
+    let oldest = Timestamp(recovery.oldest_state().0);
+    let mut loader = Loader::new(options.hash_seed);
+    let mut pace = Pace::new(options.open_memory_bytes_max);
+    for run in runs.iter().rev() {
+        loader.begin_run();
+        load_run(recovery, run, &mut loader, &mut pace).await?;
+    }
+    let mut index = loader.finish();
+    let flushed_live_bytes = index.live_run_bytes();
+    let mut last = horizon;
+    while up_to.is_none_or(|up_to| last < up_to) {
+        let Some((number, payload)) = recovery.next_commit().await? else {
+            break;
+        };
+        let timestamp = Timestamp(number.0);
+        last = timestamp;
+        let len = payload.len();
+        for record in records(payload) {
+            let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
+            index.apply_record(timestamp, &record);
+        }
+        // Nobody sees what was emptied; it must not count.
+        while index.collect_garbage(GARBAGE_PER_STEP) {
+            embassy_futures::yield_now().await;
+        }
+        pace.step(len, || index.memory_bytes()).await?;
+    }
+    match up_to {
+        Some(up_to) if last != up_to || up_to < oldest => {
+            while recovery.next_commit().await?.is_some() {}
+            let newest = Timestamp(recovery.last_commit().0);
+            Err(OpenError::NotRetained { oldest, newest })
+        }
+        _ => Ok(Replayed {
+            index,
+            runs,
+            horizon,
+            flushed_live_bytes,
+        }),
+    }
+}
+
 /// Loads a run's records.
 async fn load_run<D: BlockDevice>(
     recovery: &Recovery<D>,
@@ -464,6 +543,8 @@ pub struct Stats {
     pub snapshots: u64,
     /// Keys removed because their time had come.
     pub expired_keys: u64,
+    /// Backups for which keys are held in memory.
+    pub backups: u64,
     /// The file system below.
     pub files: FileStats,
 }

@@ -510,6 +510,18 @@ impl<D: BlockDevice> FileSystem<D> {
         name: &str,
         now_ns: i64,
     ) -> Result<SnapshotInfo, FileError> {
+        let commit = self.begin_snapshot(name, now_ns).await?;
+        self.wait_durable(commit).await?;
+        let made = self.snapshots().into_iter().find(|info| info.name == name);
+        made.ok_or(FileError::NotFound)
+    }
+
+    /// As [`create_snapshot`](Self::create_snapshot), but **not durable on return**. It returns in the step in which the
+    /// commit is taken, so that whoever awaits it can act on the very state that the snapshot shows.
+    ///
+    /// # Errors
+    /// As [`create_snapshot`](Self::create_snapshot).
+    pub async fn begin_snapshot(&self, name: &str, now_ns: i64) -> Result<CommitNumber, FileError> {
         let odd = |c: char| c == '/' || c == '@' || c.is_control();
         if name.is_empty() || name.len() > SNAPSHOT_NAME_BYTES_MAX || name.contains(odd) {
             return Err(FileError::Invalid);
@@ -529,9 +541,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 Ok(())
             })
             .await?;
-        self.wait_durable(commit).await?;
-        let made = self.snapshots().into_iter().find(|info| info.name == name);
-        made.ok_or(FileError::NotFound)
+        Ok(commit)
     }
 
     /// Deletes a snapshot. What only it needed is freed in the background. Durable on return.

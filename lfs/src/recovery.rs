@@ -194,6 +194,12 @@ impl<D: BlockDevice> Recovery<D> {
         self.checkpoint.horizon
     }
 
+    /// The last commit of the oldest state that can be seen on the way: the replay of the log brings back every one from
+    /// there on.
+    pub fn oldest_state(&self) -> CommitNumber {
+        self.checkpoint.horizon.max(self.checkpoint.tree_commit)
+    }
+
     /// The device, for [`ObjectReader::next_frame`].
     pub fn device(&self) -> &D {
         &self.device
@@ -252,8 +258,8 @@ impl<D: BlockDevice> Recovery<D> {
         &self.volume
     }
 
-    /// The last commit that was replayed.
-    pub(crate) fn last_commit(&self) -> CommitNumber {
+    /// The last commit that was found in the log so far.
+    pub fn last_commit(&self) -> CommitNumber {
         CommitNumber(self.replay.next_number().saturating_sub(1))
     }
 
