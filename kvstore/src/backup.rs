@@ -477,10 +477,10 @@ impl KeyPlace {
         }
         let (&[kind, db], rest) = bytes.split_first_chunk()?;
         let db = DatabaseIndex(db);
-        let in_range = usize::from(db.0) < DATABASE_COUNT;
+        let in_range = usize::from(db.0) < DATABASE_COUNT && rest.len() <= KEY_BYTES_MAX + 8;
         let place = match kind {
             1 if rest.is_empty() => Self::Database(db),
-            2 => Self::After(db, Key::from(rest)),
+            2 if rest.len() <= KEY_BYTES_MAX => Self::After(db, Key::from(rest)),
             3 => {
                 let (offset, key) = rest.split_first_chunk()?;
                 let offset = usize::try_from(u64::from_le_bytes(*offset)).ok()?;

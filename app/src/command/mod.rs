@@ -13,6 +13,7 @@
     reason = "every command has the same signature"
 )]
 
+pub(crate) mod backup;
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod connection;
@@ -141,6 +142,8 @@ pub(crate) enum After {
     Keys(Vec<u8>),
     /// Makes, deletes or lists snapshots and replies.
     Snapshot(snapshot::Request),
+    /// Begins or reads a backup and replies.
+    Backup(backup::Request),
     /// Nothing was carried out: loads what is missing, and has it carried out again.
     Load(Vec<Fault>),
     /// Sends what is to be sent and closes.

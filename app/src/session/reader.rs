@@ -7,7 +7,7 @@
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::Read;
-use kvstore::Timestamp;
+use kvstore::{BackupReadError, BackupSource, Timestamp};
 use lfs::{BlockDevice, Clock, FileError};
 
 use super::State;
@@ -16,7 +16,7 @@ use super::input::Input;
 use super::output::{Batch, Output};
 use crate::clients::Registration;
 use crate::command::keyspace::{KeyList, WALK_STEP};
-use crate::command::{After, Failure, failure, snapshot};
+use crate::command::{After, Failure, backup, failure, snapshot};
 use crate::config::Limit;
 use crate::env;
 use crate::resp::{Limits, Progress, Reply, RequestParser};
@@ -399,6 +399,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 Ok(timestamp) => (None, Some(timestamp)),
                 Err(error) => (Some(failure::of_file(&error)), None),
             },
+            After::Backup(request) => (self.backup(request).await.err(), None),
         };
         self.state.client.blocked.set(false);
         self.server.read_clock();
@@ -441,6 +442,48 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         }
         // They wait until it is durable themselves.
         Ok(Timestamp(0))
+    }
+
+    /// BACKUP. What it shows is durable before it is begun.
+    async fn backup(&mut self, request: backup::Request) -> Result<(), Failure> {
+        let store = &self.server.store;
+        let now_ms = self.server.now_ms();
+        match request {
+            backup::Request::Start { name, since } => {
+                let known = store.file_snapshots();
+                if let Some(since) = since
+                    && !known.iter().any(|snapshot| snapshot.name == since)
+                {
+                    return Err(backup::refusal(&BackupReadError::NotFound(since)));
+                }
+                let names = name.map_or_else(|| backup::names(now_ms), |name| alloc::vec![name]);
+                let mut begun = Err(FileError::Exists);
+                for name in names {
+                    begun = store.begin_backup(&name, self.server.now_ns()).await;
+                    if begun != Err(FileError::Exists) {
+                        break;
+                    }
+                }
+                let snapshot = begun.map_err(|error| failure::of_file(&error))?;
+                self.reply(|reply| backup::reply_started(&snapshot, reply));
+            }
+            backup::Request::Read {
+                snapshot,
+                token,
+                since,
+                bytes,
+            } => {
+                let source = BackupSource {
+                    show: Ok(&snapshot),
+                    since: since.as_deref(),
+                    now_ms,
+                };
+                let frame = store.read_backup(source, &token, bytes).await;
+                let frame = frame.map_err(|error| backup::refusal(&error))?;
+                self.reply(|reply| backup::reply_part(&frame, reply));
+            }
+        }
+        Ok(())
     }
 
     async fn wait_aof(&mut self, timestamp: Timestamp, timeout_ms: u64) -> Option<Failure> {

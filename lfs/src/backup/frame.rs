@@ -103,6 +103,19 @@ impl BackupToken {
         text
     }
 
+    /// Where the stream goes on behind `frame`, as [`encode_frame`] made it; `None` behind the last one.
+    pub fn behind(frame: &[u8]) -> Option<Self> {
+        let head = Head::parse(frame)?;
+        let cursor = frame.get(FRAME_HEADER_BYTES..)?.get(..head.cursor_len)?;
+        let trailer = head.section == BackupSection::Trailer as u8;
+        (!trailer).then(|| Self {
+            sequence: head.sequence.saturating_add(1),
+            previous_checksum: head.checksum,
+            payload_bytes: head.payload_bytes.saturating_add(head.payload_len as u64),
+            cursor: cursor.to_vec(),
+        })
+    }
+
     /// What [`to_text`](Self::to_text) made; `None` for anything else.
     pub fn from_text(text: &[u8]) -> Option<Self> {
         let (head, cursor) = text.split_at_checked(40)?;

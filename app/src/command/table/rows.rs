@@ -1,7 +1,8 @@
 //! Every command, a row each: name, arity, flags, how it is carried out, what it is for.
 
 use super::super::{
-    Control, Outcome, client, config, connection, debug, introspect, object, server, snapshot,
+    Control, Outcome, backup, client, config, connection, debug, introspect, object, server,
+    snapshot,
 };
 use super::{
     ADMIN, BLOCKING, DANGEROUS, DENYOOM, DataCommand, FAST, FileCommand, Flags, Group, Keys,
@@ -205,6 +206,8 @@ pub(super) const TABLE: &[Spec] = &[
     file("fs.truncate", 3, WRITE, F::Truncate, "Sets the size of a file."),
     file("fs.write", 4, WRITES, F::Write, "Overwrites a part of a file; creates it if needed.")
         .complexity("O(N) in the length of the data"),
+    spec("backup", -2, 0, Run::Container, Files, "Reads keys and files as a stream.")
+        .subcommands(BACKUP),
     spec("snapshot", -2, 0, Run::Container, Files, "Keeps states of all files.")
         .subcommands(SNAPSHOT),
     // There are no scripts; these answer test suites and clients that tidy up.
@@ -230,6 +233,15 @@ const OBJECT: &[Spec] = &[
 ];
 
 const SNAPSHOTS: Flags = ADMIN | DANGEROUS | NOSCRIPT | NO_MULTI;
+
+#[rustfmt::skip]
+const BACKUP: &[Spec] = &[
+    control("backup|help", 2, ALWAYS, backup::help, Files, "Lists the subcommands."),
+    control("backup|read", -4, SNAPSHOTS, backup::read, Files, "Returns a part of a backup.")
+        .complexity("O(N) in the bytes asked for, and in what is passed over as unchanged"),
+    control("backup|start", -2, SNAPSHOTS, backup::start, Files,
+        "Keeps the state that keys and files have now, to be read."),
+];
 
 #[rustfmt::skip]
 const SNAPSHOT: &[Spec] = &[
