@@ -59,6 +59,9 @@ pub(crate) enum Command {
     Rm(Rm),
     Mv(Mv),
     Snapshot(Snapshot),
+    Diff(Diff),
+    Backup(Backup),
+    Restore(Restore),
     Mount(Mount),
     Completions(Completions),
     Man(Man),
@@ -438,6 +441,103 @@ pub(crate) struct SnapshotList {
     pub(crate) json: bool,
 }
 
+/// Tell which files differ between two snapshots.
+///
+/// Prints the paths that SNAPSHOT OTHER has (A), has not any more (D), or has changed (M) when compared with SNAPSHOT FROM; without
+/// OTHER, those of what IMAGE holds now. A file is changed when anything of it is: content, attributes, times, owner, mode,
+/// number of names; a directory when entries came or went. What was renamed is there under both names.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone diff disk.img monday tuesday
+      siltstone diff --json disk.img monday | jq -r 'select(.change == \"changed\").path'
+
+EXIT STATUS
+  0 told, whether they differ or not; 1 a snapshot does not exist, or something cannot be read; 2 wrong
+  usage.")]
+pub(crate) struct Diff {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// The snapshot to compare with.
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// The snapshot that is compared.
+    #[arg(value_name = "OTHER")]
+    pub(crate) to: Option<String>,
+    /// Print one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Back up an image, or a running server.
+///
+/// Pins a snapshot of SOURCE, an image or the HOST:PORT of a server, writes what it shows, keys and files of one moment, to FILE or
+/// the standard output, and prints the snapshot's name (beside a backup on the standard output: on the standard error). The source
+/// goes on meanwhile, and needs no more room than the snapshot does.
+///
+/// With --since, only what changed in files since that snapshot goes into the backup, and all keys. The
+/// snapshot stays until it is removed: keep the newest one for the next --since. restore puts them together.
+///
+/// FILE is there when the backup is whole, not before. A backup that is cut short leaves FILE.partial, and the same command goes on from
+/// there. Each part is verified on the way.
+///
+/// With --at, an image is backed up as it was after COMMIT. That can be any commit since the image's last checkpoint, which the log
+/// has (siltstone dump --log): after a crash that is what happened in the last moments before it, after an orderly end nothing but
+/// the newest state. Nothing is pinned then.
+///
+/// A backup is not encrypted. A server's password is taken from the environment variable REDISCLI_AUTH.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone backup disk.img -o full
+      siltstone backup 10.0.0.7:6379 -o full
+      siltstone backup 10.0.0.7:6379 --since backup-1767225600000 -o monday
+      siltstone backup disk.img --at 4711 -o before
+
+EXIT STATUS
+  0 FILE is whole and durable; 1 it is not; 2 wrong usage; 130 interrupted.")]
+pub(crate) struct Backup {
+    /// The image file or block device, or HOST:PORT of a server.
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: PathBuf,
+    /// Only what changed since this snapshot.
+    #[arg(long, value_name = "NAME", conflicts_with = "at")]
+    pub(crate) since: Option<String>,
+    /// Where to write it: the standard output without this.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The state after this commit, instead of a new snapshot.
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) at: Option<u64>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Restore backups to an image.
+///
+/// Makes IMAGE of a full backup and the incremental ones that follow it, in their order. IMAGE is blank, or an empty file system that
+/// mkfs made, or does not exist and is made with --size. It may be smaller or larger than the one that was backed up.
+///
+/// All files are read and verified first: one that is damaged, not complete, of another file system, or not the next one is refused, and
+/// nothing is touched. Until the end IMAGE holds no file system; a restore that is cut short can be begun again.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone restore full disk.img --size 1G
+      siltstone restore full monday tuesday /dev/sdx
+
+EXIT STATUS
+  0 IMAGE holds what the last backup shows, durably; 1 it does not; 2 wrong usage; 130 interrupted.")]
+pub(crate) struct Restore {
+    /// The full backup, those that follow it, and the image file or block device.
+    #[arg(value_names = ["FULL", "INCREMENTAL... IMAGE"], num_args = 2.., required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Size of the image file, such as 64M or 10GiB; at least 8M.
+    #[arg(long, value_parser = parse_size)]
+    pub(crate) size: Option<u64>,
+}
+
 /// Mount an image as a directory of the host (FUSE).
 ///
 /// Makes the files in IMAGE appear in the directory DIR, and stays in the foreground until DIR is unmounted, or SIGTERM
@@ -597,6 +697,14 @@ mod tests {
             "snapshot create disk monday",
             "snapshot list disk --json",
             "snapshot rm disk monday",
+            "diff disk monday tuesday",
+            "diff disk monday --json",
+            "backup disk",
+            "backup disk --json -o full",
+            "backup localhost:6379 --since monday -o tuesday",
+            "backup disk --at 17 -o before",
+            "restore full disk",
+            "restore full one two disk --size 64M",
             "cp a disk:/a",
             "cp -r a b disk:/",
             "cp disk:/a disk:/b",
@@ -620,6 +728,10 @@ mod tests {
             ("mkfs", MissingRequiredArgument),
             ("mkfs disk --size big", ValueValidation),
             ("cp a", MissingRequiredArgument),
+            ("diff disk", MissingRequiredArgument),
+            ("backup", MissingRequiredArgument),
+            ("backup disk --at 1 --since a", ErrorKind::ArgumentConflict),
+            ("restore full", ErrorKind::TooFewValues),
             ("cat disk", MissingRequiredArgument),
             ("ls disk@", ValueValidation),
             ("ls --sort disk /", UnknownArgument),

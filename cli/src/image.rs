@@ -15,6 +15,7 @@ use lfs::{Recovery, Transaction};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use crate::backup::store_options;
 use crate::clock::{HostClock, now_ns};
 use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
@@ -244,15 +245,7 @@ async fn mount(device: FileDevice, access: Access) -> Result<(Volume, bool), lfs
 /// Without it, what a command writes would fill the log behind keys that must not be dropped from it.
 async fn settle_keys(path: &Path, shown: &str) -> Outcome<()> {
     let device = FileDevice::open(path, Access::Write).about(shown)?;
-    let mut seed = [0; 8];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
-    let options = kvstore::Options {
-        // The keys fitted into the memory of the server that wrote them.
-        memory_bytes_max: usize::MAX / 4,
-        open_memory_bytes_max: usize::MAX / 4,
-        hash_seed: u64::from_le_bytes(seed),
-    };
+    let options = store_options()?;
     let store = kvstore::Store::open(device, options)
         .await
         .map_err(|error| Error::new(shown, error))?;

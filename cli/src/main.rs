@@ -2,13 +2,14 @@
 //!
 //! From the outside in: [`arguments`] is the command line and its manual; [`commands`] has one module for each command;
 //! [`mount`] is the FUSE side; [`image`] opens and closes images, [`device`] is the file or block device
-//! under them. [`location`], [`output`], [`error`] and [`clock`] are what all of them share.
+//! under them; [`backup`] is where backups come from and go to. [`location`], [`output`], [`error`] and [`clock`] are what all of them share.
 //!
 //! One thread runs everything that touches a file system, as `lfs` wants it; requests to the device run on the
 //! runtime's blocking threads.
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod backup;
 mod clock;
 mod commands;
 mod device;

@@ -108,7 +108,8 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether space is coming back from what lost its last name.
     fn frees_space(&self) -> bool {
-        (self.orphans_due.get() || self.reclaiming.get()) && !self.is_ending()
+        let due = self.orphans_due.get() && !self.restoring.get();
+        (due || self.reclaiming.get()) && !self.is_ending()
     }
 
     fn try_transact<T>(

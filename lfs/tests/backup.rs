@@ -20,6 +20,7 @@ use common::check::check;
 use common::operation::{HANDLES, Observed, observe};
 use common::world::{Machine, random_bytes, same};
 use common::{FORMAT, SEGMENT_BLOCKS, TestFileSystem, formatted, seed};
+use embassy_futures::select::{Either, select};
 use lfs::sim::{Executor, Random, SimClock, SimDisk};
 use lfs::{
     BackupPosition, BackupRange, Clock, CommitNumber, Content, FileError, FileKind, FileSystemId,
@@ -287,6 +288,54 @@ fn an_incremental_backup_says_nothing_of_what_did_not_change() {
     });
     assert!(full > 100 * (48 << 10), "{full}");
     assert!(small < 4096 + 200, "{small}");
+}
+
+#[test]
+fn a_restore_that_does_not_fit_says_so() {
+    let mut machine = Machine::new(formatted(900, 1), 1);
+    let filesystem = Rc::clone(&machine.filesystem);
+    let parts = machine.run(async move {
+        let mut random = Random::new(3);
+        let file = NewInode {
+            kind: FileKind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            device: 0,
+            target: Vec::new(),
+        };
+        for number in 0..100 {
+            let bytes = random_bytes(&mut random, 40 << 10);
+            let create = |tx: &mut lfs::Transaction<'_>| {
+                let file = tx
+                    .files()
+                    .create(ROOT, format!("{number}").as_bytes(), &file)?;
+                tx.files().write(file, 0, &bytes)
+            };
+            filesystem.transact(1, create).await.unwrap();
+        }
+        let at = filesystem.create_snapshot("now", 1).await.unwrap().commit;
+        let range = BackupRange {
+            at: Some(at),
+            since: None,
+        };
+        read(&filesystem, range, 1 << 20).await.unwrap()
+    });
+    let mut target = Target::new(100, 32 << 10);
+    let (filesystem, clock) = (Rc::clone(&target.filesystem), target.executor.clock());
+    let restored = target.executor.run(async move {
+        let restore = async {
+            for part in &parts {
+                filesystem.restore_part(part).await?;
+            }
+            Ok(())
+        };
+        match select(restore, clock.sleep_ms(3_600_000)).await {
+            Either::First(restored) => restored,
+            Either::Second(()) => panic!("stuck"),
+        }
+    });
+    assert_eq!(restored, Err(FileError::NoSpace));
 }
 
 #[test]

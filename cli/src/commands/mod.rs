@@ -1,13 +1,16 @@
 //! One module for each command.
 
+mod backup;
 mod cat;
 mod copy;
+mod diff;
 mod dump;
 pub(crate) mod fsck;
 mod info;
 mod list;
 mod mkfs;
 mod pages;
+mod restore;
 mod scrub;
 mod snapshot;
 mod stat;
@@ -32,6 +35,9 @@ pub(crate) async fn run(command: Command) -> Outcome<()> {
         Command::Rm(arguments) => tree::rm(arguments).await,
         Command::Mv(arguments) => tree::mv(arguments).await,
         Command::Snapshot(arguments) => snapshot::snapshot(arguments).await,
+        Command::Diff(arguments) => diff::diff(arguments).await,
+        Command::Backup(arguments) => Box::pin(backup::backup(arguments)).await,
+        Command::Restore(arguments) => Box::pin(restore::restore(arguments)).await,
         Command::Mount(arguments) => crate::mount::mount(arguments).await,
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),

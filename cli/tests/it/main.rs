@@ -4,6 +4,7 @@
 //! test needs and does not find is a failure that says what to do (`scripts/setup-test --cli` installs it all).
 //! Mounts need root.
 
+mod backup;
 mod commands;
 mod copy;
 mod files;

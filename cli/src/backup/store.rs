@@ -1,0 +1,156 @@
+//! An image opened with its keys, to be backed up or restored to.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use kvstore::{BackupReadError, BackupSource, OpenError, Options, Store, Timestamp};
+use lfs::BackupToken;
+use tokio::task::JoinHandle;
+
+use super::{FRAME_BYTES, Frame, Known};
+use crate::clock::{HostClock, iso8601, now_ns};
+use crate::device::{Access, FileDevice};
+use crate::error::{About as _, Error, Outcome};
+
+/// A store on an image of the host.
+pub(crate) struct OpenStore {
+    store: Rc<Store<FileDevice>>,
+    shown: String,
+    runner: Option<JoinHandle<()>>,
+    /// The commit to show, of a store that is only read.
+    at: Option<Timestamp>,
+}
+
+/// How stores of images are opened: the keys fitted into the memory of the server that wrote them.
+pub(crate) fn store_options() -> Outcome<Options> {
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
+    Ok(Options {
+        memory_bytes_max: usize::MAX / 4,
+        open_memory_bytes_max: usize::MAX / 4,
+        hash_seed: u64::from_le_bytes(seed),
+    })
+}
+
+impl OpenStore {
+    /// Opens the image at `path`, and has its log and cleaner run until it is [closed](Self::close).
+    pub(crate) async fn open(path: &Path) -> Outcome<Self> {
+        Self::open_with(path, async |device, options| {
+            Store::open(device, options).await
+        })
+        .await
+    }
+
+    /// The same for one that is to be restored to and that nobody else can open yet.
+    pub(crate) async fn open_unfinished(path: &Path) -> Outcome<Self> {
+        Self::open_with(path, async |device, options| {
+            Store::open_unfinished(device, options).await
+        })
+        .await
+    }
+
+    /// Opens the image as it was after a commit, to be read.
+    pub(crate) async fn open_at(path: &Path, commit: u64) -> Outcome<Self> {
+        let shown = path.display().to_string();
+        let device = FileDevice::open(path, Access::Read).about(&shown)?;
+        let at = Timestamp(commit);
+        let store = Store::open_at(device, store_options()?, at).await;
+        Ok(Self {
+            store: Rc::new(store.map_err(|error| Error::new(&shown, error))?),
+            shown,
+            runner: None,
+            at: Some(at),
+        })
+    }
+
+    async fn open_with(
+        path: &Path,
+        open: impl AsyncFnOnce(FileDevice, Options) -> Result<Store<FileDevice>, OpenError>,
+    ) -> Outcome<Self> {
+        let shown = path.display().to_string();
+        let device = FileDevice::open(path, Access::Write).about(&shown)?;
+        let store = open(device, store_options()?).await;
+        let store = Rc::new(store.map_err(|error| Error::new(&shown, error))?);
+        let running = Rc::clone(&store);
+        let runner = tokio::task::spawn_local(async move { running.run(&HostClock::new()).await });
+        Ok(Self {
+            store,
+            shown,
+            runner: Some(runner),
+            at: None,
+        })
+    }
+
+    /// What is opened.
+    pub(crate) fn store(&self) -> &Store<FileDevice> {
+        &self.store
+    }
+
+    pub(super) fn snapshots(&self) -> Vec<Known> {
+        let snapshots = self.store.file_snapshots().into_iter();
+        let known = snapshots.map(|snapshot| Known {
+            name: snapshot.name,
+            commit: snapshot.commit.0,
+        });
+        known.collect()
+    }
+
+    pub(super) async fn begin(&self) -> Outcome<Known> {
+        if let Some(at) = self.at {
+            return Ok(Known {
+                name: String::new(),
+                commit: at.0,
+            });
+        }
+        let time = now_ns();
+        // Its digits only, and those of the fraction that tell backups of one second apart.
+        let digits = iso8601(time);
+        let digits = digits.chars().filter(char::is_ascii_digit).take(17);
+        let name = format!("backup-{}", digits.collect::<String>());
+        let begun = self.store.begin_backup(&name, time).await;
+        let begun = begun.map_err(|error| Error::new(&self.shown, error))?;
+        Ok(Known {
+            name: begun.name,
+            commit: begun.commit.0,
+        })
+    }
+
+    pub(super) async fn frame(
+        &self,
+        snapshot: &str,
+        since: Option<&str>,
+        token: &BackupToken,
+    ) -> Outcome<Frame> {
+        let source = BackupSource {
+            show: self.at.map_or(Ok(snapshot), Err),
+            since,
+            now_ms: now_ns().div_euclid(1_000_000),
+        };
+        match self.store.read_backup(source, token, FRAME_BYTES).await {
+            Ok(bytes) => Ok(Frame::Bytes(bytes)),
+            Err(BackupReadError::KeysGone) => Ok(Frame::KeysGone),
+            Err(error) => Err(Error::new(&self.shown, error)),
+        }
+    }
+
+    pub(super) async fn forget(&self, snapshot: &str) -> Outcome<()> {
+        if self.at.is_some() {
+            return Ok(());
+        }
+        let removed = self.store.delete_file_snapshot(snapshot).await;
+        removed.map_err(|error| Error::new(&self.shown, error))
+    }
+
+    /// Makes everything durable and ends in order.
+    pub(crate) async fn close(self) -> Outcome<()> {
+        let Some(runner) = self.runner else {
+            return Ok(());
+        };
+        let durable = self.store.shutdown().await;
+        runner
+            .await
+            .map_err(|error| Error::new(&self.shown, error))?;
+        durable.map_err(|_| Error::new(&self.shown, "the disk failed; not everything is durable"))
+    }
+}

@@ -1,0 +1,240 @@
+//! `siltstone restore`.
+//!
+//! Everything is read and verified before the image is touched, and once more while it is filled. Until the last step the image
+//! holds no file system: what was cut short says so when it is opened, and can be begun again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lfs::Loaded;
+use lfs::{BackupId, BlockDevice as _, Content, FileError, FileSystemId, FormatOptions, ROOT};
+
+use crate::arguments::Restore;
+use crate::backup::{OpenStore, StreamReader, store_options};
+use crate::clock::now_ns;
+use crate::device::{Access, FileDevice};
+use crate::error::{About as _, Error, Outcome, complain};
+use crate::image::{end_at_second_signal, interrupted};
+
+pub(crate) async fn restore(arguments: Restore) -> Outcome<()> {
+    let Some((image, files)) = arguments.paths.split_last() else {
+        return Err(Error::Usage(
+            "restore FULL [INCREMENTAL...] IMAGE".to_owned(),
+        ));
+    };
+    let bytes = verify(files)?;
+    let shown = image.display().to_string();
+    let created = prepare(image, arguments.size).await?;
+    end_at_second_signal();
+    let outcome = tokio::select! {
+        outcome = fill(image, files, bytes) => outcome,
+        () = interrupted() => Err(Error::Interrupted),
+    };
+    if outcome.is_err() {
+        if created {
+            // Nothing of value is in it.
+            let _ = std::fs::remove_file(image);
+        } else {
+            complain(format_args!(
+                "{shown} holds no file system: nothing was restored"
+            ));
+        }
+    }
+    outcome
+}
+
+/// Makes sure that `files` are backups that follow each other; how many bytes they have.
+fn verify(files: &[PathBuf]) -> Outcome<u64> {
+    let mut bytes = 0;
+    let mut before: Option<BackupId> = None;
+    for path in files {
+        let mut reader = StreamReader::open(path)?;
+        while let Some(frame) = reader.next()? {
+            let id = frame.id;
+            let follows = match before {
+                None => id.since.0 == 0,
+                Some(before) => before.at == id.since && before.lineage == id.lineage,
+            };
+            if follows {
+                continue;
+            }
+            let path = path.display();
+            let cause = match before {
+                None => format!(
+                    "an incremental backup, which goes behind one of commit {}",
+                    id.since.0
+                ),
+                Some(before) if before.lineage != id.lineage => {
+                    "a backup of another file system than the one before".to_owned()
+                }
+                Some(_) if id.since.0 == 0 => "a full backup, which comes first".to_owned(),
+                Some(before) => format!(
+                    "it goes behind a backup of commit {}, and the one before is of {}",
+                    id.since.0, before.at.0
+                ),
+            };
+            return Err(Error::new(path, cause));
+        }
+        before = reader.verifier().id().copied();
+        bytes += reader.bytes();
+    }
+    Ok(bytes)
+}
+
+/// Makes sure that the image may be written to, and gives it its size. Whether it was made for this.
+async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
+    let shown = image.display();
+    if let Some(size) = size
+        && size < lfs::DEVICE_BYTES_MIN
+    {
+        let least = crate::output::human(lfs::DEVICE_BYTES_MIN);
+        return Err(Error::new(
+            shown,
+            format_args!("an image takes at least {least}"),
+        ));
+    }
+    let mut device = match FileDevice::open(image, Access::Write) {
+        Ok(device) => device,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let size = size.ok_or_else(|| {
+                Error::new(shown, "there is no such image; --size SIZE makes one")
+            })?;
+            FileDevice::create(image, size).about(&image.display())?;
+            return Ok(true);
+        }
+        Err(error) => return Err(error).about(&shown),
+    };
+    let found = if device.geometry().block_count == 0 {
+        Content::Blank
+    } else {
+        let found = lfs::probe(&device).await;
+        found.map_err(|error| Error::new(&shown, error))?
+    };
+    let not_empty = "a backup is only restored to a blank image, or an empty one";
+    match found {
+        Content::Blank => {}
+        Content::Unknown => {
+            let what = format_args!("it holds something that is not Siltstone's; {not_empty}");
+            return Err(Error::new(shown, what));
+        }
+        Content::FileSystem => {
+            drop(device);
+            if !is_empty(image).await? {
+                return Err(Error::new(shown, format_args!("it is in use; {not_empty}")));
+            }
+            device = FileDevice::open(image, Access::Write).about(&shown)?;
+        }
+    }
+    if let Some(size) = size
+        && size != device.size_bytes()
+    {
+        device.resize(size).about(&shown)?;
+    }
+    if device.size_bytes() == 0 {
+        return Err(Error::new(
+            shown,
+            "it has no size; --size SIZE gives it one",
+        ));
+    }
+    Ok(false)
+}
+
+/// Whether an image has neither files nor keys nor snapshots. Writes nothing.
+async fn is_empty(image: &Path) -> Outcome<bool> {
+    let shown = image.display();
+    let device = FileDevice::open(image, Access::Read).about(&shown)?;
+    let store = kvstore::Store::open(device, store_options()?).await;
+    let store = store.map_err(|error| Error::new(&shown, error))?;
+    let keys = store.stats().keys.iter().sum::<u64>();
+    if keys > 0 || !store.file_snapshots().is_empty() {
+        return Ok(false);
+    }
+    let mut loaded = Loaded::default();
+    loop {
+        let mut transaction = store.transaction_with_files(0, 0, &mut loaded);
+        let names = transaction.files(|files| {
+            let entries = files.files().read_dir(ROOT, 0, 1)?.len();
+            let attributes = files.files().list_xattrs(ROOT)?.len();
+            Ok(entries + attributes)
+        });
+        let Some(fault) = transaction.take_fault() else {
+            return Ok(names.about(&shown)? == 0);
+        };
+        drop(transaction);
+        store.load(fault, &mut loaded).await.about(&shown)?;
+    }
+}
+
+/// Makes a file system in the image of what `files` say.
+async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
+    let shown = image.display();
+    let device = FileDevice::open(image, Access::Write).about(&shown)?;
+    let mut options = FormatOptions::for_device_bytes(device.size_bytes());
+    options.created_ns = now_ns();
+    let mut id = [0; 16];
+    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
+    let formatted = lfs::format_unfinished(&device, options, FileSystemId(id)).await;
+    formatted.map_err(|error| Error::new(&shown, error))?;
+    drop(device);
+
+    let target = OpenStore::open_unfinished(image).await?;
+    let outcome = apply(&target, files, bytes).await;
+    let closed = target.close().await;
+    outcome.map_err(|error| match error {
+        Failure::Stream(error) => error,
+        Failure::Target(error) => Error::new(&shown, error),
+    })?;
+    closed?;
+
+    let device = FileDevice::open(image, Access::Write).about(&shown)?;
+    let finished = lfs::finish_format(&device).await;
+    finished.map_err(|error| Error::new(&shown, error))
+}
+
+/// What went wrong, and where.
+enum Failure {
+    Stream(Error),
+    Target(&'static str),
+}
+
+async fn apply(target: &OpenStore, files: &[PathBuf], bytes: u64) -> Result<(), Failure> {
+    // Draws nothing when the standard error is not a terminal.
+    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
+    let style = "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    let store = target.store();
+    store.set_restoring(true);
+    let mut done = 0;
+    for path in files {
+        let mut reader = StreamReader::open(path).map_err(Failure::Stream)?;
+        while let Some(frame) = reader.next().map_err(Failure::Stream)? {
+            if let Err(error) = store.restore_frame(&frame).await {
+                return Err(because(path, &error));
+            }
+            bar.set_position(done + reader.bytes());
+            tokio::task::yield_now().await;
+        }
+        done += reader.bytes();
+    }
+    store.set_restoring(false);
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn because(path: &Path, error: &kvstore::RestoreError) -> Failure {
+    use kvstore::{CommitError, RestoreError};
+    match error {
+        RestoreError::Keys(CommitError::DiskFull | CommitError::FilesFull)
+        | RestoreError::Files(FileError::NoSpace) => {
+            Failure::Target("it is too small for this backup")
+        }
+        RestoreError::Keys(CommitError::ReadOnly) | RestoreError::Files(FileError::ReadOnly) => {
+            Failure::Target("the disk failed")
+        }
+        error => Failure::Stream(Error::new(path.display(), error)),
+    }
+}
