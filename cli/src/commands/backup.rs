@@ -87,12 +87,11 @@ async fn run(
     }
     let mut resumed = target.resumed(since, arguments.at, &snapshots)?;
     for _ in 0..ATTEMPTS_MAX {
-        let (snapshot, mut verifier) = match resumed.take() {
-            Some(resumed) => resumed,
-            None => {
-                target.clear()?;
-                (source.begin(since_name).await?, BackupVerifier::default())
-            }
+        let (snapshot, mut verifier) = if let Some(resumed) = resumed.take() {
+            resumed
+        } else {
+            target.clear()?;
+            (source.begin(since_name).await?, BackupVerifier::default())
         };
         if !snapshot.name.is_empty() {
             made.replace(Some(snapshot.name.clone()));

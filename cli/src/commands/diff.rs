@@ -138,8 +138,8 @@ impl Walk<'_> {
             to.clone()
         };
         let mut pending = Vec::new();
-        let names = from.keys().chain(to.keys()).collect::<BTreeSet<_>>();
-        for name in names {
+        let every = from.keys().chain(to.keys()).collect::<BTreeSet<_>>();
+        for name in every {
             let path = [path, b"/", name].concat();
             match (from.get(name), to.get(name)) {
                 (Some(old), Some(new)) if old == new => {
@@ -178,12 +178,12 @@ impl Walk<'_> {
         directory: InodeNumber,
         change: Change,
     ) -> Outcome<Vec<Pending>> {
-        let tree = match change {
+        let state = match change {
             Change::Removed => self.from,
             Change::Added | Change::Changed => self.to,
         };
         let mut pending = Vec::new();
-        for (name, named) in self.entries(tree, path, directory).await? {
+        for (name, named) in self.entries(state, path, directory).await? {
             let path = [path, b"/", &name].concat();
             self.print(change, &path, named.kind)?;
             if named.kind == FileKind::Directory {
