@@ -45,7 +45,7 @@ impl OpenStore {
     /// The same for one that is to be restored to and that nobody else can open yet.
     pub(crate) async fn open_unfinished(path: &Path) -> Outcome<Self> {
         Self::open_with(path, async |device, options| {
-            Store::open_unfinished(device, options).await
+            Store::open_unfinished(device, options, None).await
         })
         .await
     }
@@ -55,7 +55,7 @@ impl OpenStore {
         let shown = path.display().to_string();
         let device = FileDevice::open(path, Access::Read).about(&shown)?;
         let at = Timestamp(commit);
-        let store = Store::open_at(device, store_options()?, at).await;
+        let store = Store::open_at(device, store_options()?, None, at).await;
         Ok(Self {
             store: Rc::new(store.map_err(|error| Error::new(&shown, error))?),
             shown,
