@@ -8,6 +8,7 @@ DISK      ?= target/disk-$(ARCH).img
 DISK_SIZE ?= 256M
 QEMU_ARGS ?=
 QMP       ?=
+KEY_FILE  ?=
 
 TARGET_riscv64 := riscv64gc-unknown-none-elf
 TARGET_aarch64 := aarch64-unknown-none-softfloat
@@ -29,6 +30,7 @@ help:
 	@echo '  ARCH=riscv64|aarch64   the machine (riscv64)'
 	@echo '  PORT=6379              on 127.0.0.1 of the host'
 	@echo '  DISK=<image>           made with DISK_SIZE=256M when missing (target/disk-ARCH.img)'
+	@echo '  KEY_FILE=<file>        the disk is encrypted with it; a blank disk will be (see README.md)'
 	@echo '  MEM=128M               64M or more'
 	@echo "  QEMU_ARGS='...'        appended to QEMU's"
 	@echo "  QMP=<socket>           where to reach QEMU's control protocol (nowhere)"
@@ -44,7 +46,7 @@ build: setup-image
 ## run: boot it (telnet 127.0.0.1 6379, redis-cli); Ctrl-C shuts it down
 run: build
 	@$(pass-interrupts )exec qemu/run --arch $(ARCH) --image $(IMAGE) --disk '$(DISK)' --disk-size '$(DISK_SIZE)' \
-	    --port '$(PORT)' --mem '$(MEM)' --qmp '$(QMP)' -- $(QEMU_ARGS)
+	    --key-file '$(KEY_FILE)' --port '$(PORT)' --mem '$(MEM)' --qmp '$(QMP)' -- $(QEMU_ARGS)
 
 # So that Ctrl-C ends `make run` with the machine's exit status, not with make's (the file says how). Only
 # this one target needs it; a make that cannot load it goes on without.

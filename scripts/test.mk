@@ -15,6 +15,8 @@ test: test-host test-cli test-machines
 test-host:
 	$(CARGO) $(TEST_RUNNER)
 	$(CARGO) test --quiet --doc
+	SILTSTONE_TEST_KEY=1 $(CARGO) test -p lfs --test crash --test check --test faults --test files_recovery --test files_faults
+	SILTSTONE_TEST_KEY=2 $(CARGO) test -p lfs --test crash --test faults --test files_recovery
 
 # Mounts images and runs programs on them: as root.
 test-cli:
@@ -29,6 +31,7 @@ test-machines: hosted-and-images
 .PHONY: hosted-and-images
 hosted-and-images:
 	$(CARGO) build -p app --features hosted
+	$(CARGO) build -p cli
 	$(foreach arch,$(ARCHES),$(MAKE) --no-print-directory build ARCH=$(arch) &&) true
 
 ## crash-campaign: power cuts under every workload of up to three operations (CRASH_STATES, SILTSTONE_SEED)

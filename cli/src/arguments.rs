@@ -39,6 +39,10 @@ EXIT STATUS
   reader of the output went away."
 )]
 pub(crate) struct Arguments {
+    /// The key of an encrypted image: a file of 32 bytes to 64 KiB, taken byte by byte. An image that is not encrypted
+    /// is refused with it.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -62,6 +66,7 @@ pub(crate) enum Command {
     Diff(Diff),
     Backup(Backup),
     Restore(Restore),
+    Key(Key),
     Mount(Mount),
     Completions(Completions),
     Man(Man),
@@ -73,11 +78,16 @@ pub(crate) enum Command {
 /// all holes. One that exists, or a block device, is used at the size it has, unless SIZE is given for a file. What is
 /// not blank (a Siltstone file system or anything else) is only overwritten with --force. It takes
 /// a moment, whatever the size.
+///
+/// With --encrypt all of it is encrypted and authenticated, names and sizes of files included, and opens only with the
+/// key file: every command, and the machine that boots with it, take --key-file (make run KEY_FILE=). Without the file nothing
+/// brings the content back. A good one is made with: head -c 32 /dev/urandom > FILE
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
       siltstone mkfs disk.img --size 1G
       siltstone mkfs --force /dev/sdx
+      siltstone mkfs disk.img --encrypt --key-file disk.key
 
 EXIT STATUS
   0 made; 1 refused or failed, and then a file created for it is gone again; 2 wrong usage.")]
@@ -91,6 +101,13 @@ pub(crate) struct Mkfs {
     /// Overwrite what is there.
     #[arg(long, short)]
     pub(crate) force: bool,
+    /// Encrypt it with the key in --key-file.
+    #[arg(long)]
+    pub(crate) encrypt: bool,
+    /// With --encrypt: the cipher. The first is fast on any processor; the second where there are instructions for AES, and
+    /// it gives away less when a running machine is cloned.
+    #[arg(long, value_enum, default_value_t = Cipher::Xchacha20Poly1305, requires = "encrypt")]
+    pub(crate) cipher: Cipher,
     /// Bytes in a segment, a power of two, best a multiple of the erase block: chosen by size without it.
     #[arg(long, value_parser = parse_size)]
     pub(crate) segment_size: Option<u64>,
@@ -485,7 +502,7 @@ pub(crate) struct Diff {
 /// has (siltstone dump --log): after a crash that is what happened in the last moments before it, after an orderly end nothing but
 /// the newest state. Nothing is pinned then.
 ///
-/// A backup is not encrypted. A server's password is taken from the environment variable REDISCLI_AUTH.
+/// A backup is not encrypted, also one of an encrypted image. A server's password is taken from the environment variable REDISCLI_AUTH.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
@@ -520,7 +537,7 @@ pub(crate) struct Backup {
 /// mkfs made, or does not exist and is made with --size. It may be smaller or larger than the one that was backed up.
 ///
 /// All files are read and verified first: one that is damaged, not complete, of another file system, or not the next one is refused, and
-/// nothing is touched. Until the end IMAGE holds no file system; a restore that is cut short can be begun again.
+/// nothing is touched. With --key-file IMAGE is encrypted with that. Until the end IMAGE holds no file system; a restore that is cut short can be begun again.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
@@ -536,6 +553,85 @@ pub(crate) struct Restore {
     /// Size of the image file, such as 64M or 10GiB; at least 8M.
     #[arg(long, value_parser = parse_size)]
     pub(crate) size: Option<u64>,
+}
+
+/// Add, rotate, list and remove the keys of an encrypted image.
+///
+/// All that is in an encrypted image is encrypted with one key, drawn when it was made. That is kept in up to eight slots, each of which
+/// one key file opens. So keys come and go without anything being written but the slots; whoever had a copy of the image and
+/// an old key can read that copy still. --key-file names a key that opens the image now. The last key cannot be removed.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone key rotate disk.img new.key --key-file old.key
+      siltstone key add disk.img spare.key --key-file disk.key
+
+EXIT STATUS
+  0 done, durably; 1 not done; 2 wrong usage.")]
+pub(crate) struct Key {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+/// What to do with keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Let another key file open the image as well; prints its slot.
+    Add(KeyNew),
+    /// Put another key file into the place of the one that --key-file names, which opens the image no more.
+    Rotate(KeyNew),
+    /// List the slots in use. Needs no key.
+    List(KeyList),
+    /// Take a slot away: its key opens the image no more.
+    Rm(KeyRm),
+}
+
+/// A key to come.
+#[derive(Debug, Args)]
+pub(crate) struct KeyNew {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// The new key file.
+    #[arg(value_name = "NEW_KEY_FILE")]
+    pub(crate) new_key_file: PathBuf,
+}
+
+/// Which keys to list.
+#[derive(Debug, Args)]
+pub(crate) struct KeyList {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Print one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A key to go.
+#[derive(Debug, Args)]
+pub(crate) struct KeyRm {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Its slot, as listed.
+    #[arg(value_name = "SLOT")]
+    pub(crate) slot: usize,
+}
+
+/// Names of ciphers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Cipher {
+    #[value(name = "xchacha20-poly1305")]
+    Xchacha20Poly1305,
+    #[value(name = "aes-256-gcm-siv")]
+    Aes256GcmSiv,
+}
+
+impl From<Cipher> for lfs::Suite {
+    fn from(cipher: Cipher) -> Self {
+        match cipher {
+            Cipher::Xchacha20Poly1305 => Self::XChaCha20Poly1305,
+            Cipher::Aes256GcmSiv => Self::Aes256GcmSiv,
+        }
+    }
 }
 
 /// Mount an image as a directory of the host (FUSE).
@@ -677,6 +773,14 @@ mod tests {
     fn the_stable_forms() {
         for line in [
             "mkfs disk --size 256M",
+            "mkfs disk --size 256M --encrypt --key-file key",
+            "mkfs disk --encrypt --key-file key --cipher aes-256-gcm-siv",
+            "ls -R disk / --key-file key",
+            "--key-file key fsck disk",
+            "key add disk new --key-file old",
+            "key rotate disk new --key-file old",
+            "key list disk --json",
+            "key rm disk 1 --key-file old",
             "info disk --json",
             "ls disk /",
             "ls -R disk /a",

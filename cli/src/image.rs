@@ -19,6 +19,7 @@ use crate::backup::store_options;
 use crate::clock::{HostClock, now_ns};
 use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
+use crate::key::{self, Key};
 use crate::location::ImageName;
 
 /// A file system on an image of the host.
@@ -110,12 +111,14 @@ impl Image {
             return Err(Error::new(&shown, lfs::MountError::NotFound));
         }
         let failed = |error: lfs::MountError| Error::new(&shown, error);
-        let (mut volume, keys_in_log) = mount(device, access).await.map_err(failed)?;
+        let key = key::given()?;
+        let key = key.as_ref();
+        let (mut volume, keys_in_log) = mount(device, access, key).await.map_err(failed)?;
         if keys_in_log && access == Access::Write {
             drop(volume);
-            Box::pin(settle_keys(path, &shown)).await?;
+            Box::pin(settle_keys(path, &shown, key)).await?;
             let device = FileDevice::open(path, access).about(&shown)?;
-            (volume, _) = mount(device, access).await.map_err(failed)?;
+            (volume, _) = mount(device, access, key).await.map_err(failed)?;
         }
         let volume = Rc::new(volume);
         let runner = (access == Access::Write).then(|| {
@@ -228,8 +231,13 @@ pub(crate) fn piece_bytes(volume: &Volume) -> usize {
 }
 
 /// Mounts, and tells whether the log has keys that are nowhere else.
-async fn mount(device: FileDevice, access: Access) -> Result<(Volume, bool), lfs::MountError> {
-    let mut recovery = Recovery::open(device).await?;
+async fn mount(
+    device: FileDevice,
+    access: Access,
+    key: Option<&Key>,
+) -> Result<(Volume, bool), lfs::MountError> {
+    let key = key.map(Key::unlock);
+    let mut recovery = Recovery::open_with(device, key.as_ref()).await?;
     let mut keys_in_log = false;
     while let Some((_, layer)) = recovery.next_commit().await? {
         keys_in_log |= !layer.is_empty();
@@ -243,10 +251,11 @@ async fn mount(device: FileDevice, access: Access) -> Result<(Volume, bool), lfs
 
 /// Has the store of keys write what it has only in the log to where it keeps it, as a clean shutdown of a server does.
 /// Without it, what a command writes would fill the log behind keys that must not be dropped from it.
-async fn settle_keys(path: &Path, shown: &str) -> Outcome<()> {
+async fn settle_keys(path: &Path, shown: &str, key: Option<&Key>) -> Outcome<()> {
     let device = FileDevice::open(path, Access::Write).about(shown)?;
     let options = store_options()?;
-    let store = kvstore::Store::open(device, options)
+    let key = key.map(Key::unlock);
+    let store = kvstore::Store::open_with(device, options, key.as_ref())
         .await
         .map_err(|error| Error::new(shown, error))?;
     let clock = HostClock::new();

@@ -2,7 +2,8 @@
 //!
 //! From the outside in: [`arguments`] is the command line and its manual; [`commands`] has one module for each command;
 //! [`mount`] is the FUSE side; [`image`] opens and closes images, [`device`] is the file or block device
-//! under them; [`backup`] is where backups come from and go to. [`location`], [`output`], [`error`] and [`clock`] are what all of them share.
+//! under them; [`key`] is what opens encrypted ones; [`backup`] is where backups come from and go to. [`location`], [`output`], [`error`]
+//! and [`clock`] are what all of them share.
 //!
 //! One thread runs everything that touches a file system, as `lfs` wants it; requests to the device run on the
 //! runtime's blocking threads.
@@ -15,6 +16,7 @@ mod commands;
 mod device;
 mod error;
 mod image;
+mod key;
 mod location;
 mod mount;
 mod output;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return misused(&error),
     };
+    key::choose(arguments.key_file);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)

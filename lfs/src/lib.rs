@@ -122,7 +122,9 @@ pub use seal::{
 };
 pub use superblock::FileSystemId;
 pub use transaction::{SnapshotId, SnapshotInfo, Transaction};
-pub use unlock::{Encryption, Entropy, KeyChange, KeySlotInfo, Unlock, change_keys, key_slots};
+pub use unlock::{
+    Encryption, Entropy, KeyChange, KeySlotInfo, Unlock, change_keys, key_slots, verify_key,
+};
 pub use view::View;
 pub use write_set::Loaded;
 

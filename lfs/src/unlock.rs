@@ -249,6 +249,21 @@ impl Lock {
     }
 }
 
+/// Whether the file system on `device` opens with this key, or without one. Reads only.
+///
+/// # Errors
+/// [`MountError::Key`] if the key is wrong or missing, or if there should be none; other errors when that cannot be found out.
+pub async fn verify_key<D: BlockDevice>(
+    device: &D,
+    key: Option<&Unlock<'_>>,
+) -> Result<(), MountError> {
+    let superblock = match read_superblock(device).await? {
+        Ok(superblock) if superblock.state == State::Ready => superblock,
+        _ => return Err(MountError::NotFound),
+    };
+    unlock(device, &superblock, key).await.map(|_| ())
+}
+
 /// The secrets that open the file system on `device`. Anybody may know that.
 ///
 /// # Errors

@@ -7,6 +7,7 @@
 //! | [`disk`] | virtio-blk as an [`lfs::BlockDevice`]: many requests in flight, FLUSH, DISCARD |
 //! | [`net`] | virtio-net and smoltcp: a TCP listener and its streams |
 //! | [`entropy`] | virtio-rng, the only source of randomness |
+//! | [`boot_file`] | the file that came with the boot: a key |
 //! | [`clock`] | [`lfs::Clock`]: monotonic time, wall clock, timers |
 //! | [`console`] | lines to the operator, and the operator's Ctrl-C |
 //! | [`power`] | off, with a status |
@@ -36,6 +37,7 @@ mod mem;
 mod mmio;
 mod virtio;
 
+pub mod boot_file;
 pub mod clock;
 pub mod console;
 pub mod disk;

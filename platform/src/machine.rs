@@ -3,6 +3,8 @@
 //! Read once, before there is a heap, and copied: the tree itself lies in memory that becomes heap.
 //! Whatever in it makes no sense is left out.
 
+use core::ops::Range;
+
 use axplat::mem::RawRange;
 use spin::Once;
 
@@ -56,6 +58,7 @@ struct Machine {
     ram: List<RawRange, RAM_RANGES_MAX>,
     transports: List<Transport, TRANSPORTS_MAX>,
     arguments: List<u8, ARGUMENT_BYTES_MAX>,
+    boot_file: Option<Range<usize>>,
 }
 
 static MACHINE: Once<Machine> = Once::new();
@@ -67,6 +70,7 @@ pub(crate) fn init() {
             ram: List::new((0, 0)),
             transports: List::new(Transport::default()),
             arguments: List::new(0),
+            boot_file: None,
         };
         let Some(tree) = axhal::dtb::get_fdt() else {
             return machine;
@@ -77,8 +81,12 @@ pub(crate) fn init() {
         {
             machine.arguments.push(byte);
         }
+        let mut boot_file = [None; 2];
         for node in tree.all_nodes() {
-            if node.name().starts_with("memory@") {
+            if node.name() == "chosen" {
+                let names = ["linux,initrd-start", "linux,initrd-end"];
+                boot_file = names.map(|name| address_of(node.find_property(name)?.raw_value()));
+            } else if node.name().starts_with("memory@") {
                 for region in node.reg().into_iter().flatten() {
                     let size = region.size.unwrap_or(0);
                     if let Ok(start) = usize::try_from(region.address) {
@@ -103,6 +111,13 @@ pub(crate) fn init() {
                 });
             }
         }
+        if let [Some(start), Some(end)] = boot_file {
+            let within = |&&(ram, size): &&RawRange| ram <= start && end - ram <= size;
+            // Whatever else it says is no place where a file can be.
+            if start <= end && machine.ram.as_slice().iter().any(|ram| within(&ram)) {
+                machine.boot_file = Some(start..end);
+            }
+        }
         machine
     });
 }
@@ -110,6 +125,21 @@ pub(crate) fn init() {
 /// The machine's memory, as (physical address, size); empty before [`init`].
 pub(crate) fn ram() -> &'static [RawRange] {
     MACHINE.get().map_or(&[], |machine| machine.ram.as_slice())
+}
+
+/// An address in the device tree, of one cell or two.
+fn address_of(cells: &[u8]) -> Option<usize> {
+    let address = match *cells {
+        [a, b, c, d] => u64::from(u32::from_be_bytes([a, b, c, d])),
+        [a, b, c, d, e, f, g, h] => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        _ => return None,
+    };
+    usize::try_from(address).ok()
+}
+
+/// Where the file is that came with the boot. Not part of the heap.
+pub(crate) fn boot_file() -> Option<Range<usize>> {
+    MACHINE.get()?.boot_file.clone()
 }
 
 /// The machine's virtio transports, in the order of the device tree.

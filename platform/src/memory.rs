@@ -163,12 +163,18 @@ fn free_ranges(which: impl Fn(&Range<usize>) -> bool, take: impl Fn(Range<usize>
         } else {
             start
         };
-        for range in [
-            start..end.min(BOOT_MAPPED_END),
-            start.max(BOOT_MAPPED_END)..end,
-        ] {
-            if range.len() > PAGE_BYTES && which(&range) {
-                take(range);
+        // The file that came with the boot stays where it is.
+        let file = machine::boot_file().unwrap_or(end..end);
+        let file_start = (file.start & !(PAGE_BYTES - 1)).clamp(start, end);
+        let file_end = file.end.next_multiple_of(PAGE_BYTES).clamp(start, end);
+        for part in [start..file_start, file_end..end] {
+            for range in [
+                part.start..part.end.min(BOOT_MAPPED_END),
+                part.start.max(BOOT_MAPPED_END)..part.end,
+            ] {
+                if range.len() > PAGE_BYTES && which(&range) {
+                    take(range);
+                }
             }
         }
     }

@@ -343,6 +343,22 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// The host tool for images.
+///
+/// # Panics
+/// When it was not built.
+pub fn host_tool() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let binary = target.join("debug/siltstone");
+    assert!(
+        binary.exists(),
+        "{} is missing: `make test` builds it (cargo build -p cli)",
+        binary.display()
+    );
+    binary
+}
+
 fn hosted_binary() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);

@@ -5,6 +5,9 @@
 //!
 //! - `ip=dhcp`, or `ip=192.0.2.7/24`; without it the address QEMU's user network expects, 10.0.2.15/24;
 //! - any other `name=value` is a `CONFIG` parameter.
+//!
+//! The file that comes with the boot (QEMU's `-initrd`), if there is one, is the key file of the disk: a disk that is not encrypted
+//! with it is refused, a blank one is formatted with it.
 #![no_std]
 #![no_main]
 
@@ -14,17 +17,22 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use core::cell::RefCell;
 use core::time::Duration;
 
 use app::{Config, Limit, Server};
 use embassy_futures::select::select;
 use kvstore::{Options, Store};
-use lfs::{Clock as _, Content, FileSystemId, FormatOptions};
+use lfs::{Clock as _, Content, Encryption, Entropy, FileSystemId, FormatOptions, Unlock};
+use platform::boot_file::{self, BootFile};
 use platform::clock::Clock;
 use platform::disk::Disk;
 use platform::executor::{TaskPool, spawn};
 use platform::net::{self, Address, Net, TcpStream};
 use platform::{console, entropy, memory, power, println};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use zeroize::Zeroizing;
 
 /// The address QEMU's user network forwards connections to.
 const DEFAULT_ADDRESS: Address = Address::Static(core::net::Ipv4Addr::new(10, 0, 2, 15), 24);
@@ -56,12 +64,17 @@ async fn run() {
 
 /// The whole life of the service, from devices to its clean end.
 async fn serve() -> Result<(), AnyError> {
-    let mut random = [0; 72];
-    entropy::fill(&mut random)?;
+    let mut random = Zeroizing::new([0; 104]);
+    entropy::fill(&mut *random)?;
     let (server_seed, rest) = random.split_first_chunk::<32>().ok_or("no seed")?;
     let (disk_id, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
     let (net_seed, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
-    let hash_seed = u64::from_le_bytes(*rest.first_chunk().ok_or("no seed")?);
+    let (hash_seed, rest) = rest.split_first_chunk::<8>().ok_or("no seed")?;
+    let hash_seed = u64::from_le_bytes(*hash_seed);
+    let secrets = RefCell::new(ChaCha20Rng::from_seed(
+        *rest.first_chunk().ok_or("no seed")?,
+    ));
+    let entropy = |bytes: &mut [u8]| secrets.borrow_mut().fill_bytes(bytes);
 
     let clock = Clock::open();
     let heap_bytes = memory::usage().total_bytes;
@@ -74,7 +87,12 @@ async fn serve() -> Result<(), AnyError> {
         open_memory_bytes_max: heap_bytes - heap_bytes / 4,
         hash_seed,
     };
-    let store = Rc::new(open_store(disk.clone(), FileSystemId(*disk_id), options).await?);
+    let key = boot_file::take().map(|content| Key {
+        content,
+        entropy: &entropy,
+    });
+    let store = open_store(disk.clone(), FileSystemId(*disk_id), options, key).await?;
+    let store = Rc::new(store);
     let connections = heap_bytes / CONNECTION_MEMORY_SHARE / CONNECTION_BYTES;
     let net = Net::open(
         net::Config {
@@ -146,11 +164,18 @@ fn parse_address(text: &str) -> Option<Address> {
     Some(Address::Static(address.parse().ok()?, prefix))
 }
 
+/// The key of the disk, wiped as soon as that is open.
+struct Key<'e> {
+    content: BootFile,
+    entropy: &'e Entropy<'e>,
+}
+
 /// Opens the store; on a blank disk it makes one.
 async fn open_store(
     disk: Disk,
     id: FileSystemId,
     options: Options,
+    key: Option<Key<'_>>,
 ) -> Result<Store<Disk>, AnyError> {
     spawn({
         let disk = disk.clone();
@@ -159,13 +184,17 @@ async fn open_store(
     match lfs::probe(&disk).await? {
         Content::FileSystem => {}
         Content::Blank => {
-            println!("siltstone: the disk is blank, formatting it");
-            lfs::format(
-                &disk,
-                FormatOptions::for_device_bytes(disk.size_bytes()),
-                id,
-            )
-            .await?;
+            let format = FormatOptions::for_device_bytes(disk.size_bytes());
+            if let Some(Key { content, entropy }) = &key {
+                println!(
+                    "siltstone: the disk is blank, formatting it, encrypted with the key file"
+                );
+                let key = Encryption::with_key_file(content, *entropy);
+                lfs::format_encrypted(&disk, format, id, &key).await?;
+            } else {
+                println!("siltstone: the disk is blank, formatting it");
+                lfs::format(&disk, format, id).await?;
+            }
         }
         Content::Unknown => {
             return Err(
@@ -174,7 +203,9 @@ async fn open_store(
             );
         }
     }
-    Store::open(disk, options)
+    let unlock = key.as_ref();
+    let unlock = unlock.map(|key| Unlock::with_key_file(&key.content, key.entropy));
+    Store::open_with(disk, options, unlock.as_ref())
         .await
         .map_err(|error| format!("the disk cannot be opened: {error}").into())
 }

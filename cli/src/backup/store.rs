@@ -11,6 +11,7 @@ use super::{FRAME_BYTES, Frame, Known};
 use crate::clock::{HostClock, iso8601, now_ns};
 use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
+use crate::key::{self, Key};
 
 /// A store on an image of the host.
 pub(crate) struct OpenStore {
@@ -36,16 +37,20 @@ pub(crate) fn store_options() -> Outcome<Options> {
 impl OpenStore {
     /// Opens the image at `path`, and has its log and cleaner run until it is [closed](Self::close).
     pub(crate) async fn open(path: &Path) -> Outcome<Self> {
+        let key = key::given()?;
+        let key = key.as_ref().map(Key::unlock);
         Self::open_with(path, async |device, options| {
-            Store::open(device, options).await
+            Store::open_with(device, options, key.as_ref()).await
         })
         .await
     }
 
     /// The same for one that is to be restored to and that nobody else can open yet.
     pub(crate) async fn open_unfinished(path: &Path) -> Outcome<Self> {
+        let key = key::given()?;
+        let key = key.as_ref().map(Key::unlock);
         Self::open_with(path, async |device, options| {
-            Store::open_unfinished(device, options, None).await
+            Store::open_unfinished(device, options, key.as_ref()).await
         })
         .await
     }
@@ -55,7 +60,9 @@ impl OpenStore {
         let shown = path.display().to_string();
         let device = FileDevice::open(path, Access::Read).about(&shown)?;
         let at = Timestamp(commit);
-        let store = Store::open_at(device, store_options()?, None, at).await;
+        let key = key::given()?;
+        let key = key.as_ref().map(Key::unlock);
+        let store = Store::open_at(device, store_options()?, key.as_ref(), at).await;
         Ok(Self {
             store: Rc::new(store.map_err(|error| Error::new(&shown, error))?),
             shown,

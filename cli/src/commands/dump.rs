@@ -1,11 +1,12 @@
 //! `siltstone dump`.
 
-use lfs::{Content, DumpEvent, DumpOptions, DumpRecord, ItemKey};
+use lfs::{Content, DumpEvent, DumpOptions, DumpRecord, ItemKey, MountError};
 use serde_json::{Map, Value};
 
 use crate::arguments::Dump;
 use crate::device::{Access, FileDevice};
 use crate::error::{Error, Outcome, describe};
+use crate::key::{self, Key};
 use crate::output::{Output, hexadecimal};
 
 pub(crate) async fn dump(arguments: Dump) -> Outcome<()> {
@@ -19,12 +20,18 @@ pub(crate) async fn dump(arguments: Dump) -> Outcome<()> {
     let found = lfs::probe(&device).await;
     match found.map_err(|error| Error::new(name, error))? {
         Content::FileSystem => {}
-        _ => return Err(Error::new(name, lfs::MountError::NotFound)),
+        _ => return Err(Error::new(name, MountError::NotFound)),
+    }
+    let key = key::given()?;
+    let key = key.as_ref().map(Key::unlock);
+    let unlocked = lfs::verify_key(&device, key.as_ref()).await;
+    if let Err(error @ MountError::Key(_)) = unlocked {
+        return Err(Error::new(name, error));
     }
     let options = DumpOptions {
+        key,
         segments: !arguments.log,
         older_groups: !arguments.log,
-        ..DumpOptions::default()
     };
     let mut output = Output::new();
     let mut outcome = Ok(());

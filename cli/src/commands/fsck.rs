@@ -5,13 +5,14 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lfs::{CheckEvent, CheckOptions, CheckSummary, Content, Finding, Severity};
+use lfs::{CheckEvent, CheckOptions, CheckSummary, Content, Finding, MountError, Severity};
 use serde_json::{Map, Value};
 
 use crate::arguments::Fsck;
 use crate::clock::HostClock;
 use crate::device::{Access, FileDevice};
 use crate::error::{Error, Outcome, complain, describe};
+use crate::key::{self, Key};
 use crate::output::{Output, human, put_text};
 
 /// As e2fsck has them.
@@ -53,9 +54,17 @@ async fn run(arguments: &Fsck) -> Outcome<u8> {
     let found = lfs::probe(&device).await;
     match found.map_err(|error| Error::new(name, error))? {
         Content::FileSystem => {}
-        _ => return Err(Error::new(name, lfs::MountError::NotFound)),
+        _ => return Err(Error::new(name, MountError::NotFound)),
+    }
+    let key = key::given()?;
+    let key = key.as_ref().map(Key::unlock);
+    // A key that is wrong or missing is nothing that is wrong with the image.
+    let unlocked = lfs::verify_key(&device, key.as_ref()).await;
+    if let Err(error @ MountError::Key(_)) = unlocked {
+        return Err(Error::new(name, error));
     }
     let options = CheckOptions {
+        key,
         data: arguments.data,
         ..CheckOptions::default()
     };

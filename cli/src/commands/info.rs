@@ -34,6 +34,8 @@ pub(crate) async fn info(arguments: Info) -> Outcome<()> {
             for (name, number) in numbers {
                 object.insert(name.to_owned(), Value::from(number));
             }
+            let cipher = volume.suite().map(|suite| suite.to_string());
+            object.insert("cipher".to_owned(), cipher.into());
             output.json(object)?;
             return output.finish();
         }
@@ -51,6 +53,9 @@ pub(crate) async fn info(arguments: Info) -> Outcome<()> {
             let name = format!("{}:", name.replace('_', " "));
             output.text(format_args!("{name:18}{text}\n"))?;
         }
+        let cipher = volume.suite().map(|suite| suite.to_string());
+        let cipher = cipher.as_deref().unwrap_or("none, not encrypted");
+        output.text(format_args!("{:18}{cipher}\n", "cipher:"))?;
         output.finish()
     })
     .await

@@ -8,6 +8,7 @@ use crate::arguments::Mkfs;
 use crate::clock::now_ns;
 use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
+use crate::key::{self, Key};
 use crate::output::human;
 
 /// Of an image file that does not exist and for which no size is given.
@@ -15,6 +16,18 @@ const SIZE_BYTES_DEFAULT: u64 = 256 << 20;
 
 pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
     let shown = arguments.image.display();
+    let key = match (arguments.encrypt, key::given()?) {
+        (false, None) => None,
+        (true, Some(key)) => Some(key),
+        (true, None) => {
+            let message = "--encrypt takes the key from --key-file FILE";
+            return Err(Error::Usage(message.to_owned()));
+        }
+        (false, Some(_)) => {
+            let message = "--key-file is for --encrypt: without that the image has no key";
+            return Err(Error::Usage(message.to_owned()));
+        }
+    };
     let size_bytes = arguments.size.unwrap_or(SIZE_BYTES_DEFAULT);
     if size_bytes < lfs::DEVICE_BYTES_MIN {
         let least = human(lfs::DEVICE_BYTES_MIN);
@@ -31,7 +44,7 @@ pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
         }
         Err(error) => return Err(error).about(&shown),
     };
-    let outcome = format(&device, &arguments).await;
+    let outcome = format(&device, &arguments, key.as_ref()).await;
     if outcome.is_err() && created {
         // Nothing of value is in it.
         let _ = std::fs::remove_file(&arguments.image);
@@ -66,7 +79,7 @@ async fn prepare(mut device: FileDevice, arguments: &Mkfs) -> Outcome<FileDevice
     Ok(device)
 }
 
-async fn format(device: &FileDevice, arguments: &Mkfs) -> Outcome<()> {
+async fn format(device: &FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Outcome<()> {
     let shown = arguments.image.display();
     let mut options = FormatOptions::for_device_bytes(device.size_bytes());
     options.created_ns = now_ns();
@@ -75,9 +88,14 @@ async fn format(device: &FileDevice, arguments: &Mkfs) -> Outcome<()> {
             .map_err(|_| Error::Usage("--segment-size is too large".to_owned()))?;
     }
     let mut id = [0; 16];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
-    lfs::format(device, options, FileSystemId(id))
-        .await
-        .map_err(|error| Error::new(shown, error))
+    key::entropy(&mut id);
+    let id = FileSystemId(id);
+    let made = match key {
+        None => lfs::format(device, options, id).await,
+        Some(key) => {
+            let key = key.encryption(arguments.cipher.into());
+            lfs::format_encrypted(device, options, id, &key).await
+        }
+    };
+    made.map_err(|error| Error::new(shown, error))
 }

@@ -7,6 +7,7 @@ mod diff;
 mod dump;
 pub(crate) mod fsck;
 mod info;
+mod key;
 mod list;
 mod mkfs;
 mod pages;
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: Command) -> Outcome<()> {
         Command::Fsck(arguments) => fsck::fsck(arguments).await,
         Command::Dump(arguments) => dump::dump(arguments).await,
         Command::Scrub(arguments) => scrub::scrub(arguments).await,
+        Command::Key(arguments) => key::key(arguments).await,
         Command::Info(arguments) => info::info(arguments).await,
         Command::Ls(arguments) => list::ls(arguments).await,
         Command::Cat(arguments) => cat::cat(arguments).await,

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lfs::Loaded;
-use lfs::{BackupId, BlockDevice as _, Content, FileError, FileSystemId, FormatOptions, ROOT};
+use lfs::{
+    BackupId, BlockDevice as _, Content, FileError, FileSystemId, FormatOptions, ROOT, Suite,
+};
 
 use crate::arguments::Restore;
 use crate::backup::{OpenStore, StreamReader, store_options};
@@ -16,6 +18,7 @@ use crate::clock::now_ns;
 use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome, complain};
 use crate::image::{end_at_second_signal, interrupted};
+use crate::key::{self, Key};
 
 pub(crate) async fn restore(arguments: Restore) -> Outcome<()> {
     let Some((image, files)) = arguments.paths.split_last() else {
@@ -144,7 +147,9 @@ async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
 async fn is_empty(image: &Path) -> Outcome<bool> {
     let shown = image.display();
     let device = FileDevice::open(image, Access::Read).about(&shown)?;
-    let store = kvstore::Store::open(device, store_options()?).await;
+    let key = key::given()?;
+    let key = key.as_ref().map(Key::unlock);
+    let store = kvstore::Store::open_with(device, store_options()?, key.as_ref()).await;
     let store = store.map_err(|error| Error::new(&shown, error))?;
     let keys = store.stats().keys.iter().sum::<u64>();
     if keys > 0 || !store.file_snapshots().is_empty() {
@@ -175,7 +180,14 @@ async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
     let mut id = [0; 16];
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| Error::new("no random bytes from the kernel", error))?;
-    let formatted = lfs::format_unfinished(&device, options, FileSystemId(id)).await;
+    let id = FileSystemId(id);
+    let formatted = match key::given()? {
+        None => lfs::format_unfinished(&device, options, id).await,
+        Some(key) => {
+            let key = key.encryption(Suite::default());
+            lfs::format_encrypted_unfinished(&device, options, id, &key).await
+        }
+    };
     formatted.map_err(|error| Error::new(&shown, error))?;
     drop(device);
 

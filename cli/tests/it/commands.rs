@@ -37,7 +37,7 @@ fn help_and_pages() {
     let help = scratch.siltstone(["--help"]).ok();
     for command in [
         "mkfs", "fsck", "scrub", "dump", "info", "ls", "cat", "stat", "cp", "mkdir", "rm", "mv",
-        "snapshot", "mount",
+        "snapshot", "key", "mount",
     ] {
         assert!(help.contains(command), "{command}");
         let page = scratch.siltstone([command, "--help"]).ok();

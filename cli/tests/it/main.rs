@@ -7,6 +7,7 @@
 mod backup;
 mod commands;
 mod copy;
+mod encryption;
 mod files;
 mod fsx;
 mod harness;

@@ -44,8 +44,30 @@ pub fn encryption(suite: Suite) -> Encryption<'static> {
     }
 }
 
+/// What a test uses.
+#[derive(Clone, Copy)]
+enum Choice {
+    AsTold,
+    Plain,
+    Keyed(Suite),
+}
+
+thread_local! {
+    static CHOSEN: Cell<Choice> = const { Cell::new(Choice::AsTold) };
+}
+
+/// Whatever tests are told, those on this thread use this from here on.
+pub fn choose(suite: Option<Suite>) {
+    CHOSEN.set(suite.map_or(Choice::Plain, Choice::Keyed));
+}
+
 /// The cipher that tests are told to use.
 pub fn suite() -> Option<Suite> {
+    match CHOSEN.get() {
+        Choice::AsTold => {}
+        Choice::Plain => return None,
+        Choice::Keyed(suite) => return Some(suite),
+    }
     match std::env::var("SILTSTONE_TEST_KEY").as_deref() {
         Ok("1") => Some(Suite::XChaCha20Poly1305),
         Ok("2") => Some(Suite::Aes256GcmSiv),

@@ -23,6 +23,7 @@ mod boot;
 mod clients;
 mod cost;
 mod durability;
+mod encryption;
 mod faults;
 mod files;
 mod hostile;

@@ -1,0 +1,83 @@
+//! `siltstone key`.
+
+use lfs::{KdfCost, KeyChange, Secret, Suite};
+use serde_json::{Map, Value};
+
+use crate::arguments::{Key, KeyCommand, KeyList};
+use crate::device::{Access, FileDevice};
+use crate::error::{Error, Outcome, describe};
+use crate::key;
+use crate::location::ImageName;
+use crate::output::Output;
+
+pub(crate) async fn key(arguments: Key) -> Outcome<()> {
+    match arguments.command {
+        KeyCommand::Add(arguments) => {
+            let new = key::Key::read(&arguments.new_key_file)?;
+            let change = KeyChange::Add(Secret::KeyFile(new.bytes()), KdfCost::DEFAULT);
+            let slot = change_keys(&arguments.image.name, change).await?;
+            say(format_args!("slot {slot}\n"))
+        }
+        KeyCommand::Rotate(arguments) => {
+            let new = key::Key::read(&arguments.new_key_file)?;
+            let change = KeyChange::Replace(Secret::KeyFile(new.bytes()), KdfCost::DEFAULT);
+            let slot = change_keys(&arguments.image.name, change).await?;
+            say(format_args!("slot {slot}\n"))
+        }
+        KeyCommand::Rm(arguments) => {
+            let change = KeyChange::Remove(arguments.slot);
+            change_keys(&arguments.image.name, change).await?;
+            Ok(())
+        }
+        KeyCommand::List(arguments) => list(&arguments).await,
+    }
+}
+
+fn say(text: std::fmt::Arguments<'_>) -> Outcome<()> {
+    let mut output = Output::new();
+    output.text(text)?;
+    output.finish()
+}
+
+async fn change_keys(name: &ImageName, change: KeyChange<'_>) -> Outcome<usize> {
+    let device = open(name, Access::Write)?;
+    let Some(key) = key::given()? else {
+        let message = format!("{name}: --key-file names the key that opens it now");
+        return Err(Error::Usage(message));
+    };
+    lfs::change_keys(&device, &key.unlock(), change)
+        .await
+        .map_err(|error| Error::new(name, error))
+}
+
+async fn list(arguments: &KeyList) -> Outcome<()> {
+    let name = &arguments.image.name;
+    let device = open(name, Access::Read)?;
+    let found = lfs::key_slots(&device).await;
+    let (suite, slots): (Suite, _) = found.map_err(|error| Error::new(name, error))?;
+    let mut output = Output::new();
+    for info in slots {
+        let kind = match info.passphrase {
+            None => "key file",
+            Some(_) => "passphrase",
+        };
+        if arguments.json {
+            let mut object = Map::new();
+            object.insert("slot".to_owned(), info.slot.into());
+            object.insert("kind".to_owned(), kind.into());
+            object.insert("cipher".to_owned(), Value::from(suite.to_string()));
+            output.json(object)?;
+        } else {
+            output.text(format_args!("{}\t{kind}\n", info.slot))?;
+        }
+    }
+    output.finish()
+}
+
+fn open(name: &ImageName, access: Access) -> Outcome<FileDevice> {
+    if name.snapshot.is_some() {
+        let message = format!("{name}: keys are those of the whole image, snapshots included");
+        return Err(Error::Usage(message));
+    }
+    FileDevice::open(&name.path, access).map_err(|error| Error::new(name, describe(&error)))
+}

@@ -1,0 +1,161 @@
+//! Encrypted images.
+
+use std::fs;
+
+use crate::harness::Scratch;
+
+/// With two key files and an encrypted image.
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("key"), [1; 32]).expect("written");
+    fs::write(scratch.path("other"), [2; 32]).expect("written");
+    let mkfs = [
+        "mkfs",
+        "disk",
+        "--size",
+        "64M",
+        "--encrypt",
+        "--key-file",
+        "key",
+    ];
+    scratch.siltstone(mkfs).ok();
+    scratch
+}
+
+/// All commands that open an image, and the status each ends with when it cannot.
+const COMMANDS: [(&[&str], i32); 16] = [
+    (&["info", "disk"], 1),
+    (&["ls", "-R", "disk"], 1),
+    (&["cat", "disk", "/file"], 1),
+    (&["stat", "disk", "/file"], 1),
+    (&["cp", "disk:/file", "out"], 1),
+    (&["cp", "key", "disk:/new"], 1),
+    (&["mkdir", "disk", "/directory"], 1),
+    (&["rm", "disk", "/file"], 1),
+    (&["mv", "disk", "/file", "/moved"], 1),
+    (&["fsck", "disk"], 8),
+    (&["fsck", "--repair", "disk"], 8),
+    (&["dump", "disk"], 1),
+    (&["scrub", "disk"], 1),
+    (&["snapshot", "create", "disk", "name"], 1),
+    (&["snapshot", "list", "disk"], 1),
+    (&["mount", "disk", "directory"], 1),
+];
+
+#[test]
+fn without_the_right_key_nothing_opens_and_nothing_changes() {
+    let scratch = scratch();
+    fs::create_dir(scratch.path("directory")).expect("made");
+    let secret = "a-word-that-is-secret";
+    fs::write(scratch.path(secret), secret.repeat(1000)).expect("written");
+    let target = format!("disk:/{secret}");
+    scratch
+        .siltstone(["cp", secret, &target, "--key-file", "key"])
+        .ok();
+    let image = fs::read(scratch.path("disk")).expect("read");
+    let readable = image
+        .windows(secret.len())
+        .any(|bytes| bytes == secret.as_bytes());
+    assert!(!readable);
+    for (line, status) in COMMANDS {
+        for (key, reason) in [
+            (&[][..], "no key was given"),
+            (&["--key-file", "other"], "key is wrong"),
+        ] {
+            let message = scratch.siltstone(line.iter().chain(key)).fails(status);
+            assert!(message.contains(reason), "{line:?}: {message}");
+        }
+    }
+    let message = scratch
+        .siltstone(["ls", "disk", "--key-file", "none"])
+        .fails(1);
+    assert!(message.contains("key file none"), "{message}");
+    assert!(
+        fs::read(scratch.path("disk")).expect("read") == image,
+        "not a byte may change"
+    );
+    let listed = scratch.siltstone(["ls", "disk", "--key-file", "key"]).ok();
+    assert_eq!(listed, format!("{secret}\n"));
+    let text = scratch
+        .siltstone(["info", "disk", "--key-file", "key"])
+        .ok();
+    assert!(text.contains("XChaCha20-Poly1305"), "{text}");
+    scratch
+        .siltstone(["fsck", "--data", "disk", "--key-file", "key"])
+        .ok();
+}
+
+#[test]
+fn a_key_is_refused_where_there_is_none() {
+    let scratch = scratch();
+    scratch.siltstone(["mkfs", "plain", "--size", "64M"]).ok();
+    let message = scratch
+        .siltstone(["ls", "plain", "--key-file", "key"])
+        .fails(1);
+    assert!(message.contains("not encrypted"), "{message}");
+    for line in [
+        &["mkfs", "new", "--encrypt"][..],
+        &["mkfs", "new", "--key-file", "key"],
+        &["mkfs", "new", "--cipher", "aes-256-gcm-siv"],
+    ] {
+        scratch.siltstone(line).fails(2);
+    }
+    fs::write(scratch.path("short"), [1; 31]).expect("written");
+    let line = ["mkfs", "new", "--encrypt", "--key-file", "short"];
+    let message = scratch.siltstone(line).fails(1);
+    assert!(message.contains("key"), "{message}");
+    assert!(!scratch.path("new").exists());
+}
+
+#[test]
+fn keys_come_and_go() {
+    let scratch = scratch();
+    let image = || fs::read(scratch.path("disk")).expect("read");
+    let before = image();
+    scratch
+        .siltstone(["key", "rotate", "disk", "other", "--key-file", "key"])
+        .ok();
+    let after = image();
+    let changed = before.iter().zip(&after).enumerate();
+    let blocks = changed
+        .filter(|(_, (a, b))| a != b)
+        .map(|(at, _)| at / 4096);
+    assert!(blocks.into_iter().all(|block| block == 1 || block == 14));
+    scratch
+        .siltstone(["ls", "disk", "--key-file", "key"])
+        .fails(1);
+    scratch
+        .siltstone(["ls", "disk", "--key-file", "other"])
+        .ok();
+    let slot = scratch
+        .siltstone(["key", "add", "disk", "key", "--key-file", "other"])
+        .ok();
+    assert_eq!(slot, "slot 1\n");
+    assert_eq!(
+        scratch.siltstone(["key", "list", "disk"]).ok(),
+        "0\tkey file\n1\tkey file\n"
+    );
+    scratch
+        .siltstone(["key", "rm", "disk", "0", "--key-file", "key"])
+        .ok();
+    scratch
+        .siltstone(["ls", "disk", "--key-file", "other"])
+        .fails(1);
+    let message = scratch
+        .siltstone(["key", "rm", "disk", "1", "--key-file", "key"])
+        .fails(1);
+    assert!(message.contains("last key"), "{message}");
+    scratch.siltstone(["key", "rm", "disk", "1"]).fails(2);
+}
+
+#[test]
+fn a_mount_takes_the_key() {
+    let scratch = scratch();
+    let mount = scratch.mount_with(&["--key-file", "key"]);
+    fs::write(mount.path("file"), "through the mount").expect("written");
+    mount.unmount();
+    let text = scratch
+        .siltstone(["cat", "disk", "/file", "--key-file", "key"])
+        .ok();
+    assert_eq!(text, "through the mount");
+}
