@@ -166,7 +166,7 @@ fn built_in() -> Vec<(String, Vec<u8>)> {
     let text = concat!(
         include_str!("../SPEC.md"),
         include_str!("../DESIGN.md"),
-        include_str!("../src/seal/DESIGN-seal.md"),
+        include_str!("../DESIGN.md"),
         include_str!("../src/filesystem.rs"),
         include_str!("../src/log.rs"),
         include_str!("../src/recovery.rs"),

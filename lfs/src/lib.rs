@@ -12,6 +12,7 @@
 //! - `checkpoint`, `checkpointing`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
 //! - `cleaner`, `history`: space comes back;
 //! - [`Transaction`], `files`: what one sees and changes, and its commit; [`Namespace`]: files and directories on that;
+//! - `seal`, `unlock`: checksums, encryption, and who may open what;
 //! - [`FileSystem`]: all of it, mounted;
 //! - [`check()`], [`repair()`], [`dump()`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use;
 //! - `backup`: a snapshot as a stream, and back.
