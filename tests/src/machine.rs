@@ -360,13 +360,27 @@ pub fn host_tool() -> PathBuf {
 }
 
 fn hosted_binary() -> PathBuf {
+    built(
+        "SILTSTONE_HOSTED",
+        "hosted",
+        "cargo build -p app --features hosted",
+    )
+}
+
+/// The host tool, `siltstone`.
+pub fn host_tool() -> PathBuf {
+    built("SILTSTONE_TOOL", "siltstone", "cargo build -p cli")
+}
+
+/// A program that was built before the tests, or the one that `variable` names.
+fn built(variable: &str, name: &str, how: &str) -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let binary = std::env::var_os("SILTSTONE_HOSTED")
-        .map_or_else(|| target.join("debug/hosted"), PathBuf::from);
+    let binary =
+        std::env::var_os(variable).map_or_else(|| target.join("debug").join(name), PathBuf::from);
     assert!(
         binary.exists(),
-        "{} is missing: `make test` builds it (cargo build -p app --features hosted)",
+        "{} is missing: `make test` builds it ({how})",
         binary.display()
     );
     binary

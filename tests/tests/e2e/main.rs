@@ -19,6 +19,7 @@ macro_rules! on {
     };
 }
 
+mod backup;
 mod boot;
 mod clients;
 mod cost;
