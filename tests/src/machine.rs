@@ -343,22 +343,6 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// The host tool for images.
-///
-/// # Panics
-/// When it was not built.
-pub fn host_tool() -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let binary = target.join("debug/siltstone");
-    assert!(
-        binary.exists(),
-        "{} is missing: `make test` builds it (cargo build -p cli)",
-        binary.display()
-    );
-    binary
-}
-
 fn hosted_binary() -> PathBuf {
     built(
         "SILTSTONE_HOSTED",
@@ -367,7 +351,10 @@ fn hosted_binary() -> PathBuf {
     )
 }
 
-/// The host tool, `siltstone`.
+/// The host tool for images.
+///
+/// # Panics
+/// When it was not built.
 pub fn host_tool() -> PathBuf {
     built("SILTSTONE_TOOL", "siltstone", "cargo build -p cli")
 }
