@@ -5,6 +5,7 @@ ARCH      ?= riscv64
 PORT      ?= 6379
 MEM       ?= 128M
 DISK      ?= target/disk-$(ARCH).img
+DISK2     ?=
 DISK_SIZE ?= 256M
 QEMU_ARGS ?=
 QMP       ?=
@@ -30,6 +31,7 @@ help:
 	@echo '  ARCH=riscv64|aarch64   the machine (riscv64)'
 	@echo '  PORT=6379              on 127.0.0.1 of the host'
 	@echo '  DISK=<image>           made with DISK_SIZE=256M when missing (target/disk-ARCH.img)'
+	@echo '  DISK2=<image>          a second disk that mirrors the first, made like it; the two are equals'
 	@echo '  KEY_FILE=<file>        the disk is encrypted with it; a blank disk will be (see README.md)'
 	@echo '  MEM=128M               64M or more'
 	@echo "  QEMU_ARGS='...'        appended to QEMU's"
@@ -45,7 +47,7 @@ build: setup-image
 
 ## run: boot it (telnet 127.0.0.1 6379, redis-cli); Ctrl-C shuts it down
 run: build
-	@$(pass-interrupts )exec qemu/run --arch $(ARCH) --image $(IMAGE) --disk '$(DISK)' --disk-size '$(DISK_SIZE)' \
+	@$(pass-interrupts )exec qemu/run --arch $(ARCH) --image $(IMAGE) --disk '$(DISK)' --disk2 '$(DISK2)' --disk-size '$(DISK_SIZE)' \
 	    --key-file '$(KEY_FILE)' --port '$(PORT)' --mem '$(MEM)' --qmp '$(QMP)' -- $(QEMU_ARGS)
 
 # So that Ctrl-C ends `make run` with the machine's exit status, not with make's (the file says how). Only

@@ -25,6 +25,10 @@ pub(crate) trait Engine {
     fn durable(&self) -> Timestamp;
     /// Bytes of memory for data; 0 for what suits the machine.
     fn set_maxmemory(&self, bytes: usize);
+    /// Begins a scrub in the background; false when one is under way.
+    fn start_scrub(&self) -> bool;
+    /// Whether a scrub is under way or about to begin.
+    fn is_scrubbing(&self) -> bool;
 }
 
 /// Which commands a pause holds back.
@@ -56,6 +60,9 @@ pub(crate) struct Env {
     pub(crate) pause_changed: Notify,
     shutdown_requested: Cell<bool>,
     pub(crate) shutdown: Notify,
+    /// Somebody wants a scrub that has not begun.
+    pub(crate) scrub_wanted: Cell<bool>,
+    pub(crate) scrub: Notify,
     /// No new command is executed.
     pub(crate) draining: Cell<bool>,
     /// Some session has sent everything it had.
@@ -87,6 +94,8 @@ impl Env {
             pause_changed: Notify::default(),
             shutdown_requested: Cell::new(false),
             shutdown: Notify::default(),
+            scrub_wanted: Cell::new(false),
+            scrub: Notify::default(),
             draining: Cell::new(false),
             sent: Notify::default(),
             coarse_us: Cell::new(started_us),

@@ -3,6 +3,8 @@
 use alloc::string::String;
 use core::fmt::Write as _;
 
+use lfs::MemberState;
+
 use crate::command::is;
 use crate::config::Limit;
 use crate::env::{Engine, Env};
@@ -11,7 +13,7 @@ use crate::{REDIS_VERSION, VERSION};
 type Section = fn(&Env, &dyn Engine, &mut String) -> core::fmt::Result;
 
 /// Sections in the order shown; whether they belong to the default.
-const SECTIONS: [(&str, bool, Section); 10] = [
+const SECTIONS: [(&str, bool, Section); 11] = [
     ("Server", true, server),
     ("Clients", true, clients),
     ("Memory", true, memory),
@@ -21,6 +23,7 @@ const SECTIONS: [(&str, bool, Section); 10] = [
     ("Commandstats", false, command_stats),
     ("Errorstats", true, error_stats),
     ("Files", true, files),
+    ("Mirror", true, mirror),
     ("Keyspace", true, keyspace),
 ];
 
@@ -184,6 +187,35 @@ fn files(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         files.segments_cleaned,
         files.cleaned_bytes_read,
         files.cleaned_bytes_written,
+    )
+}
+
+fn mirror(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let Some(mirror) = engine.store_stats().mirror else {
+        return write!(out, "mirror_enabled:0\r\n");
+    };
+    let name = |state| match state {
+        MemberState::Absent => "absent",
+        MemberState::In => "in",
+        MemberState::Out => "out",
+        MemberState::Resync => "resync",
+    };
+    let [first, second] = mirror.members;
+    let state = match mirror.members {
+        [MemberState::In, MemberState::In] => "whole",
+        [MemberState::Resync, _] | [_, MemberState::Resync] => "resync",
+        _ => "degraded",
+    };
+    write!(
+        out,
+        "mirror_enabled:1\r\nmirror_state:{state}\r\nmirror_disk1:{}\r\nmirror_disk2:{}\r\n\
+         mirror_behind_bytes:{}\r\nmirror_resynced_bytes:{}\r\nmirror_repaired:{}\r\nmirror_failures:{}\r\n",
+        name(first),
+        name(second),
+        mirror.behind_bytes,
+        mirror.resynced_bytes,
+        mirror.repaired,
+        mirror.failures,
     )
 }
 

@@ -3,12 +3,12 @@
 use alloc::rc::Rc;
 use core::cell::Cell;
 
-use embassy_futures::join::join3;
+use embassy_futures::join::join4;
 use embassy_futures::select::select;
 use embassy_futures::yield_now;
 use embedded_io_async::{Read, Write};
 use kvstore::{DurabilityLost, KEY_BYTES_MAX, Stats as StoreStats, Store, Timestamp};
-use lfs::{BlockDevice, Clock};
+use lfs::{BlockDevice, Clock, ScrubOptions};
 
 use crate::config::{AppendFsync, Config, Limit};
 use crate::env::{Engine, Env};
@@ -22,6 +22,8 @@ const RECLAIM_INTERVAL_MS: u64 = 100;
 const TICK_MS: u64 = 1000;
 /// With `appendfsync no`, ticks between two times that commits become durable by themselves.
 const LAZY_SYNC_TICKS: u64 = 30;
+/// What a scrub reads at most.
+const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
 /// What a commit of one key takes beyond key and value.
 const COMMIT_OVERHEAD_BYTES: usize = 64;
 
@@ -79,7 +81,13 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     /// What has to happen without being asked: expired keys are reclaimed, commits nobody waits for become
     /// durable, idle and stalled clients are closed. Runs for ever; run it exactly once.
     pub async fn background(&self) {
-        join3(self.reclaim_expired(), self.sync(), self.close_idle()).await;
+        join4(
+            self.reclaim_expired(),
+            self.sync(),
+            self.close_idle(),
+            self.scrub(),
+        )
+        .await;
     }
 
     /// Completes when a client has asked for SHUTDOWN.
@@ -186,6 +194,22 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         }
     }
 
+    /// Scrubs when somebody asks for it.
+    async fn scrub(&self) {
+        loop {
+            let wanted = || self.env.scrub_wanted.get().then_some(());
+            self.env.scrub.until(wanted).await;
+            let options = ScrubOptions {
+                bytes_per_second: Some(SCRUB_BYTES_PER_SECOND),
+                read_only: false,
+            };
+            let scrub = self.store.scrub(&self.clock, options);
+            self.env.scrub_wanted.set(false);
+            // What came of it is asked for with SCRUB STATUS.
+            let _ = scrub.await;
+        }
+    }
+
     async fn close_idle(&self) {
         loop {
             self.clock.sleep_ms(TICK_MS).await;
@@ -231,6 +255,17 @@ impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
 
     fn durable(&self) -> Timestamp {
         self.store.durable()
+    }
+
+    fn start_scrub(&self) -> bool {
+        let begins = !self.is_scrubbing();
+        self.env.scrub_wanted.set(true);
+        self.env.scrub.notify();
+        begins
+    }
+
+    fn is_scrubbing(&self) -> bool {
+        self.env.scrub_wanted.get() || self.store.stats().scrub.running
     }
 
     fn set_maxmemory(&self, bytes: usize) {

@@ -150,13 +150,14 @@ pub(crate) struct Fsck {
 /// Read and verify everything, and repair what can be.
 ///
 /// Reads everything in use, metadata and data, and verifies its checksums. What is in memory, or has a spare copy, is written
-/// again where it is damaged. What is lost is told with the file and the bytes it hits; the rest stays usable. Unlike
+/// again where it is damaged; of a mirror, what is damaged on one disk is written again from the other. What is lost is told with the file and the bytes it hits; the rest stays usable. Unlike
 /// fsck it does not compare what parts of the file system say of each other.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
       siltstone scrub disk.img
       siltstone scrub --rate 50M --read-only /dev/sdx
+      siltstone scrub disk.img mirror.img
 
 EXIT STATUS
   0 all is well, or repaired; 1 something cannot be repaired, or the scrub did not get to its end; 2 wrong
@@ -164,6 +165,10 @@ EXIT STATUS
 pub(crate) struct Scrub {
     #[command(flatten)]
     pub(crate) image: Image,
+    /// The other disk of the mirror that IMAGE is one of, or a copy of IMAGE: both are verified, and what is damaged on
+    /// one is written again from the other.
+    #[arg(value_name = "MIRROR", conflicts_with = "read_only")]
+    pub(crate) mirror: Option<PathBuf>,
     /// Read no more than so many bytes in a second, such as 50M.
     #[arg(long, value_parser = parse_size)]
     pub(crate) rate: Option<u64>,

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
-use lfs::{FileError, FileSystem, InodeNumber, SnapshotId};
+use lfs::{FileError, FileSystem, InodeNumber, Mirror, SnapshotId};
 use lfs::{Recovery, Transaction};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -23,7 +23,7 @@ use crate::key::{self, Key};
 use crate::location::ImageName;
 
 /// A file system on an image of the host.
-pub(crate) type Volume = FileSystem<FileDevice>;
+pub(crate) type Volume = FileSystem<Mirror<FileDevice>>;
 
 /// Largest piece of a file that one transaction writes.
 const PIECE_BYTES_MAX: usize = 1 << 20;
@@ -62,7 +62,23 @@ pub(crate) async fn writing<T>(
     if name.snapshot.is_some() {
         return Err(Error::Usage(format!("{name}: snapshots do not change")));
     }
-    let image = Image::open(&name.path, Access::Write).await?;
+    writing_to(Image::open(&name.path, Access::Write).await?, work).await
+}
+
+/// As [`writing`], on both disks of a mirror.
+pub(crate) async fn writing_both<T>(
+    image: &Path,
+    mirror: &Path,
+    work: impl AsyncFnOnce(&Image) -> Outcome<T>,
+) -> Outcome<T> {
+    writing_to(
+        Image::open_disks(&[image, mirror], Access::Write).await?,
+        work,
+    )
+    .await
+}
+
+async fn writing_to<T>(image: Image, work: impl AsyncFnOnce(&Image) -> Outcome<T>) -> Outcome<T> {
     end_at_second_signal();
     let outcome = tokio::select! {
         outcome = work(&image) => outcome,
@@ -105,25 +121,39 @@ pub(crate) async fn interrupted() {
 impl Image {
     /// Opens and mounts the image at `path`. With [`Access::Write`] it has to be [closed](Self::close).
     pub(crate) async fn open(path: &Path, access: Access) -> Outcome<Self> {
-        let shown = path.display().to_string();
-        let device = FileDevice::open(path, access).about(&shown)?;
-        if device.size_bytes() == 0 {
-            return Err(Error::new(&shown, lfs::MountError::NotFound));
-        }
+        Self::open_disks(&[path], access).await
+    }
+
+    /// As [`open`](Self::open), of one image or of the two of a mirror.
+    pub(crate) async fn open_disks(paths: &[&Path], access: Access) -> Outcome<Self> {
+        let shown = paths.iter().map(|path| path.display().to_string());
+        let shown = shown.collect::<Vec<_>>().join(" and ");
         let failed = |error: lfs::MountError| Error::new(&shown, error);
         let key = key::given()?;
         let key = key.as_ref();
+        let device = open_mirror(paths, &shown, access).await?;
         let (mut volume, keys_in_log) = mount(device, access, key).await.map_err(failed)?;
         if keys_in_log && access == Access::Write {
             drop(volume);
-            Box::pin(settle_keys(path, &shown, key)).await?;
-            let device = FileDevice::open(path, access).about(&shown)?;
+            Box::pin(settle_keys(paths, &shown, key)).await?;
+            let device = open_mirror(paths, &shown, access).await?;
             (volume, _) = mount(device, access, key).await.map_err(failed)?;
         }
         let volume = Rc::new(volume);
         let runner = (access == Access::Write).then(|| {
             let volume = Rc::clone(&volume);
-            tokio::task::spawn_local(async move { volume.run(&HostClock::new()).await })
+            tokio::task::spawn_local(async move {
+                let clock = HostClock::new();
+                let mirror = volume.device().clone();
+                // A disk that lacks something gets it while the command is at work.
+                tokio::select! {
+                    () = volume.run(&clock) => {}
+                    () = async {
+                        mirror.run(&clock).await;
+                        std::future::pending::<()>().await;
+                    } => {}
+                }
+            })
         });
         Ok(Self {
             volume,
@@ -230,9 +260,34 @@ pub(crate) fn piece_bytes(volume: &Volume) -> usize {
     (half - half % lfs::BLOCK_SIZE).clamp(lfs::BLOCK_SIZE, PIECE_BYTES_MAX)
 }
 
+/// Opens images as what they are: disks alone, or members of a mirror. One of a mirror that is written alone
+/// says so on the disk.
+pub(crate) async fn open_mirror(
+    paths: &[&Path],
+    shown: &str,
+    access: Access,
+) -> Outcome<Mirror<FileDevice>> {
+    let mut devices = Vec::new();
+    for path in paths {
+        let device = FileDevice::open(path, access).about(&path.display())?;
+        if device.size_bytes() == 0 {
+            return Err(Error::new(path.display(), lfs::MountError::NotFound));
+        }
+        devices.push(device);
+    }
+    let opened = match <[FileDevice; 2]>::try_from(devices) {
+        Ok(both) => Mirror::open_copies(both).await,
+        Err(mut one) => match (one.pop(), access) {
+            (Some(device), Access::Read) => Mirror::open_read_only(device).await,
+            (device, _) => Mirror::open(device.into_iter().collect(), [0; 16]).await,
+        },
+    };
+    opened.map_err(|error| Error::new(shown, error))
+}
+
 /// Mounts, and tells whether the log has keys that are nowhere else.
 async fn mount(
-    device: FileDevice,
+    device: Mirror<FileDevice>,
     access: Access,
     key: Option<&Key>,
 ) -> Result<(Volume, bool), lfs::MountError> {
@@ -251,8 +306,8 @@ async fn mount(
 
 /// Has the store of keys write what it has only in the log to where it keeps it, as a clean shutdown of a server does.
 /// Without it, what a command writes would fill the log behind keys that must not be dropped from it.
-async fn settle_keys(path: &Path, shown: &str, key: Option<&Key>) -> Outcome<()> {
-    let device = FileDevice::open(path, Access::Write).about(shown)?;
+async fn settle_keys(paths: &[&Path], shown: &str, key: Option<&Key>) -> Outcome<()> {
+    let device = open_mirror(paths, shown, Access::Write).await?;
     let options = store_options()?;
     let key = key.map(Key::unlock);
     let store = kvstore::Store::open_with(device, options, key.as_ref())

@@ -12,7 +12,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use lfs::{
-    BlockDevice, CommitStop, Fault, FileChanges, FileError, FileSystem, Loaded, SnapshotInfo,
+    BlockDevice, Clock, CommitStop, Fault, FileChanges, FileError, FileSystem, Loaded, ScrubError,
+    ScrubOptions, ScrubStatus, SnapshotInfo,
 };
 
 use crate::store::{FileStats, Store};
@@ -112,6 +113,18 @@ impl<D: BlockDevice> Store<D> {
     /// See [`FileSystem::delete_snapshot`].
     pub async fn delete_file_snapshot(&self, name: &str) -> Result<(), FileError> {
         self.filesystem.delete_snapshot(name).await
+    }
+
+    /// Verifies everything in use, files and keys, and repairs what can be; see [`FileSystem::scrub`].
+    ///
+    /// # Errors
+    /// See [`ScrubError`].
+    pub async fn scrub(
+        &self,
+        clock: &impl Clock,
+        options: ScrubOptions,
+    ) -> Result<ScrubStatus, ScrubError> {
+        self.filesystem.scrub(clock, options, &mut |_| ()).await
     }
 
     pub(crate) fn file_stats(&self) -> FileStats {

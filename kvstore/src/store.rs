@@ -3,7 +3,10 @@
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use lfs::{AppendError, BlockDevice, Clock, CommitNumber, FileSystem, Notify, Recovery, Unlock};
+use lfs::{
+    AppendError, BlockDevice, Clock, CommitNumber, FileSystem, MirrorStatus, Notify, Recovery,
+    ScrubStatus, Unlock,
+};
 
 use crate::backup::Pinned;
 use crate::index::Index;
@@ -299,6 +302,8 @@ impl<D: BlockDevice> Store<D> {
             expired_keys: index.expired_keys.get(),
             backups: self.pinned.count() as u64,
             files: self.file_stats(),
+            mirror: self.filesystem.device().mirror_status(),
+            scrub: self.filesystem.scrub_status(),
         }
     }
 
@@ -547,6 +552,10 @@ pub struct Stats {
     pub backups: u64,
     /// The file system below.
     pub files: FileStats,
+    /// The disks below, where there are two.
+    pub mirror: Option<MirrorStatus>,
+    /// The scrub under way, or the last one.
+    pub scrub: ScrubStatus,
 }
 
 /// Figures about the file system that holds both files and keys.

@@ -241,6 +241,13 @@ impl ExtentShape {
         prefix_len(self.encoding, self.len)
     }
 
+    /// What of the prefix a unit needs: what all share, and its own.
+    pub(crate) fn prefix_parts(&self, unit: u32) -> [Range<usize>; 2] {
+        let (shared, check_len) = check_bytes(self.encoding);
+        let own = shared + unit * check_len..shared + (unit + 1) * check_len;
+        [to_usize(&(0..shared)), to_usize(&own)]
+    }
+
     /// What must be read to get the bytes `wanted`, counted from the piece's first. `None` if that is
     /// empty or beyond the end.
     pub fn ranges_for(&self, wanted: &Range<u32>) -> Option<ExtentRanges> {

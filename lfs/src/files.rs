@@ -246,6 +246,10 @@ impl<D: BlockDevice> FileSystem<D> {
             }
             found = found.or(bytes);
         }
+        // Each may be damaged in another place.
+        if self.device.copies() > 1 && self.mend_units(range, at).await {
+            return self.read_stored_copy(range, 0).await;
+        }
         found
     }
 
@@ -264,7 +268,11 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Reads bytes that one copy of the device holds.
-    async fn read_stored_copy(&self, range: StoredRange, copy: u8) -> Result<Rc<[u8]>, FileError> {
+    pub(crate) async fn read_stored_copy(
+        &self,
+        range: StoredRange,
+        copy: u8,
+    ) -> Result<Rc<[u8]>, FileError> {
         self.read_bytes(range, |start, buffer| {
             self.device.read_copy(copy, start, buffer)
         })

@@ -55,6 +55,7 @@ mod item;
 mod layout;
 mod log;
 mod maintenance;
+mod mending;
 mod mirror;
 mod namespace;
 mod notify;

@@ -281,7 +281,8 @@ impl<D: BlockDevice> Recovery<D> {
             .unwrap_or_default();
         let len = header.blocks() as usize * BLOCK_SIZE;
         let differs = |other: &Buffer| other.bytes().get(start..start + len) != bytes.get(..len);
-        if self.current.len() > 1 && self.current.iter().any(differs) {
+        // Where data are damaged on both, each may have what the other lacks: who reads them puts them together.
+        if self.current.len() > 1 && self.current.iter().any(differs) && header.has_data(bytes) {
             self.uneven.push(Uneven {
                 block: self.cursor.block(&self.superblock),
                 blocks: header.blocks(),

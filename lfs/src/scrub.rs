@@ -572,7 +572,16 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         let is_good =
             |stored: &[u8]| damaged_bytes(filesystem.vault.sealer(), &at, stored).is_empty();
         let len = piece.stored_len as usize;
-        let repaired = self.mend(piece.address, len, is_good).await;
+        let mut repaired = self.mend(piece.address, len, is_good).await;
+        if !repaired && !self.options.read_only && filesystem.device.copies() > 1 {
+            // Neither copy is whole, but what is damaged may be elsewhere in each.
+            repaired = filesystem.mend_units(range, &at).await;
+            for copy in 0..filesystem.device.copies() {
+                let mended = filesystem.read_stored_copy(range, copy).await;
+                repaired &= mended.is_ok_and(|stored| is_good(&stored));
+            }
+            repaired &= filesystem.device.flush().await.is_ok();
+        }
         let path = self.path_of(key.object).await?;
         for bytes in bad {
             let part = match kind {

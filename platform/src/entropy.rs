@@ -49,7 +49,7 @@ const FEATURE_VERSION_1: u64 = 1 << 32;
 pub fn fill(bytes: &mut [u8]) -> Result<(), EntropyError> {
     use DeviceStatus as Status;
     let (mut transport, _) =
-        virtio::open(DeviceType::EntropySource).ok_or(EntropyError::Missing)?;
+        virtio::open(DeviceType::EntropySource, 0).ok_or(EntropyError::Missing)?;
     transport.set_status(Status::empty());
     transport.set_status(Status::ACKNOWLEDGE | Status::DRIVER);
     let features = transport.read_device_features() & FEATURE_VERSION_1;

@@ -22,10 +22,11 @@ const MAGIC_VALUE: u32 = 0x7472_6976;
 /// Virtio 1.x. The other one, 1, is the legacy interface, with other rules for nearly everything.
 const VERSION_MODERN: u32 = 2;
 
-/// Opens the first device of a kind, with the place its interrupts come from.
+/// Opens a device of a kind, `number` of which come before it, with the place its interrupts come from.
 ///
 /// Only the slot that holds such a device is wrapped: dropping a wrapped transport resets its device.
-pub(crate) fn open(kind: DeviceType) -> Option<(Transport, machine::Transport)> {
+pub(crate) fn open(kind: DeviceType, number: usize) -> Option<(Transport, machine::Transport)> {
+    let mut before = number;
     machine::transports().iter().find_map(|slot| {
         // SAFETY: the device tree calls this a virtio transport, and all of them are mapped.
         let registers = unsafe { Registers::new(slot.paddr) };
@@ -33,6 +34,10 @@ pub(crate) fn open(kind: DeviceType) -> Option<(Transport, machine::Transport)> 
             || registers.read32(VERSION) != VERSION_MODERN
             || registers.read32(DEVICE_ID) != kind as u32
         {
+            return None;
+        }
+        if before > 0 {
+            before -= 1;
             return None;
         }
         let header = NonNull::new((slot.paddr + PHYS_VIRT_OFFSET) as *mut VirtIOHeader)?;

@@ -17,13 +17,17 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
 use app::{Config, Limit, Server};
 use embassy_futures::select::select;
 use kvstore::{Options, Store};
-use lfs::{Clock as _, Content, Encryption, Entropy, FileSystemId, FormatOptions, Unlock};
+use lfs::{
+    BlockDevice as _, Clock as _, CommonPart, Content, Encryption, Entropy, FileSystemId,
+    FormatOptions, MemberState, Mirror, MirrorError, Unlock,
+};
 use platform::boot_file::{self, BootFile};
 use platform::clock::Clock;
 use platform::disk::Disk;
@@ -64,10 +68,11 @@ async fn run() {
 
 /// The whole life of the service, from devices to its clean end.
 async fn serve() -> Result<(), AnyError> {
-    let mut random = Zeroizing::new([0; 104]);
+    let mut random = Zeroizing::new([0; 120]);
     entropy::fill(&mut *random)?;
     let (server_seed, rest) = random.split_first_chunk::<32>().ok_or("no seed")?;
     let (disk_id, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
+    let (member_id, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
     let (net_seed, rest) = rest.split_first_chunk::<16>().ok_or("no seed")?;
     let (hash_seed, rest) = rest.split_first_chunk::<8>().ok_or("no seed")?;
     let hash_seed = u64::from_le_bytes(*hash_seed);
@@ -80,7 +85,7 @@ async fn serve() -> Result<(), AnyError> {
     let heap_bytes = memory::usage().total_bytes;
     let (config, address) = configure(heap_bytes)?;
     let port = u16::try_from(config.limit(Limit::Port)).unwrap_or(6379);
-    let disk = Disk::open()?;
+    let disks = Disk::open_all()?;
     let options = Options {
         memory_bytes_max: config.limit_usize(Limit::MaxMemory),
         // More than clients may fill, so that a store that was full opens again.
@@ -91,7 +96,8 @@ async fn serve() -> Result<(), AnyError> {
         content,
         entropy: &entropy,
     });
-    let store = open_store(disk.clone(), FileSystemId(*disk_id), options, key).await?;
+    let mirror = open_disks(disks, FileSystemId(*disk_id), *member_id, key.as_ref()).await?;
+    let store = open_store(mirror.clone(), options, key).await?;
     let store = Rc::new(store);
     let connections = heap_bytes / CONNECTION_MEMORY_SHARE / CONNECTION_BYTES;
     let net = Net::open(
@@ -110,6 +116,10 @@ async fn serve() -> Result<(), AnyError> {
         async move { store.run(&clock).await }
     });
     spawn({
+        let mirror = mirror.clone();
+        async move { mirror.run(&clock).await }
+    });
+    spawn({
         let server = Rc::clone(&server);
         async move { server.background().await }
     });
@@ -121,11 +131,12 @@ async fn serve() -> Result<(), AnyError> {
 
     net.configured().await;
     println!(
-        "siltstone ready on port {port}: version {}, {}, {} MiB of memory, disk of {} MiB, {} commits replayed",
+        "siltstone ready on port {port}: version {}, {}, {} MiB of memory, disk of {} MiB{}, {} commits replayed",
         env!("CARGO_PKG_VERSION"),
         platform::ARCH,
         memory::machine_bytes() >> 20,
-        disk.size_bytes() >> 20,
+        (mirror.geometry().block_count * lfs::BLOCK_SIZE as u64) >> 20,
+        describe(&mirror),
         store.stats().replayed_commits,
     );
 
@@ -170,39 +181,12 @@ struct Key<'e> {
     entropy: &'e Entropy<'e>,
 }
 
-/// Opens the store; on a blank disk it makes one.
+/// Opens the store, and lets go of the key.
 async fn open_store(
-    disk: Disk,
-    id: FileSystemId,
+    disk: Mirror<Disk>,
     options: Options,
     key: Option<Key<'_>>,
-) -> Result<Store<Disk>, AnyError> {
-    spawn({
-        let disk = disk.clone();
-        async move { disk.run().await }
-    });
-    match lfs::probe(&disk).await? {
-        Content::FileSystem => {}
-        Content::Blank => {
-            let format = FormatOptions::for_device_bytes(disk.size_bytes());
-            if let Some(Key { content, entropy }) = &key {
-                println!(
-                    "siltstone: the disk is blank, formatting it, encrypted with the key file"
-                );
-                let key = Encryption::with_key_file(content, *entropy);
-                lfs::format_encrypted(&disk, format, id, &key).await?;
-            } else {
-                println!("siltstone: the disk is blank, formatting it");
-                lfs::format(&disk, format, id).await?;
-            }
-        }
-        Content::Unknown => {
-            return Err(
-                "the disk holds something this system does not know; `make mkfs` would erase it"
-                    .into(),
-            );
-        }
-    }
+) -> Result<Store<Mirror<Disk>>, AnyError> {
     let unlock = key.as_ref();
     let unlock = unlock.map(|key| Unlock::with_key_file(&key.content, key.entropy));
     Store::open_with(disk, options, unlock.as_ref())
@@ -210,7 +194,69 @@ async fn open_store(
         .map_err(|error| format!("the disk cannot be opened: {error}").into())
 }
 
-type ThisServer = Rc<Server<Disk, Clock>>;
+/// How a mirror stands, for the line that says that the service is ready.
+fn describe(mirror: &Mirror<Disk>) -> &'static str {
+    match mirror.mirror_status().map(|status| status.members) {
+        None => "",
+        Some([MemberState::In, MemberState::In]) => ", mirrored",
+        Some([MemberState::Absent, _] | [_, MemberState::Absent]) => {
+            ", the other disk of its mirror is away"
+        }
+        Some(_) => ", the other disk of its mirror is brought up to date",
+    }
+}
+
+/// Opens one disk or two; on blank ones it makes a file system.
+async fn open_disks(
+    disks: Vec<Disk>,
+    id: FileSystemId,
+    member_id: [u8; 16],
+    key: Option<&Key<'_>>,
+) -> Result<Mirror<Disk>, AnyError> {
+    for disk in disks.iter().cloned() {
+        spawn(async move { disk.run().await });
+    }
+    if let [disk] = disks.as_slice() {
+        match lfs::probe(disk).await? {
+            Content::FileSystem => {}
+            Content::Blank => format_disk(&disks, id, key).await?,
+            Content::Unknown => {
+                return Err(
+                    "the disk holds something this system does not know; `make mkfs` would erase it"
+                        .into(),
+                );
+            }
+        }
+    } else {
+        match Mirror::open(disks.clone(), member_id).await {
+            Err(MirrorError::Blank) => format_disk(&disks, id, key).await?,
+            opened => return Ok(opened?),
+        }
+    }
+    Ok(Mirror::open(disks, member_id).await?)
+}
+
+/// Makes a file system on the first disk that fits on all.
+async fn format_disk(
+    disks: &[Disk],
+    id: FileSystemId,
+    key: Option<&Key<'_>>,
+) -> Result<(), AnyError> {
+    let part = CommonPart::of(disks).ok_or("no disk")?;
+    let bytes = part.geometry().block_count * lfs::BLOCK_SIZE as u64;
+    let format = FormatOptions::for_device_bytes(bytes);
+    if let Some(Key { content, entropy }) = key {
+        println!("siltstone: the disk is blank, formatting it, encrypted with the key file");
+        let key = Encryption::with_key_file(content, *entropy);
+        lfs::format_encrypted(&part, format, id, &key).await?;
+    } else {
+        println!("siltstone: the disk is blank, formatting it");
+        lfs::format(&part, format, id).await?;
+    }
+    Ok(())
+}
+
+type ThisServer = Rc<Server<Mirror<Disk>, Clock>>;
 
 async fn accept(net: Net, server: ThisServer) {
     let sessions = TaskPool::default();

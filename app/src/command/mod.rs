@@ -26,6 +26,7 @@ pub(crate) mod generic;
 pub(crate) mod introspect;
 pub(crate) mod keyspace;
 pub(crate) mod object;
+pub(crate) mod scrub;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod string;

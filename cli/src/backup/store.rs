@@ -4,18 +4,19 @@ use std::path::Path;
 use std::rc::Rc;
 
 use kvstore::{BackupReadError, BackupSource, OpenError, Options, Store, Timestamp};
-use lfs::BackupToken;
+use lfs::{BackupToken, Mirror};
 use tokio::task::JoinHandle;
 
 use super::{FRAME_BYTES, Frame, Known};
 use crate::clock::{HostClock, iso8601, now_ns};
 use crate::device::{Access, FileDevice};
-use crate::error::{About as _, Error, Outcome};
+use crate::error::{Error, Outcome};
+use crate::image::open_mirror;
 use crate::key::{self, Key};
 
 /// A store on an image of the host.
 pub(crate) struct OpenStore {
-    store: Rc<Store<FileDevice>>,
+    store: Rc<Store<Mirror<FileDevice>>>,
     shown: String,
     runner: Option<JoinHandle<()>>,
     /// The commit to show, of a store that is only read.
@@ -58,7 +59,7 @@ impl OpenStore {
     /// Opens the image as it was after a commit, to be read.
     pub(crate) async fn open_at(path: &Path, commit: u64) -> Outcome<Self> {
         let shown = path.display().to_string();
-        let device = FileDevice::open(path, Access::Read).about(&shown)?;
+        let device = open_mirror(&[path], &shown, Access::Read).await?;
         let at = Timestamp(commit);
         let key = key::given()?;
         let key = key.as_ref().map(Key::unlock);
@@ -73,14 +74,18 @@ impl OpenStore {
 
     async fn open_with(
         path: &Path,
-        open: impl AsyncFnOnce(FileDevice, Options) -> Result<Store<FileDevice>, OpenError>,
+        open: impl AsyncFnOnce(
+            Mirror<FileDevice>,
+            Options,
+        ) -> Result<Store<Mirror<FileDevice>>, OpenError>,
     ) -> Outcome<Self> {
         let shown = path.display().to_string();
-        let device = FileDevice::open(path, Access::Write).about(&shown)?;
+        let device = open_mirror(&[path], &shown, Access::Write).await?;
         let store = open(device, store_options()?).await;
         let store = Rc::new(store.map_err(|error| Error::new(&shown, error))?);
         let running = Rc::clone(&store);
-        let runner = tokio::task::spawn_local(async move { running.run(&HostClock::new()).await });
+        let runner =
+            tokio::task::spawn_local(async move { Box::pin(running.run(&HostClock::new())).await });
         Ok(Self {
             store,
             shown,
@@ -90,7 +95,7 @@ impl OpenStore {
     }
 
     /// What is opened.
-    pub(crate) fn store(&self) -> &Store<FileDevice> {
+    pub(crate) fn store(&self) -> &Store<Mirror<FileDevice>> {
         &self.store
     }
 

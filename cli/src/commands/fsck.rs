@@ -5,7 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lfs::{CheckEvent, CheckOptions, CheckSummary, Content, Finding, MountError, Severity};
+use lfs::{CheckEvent, CheckOptions, CheckSummary, Content, Finding, Mirror, MountError, Severity};
 use serde_json::{Map, Value};
 
 use crate::arguments::Fsck;
@@ -51,6 +51,11 @@ async fn run(arguments: &Fsck) -> Outcome<u8> {
     };
     let device =
         FileDevice::open(&name.path, access).map_err(|error| Error::new(name, describe(&error)))?;
+    let device = match access {
+        Access::Read => Mirror::open_read_only(device).await,
+        Access::Write => Mirror::open(vec![device], [0; 16]).await,
+    };
+    let device = device.map_err(|error| Error::new(name, error))?;
     let found = lfs::probe(&device).await;
     match found.map_err(|error| Error::new(name, error))? {
         Content::FileSystem => {}
@@ -71,7 +76,13 @@ async fn run(arguments: &Fsck) -> Outcome<u8> {
     let mut report = Report::new(arguments);
     let mut events = |event: CheckEvent<'_>| report.event(event);
     let (summary, repaired) = if arguments.repair {
-        let repaired = lfs::repair(&device, &HostClock::new(), options, &mut events).await;
+        let repaired = Box::pin(lfs::repair(
+            &device,
+            &HostClock::new(),
+            options,
+            &mut events,
+        ))
+        .await;
         let outcome = repaired.map_err(|error| Error::new(name, error))?;
         (outcome.after, outcome.repaired)
     } else {

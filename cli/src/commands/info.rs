@@ -1,5 +1,6 @@
 //! `siltstone info`.
 
+use lfs::BlockDevice as _;
 use serde_json::{Map, Value};
 
 use crate::arguments::Info;
@@ -15,7 +16,10 @@ pub(crate) async fn info(arguments: Info) -> Outcome<()> {
         let free = usage.capacity_bytes - used;
         let snapshots = volume.snapshots().len();
         let numbers = [
-            ("size_bytes", volume.device().size_bytes()),
+            (
+                "size_bytes",
+                volume.device().geometry().block_count * lfs::BLOCK_SIZE as u64,
+            ),
             ("capacity_bytes", usage.capacity_bytes),
             ("used_bytes", used),
             ("free_bytes", free),

@@ -1,6 +1,6 @@
 //! `siltstone key`.
 
-use lfs::{KdfCost, KeyChange, Secret, Suite};
+use lfs::{KdfCost, KeyChange, Mirror, Secret, Suite};
 use serde_json::{Map, Value};
 
 use crate::arguments::{Key, KeyCommand, KeyList};
@@ -40,7 +40,9 @@ fn say(text: std::fmt::Arguments<'_>) -> Outcome<()> {
 }
 
 async fn change_keys(name: &ImageName, change: KeyChange<'_>) -> Outcome<usize> {
-    let device = open(name, Access::Write)?;
+    // Of a mirror, so that the other disk gets the new slots when it is back.
+    let device = Mirror::open(vec![open(name, Access::Write)?], [0; 16]).await;
+    let device = device.map_err(|error| Error::new(name, error))?;
     let Some(key) = key::given()? else {
         let message = format!("{name}: --key-file names the key that opens it now");
         return Err(Error::Usage(message));

@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lfs::{Finding, ScrubOptions, ScrubStatus};
+use lfs::{BlockDevice as _, Finding, Mirror, ScrubOptions, ScrubStatus};
 use serde_json::{Map, Value};
 
 use super::fsck::object_of;
 use crate::arguments::Scrub;
 use crate::clock::HostClock;
+use crate::device::FileDevice;
 use crate::error::{Error, Outcome};
-use crate::image::{Image, reading, writing};
+use crate::image::{Image, reading, writing, writing_both};
 use crate::output::{Output, human};
 
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a disk that does not have everything is waited for without it getting any more.
+const STANDSTILL_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
     let name = &arguments.image.name;
@@ -22,10 +25,23 @@ pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
         let message = format!("{name}: a scrub is of the whole image, snapshots included");
         return Err(Error::Usage(message));
     }
-    let status = if arguments.read_only {
-        reading(name, async |image, _| run(image, &arguments).await).await?
+    let status = if let Some(mirror) = &arguments.mirror {
+        writing_both(&name.path, mirror, async |image| {
+            let device = image.volume().device();
+            // What one of them lacks comes first: only then are there two copies of everything.
+            until_whole(device).await?;
+            let mended = device.repaired();
+            let status = run(image, &arguments, mended).await?;
+            if !device.is_whole() {
+                return Err(Error::new(mirror.display(), "one of the two disks failed"));
+            }
+            Ok(status)
+        })
+        .await?
+    } else if arguments.read_only {
+        reading(name, async |image, _| run(image, &arguments, 0).await).await?
     } else {
-        writing(name, async |image| run(image, &arguments).await).await?
+        writing(name, async |image| run(image, &arguments, 0).await).await?
     };
     if status.unrepairable > 0 {
         return Err(Error::Reported);
@@ -33,7 +49,26 @@ pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
     Ok(())
 }
 
-async fn run(image: &Image, arguments: &Scrub) -> Outcome<ScrubStatus> {
+/// Waits until both disks have everything, as long as that gets on.
+async fn until_whole(device: &Mirror<FileDevice>) -> Outcome<()> {
+    let behind = || {
+        device
+            .mirror_status()
+            .map_or(0, |status| status.behind_bytes)
+    };
+    while !device.is_whole() {
+        let before = behind();
+        let waited = tokio::time::timeout(STANDSTILL_MAX, device.whole()).await;
+        if waited.is_err() && behind() == before {
+            let message = "one of the two disks cannot be brought up to date";
+            return Err(Error::Failed(message.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// `mended`: places that were repaired on the way here.
+async fn run(image: &Image, arguments: &Scrub, mended: u64) -> Outcome<ScrubStatus> {
     let volume = image.volume();
     // Draws nothing when the standard error is not a terminal.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -81,7 +116,7 @@ async fn run(image: &Image, arguments: &Scrub) -> Outcome<ScrubStatus> {
         let mut put = |key: &str, value: u64| object.insert(key.to_owned(), Value::from(value));
         put("done_bytes", status.done_bytes);
         put("total_bytes", status.total_bytes);
-        put("repaired", status.repaired);
+        put("repaired", status.repaired + mended);
         put("unrepairable", status.unrepairable);
         output.json(object)?;
     } else {
@@ -89,7 +124,7 @@ async fn run(image: &Image, arguments: &Scrub) -> Outcome<ScrubStatus> {
             "{}: {} verified, {} repaired, {} cannot be repaired\n",
             arguments.image.name,
             human(status.done_bytes),
-            status.repaired,
+            status.repaired + mended,
             status.unrepairable,
         ))?;
     }

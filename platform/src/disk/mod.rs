@@ -18,6 +18,7 @@ mod slots;
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use lfs::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
@@ -27,7 +28,8 @@ use self::config::Limits;
 use self::request::{Operation, Request};
 use self::slots::Slots;
 use crate::interrupt::Source;
-use crate::virtio;
+use crate::machine;
+use crate::virtio::{self, Transport};
 
 pub use self::config::OpenError;
 pub use self::slots::REQUESTS_MAX;
@@ -36,7 +38,10 @@ pub use self::slots::REQUESTS_MAX;
 const SECTORS_PER_BLOCK: u64 = (BLOCK_SIZE / SECTOR_SIZE) as u64;
 const SECTOR_SIZE: usize = 512;
 
-/// The machine's disk. Clones are handles of the same one.
+/// Disks that are looked for: a mirror has two.
+pub const DISKS_MAX: usize = 2;
+
+/// A disk of the machine. Clones are handles of the same one.
 #[derive(Clone)]
 pub struct Disk {
     shared: Rc<Shared>,
@@ -54,10 +59,31 @@ impl Disk {
     /// # Errors
     /// When there is none, or it cannot be used for a store that keeps its word; see [`OpenError`].
     pub fn open() -> Result<Self, OpenError> {
-        let (mut transport, slot) = virtio::open(DeviceType::Block).ok_or(OpenError::Missing)?;
+        let (transport, slot) = virtio::open(DeviceType::Block, 0).ok_or(OpenError::Missing)?;
+        Self::with(transport, &slot)
+    }
+
+    /// Opens the first [`DISKS_MAX`] virtio-blk devices, in the order of their slots.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), of any of them.
+    pub fn open_all() -> Result<Vec<Self>, OpenError> {
+        let mut disks = Vec::new();
+        while disks.len() < DISKS_MAX
+            && let Some((transport, slot)) = virtio::open(DeviceType::Block, disks.len())
+        {
+            disks.push(Self::with(transport, &slot)?);
+        }
+        if disks.is_empty() {
+            return Err(OpenError::Missing);
+        }
+        Ok(disks)
+    }
+
+    fn with(mut transport: Transport, slot: &machine::Transport) -> Result<Self, OpenError> {
         let limits = config::negotiate(&mut transport)?;
         let slots = Slots::new(transport, limits)?;
-        let source = Source::new(&slot).ok_or(OpenError::Broken)?;
+        let source = Source::new(slot).ok_or(OpenError::Broken)?;
         Ok(Self {
             shared: Rc::new(Shared {
                 slots: RefCell::new(slots),

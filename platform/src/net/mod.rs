@@ -110,7 +110,7 @@ impl Net {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(config: Config, seed: [u8; 16]) -> Result<Self, OpenError> {
-        let (transport, slot) = virtio::open(DeviceType::Network).ok_or(OpenError::Missing)?;
+        let (transport, slot) = virtio::open(DeviceType::Network, 0).ok_or(OpenError::Missing)?;
         let (first, second) = seed.split_at(8);
         let seed = [first, second]
             .map(|half| half.iter().fold(0, |key, &byte| key << 8 | u64::from(byte)));

@@ -14,6 +14,7 @@ use clap::Parser;
 use host::clock::HostClock;
 use host::disk::FileDisk;
 use kvstore::{Options, Store};
+use lfs::{BlockDevice as _, CommonPart, FileSystemId, Mirror, MirrorError};
 use tokio::task::LocalSet;
 
 /// Siltstone as a Linux process.
@@ -23,6 +24,9 @@ struct Arguments {
     /// File that is the disk; created when missing.
     #[arg(long)]
     disk: PathBuf,
+    /// File that is a second disk, the mirror of the first; created when missing.
+    #[arg(long)]
+    disk2: Option<PathBuf>,
     /// Size of a disk that is created, such as 256M.
     #[arg(long, visible_alias = "size", default_value = "256M", value_parser = host::parse_size)]
     disk_size: u64,
@@ -64,7 +68,8 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let memory_bytes = host::memory_bytes();
     let mut config = configure(&arguments, memory_bytes)?;
     let seed = host::seed()?;
-    let disk = open_disk(&arguments, &seed).await?;
+    let disk = open_disks(&arguments, &seed).await?;
+    let mirror = disk.clone();
     let options = Options {
         memory_bytes_max: config.limit_usize(Limit::MaxMemory),
         // Room for data that was written under a larger limit than today's.
@@ -81,7 +86,9 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     set(&mut config, "port", &address.port().to_string())?;
     let server = Server::new(Rc::clone(&store), HostClock::new(), seed, config);
 
-    let mut log = tokio::task::spawn_local(async move { store.run(&HostClock::new()).await });
+    let mut log =
+        tokio::task::spawn_local(async move { Box::pin(store.run(&HostClock::new())).await });
+    tokio::task::spawn_local(async move { mirror.run(&HostClock::new()).await });
     let background = Rc::clone(&server);
     tokio::task::spawn_local(async move { background.background().await });
     println!("siltstone ready on {address}");
@@ -131,30 +138,64 @@ fn set(config: &mut Config, name: &str, value: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Opens the disk, and makes a file system where there is nothing or where told to.
-async fn open_disk(arguments: &Arguments, seed: &[u8; 32]) -> Result<FileDisk, String> {
+/// Opens one disk or two, and makes a file system where there is nothing or where told to.
+async fn open_disks(arguments: &Arguments, seed: &[u8; 32]) -> Result<Mirror<FileDisk>, String> {
+    let (id, rest) = seed.split_first_chunk::<16>().ok_or("no seed")?;
+    let member_id = *rest.first_chunk::<16>().ok_or("no seed")?;
+    let open = |path: &PathBuf| {
+        let disk = FileDisk::open(path, arguments.disk_size);
+        disk.map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let mut disks = vec![open(&arguments.disk)?];
+    if let Some(second) = &arguments.disk2 {
+        disks.push(open(second)?);
+    }
+    let id = FileSystemId(*id);
+    let [disk] = disks.as_slice() else {
+        return open_two(disks, arguments.format, id, member_id).await;
+    };
     let place = arguments.disk.display();
-    let disk = FileDisk::open(&arguments.disk, arguments.disk_size)
-        .map_err(|error| format!("{place}: {error}"))?;
-    let content = lfs::probe(&disk)
-        .await
-        .map_err(|error| format!("{place}: {error}"))?;
-    match content {
-        lfs::Content::FileSystem if !arguments.format => return Ok(disk),
+    let content = lfs::probe(disk).await;
+    match content.map_err(|error| format!("{place}: {error}"))? {
+        lfs::Content::FileSystem if !arguments.format => {}
         lfs::Content::Unknown if !arguments.format => {
             return Err(format!(
                 "{place} holds something that is not Siltstone's; --format would overwrite it"
             ));
         }
-        _ => {}
+        _ => {
+            format(&disks, id).await?;
+            println!("siltstone: {place} formatted");
+        }
     }
-    let geometry = lfs::BlockDevice::geometry(&disk);
-    let options =
-        lfs::FormatOptions::for_device_bytes(geometry.block_count * lfs::BLOCK_SIZE as u64);
-    let (id, _) = seed.split_first_chunk::<16>().ok_or("no seed")?;
-    lfs::format(&disk, options, lfs::FileSystemId(*id))
-        .await
-        .map_err(|error| format!("{place}: {error}"))?;
-    println!("siltstone: {place} formatted");
-    Ok(disk)
+    let opened = Mirror::open(disks, member_id).await;
+    opened.map_err(|error| format!("{place}: {error}"))
+}
+
+async fn open_two(
+    disks: Vec<FileDisk>,
+    anew: bool,
+    id: FileSystemId,
+    member_id: [u8; 16],
+) -> Result<Mirror<FileDisk>, String> {
+    if anew {
+        return Err("--format is for one disk; make the other one blank".to_owned());
+    }
+    match Mirror::open(disks.clone(), member_id).await {
+        Err(MirrorError::Blank) => {}
+        opened => return opened.map_err(|error| error.to_string()),
+    }
+    format(&disks, id).await?;
+    println!("siltstone: the first disk formatted");
+    let opened = Mirror::open(disks, member_id).await;
+    opened.map_err(|error| error.to_string())
+}
+
+/// Makes a file system on the first disk that fits on all.
+async fn format(disks: &[FileDisk], id: FileSystemId) -> Result<(), String> {
+    let part = CommonPart::of(disks).ok_or("no disk")?;
+    let bytes = part.geometry().block_count * lfs::BLOCK_SIZE as u64;
+    let options = lfs::FormatOptions::for_device_bytes(bytes);
+    let formatted = lfs::format(&part, options, id).await;
+    formatted.map_err(|error| error.to_string())
 }

@@ -1,7 +1,7 @@
 //! Every command, a row each: name, arity, flags, how it is carried out, what it is for.
 
 use super::super::{
-    Control, Outcome, backup, client, config, connection, debug, introspect, object, server,
+    Control, Outcome, backup, client, config, connection, debug, introspect, object, scrub, server,
     snapshot,
 };
 use super::{
@@ -208,6 +208,8 @@ pub(super) const TABLE: &[Spec] = &[
         .complexity("O(N) in the length of the data"),
     spec("backup", -2, 0, Run::Container, Files, "Reads keys and files as a stream.")
         .subcommands(BACKUP),
+    control("scrub", -1, SCRUBS, scrub::start, Server, "Verifies all that is stored, in the background.")
+        .complexity("O(1) for the reply").subcommands(SCRUB),
     spec("snapshot", -2, 0, Run::Container, Files, "Keeps states of all files.")
         .subcommands(SNAPSHOT),
     // There are no scripts; these answer test suites and clients that tidy up.
@@ -230,6 +232,14 @@ const OBJECT: &[Spec] = &[
         .keys(2, 2, 1).since("2.2.3"),
     generic("object|refcount", 3, READONLY, D::ObjectRefCount, "Always 1.")
         .keys(2, 2, 1).since("2.2.3"),
+];
+
+const SCRUBS: Flags = ADMIN | DANGEROUS | NOSCRIPT;
+
+#[rustfmt::skip]
+const SCRUB: &[Spec] = &[
+    control("scrub|help", 2, ALWAYS, scrub::help, Server, "Lists the subcommands."),
+    control("scrub|status", 2, SCRUBS, scrub::status, Server, "Tells how far a scrub is."),
 ];
 
 const SNAPSHOTS: Flags = ADMIN | DANGEROUS | NOSCRIPT | NO_MULTI;

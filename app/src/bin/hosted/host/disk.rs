@@ -12,7 +12,7 @@ use std::sync::Arc;
 use lfs::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
 
 /// The disk. Locked against other processes for as long as it lives.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct FileDisk {
     file: Arc<File>,
     block_count: u64,

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use clock::HostClock;
 use disk::FileDisk;
+use lfs::Mirror;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: u32 = 1024;
@@ -90,7 +91,10 @@ pub(crate) fn listen(bind: &str, port: u16) -> Result<TcpListener, String> {
 }
 
 /// Accepts connections for ever, each served by a task of its own.
-pub(crate) async fn accept(listener: &TcpListener, server: &Rc<Server<FileDisk, HostClock>>) {
+pub(crate) async fn accept(
+    listener: &TcpListener,
+    server: &Rc<Server<Mirror<FileDisk>, HostClock>>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
