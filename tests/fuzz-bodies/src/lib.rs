@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a body reports")]
 
+pub mod backup;
 pub mod fsck;
 pub mod mount;
 pub mod request_parser;

@@ -57,7 +57,7 @@ fn a_backup_under_load_is_one_commit_on_another_disk(target: Target) {
             .args(["backup", &address, "-o", &full])
             .spawn()
             .unwrap();
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         let ended = loop {
             let bytes = fs::metadata(&partial).map_or(0, |file| file.len());
             if bytes > 1_000_000 || Instant::now() > until {
@@ -161,5 +161,5 @@ fn name(said: &str) -> String {
 fn tool(arguments: &[&str]) -> String {
     let mut command = Command::new(host_tool());
     command.args(arguments);
-    Process::run(command, Duration::from_secs(120))
+    Process::run(command, Duration::from_mins(2))
 }
