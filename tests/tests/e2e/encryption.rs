@@ -106,7 +106,8 @@ fn the_host_tool_and_the_machine_share_encrypted_disks(target: Target) {
         tool(&["cp", "file", "disk.img:/file", "--key-file", "key"]);
         tool(&["key", "rotate", "disk.img", "new-key", "--key-file", "key"]);
 
-        let machine = setup
+        let machine = Setup::new(target)
+            .with_disk(setup.disk())
             .with("KEY_FILE", &new_key.display().to_string())
             .boot();
         let c = &mut machine.connect();
