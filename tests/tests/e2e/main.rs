@@ -29,4 +29,5 @@ mod faults;
 mod files;
 mod hostile;
 mod limits;
+mod mirror;
 mod power_cut;

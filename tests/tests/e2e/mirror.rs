@@ -1,0 +1,215 @@
+//! Two disks: either serves alone and the other catches up, one may vanish and return, and what rots on one is repaired.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
+
+use redis::{Commands, Connection};
+use tests::machine::{READY, Setup, Target};
+use tests::nbd::{Faults, NbdServer};
+use tests::seed;
+
+on!([riscv64 aarch64] {
+    either_disk_alone_serves_and_the_other_catches_up, a_disk_vanishes_and_returns,
+    rot_on_one_disk_is_repaired, disks_written_apart_are_refused,
+});
+
+/// For a resync or a scrub of a little data.
+const LIMIT: Duration = Duration::from_secs(60);
+const BLOCK: usize = 4096;
+/// Where a disk keeps what it knows of the other one; the rest is the same on both.
+const RECORD_BLOCKS: [usize; 2] = [7, 8];
+
+/// A field of `INFO mirror`.
+fn field(connection: &mut Connection, name: &str) -> String {
+    let info: String = redis::cmd("INFO").arg("mirror").query(connection).unwrap();
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {info}"))
+        .to_owned()
+}
+
+/// Waits until a field has a value.
+fn wait_for(connection: &mut Connection, name: &str, value: &str) {
+    let deadline = Instant::now() + LIMIT;
+    while field(connection, name) != value {
+        assert!(Instant::now() < deadline, "{name} is not {value}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A machine with two disks, each of which is a file.
+fn pair(target: Target) -> (Setup, [String; 2]) {
+    let setup = Setup::new(target).with("DISK_SIZE", "64M");
+    let first = setup.disk().to_owned();
+    let second = setup.directory().join("second.img").display().to_string();
+    (setup.with("DISK2", &second), [first, second])
+}
+
+fn alone(setup: Setup, disk: &str) -> Setup {
+    setup.with("DISK2", "").with_disk(disk)
+}
+
+fn either_disk_alone_serves_and_the_other_catches_up(target: Target) {
+    let (setup, disks) = pair(target);
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    connection.set::<_, _, ()>("state", "both").unwrap();
+    wait_for(&mut connection, "mirror_state", "whole");
+    machine.shutdown();
+    let mut expected = "both".to_owned();
+    let mut setup = setup;
+    for disk in &disks {
+        setup = alone(setup, disk);
+        let machine = setup.boot();
+        let mut connection = machine.connect();
+        assert_eq!(connection.get("state"), Ok(expected));
+        assert_eq!(field(&mut connection, "mirror_state"), "degraded");
+        expected = format!("only {disk}");
+        connection.set::<_, _, ()>("state", &expected).unwrap();
+        machine.shutdown();
+
+        setup = setup.with_disk(&disks[0]).with("DISK2", &disks[1]);
+        let machine = setup.boot();
+        let mut connection = machine.connect();
+        assert_eq!(connection.get("state"), Ok(expected.clone()));
+        wait_for(&mut connection, "mirror_state", "whole");
+        let copied: u64 = field(&mut connection, "mirror_resynced_bytes")
+            .parse()
+            .unwrap();
+        assert!(
+            copied > 0 && copied < 8 << 20,
+            "only what changed: {copied}"
+        );
+        machine.shutdown();
+    }
+    for disk in &disks {
+        setup = alone(setup, disk);
+        // The power goes, so that it is as it was for the other one.
+        let mut machine = setup.boot();
+        assert_eq!(machine.connect().get("state"), Ok(expected.clone()));
+        machine.power_cut();
+    }
+}
+
+fn a_disk_vanishes_and_returns(target: Target) {
+    let mut rng = seed::rng();
+    let setup = Setup::new(target).with("DISK_SIZE", "64M");
+    let server = NbdServer::start(setup.directory(), 64 << 20);
+    let setup = setup.with("DISK2", &server.uri());
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    wait_for(&mut connection, "mirror_state", "whole");
+    for round in 0..3 {
+        server.set_faults(Faults {
+            reads: true,
+            writes: true,
+            flushes: true,
+            after: rng.u64(..10),
+        });
+        for number in 0..20 {
+            let key = format!("key {round} {number}");
+            connection.set::<_, _, ()>(&key, number).unwrap();
+        }
+        wait_for(&mut connection, "mirror_state", "degraded");
+        server.set_faults(Faults::default());
+        connection.set::<_, _, ()>("round", round).unwrap();
+        wait_for(&mut connection, "mirror_state", "whole");
+    }
+    assert_eq!(field(&mut connection, "mirror_failures"), "3");
+    machine.shutdown();
+
+    // What it had not flushed when the power goes is lost; it is complete without.
+    server.power_cut(&mut rng);
+    let setup = alone(setup, &server.uri());
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    for round in 0..3 {
+        for number in 0..20 {
+            let key = format!("key {round} {number}");
+            assert_eq!(connection.get(&key), Ok(number), "{key}");
+        }
+    }
+    machine.shutdown();
+}
+
+fn rot_on_one_disk_is_repaired(target: Target) {
+    let mut rng = seed::rng();
+    let (mut setup, disks) = pair(target);
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    let content: Vec<u8> = (0..300_000).map(|_| rng.u8(..)).collect();
+    redis::cmd("FS.PUT")
+        .arg("/file")
+        .arg(&content)
+        .query::<()>(&mut connection)
+        .unwrap();
+    connection.set::<_, _, ()>("key", "value").unwrap();
+    wait_for(&mut connection, "mirror_state", "whole");
+    machine.shutdown();
+
+    let rotten = rng.usize(..2);
+    let file = OpenOptions::new().write(true).open(&disks[rotten]).unwrap();
+    let bytes = std::fs::read(&disks[rotten]).unwrap();
+    let mut damaged = 0;
+    for (number, block) in bytes.chunks_exact(BLOCK).enumerate() {
+        if block.iter().any(|byte| *byte != 0) && !RECORD_BLOCKS.contains(&number) {
+            let at = rng.usize(..BLOCK);
+            let offset = (number * BLOCK + at) as u64;
+            file.write_all_at(&[!block[at]], offset).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 70, "{damaged}");
+
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    let get = |connection: &mut Connection| {
+        redis::cmd("FS.GET")
+            .arg("/file")
+            .query::<Vec<u8>>(connection)
+    };
+    assert_eq!(get(&mut connection).unwrap(), content);
+    redis::cmd("SCRUB").query::<()>(&mut connection).unwrap();
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        let status: std::collections::HashMap<String, i64> = redis::cmd("SCRUB")
+            .arg("STATUS")
+            .query(&mut connection)
+            .unwrap();
+        if status["running"] == 0 {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(status["unrepairable"], 0, "{status:?}");
+    let repaired: u64 = field(&mut connection, "mirror_repaired").parse().unwrap();
+    assert!(repaired > 0);
+    machine.shutdown();
+
+    setup = alone(setup, &disks[rotten]);
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    assert_eq!(get(&mut connection).unwrap(), content);
+    assert_eq!(connection.get("key"), Ok("value".to_owned()));
+    machine.shutdown();
+}
+
+fn disks_written_apart_are_refused(target: Target) {
+    let (mut setup, disks) = pair(target);
+    let machine = setup.boot();
+    wait_for(&mut machine.connect(), "mirror_state", "whole");
+    machine.shutdown();
+    for disk in &disks {
+        setup = alone(setup, disk);
+        let machine = setup.boot();
+        machine.connect().set::<_, _, ()>("disk", disk).unwrap();
+        machine.shutdown();
+    }
+    setup = setup.with_disk(&disks[0]).with("DISK2", &disks[1]);
+    let console = setup.boot_refused();
+    assert!(!console.contains(READY), "{console}");
+    assert!(console.contains("cannot be joined"), "{console}");
+}
