@@ -129,9 +129,9 @@ pub(crate) fn ram() -> &'static [RawRange] {
 
 /// An address in the device tree, of one cell or two.
 fn address_of(cells: &[u8]) -> Option<usize> {
-    let address = match *cells {
-        [a, b, c, d] => u64::from(u32::from_be_bytes([a, b, c, d])),
-        [a, b, c, d, e, f, g, h] => u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+    let address = match cells.len() {
+        4 => u64::from(u32::from_be_bytes(cells.try_into().ok()?)),
+        8 => u64::from_be_bytes(cells.try_into().ok()?),
         _ => return None,
     };
     usize::try_from(address).ok()
