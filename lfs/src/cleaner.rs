@@ -10,7 +10,7 @@
 //! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for as many
 //! bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]).
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -40,6 +40,9 @@ const NODE_BLOCKS_AT_ONCE: u32 = 32;
 /// A segment is worth cleaning when at least this part of it, one in so many, could be used better.
 const WORTH_ONE_IN: u32 = 16;
 
+/// Steps between segments that are few and hardly any.
+const PACE_STEPS: u64 = 64;
+
 /// What the cleaner remembers.
 #[derive(Default)]
 pub(crate) struct CleanerState {
@@ -47,23 +50,24 @@ pub(crate) struct CleanerState {
     refused: BTreeSet<SegmentId>,
     /// Segments of nodes whose nodes the next checkpoint writes elsewhere.
     awaiting: BTreeSet<SegmentId>,
-    /// Segments of which some survivors have not been written yet.
-    in_work: BTreeSet<SegmentId>,
+    /// Victims, and what is left to do with each: survivors to be written, and one more while it is gone through.
+    in_work: BTreeMap<SegmentId, usize>,
     /// Survivors to be written, by generation.
     pending: [Pending; SURVIVOR_HEADS],
     /// Bytes that were made free since the mount, credited as the cleaner goes through a victim.
     pub freed_bytes: u64,
-    /// Bytes that commits took while it worked.
+    /// Bytes that commits took since segments became few, and more than that where they are very few.
     pub taken_bytes: u64,
-    /// Whether it is at work and gains something: only then is it worth waiting for.
-    pub working: bool,
-    /// Whether it last found nothing to gain.
+    /// Bytes of the victims of this run, less those their survivors took.
+    pub gained_bytes: i64,
+    /// Whether it last found nothing to gain, or could not go on: then it is not worth waiting for.
     pub in_vain: bool,
 }
 
 /// An extent of a victim that is still meant, on its way.
 struct Survivor {
     record: ExtentRecord,
+    victim: SegmentId,
     /// Where it was.
     from: u64,
     stored: Vec<u8>,
@@ -125,74 +129,89 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Cleans until there are enough segments, and writes all survivors; false when there was nothing to gain.
     async fn clean_some(&self) -> Result<bool, FileError> {
-        let before = self.segments.borrow().free() + self.segments_coming();
+        self.cleaner.borrow_mut().gained_bytes = 0;
         let cleaned = self.clean_victims().await;
-        let after = self.segments.borrow().free() + self.segments_coming();
-        self.cleaner.borrow_mut().working = false;
-        self.log.nudge();
-        // Survivors can take what their victims gave.
-        let cleaned = cleaned.map(|found| found && after > before);
         let mut state = self.cleaner.borrow_mut();
-        let mut segments = self.segments.borrow_mut();
-        for victim in core::mem::take(&mut state.in_work) {
-            segments.set_pinned(victim, false);
-            // All survivors are written: what is still meant is told of by no group there.
-            if cleaned.is_ok() && segments.get(victim).is_some_and(|s| s.live_bytes > 0) {
-                state.refused.insert(victim);
-            }
+        // Survivors can take what their victims gave.
+        let cleaned = cleaned.map(|()| state.gained_bytes > 0);
+        // Of those that something kept from being cleaned.
+        for victim in core::mem::take(&mut state.in_work).into_keys() {
+            self.segments.borrow_mut().set_pinned(victim, false);
         }
         state.pending = Default::default();
         cleaned
     }
 
-    async fn clean_victims(&self) -> Result<bool, FileError> {
-        let mut found = false;
-        while (self.wants_cleaning() || self.wants_room_for_objects()) && !self.is_ending() {
+    /// Of what is to be done with a victim, one thing is. When it was the last, the victim is let go.
+    fn done_with(&self, victim: SegmentId) {
+        let mut state = self.cleaner.borrow_mut();
+        let Some(left) = state.in_work.get_mut(&victim) else {
+            return;
+        };
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        state.in_work.remove(&victim);
+        let mut segments = self.segments.borrow_mut();
+        segments.set_pinned(victim, false);
+        // All survivors are written: what is still meant is told of by no group there.
+        let of_extents = |kind| matches!(kind, SegmentKind::Log | SegmentKind::Survivors);
+        let left = segments.get(victim);
+        if left.is_some_and(|s| of_extents(s.kind) && s.live_bytes > 0) {
+            state.refused.insert(victim);
+        }
+    }
+
+    async fn clean_victims(&self) -> Result<(), FileError> {
+        while (self.wants_more_cleaning() || self.wants_room_for_objects()) && !self.is_ending() {
             let Some((victim, segment)) = self.pick_victim() else {
                 break;
             };
-            found = true;
-            self.cleaner.borrow_mut().working = true;
             let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
             // It may become empty on the way, and must not be used anew under the cleaner's eyes.
             self.segments.borrow_mut().set_pinned(victim, true);
-            self.cleaner.borrow_mut().in_work.insert(victim);
+            self.cleaner.borrow_mut().in_work.insert(victim, 1);
             let cleaned = match segment.kind {
                 SegmentKind::Nodes => self.clean_nodes(victim, dead).await,
                 _ => self.clean_extents(victim, &segment, dead).await,
             };
-            let done = match cleaned {
+            match cleaned {
                 Ok(()) => {
                     self.log.count(|counters| counters.segments_cleaned += 1);
-                    segment.kind == SegmentKind::Nodes
+                    let nodes = segment.kind == SegmentKind::Nodes;
+                    let live = if nodes { segment.live_bytes } else { 0 };
+                    self.gain(self.superblock.segment_bytes() as i64 - i64::from(live));
                 }
                 Err(FileError::Damaged { .. }) => {
                     self.cleaner.borrow_mut().refused.insert(victim);
-                    true
                 }
                 Err(error) => return Err(error),
-            };
-            if done {
-                self.cleaner.borrow_mut().in_work.remove(&victim);
-                self.segments.borrow_mut().set_pinned(victim, false);
             }
+            self.done_with(victim);
             self.log.nudge();
         }
         for generation in 0..SURVIVOR_HEADS {
             while self.write_survivors(generation).await? {}
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whether free segments, and those that the next checkpoint frees, are few.
     pub(crate) fn wants_cleaning(&self) -> bool {
+        self.segments.borrow().free() + self.segments_coming() < self.superblock.segments_few()
+    }
+
+    /// Whether the cleaner goes on once it has begun: several victims at once fill the groups of their survivors.
+    fn wants_more_cleaning(&self) -> bool {
         self.segments.borrow().free() + self.segments_coming() < self.superblock.segments_low()
     }
 
     /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
     pub(crate) fn wants_room_for_objects(&self) -> bool {
-        let wanted = self.superblock.segments_low() + self.segments_promised();
-        self.segments.borrow().free() + self.segments_coming() < wanted
+        let promised = self.segments_promised();
+        let wanted = self.superblock.segments_low() + promised;
+        promised > 0 && self.segments.borrow().free() + self.segments_coming() < wanted
     }
 
     /// Whether the cleaner last found nothing to gain.
@@ -238,13 +257,19 @@ impl<D: BlockDevice> FileSystem<D> {
     /// The segment that brings most for what it costs: (1 - u) · √age / (1 + u). The root keeps old segments that
     /// are nearly full from being copied again and again.
     fn pick_victim(&self) -> Option<(SegmentId, Segment)> {
+        let scarce = self.scarcity() > PACE_STEPS / 2;
         let segments = self.segments.borrow();
         let state = self.cleaner.borrow();
         let now = self.log.log_blocks();
         let size = u64::try_from(self.superblock.segment_bytes()).unwrap_or(u64::MAX);
         let score = |segment: &Segment| {
             let live = u64::from(segment.live_bytes).min(size);
-            let age = now.saturating_sub(segment.written_at) + 1;
+            // Where there is hardly room to work in, what brings most comes first.
+            let age = if scarce {
+                1
+            } else {
+                now.saturating_sub(segment.written_at) + 1
+            };
             u128::from(size - live) * u128::from(age.isqrt()) * 1024 / u128::from(size + live)
         };
         let full = self.superblock.segment_capacity_bytes();
@@ -262,7 +287,7 @@ impl<D: BlockDevice> FileSystem<D> {
                     && worth(segment)
                     && !state.refused.contains(id)
                     && !state.awaiting.contains(id)
-                    && !state.in_work.contains(id)
+                    && !state.in_work.contains_key(id)
             })
             .max_by_key(|(_, segment)| score(segment))
             .map(|(id, segment)| (id, *segment))
@@ -351,7 +376,8 @@ impl<D: BlockDevice> FileSystem<D> {
                 BlockIndex(block),
                 buffer.bytes(),
             )? {
-                let survivor = self.survivor(&record, address, block, &buffer).await?;
+                let place = (victim, block);
+                let survivor = self.survivor(place, &record, address, &buffer).await?;
                 if let Some(survivor) = survivor
                     && self.keep(survivor, segment.written_at, generation)
                 {
@@ -371,10 +397,13 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Keeps a survivor until it is written; true when there are enough for a group.
     fn keep(&self, survivor: Survivor, written_at: u64, generation: usize) -> bool {
-        let mut state = self.cleaner.borrow_mut();
+        let state = &mut *self.cleaner.borrow_mut();
         let Some(pending) = state.pending.get_mut(generation) else {
             return false;
         };
+        if let Some(left) = state.in_work.get_mut(&survivor.victim) {
+            *left += 1;
+        }
         pending.bytes += survivor.len_bytes();
         pending.written_at = pending.written_at.max(written_at);
         pending.survivors.push(survivor);
@@ -424,9 +453,9 @@ impl<D: BlockDevice> FileSystem<D> {
     /// What of a stored extent is still meant, cut out of the group that begins at `block`.
     async fn survivor(
         &self,
+        (victim, block): (SegmentId, u64),
         record: &ExtentRecord,
         address: u64,
-        block: u64,
         group: &Buffer,
     ) -> Result<Option<Survivor>, FileError> {
         let references = self.references_to(record, address).await?;
@@ -464,6 +493,7 @@ impl<D: BlockDevice> FileSystem<D> {
         };
         Ok(Some(Survivor {
             record,
+            victim,
             from: address,
             stored,
         }))
@@ -541,8 +571,10 @@ impl<D: BlockDevice> FileSystem<D> {
             .map_err(|_| FileError::ReadOnly)?;
         self.log
             .count(|counters| counters.bytes_cleaned_written += (blocks * BLOCK_SIZE) as u64);
+        self.gain(-((blocks * BLOCK_SIZE) as i64));
         for (survivor, address) in survivors.iter().zip(places.addresses) {
             self.move_references(survivor, address).await?;
+            self.done_with(survivor.victim);
         }
         Ok(true)
     }
@@ -613,10 +645,13 @@ impl<D: BlockDevice> FileSystem<D> {
             let mut segments = self.segments.borrow_mut();
             let kind = (SegmentKind::Survivors, written_at);
             let before = head.map(|head| head.segment);
+            let left = head.map_or(0, |head| self.superblock.segment_blocks - head.next_block);
             let leave = self.superblock.segments_for_checkpoints();
             let taken = Head::take(head, &self.superblock, &mut segments, leave, kind, blocks);
             let (segment, block) = taken.ok_or(FileError::NoSpace)?;
             if fresh || before != Some(segment) {
+                // What is left of the segment before is lost.
+                self.gain(-i64::from(left) * BLOCK as i64);
                 let generation = u8::try_from(generation).unwrap_or(u8::MAX);
                 segments.set_age(segment, written_at, generation);
             }
@@ -704,11 +739,28 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.nudge();
     }
 
-    /// Counts a commit of `bytes` bytes against what the cleaner frees.
+    fn gain(&self, bytes: i64) {
+        self.cleaner.borrow_mut().gained_bytes += bytes;
+    }
+
+    /// Segments by which those that are free or coming are fewer than the cleaner keeps, up to `PACE_STEPS`
+    /// where they are as few as commits may leave.
+    fn scarcity(&self) -> u64 {
+        let level = self.segments.borrow().free() + self.segments_coming();
+        let low = self.superblock.segments_few();
+        let span = low - self.superblock.segments_for_tidying();
+        let short = low.saturating_sub(level).min(span);
+        u64::from(short) * PACE_STEPS / u64::from(span.max(1))
+    }
+
+    /// Counts a commit of `bytes` bytes against what the cleaner frees: up to fourfold, so that segments become
+    /// more again whatever trees and survivors take besides.
     pub(crate) fn charge(&self, bytes: u64) {
+        let charged = bytes + bytes * 3 * self.scarcity() / PACE_STEPS;
+        let few = self.wants_cleaning();
         let mut state = self.cleaner.borrow_mut();
-        if state.working {
-            state.taken_bytes += bytes;
+        if few {
+            state.taken_bytes += charged;
         } else {
             state.taken_bytes = state.freed_bytes;
         }
@@ -717,11 +769,14 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Whether a commit may go ahead: while segments are few, commits take no more than the cleaner has freed, but for
-    /// a group's worth. So each waits for as much cleaning as it writes and no more.
+    /// a group's worth. So each waits for the cleaning of at most four times what it writes, and of no segment as a whole.
     pub(crate) fn pace(&self) -> bool {
         let slack = u64::from(self.superblock.group_blocks_max()) * BLOCK;
-        let state = self.cleaner.borrow();
-        !state.working || state.taken_bytes <= state.freed_bytes + slack || self.is_ending()
+        let credit = {
+            let state = self.cleaner.borrow();
+            state.in_vain || state.taken_bytes <= state.freed_bytes + slack
+        };
+        credit || !self.wants_cleaning() || self.is_ending()
     }
 }
 

@@ -81,7 +81,7 @@ impl<D: BlockDevice> FileSystem<D> {
         };
         // While the layer above has not moved its state on, the log stays as long as it is.
         let log = self.log.wants_checkpoint() && !self.layer_pins_log();
-        log || dirty >= self.superblock.dirty_nodes_max() / 2 || self.wants_segments()
+        log || dirty >= self.superblock.dirty_nodes_max() / 8 * 7 || self.wants_segments()
     }
 
     /// Whether a checkpoint would bring free segments that are needed.

@@ -152,11 +152,11 @@ impl Superblock {
         self.segments_low() + self.segment_count / 16 + 2
     }
 
-    /// Changed tree nodes that may gather before a checkpoint: half as many segments as a hundredth of the disk and a
-    /// few, and 16 MiB.
+    /// Changed tree nodes that may gather before a checkpoint: about as many as there are leaves when the disk is full of
+    /// files in pieces of a block, so that random overwrites do not make checkpoints for their sake; at most 16 MiB.
     pub(crate) fn dirty_nodes_max(&self) -> usize {
         let segments = self.segment_count as usize / 128 + 5;
-        (segments * self.segment_blocks as usize / 2).min(4096)
+        (segments * self.segment_blocks as usize * 3 / 4).min(4096)
     }
 
     /// Free segments that everything else leaves to checkpoints, which bring free segments and so must always have some:
@@ -184,7 +184,12 @@ impl Superblock {
         self.segments_for_tidying() + commit + 4
     }
 
-    /// Segments that are free or emptied below which the cleaner works. The more are emptied before a checkpoint
+    /// Segments that are free or emptied below which the cleaner begins.
+    pub(crate) fn segments_few(&self) -> u32 {
+        self.segments_low() - self.segment_count / 48 - 1
+    }
+
+    /// Segments that are free or emptied at which the cleaner ends. The more are emptied before a checkpoint
     /// frees them, the fewer checkpoints there are.
     pub(crate) fn segments_low(&self) -> u32 {
         self.segments_needed() + self.segment_count / 24 + 2
