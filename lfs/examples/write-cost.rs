@@ -16,8 +16,8 @@ use std::rc::Rc;
 
 use lfs::sim::{Executor, Random};
 use lfs::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, FileKind, FileSystem,
-    FileSystemId, FormatOptions, NewInode, ROOT, Recovery,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, DeviceError, DeviceGeometry, FileKind,
+    FileSystem, FileSystemId, FormatOptions, NewInode, ROOT, Recovery,
 };
 
 /// A disk in memory that counts.
@@ -136,7 +136,7 @@ fn measure(disk_bytes: u64, percent: u64, load: Load) {
     let running = Rc::clone(&filesystem);
     let clock = executor.clock();
     executor.spawn(async move { running.run(&clock).await });
-    let working = Rc::clone(&filesystem);
+    let (working, clock) = (Rc::clone(&filesystem), executor.clock());
     let counted = disk.clone();
     executor.run(async move {
         let filesystem = working;
@@ -168,11 +168,13 @@ fn measure(disk_bytes: u64, percent: u64, load: Load) {
         // Until it is in balance: three times the data.
         for _ in 0..3 * units / BATCH {
             overwrite(&filesystem, inode, units, &mut random, load).await;
+            clock.sleep_ms(1).await;
         }
         let before = (counted.0.written.get(), filesystem.counters());
         let rounds = units / BATCH;
         for _ in 0..rounds {
             overwrite(&filesystem, inode, units, &mut random, load).await;
+            clock.sleep_ms(1).await;
         }
         let after = (counted.0.written.get(), filesystem.counters());
         let new_bytes = (rounds * BATCH * UNIT) as f64;

@@ -58,8 +58,10 @@ pub(crate) struct CleanerState {
     pub freed_bytes: u64,
     /// Bytes that commits took since segments became few, and more than that where they are very few.
     pub taken_bytes: u64,
-    /// Bytes of the victims of this run, less those their survivors took.
-    pub gained_bytes: i64,
+    /// Bytes that the victims of this run gave.
+    pub given_bytes: u64,
+    /// Bytes that their survivors took.
+    pub spent_bytes: u64,
     /// Whether it last found nothing to gain, or could not go on: then it is not worth waiting for.
     pub in_vain: bool,
 }
@@ -129,11 +131,14 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Cleans until there are enough segments, and writes all survivors; false when there was nothing to gain.
     async fn clean_some(&self) -> Result<bool, FileError> {
-        self.cleaner.borrow_mut().gained_bytes = 0;
+        {
+            let mut state = self.cleaner.borrow_mut();
+            (state.given_bytes, state.spent_bytes) = (0, 0);
+        }
         let cleaned = self.clean_victims().await;
         let mut state = self.cleaner.borrow_mut();
         // Survivors can take what their victims gave.
-        let cleaned = cleaned.map(|()| state.gained_bytes > 0);
+        let cleaned = cleaned.map(|()| state.given_bytes > state.spent_bytes);
         // Of those that something kept from being cleaned.
         for victim in core::mem::take(&mut state.in_work).into_keys() {
             self.segments.borrow_mut().set_pinned(victim, false);
@@ -181,7 +186,8 @@ impl<D: BlockDevice> FileSystem<D> {
                     self.log.count(|counters| counters.segments_cleaned += 1);
                     let nodes = segment.kind == SegmentKind::Nodes;
                     let live = if nodes { segment.live_bytes } else { 0 };
-                    self.gain(self.superblock.segment_bytes() as i64 - i64::from(live));
+                    let given = self.superblock.segment_bytes() as u64 - u64::from(live);
+                    self.cleaner.borrow_mut().given_bytes += given;
                 }
                 Err(FileError::Damaged { .. }) => {
                     self.cleaner.borrow_mut().refused.insert(victim);
@@ -571,7 +577,7 @@ impl<D: BlockDevice> FileSystem<D> {
             .map_err(|_| FileError::ReadOnly)?;
         self.log
             .count(|counters| counters.bytes_cleaned_written += (blocks * BLOCK_SIZE) as u64);
-        self.gain(-((blocks * BLOCK_SIZE) as i64));
+        self.cleaner.borrow_mut().spent_bytes += (blocks * BLOCK_SIZE) as u64;
         for (survivor, address) in survivors.iter().zip(places.addresses) {
             self.move_references(survivor, address).await?;
             self.done_with(survivor.victim);
@@ -651,7 +657,7 @@ impl<D: BlockDevice> FileSystem<D> {
             let (segment, block) = taken.ok_or(FileError::NoSpace)?;
             if fresh || before != Some(segment) {
                 // What is left of the segment before is lost.
-                self.gain(-i64::from(left) * BLOCK as i64);
+                self.cleaner.borrow_mut().spent_bytes += u64::from(left) * BLOCK;
                 let generation = u8::try_from(generation).unwrap_or(u8::MAX);
                 segments.set_age(segment, written_at, generation);
             }
@@ -737,10 +743,6 @@ impl<D: BlockDevice> FileSystem<D> {
     fn credit(&self, bytes: u64) {
         self.cleaner.borrow_mut().freed_bytes += bytes;
         self.log.nudge();
-    }
-
-    fn gain(&self, bytes: i64) {
-        self.cleaner.borrow_mut().gained_bytes += bytes;
     }
 
     /// Segments by which those that are free or coming are fewer than the cleaner keeps, up to `PACE_STEPS`

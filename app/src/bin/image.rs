@@ -113,7 +113,8 @@ async fn serve() -> Result<(), AnyError> {
 
     spawn({
         let store = Rc::clone(&store);
-        async move { store.run(&clock).await }
+        // Large: on the heap once, not in every frame on the way.
+        async move { Box::pin(store.run(&clock)).await }
     });
     spawn({
         let mirror = mirror.clone();
@@ -213,7 +214,8 @@ async fn open_disks(
     member_id: [u8; 16],
     key: Option<&Key<'_>>,
 ) -> Result<Mirror<Disk>, AnyError> {
-    for disk in disks.iter().cloned() {
+    for disk in &disks {
+        let disk = disk.clone();
         spawn(async move { disk.run().await });
     }
     if let [disk] = disks.as_slice() {

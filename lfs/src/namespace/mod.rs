@@ -3,10 +3,10 @@
 //! Everything here is plain code over a [`View`]: it sees one state, and nothing happens in between. Two
 //! kinds of errors come out of it:
 //!
-//! - What the namespace itself decides ([`FileError::NotFound`](crate::FileError::NotFound), [`FileError::Exists`](crate::FileError::Exists) and so on): nothing
+//! - What the namespace itself decides ([`FileError::NotFound`], [`FileError::Exists`] and so on): nothing
 //!   has been changed, and the transaction may go on with other operations.
-//! - What the view reports ([`FileError::Fault`](crate::FileError::Fault), [`FileError::Device`](crate::FileError::Device), [`FileError::NoSpace`](crate::FileError::NoSpace) …) and
-//!   [`FileError::Damaged`](crate::FileError::Damaged): the operation may be half done in this view, which must not be committed.
+//! - What the view reports ([`FileError::Fault`], [`FileError::Device`], [`FileError::NoSpace`] …) and
+//!   [`FileError::Damaged`]: the operation may be half done in this view, which must not be committed.
 //!
 //! The bytes of every item are in SPEC.md, "Items"; nothing read from an item is trusted.
 //!

@@ -15,7 +15,7 @@ on!([riscv64 aarch64] {
 });
 
 /// For a resync or a scrub of a little data.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 const BLOCK: usize = 4096;
 /// Where a disk keeps what it knows of the other one; the rest is the same on both.
 const RECORD_BLOCKS: [usize; 2] = [7, 8];
