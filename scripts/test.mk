@@ -38,7 +38,7 @@ hosted-and-images:
 CRASH_STATES ?= 10000000
 .PHONY: crash-campaign
 crash-campaign:
-	SILTSTONE_CRASH_STATES=$(CRASH_STATES) $(CARGO) test --release -p lfs --test files_crash -- --ignored --nocapture campaign
+	SILTSTONE_CRASH_STATES=$(CRASH_STATES) $(CARGO) test --release -p lfs --features campaign --test files_crash -- --nocapture campaign
 
 ## test-clients: node-redis and ioredis from npm, against both machines
 test-clients: hosted-and-images

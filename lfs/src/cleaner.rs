@@ -7,8 +7,8 @@
 //! Victims are chosen by what they bring and how old they are. What has survived more often goes to segments of
 //! its own, so that old data are not copied along with young.
 //!
-//! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for as many
-//! bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]).
+//! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for at most four times as
+//! many bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]).
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;

@@ -511,9 +511,9 @@ fn some_workloads_of_three_operations_survive_power_cuts() {
     assert!(states >= 50_000, "{states}");
 }
 
-/// As long as it is told to.
+/// As long as it is told to: `make crash-campaign`.
+#[cfg(feature = "campaign")]
 #[test]
-#[ignore = "`make crash-campaign` runs it for hours"]
 fn campaign() {
     let wanted = std::env::var("SILTSTONE_CRASH_STATES").ok();
     let wanted = wanted.map_or(10_000_000, |text| text.parse::<u64>().unwrap());
