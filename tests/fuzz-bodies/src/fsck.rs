@@ -256,7 +256,7 @@ fn forge(disk: &mut [u8]) {
         match rest.get(..8) {
             Some(b"SILTSTON") => set_checksum(rest, 8, 12..512),
             Some(head) if head.starts_with(b"SiCp") => {
-                let end = 208_usize.saturating_add(number(rest, 40));
+                let end = 240_usize.saturating_add(number(rest, 40));
                 set_checksum(rest, 4, 8..end);
             }
             _ => {}
