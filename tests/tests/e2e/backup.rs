@@ -16,6 +16,26 @@ on!([riscv64 aarch64 hosted] {
 
 /// Files that do not change, so that reading takes a while.
 const FILES: usize = 40;
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Ends the load, also when the test fails: what waits for its thread would wait for ever.
+struct Stop<'f>(&'f AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits until the load has come to `number`.
+fn wait_for_commits(connection: &mut Connection, number: u64) {
+    let until = Instant::now() + LIMIT;
+    while connection.get::<_, Option<u64>>("n").unwrap() < Some(number) {
+        assert!(Instant::now() < until, "the load does not come to {number}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
 
 fn a_backup_under_load_is_one_commit_on_another_disk(target: Target) {
     let setup = Setup::new(target);
@@ -48,23 +68,27 @@ fn a_backup_under_load_is_one_commit_on_another_disk(target: Target) {
                 write(&mut writing, number);
             }
         });
-        while c.get::<_, Option<u64>>("n").unwrap() < Some(5) {
-            thread::sleep(Duration::from_millis(10));
-        }
+        let _stop = Stop(stop);
+        wait_for_commits(c, 5);
         // Cut short, at whatever place, and gone on with.
         let partial = path("full.partial");
         let mut child = Command::new(host_tool())
             .args(["backup", &address, "-o", &full])
             .spawn()
             .unwrap();
-        let until = Instant::now() + Duration::from_mins(1);
+        let until = Instant::now() + LIMIT;
         let ended = loop {
             let bytes = fs::metadata(&partial).map_or(0, |file| file.len());
-            if bytes > 1_000_000 || Instant::now() > until {
+            if bytes > 1_000_000 {
                 break false;
             }
             if child.try_wait().unwrap().is_some() {
                 break true;
+            }
+            if Instant::now() > until {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("after {LIMIT:?} the backup has come to {bytes} bytes only");
             }
             thread::sleep(Duration::from_millis(1));
         };
@@ -79,12 +103,9 @@ fn a_backup_under_load_is_one_commit_on_another_disk(target: Target) {
             name(&said)
         };
         let more = c.get::<_, u64>("n").unwrap() + 5;
-        while c.get::<_, u64>("n").unwrap() < more {
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for_commits(c, more);
         let one = path("one").display().to_string();
         let said = tool(&["backup", &address, "--since", &first, "-o", &one]);
-        stop.store(true, Ordering::Relaxed);
         (first, name(&said))
     });
     assert_eq!(snapshots(c), [first, second]);
