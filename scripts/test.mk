@@ -7,7 +7,7 @@ IMAGE_TOOLCHAIN ?= nightly-2025-12-12
 TEST_RUNNER = $(if $(shell $(CARGO) nextest --version 2>/dev/null),nextest run --no-fail-fast,test --no-fail-fast)
 ARCHES := riscv64 aarch64
 
-.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-peer fuzz
+.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-files bench-peer fuzz
 
 ## test: everything CI needs: unit, model and crash tests on the host, end to end on both machines
 test: test-host test-cli test-machines
@@ -54,10 +54,16 @@ audit:
 	scripts/setup-test --deny
 	$(CARGO) deny check advisories
 
-## bench: the figures that matter, as a table and in target/bench.jsonl
+## bench: the figures that matter, as tables and in target/bench.jsonl: the service, then bench-files
 bench: hosted-and-images
 	scripts/setup-test
 	$(CARGO) run --quiet --release -p tests --bin bench
+	$(MAKE) --no-print-directory bench-files
+
+## bench-files: what the file system costs, beside ext4 (as root), also in target/bench-files.jsonl
+bench-files: cli
+	scripts/setup-test --ext4
+	$(CARGO) run --quiet --release -p tests --bin bench-files
 
 ## bench-peer: the same load on Linux + Redis in the same emulated machine, and the ratios
 bench-peer: hosted-and-images

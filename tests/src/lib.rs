@@ -14,6 +14,7 @@
 //! | [`ledger`] | what a client was promised, and whether a rebooted machine keeps it |
 //! | [`workload`] | concurrent writers that keep a ledger each |
 //! | [`measure`] | what a benchmark run costs: requests, flushes, device bytes, processor time |
+//! | [`figures`] | what benchmarks found out, as lines of JSON |
 //!
 //! A harness reports by panicking: the message says what was expected, and the guards print the
 //! consoles and end every process while the panic unwinds. Every wait has a limit. Nothing here
@@ -33,6 +34,7 @@
 )]
 
 pub mod client;
+pub mod figures;
 pub mod ledger;
 pub mod machine;
 pub mod measure;

@@ -32,12 +32,17 @@ impl Process {
             .map(OsStr::to_string_lossy)
             .collect::<Vec<_>>()
             .join(" ");
-        let mut child = command
+        let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error} (is it installed?)"));
+        Self::guard(name, child)
+    }
+
+    /// Keeps the console of a child that was started with both outputs piped.
+    fn guard(name: String, mut child: Child) -> Self {
         let console = Arc::new(Console::new());
         console.follow(child.stdout.take().expect("piped"));
         console.follow(child.stderr.take().expect("piped"));
@@ -54,6 +59,31 @@ impl Process {
         let status = process.wait_exit(limit);
         assert!(status.success(), "{} ended with {status}", process.name);
         process.console_at_end(limit)
+    }
+
+    /// Runs `command` to its end and returns what it printed; panics when it takes longer than `limit`.
+    ///
+    /// # Errors
+    /// When it cannot be started or fails: why, with what it printed.
+    pub fn try_run(mut command: Command, limit: Duration) -> Result<String, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("{name}: {error}"))?;
+        let mut process = Self::guard(name, child);
+        let status = process.wait_exit(limit);
+        let printed = process.console_at_end(limit);
+        if status.success() {
+            return Ok(printed);
+        }
+        Err(format!(
+            "{} ended with {status}: {}",
+            process.name,
+            printed.trim()
+        ))
     }
 
     /// Its process id.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What a machine asked of its disks since it started.
+/// What was asked of a disk, or of all disks of a machine, since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockCounts {
     /// Flush requests.
@@ -17,7 +17,9 @@ pub struct BlockCounts {
     pub writes: u64,
     /// Bytes in them.
     pub bytes_written: u64,
-    /// Bytes in read requests.
+    /// Read requests.
+    pub reads: u64,
+    /// Bytes in them.
     pub bytes_read: u64,
 }
 
@@ -29,6 +31,7 @@ impl Sub for BlockCounts {
             flushes: self.flushes - earlier.flushes,
             writes: self.writes - earlier.writes,
             bytes_written: self.bytes_written - earlier.bytes_written,
+            reads: self.reads - earlier.reads,
             bytes_read: self.bytes_read - earlier.bytes_read,
         }
     }
@@ -43,6 +46,7 @@ pub fn block_counts(socket: &Path) -> BlockCounts {
         counts.flushes += count("flush_operations");
         counts.writes += count("wr_operations");
         counts.bytes_written += count("wr_bytes");
+        counts.reads += count("rd_operations");
         counts.bytes_read += count("rd_bytes");
     }
     counts

@@ -13,12 +13,11 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tests::client;
 use tests::machine::{READY, Setup, Target, free_port};
 use tests::measure::{Load, LoadResult, processor_percent, resident_bytes};
 use tests::process::Process;
-use tests::{qmp, replay};
+use tests::{figures, qmp, replay};
 
 const LOAD_DURATION: Duration = Duration::from_secs(4);
 const IDLE_DURATION: Duration = Duration::from_secs(5);
@@ -224,7 +223,7 @@ impl Figures {
         for arch in &self.archs {
             let _ = write!(table, " {arch:>14}");
         }
-        let mut lines = String::new();
+        let mut lines = figures::Figures::default();
         for (name, unit) in &self.names {
             let _ = write!(table, "\n{name:<28}");
             for arch in &self.archs {
@@ -234,14 +233,11 @@ impl Figures {
                 };
                 let digits = if value.abs() < 10.0 { 4 } else { 1 };
                 let _ = write!(table, " {value:>14.digits$}");
-                let line = json!({ "name": name, "arch": arch, "value": value, "unit": unit });
-                let _ = writeln!(lines, "{line}");
+                lines.add(name, arch, *value, unit);
             }
             let _ = write!(table, " {unit}");
         }
         println!("{table}");
-        let path = tests::root().join("target").join(file);
-        fs::write(&path, lines).expect("target is writable");
-        println!("\nas lines of JSON: {}", path.display());
+        println!("\nas lines of JSON: {}", lines.save(file).display());
     }
 }
