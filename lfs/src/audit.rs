@@ -66,7 +66,7 @@ pub enum Contradiction {
 pub struct Audit {
     /// What cannot be.
     pub contradictions: Vec<Contradiction>,
-    /// Items of history that no snapshot sees.
+    /// Items of history that no snapshot and no open transaction sees.
     pub unseen: Vec<ItemKey>,
     /// All items of the newest state but pieces of data.
     pub items: Vec<(ItemKey, Vec<u8>)>,
@@ -98,7 +98,8 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         let newest = self.appended().0;
         let snapshots = volume.snapshots.keys().map(|commit| commit.0);
-        let snapshots = snapshots.collect::<Vec<_>>();
+        let open = volume.open.borrow();
+        let snapshots = snapshots.chain(open.pins()).collect::<Vec<_>>();
         visit(&volume.live, |key, item| {
             count.live(key, item);
             if key.version != 0 || item.birth > newest {

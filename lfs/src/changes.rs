@@ -33,7 +33,7 @@ impl<D: BlockDevice> FileSystem<D> {
     pub fn begin_changes(&self, now_ns: i64, loaded: &mut Loaded) -> FileChanges {
         loaded.refresh(&self.volume.borrow());
         FileChanges {
-            set: WriteSet::new(self.volume.borrow().next_object),
+            set: WriteSet::new(self.volume.borrow().next_object.get()),
             begun: self.appended(),
             now_ns,
         }
@@ -61,11 +61,10 @@ impl<D: BlockDevice> FileSystem<D> {
             Transaction::new(&volume, At::Newest, loaded, &peek, changes.now_ns).with_set(set);
         let result = body(&mut transaction);
         changes.set = transaction.into_set();
-        if result.is_ok() {
-            changes.set.release_mark();
-        } else {
+        if result.is_err() {
             changes.set.roll_back(&mark);
         }
+        changes.set.release_mark(mark);
         result
     }
 
@@ -74,11 +73,15 @@ impl<D: BlockDevice> FileSystem<D> {
     ///
     /// # Errors
     /// Nothing happened then; see [`CommitStop`].
-    pub fn commit(&self, changes: FileChanges, layer: &[u8]) -> Result<CommitNumber, CommitStop> {
+    pub fn commit(
+        &self,
+        mut changes: FileChanges,
+        layer: &[u8],
+    ) -> Result<CommitNumber, CommitStop> {
         if changes.begun != self.appended() {
             return Err(CommitStop::Error(FileError::Conflict));
         }
-        self.commit_set(changes.set, layer)
+        self.commit_set(&mut changes.set, layer)
     }
 
     /// Finds out whether [`commit`](Self::commit) would ask for something to be loaded.

@@ -139,7 +139,7 @@ impl<D: BlockDevice> FileSystem<D> {
             live: volume.live.freeze(sequence),
             history: volume.history.freeze(sequence),
             tree_commit: self.log.appended(),
-            next_inode: volume.next_object,
+            next_inode: volume.next_object.get(),
             emptied: Vec::new(),
             written: Vec::new(),
             filled: Vec::new(),

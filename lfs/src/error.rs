@@ -1,6 +1,10 @@
 //! What can go wrong, one enum per operation: the caller's mistake, the environment, or damage.
 
-use crate::{BlockIndex, DeviceError, KeyError, ObjectId};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::{BlockIndex, CommitNumber, DeviceError, ItemKey, ItemKind, KeyError, ObjectId};
 
 /// The log takes no more commits: a write or flush failed, or the file system is closing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -212,6 +216,58 @@ impl From<crate::BufferAllocError> for MountError {
     }
 }
 
+/// What a transaction that lost a race has to do with what the winner changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConflictKind {
+    /// It changed it, too.
+    Write,
+    /// It read it, or found nothing there.
+    Read,
+    /// It came through that directory, which has been removed or moved since.
+    Passage,
+}
+
+/// Why an open transaction cannot be committed: something that others changed since it began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Conflict {
+    /// What it has to do with that.
+    pub kind: ConflictKind,
+    /// What was changed. Its object is an inode: of a name ([`ItemKind::Entry`]) the directory.
+    pub key: ItemKey,
+    /// The name, if it is one and known.
+    pub name: Option<Vec<u8>>,
+    /// The commit that changed it last.
+    pub by: CommitNumber,
+}
+
+impl Conflict {
+    pub(crate) fn new(kind: ConflictKind, key: ItemKey, by: CommitNumber) -> Self {
+        Self {
+            kind,
+            key,
+            name: None,
+            by,
+        }
+    }
+}
+
+impl core::fmt::Display for Conflict {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let object = self.key.object;
+        f.write_str("another transaction got there first: ")?;
+        match (&self.name, self.key.kind) {
+            (Some(name), _) => {
+                let name = String::from_utf8_lossy(name);
+                write!(f, "name {name:?} in directory {object}")?;
+            }
+            (None, ItemKind::Entry) => write!(f, "a name in directory {object}")?,
+            _ => write!(f, "inode {object}")?,
+        }
+        write!(f, " was changed by commit {}", self.by.0)
+    }
+}
+
 /// Why an operation on files did not happen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -267,6 +323,15 @@ pub enum FileError {
     /// Somebody else committed something this transaction depends on.
     #[error("another transaction got there first")]
     Conflict,
+    /// The same, of an open transaction, with what it was.
+    #[error("{0}")]
+    ConflictOn(Box<Conflict>),
+    /// An open transaction was ended, for want of space or memory or because somebody said so. What it did is gone.
+    #[error("the transaction was ended")]
+    TransactionEnded,
+    /// No more transactions can be open at once.
+    #[error("too many open transactions")]
+    TooManyTransactions,
     /// `EROFS`: see [`ReadOnly`]; also writes to a snapshot.
     #[error("read-only file system")]
     ReadOnly,

@@ -66,22 +66,38 @@ impl<D: BlockDevice> FileSystem<D> {
             self.admit(|| self.is_full()).await;
             match self.try_transact(now_ns, false, &loaded, &mut body) {
                 Ok(done) => return Ok(done),
-                Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
-                Err(CommitStop::NoRoom) if self.is_full() => return Err(FileError::NoSpace),
-                Err(CommitStop::NoRoom) => {
-                    if self.closing.get() || self.is_failed() {
-                        return Err(FileError::ReadOnly);
-                    }
-                    self.make_room(|| self.log.has_room() || self.is_full())
-                        .await;
-                }
-                Err(CommitStop::NoRoomToShrink) => self.make_room_to_shrink().await?,
-                Err(CommitStop::Error(FileError::NoSpace)) if self.frees_space() => {
-                    let over = || !self.frees_space() || self.is_ending();
-                    self.changed.until(|| over().then_some(())).await;
-                }
-                Err(CommitStop::Error(error)) => return Err(error),
+                Err(stop) => self.get_past(stop, &mut loaded).await?,
             }
+        }
+    }
+
+    /// Does or waits for what makes it worth while to try again what was not committed.
+    ///
+    /// # Errors
+    /// Nothing does.
+    pub(crate) async fn get_past(
+        &self,
+        stop: CommitStop,
+        loaded: &mut Loaded,
+    ) -> Result<(), FileError> {
+        match stop {
+            CommitStop::Fault(fault) => self.load(fault, loaded).await,
+            CommitStop::NoRoom if self.is_full() => Err(FileError::NoSpace),
+            CommitStop::NoRoom => {
+                if self.is_ending() {
+                    return Err(FileError::ReadOnly);
+                }
+                self.make_room(|| self.log.has_room() || self.is_full())
+                    .await;
+                Ok(())
+            }
+            CommitStop::NoRoomToShrink => self.make_room_to_shrink().await,
+            CommitStop::Error(FileError::NoSpace) if self.frees_space() => {
+                let over = || !self.frees_space() || self.is_ending();
+                self.changed.until(|| over().then_some(())).await;
+                Ok(())
+            }
+            CommitStop::Error(error) => Err(error),
         }
     }
 
@@ -109,7 +125,8 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Whether space is coming back from what lost its last name.
     fn frees_space(&self) -> bool {
         let due = self.orphans_due.get() && !self.restoring.get();
-        (due || self.reclaiming.get()) && !self.is_ending()
+        let kept = self.open.borrow().gives_back();
+        (due || self.reclaiming.get() || kept) && !self.is_ending()
     }
 
     fn try_transact<T>(
@@ -130,7 +147,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let commit = if set.is_empty() {
             self.appended()
         } else {
-            self.commit_set(set, &[])?
+            self.commit_set(&mut set, &[])?
         };
         Ok((value, commit))
     }
@@ -313,21 +330,110 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(Rc::from(found.unwrap_or_default()))
     }
 
-    /// Commits what a transaction changed, with what the layer above records, in this step or not at all.
+    /// Commits what a transaction changed, with what the layer above records, in this step or not at all; then `set` is
+    /// as it was.
     pub(crate) fn commit_set(
         &self,
-        mut set: WriteSet,
+        set: &mut WriteSet,
         layer: &[u8],
     ) -> Result<CommitNumber, CommitStop> {
-        let number = CommitNumber(self.appended().0 + 1);
-        let mut changes = Vec::new();
-        let next_object = set.next_object;
-        for (key, value) in core::mem::take(&mut set.items) {
+        let items = core::mem::take(&mut set.items);
+        let mut changes = Vec::with_capacity(items.len());
+        for (key, value) in items {
             changes.push(match value {
                 Some(value) => Change::Put(key, value),
                 None => Change::Remove(key),
             });
         }
+        let committed = self.commit_changes(set, &mut changes, layer);
+        if committed.is_err() {
+            for change in changes {
+                match change {
+                    Change::Put(key, value) => drop(set.items.insert(key, Some(value))),
+                    Change::Remove(key) => drop(set.items.insert(key, None)),
+                    Change::Write(..) | Change::Free { .. } => {}
+                }
+            }
+        }
+        committed
+    }
+
+    /// Commits `changes` of items and what `set` says of data, which are added to them.
+    fn commit_changes(
+        &self,
+        set: &WriteSet,
+        changes: &mut Vec<Change>,
+        layer: &[u8],
+    ) -> Result<CommitNumber, CommitStop> {
+        let number = CommitNumber(self.appended().0 + 1);
+        let extents = self.encode_data(set, number, changes)?;
+        changes.extend(freed_ranges(set));
+
+        let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
+        let (plan, growing) = {
+            let mut volume = self.volume.borrow_mut();
+            let plan = volume.plan(number.0, changes)?;
+            volume.prepare(&plan).map_err(CommitStop::Fault)?;
+            let items = changes.iter().map(|change| volume.growth_bytes(change));
+            let taken = (data_bytes + items.sum::<usize>()) as u64;
+            let growing = !set.tidying && taken > plan.freed_bytes();
+            (plan, growing)
+        };
+        // On a full disk it may use what is left to commits that free space: it takes hardly anything.
+        let shrinking = !growing && layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
+        let grown = data_bytes + changes.len() * 64;
+        if growing && !self.has_space_for(grown as u64) {
+            self.open.borrow_mut().end_oldest_for_space();
+            return Err(CommitStop::Error(FileError::NoSpace));
+        }
+        let mut addresses = Vec::new();
+        let layer_records = layer.chunks(self.layer_chunk_bytes());
+        let taken = append_changes(
+            &self.log,
+            shrinking,
+            changes,
+            &extents,
+            layer_records,
+            &mut addresses,
+        );
+        taken.map_err(|error| match error {
+            AppendError::NoRoom if shrinking => CommitStop::NoRoomToShrink,
+            AppendError::NoRoom => CommitStop::NoRoom,
+            AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
+            AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
+            AppendError::ReadOnly => CommitStop::Error(FileError::ReadOnly),
+        })?;
+        if !layer.is_empty() {
+            self.layer_commit.set(number);
+        }
+        self.file_commit.set(number);
+        self.charge((grown + layer.len()) as u64);
+        let mut volume = self.volume.borrow_mut();
+        volume.note_changes(number.0, changes, set.tidying);
+        volume.apply(plan, &addresses);
+        let next_object = volume.next_object.get().max(set.next_object);
+        volume.next_object.set(next_object);
+        drop(volume);
+        let orphan =
+            |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);
+        if changes.iter().any(orphan) {
+            self.orphans_due.set(true);
+        }
+        let deleted = |change: &Change| matches!(change, Change::Remove(key) if key.kind == ItemKind::Snapshot);
+        if changes.iter().any(deleted) {
+            self.history_due.set(true);
+        }
+        self.changed.notify();
+        Ok(number)
+    }
+
+    /// The data of `set` as commit `number` stores them; what it says of them is added to `changes`, in their order.
+    fn encode_data(
+        &self,
+        set: &WriteSet,
+        number: CommitNumber,
+        changes: &mut Vec<Change>,
+    ) -> Result<Vec<Vec<u8>>, CommitStop> {
         let mut extents = Vec::new();
         let extent_max = self.superblock.extent_bytes_max() as usize;
         for run in coalesce(&set.data, extent_max) {
@@ -361,61 +467,7 @@ impl<D: BlockDevice> FileSystem<D> {
             changes.push(Change::Write(record, 0));
             extents.push(stored.bytes);
         }
-        changes.extend(freed_ranges(&set));
-
-        let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
-        let (plan, growing) = {
-            let mut volume = self.volume.borrow_mut();
-            let plan = volume.plan(number.0, &changes)?;
-            volume.prepare(&plan).map_err(CommitStop::Fault)?;
-            let items = changes.iter().map(|change| volume.growth_bytes(change));
-            let taken = (data_bytes + items.sum::<usize>()) as u64;
-            let growing = !set.tidying && taken > plan.freed_bytes();
-            (plan, growing)
-        };
-        // On a full disk it may use what is left to commits that free space: it takes hardly anything.
-        let shrinking = !growing && layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
-        let grown = data_bytes + changes.len() * 64;
-        if growing && !self.has_space_for(grown as u64) {
-            return Err(CommitStop::Error(FileError::NoSpace));
-        }
-        let mut addresses = Vec::new();
-        let layer_records = layer.chunks(self.layer_chunk_bytes());
-        let taken = append_changes(
-            &self.log,
-            shrinking,
-            &changes,
-            &extents,
-            layer_records,
-            &mut addresses,
-        );
-        taken.map_err(|error| match error {
-            AppendError::NoRoom if shrinking => CommitStop::NoRoomToShrink,
-            AppendError::NoRoom => CommitStop::NoRoom,
-            AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
-            AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
-            AppendError::ReadOnly => CommitStop::Error(FileError::ReadOnly),
-        })?;
-        if !layer.is_empty() {
-            self.layer_commit.set(number);
-        }
-        self.file_commit.set(number);
-        self.charge((grown + layer.len()) as u64);
-        let mut volume = self.volume.borrow_mut();
-        volume.apply(plan, &addresses);
-        volume.next_object = volume.next_object.max(next_object);
-        drop(volume);
-        let orphan =
-            |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);
-        if changes.iter().any(orphan) {
-            self.orphans_due.set(true);
-        }
-        let deleted = |change: &Change| matches!(change, Change::Remove(key) if key.kind == ItemKind::Snapshot);
-        if changes.iter().any(deleted) {
-            self.history_due.set(true);
-        }
-        self.changed.notify();
-        Ok(number)
+        Ok(extents)
     }
 
     /// Finds out whether all that a commit of `set` touches is in memory.

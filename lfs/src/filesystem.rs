@@ -12,6 +12,7 @@ use crate::heads::Heads;
 use crate::log::Log;
 use crate::notify::Notify;
 use crate::object::{ObjectReader, ObjectWriter};
+use crate::open::SharedRegistry;
 use crate::record::Record;
 use crate::seal::SharedVault;
 use crate::segments::{SegmentKind, Segments};
@@ -59,7 +60,9 @@ pub struct FileSystem<D: BlockDevice> {
     /// A snapshot was deleted: there may be history that none sees.
     pub(crate) history_due: Cell<bool>,
     /// Something above changed.
-    pub(crate) changed: Notify,
+    pub(crate) changed: Rc<Notify>,
+    /// The transactions that are open.
+    pub(crate) open: SharedRegistry,
     pub(crate) closing: Cell<bool>,
     pub(crate) scrub: RefCell<ScrubStatus>,
 }
@@ -101,13 +104,14 @@ impl<D: BlockDevice> FileSystem<D> {
             };
             (id, object)
         });
+        let open = Rc::clone(&volume.open);
+        let changed = open.borrow().changed();
         Self {
             device,
             superblock,
             vault: Rc::clone(&volume.vault),
             log,
             segments,
-            volume: RefCell::new(volume),
             objects: RefCell::new(objects.collect()),
             next_object: Cell::new(checkpoint.next_object),
             checkpoint_sequence: Cell::new(checkpoint.sequence),
@@ -123,9 +127,11 @@ impl<D: BlockDevice> FileSystem<D> {
             restoring: Cell::new(false),
             reclaiming: Cell::new(false),
             history_due: Cell::new(true),
-            changed: Notify::default(),
+            changed,
+            open,
             closing: Cell::new(false),
             scrub: RefCell::default(),
+            volume: RefCell::new(volume),
         }
     }
 

@@ -12,6 +12,7 @@
 //! - `checkpoint`, `checkpointing`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
 //! - `cleaner`, `history`: space comes back;
 //! - [`Transaction`], `files`: what one sees and changes, and its commit; [`Namespace`]: files and directories on that;
+//! - `open`: transactions that stay open while others commit, and what they conflict on;
 //! - `seal`, `unlock`: checksums, encryption, and who may open what;
 //! - [`FileSystem`]: all of it, mounted;
 //! - [`check()`], [`repair()`], [`dump()`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use;
@@ -60,6 +61,7 @@ mod mirror;
 mod namespace;
 mod notify;
 mod object;
+mod open;
 mod record;
 mod recovery;
 mod replay;
@@ -93,8 +95,8 @@ pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_
 pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
 pub use error::{
-    AppendError, CheckpointError, FileError, FormatError, KeyAccessError, MountError,
-    ObjectReadError, ObjectWriteError, ReadOnly, Structure,
+    AppendError, CheckpointError, Conflict, ConflictKind, FileError, FormatError, KeyAccessError,
+    MountError, ObjectReadError, ObjectWriteError, ReadOnly, Structure,
 };
 pub use extent_codec::{
     EXTENT_BYTES_MAX, Encoding, ExtentCut, ExtentError, ExtentIdentity, ExtentRanges, ExtentShape,
@@ -116,6 +118,10 @@ pub use namespace::{
 };
 pub use notify::Notify;
 pub use object::{ObjectReader, ObjectWriter};
+pub use open::{
+    Isolation, OPEN_TRANSACTIONS_MAX, OpenTransaction, OpenTransactionInfo, OpenTransactions,
+    TransactionId,
+};
 pub use recovery::Recovery;
 pub use scrub::{ScrubError, ScrubOptions, ScrubStatus};
 pub use seal::{

@@ -4,13 +4,15 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::hash::Hasher;
+use core::ops::{ControlFlow, RangeInclusive};
 
 use siphasher::sip::SipHasher24;
 
 use crate::check::PieceAt;
 use crate::extent::{FILE_BYTES_MAX, Piece};
 use crate::fault::SuspectData;
-use crate::tree::{Item, Key};
+use crate::open::ReadSet;
+use crate::tree::{Item, Key, Tree};
 use crate::volume::{Volume, after, damaged_item, extent_key};
 use crate::write_set::{Loaded, Staged, WriteSet};
 use crate::{
@@ -55,6 +57,8 @@ pub struct Transaction<'v> {
     /// Bytes of data that were appended but not written yet.
     peek: &'v dyn Fn(u64, &mut [u8]) -> bool,
     set: WriteSet,
+    /// What was read, of a transaction that stays open.
+    reads: Option<ReadSet>,
     now_ns: i64,
     bytes_max: usize,
 }
@@ -72,7 +76,8 @@ impl<'v> Transaction<'v> {
             at,
             loaded,
             peek,
-            set: WriteSet::new(volume.next_object),
+            set: WriteSet::new(volume.next_object.get()),
+            reads: None,
             now_ns,
             bytes_max: volume.superblock.commit_bytes_max(),
         }
@@ -84,8 +89,28 @@ impl<'v> Transaction<'v> {
         self
     }
 
+    /// The same, for a transaction that stays open: it notes what is read, and has numbers for objects that nobody
+    /// else gets.
+    pub(crate) fn with_reads(mut self, reads: ReadSet) -> Self {
+        self.reads = Some(reads);
+        self
+    }
+
     pub(crate) fn into_set(self) -> WriteSet {
         self.set
+    }
+
+    /// What was changed, and what was read.
+    pub(crate) fn into_parts(self) -> (WriteSet, ReadSet) {
+        (self.set, self.reads.unwrap_or_default())
+    }
+
+    /// Notes that all items from the first to the last were seen.
+    fn note_read(&mut self, first: ItemKey, last: ItemKey) -> Result<(), FileError> {
+        match &mut self.reads {
+            Some(reads) => reads.add(first, last),
+            None => Ok(()),
+        }
     }
 
     /// Files and directories as this transaction sees them.
@@ -94,7 +119,7 @@ impl<'v> Transaction<'v> {
     }
 
     /// The item in the state below this transaction's changes.
-    fn base_get(&self, key: ItemKey) -> Result<Option<Item>, FileError> {
+    pub(crate) fn below(&self, key: ItemKey) -> Result<Option<Item>, FileError> {
         let live = || Ok(self.volume.live.get(&Key::live(key))?);
         let At::Snapshot(commit) = self.at else {
             return live();
@@ -110,31 +135,35 @@ impl<'v> Transaction<'v> {
         }
     }
 
-    /// The first item at or after `from` in the state below this transaction's changes.
-    fn base_first(&self, from: ItemKey) -> Result<Option<(ItemKey, Item)>, FileError> {
+    /// The first item from `from` to `to` in the state below this transaction's changes.
+    fn first_below(
+        &self,
+        from: ItemKey,
+        to: ItemKey,
+    ) -> Result<Option<(ItemKey, Item)>, FileError> {
+        let last = |item| Key::dead(item, u64::MAX);
+        let first_in =
+            |tree: &Tree, range: RangeInclusive<Key>, seen: &dyn Fn(&Key, u64) -> bool| {
+                let mut found = None;
+                tree.for_each_in(&range, |key, item| {
+                    if seen(&key, item.birth) {
+                        found = Some((key.item_key(), item.to_item()));
+                        return ControlFlow::Break(());
+                    }
+                    ControlFlow::Continue(())
+                })?;
+                Ok::<_, Fault>(found)
+            };
+        let range = Key::live(from)..=last(to);
         let At::Snapshot(commit) = self.at else {
-            let found = self.volume.live.first_from(&Key::live(from))?;
-            return Ok(found.map(|(key, item)| (key.item_key(), item)));
+            return Ok(first_in(&self.volume.live, range, &|_, _| true)?);
         };
-        let mut next = Key::live(from);
-        let live = loop {
-            match self.volume.live.first_from(&next)? {
-                Some((key, item)) if item.birth > commit.0 => next = after(&key),
-                found => break found,
-            }
-        };
-        let mut next = Key::live(from);
-        let dead = loop {
-            match self.volume.history.first_from(&next)? {
-                Some((key, item)) if item.birth > commit.0 || key.version <= commit.0 => {
-                    next = after(&key);
-                }
-                found => break found,
-            }
-        };
-        let older = [live, dead].into_iter().flatten();
-        let first = older.min_by_key(|(key, _)| key.item_key());
-        Ok(first.map(|(key, item)| (key.item_key(), item)))
+        let old = |birth: u64| birth <= commit.0;
+        let live = first_in(&self.volume.live, range, &|_, birth| old(birth))?;
+        let to = live.as_ref().map_or(to, |(key, _)| *key);
+        let died = |key: &Key, birth: u64| old(birth) && key.version > commit.0;
+        let dead = first_in(&self.volume.history, Key::live(from)..=last(to), &died)?;
+        Ok(dead.or(live))
     }
 
     /// The pieces of `object` that overlap `from..to` in the state below, in order.
@@ -305,8 +334,7 @@ impl<'v> Transaction<'v> {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), FileError> {
-        self.set.bytes += bytes.len();
-        if self.set.bytes > self.bytes_max {
+        if bytes.len() > self.bytes_max {
             return Err(FileError::TransactionTooLarge);
         }
         let extent = self.volume.superblock.extent_bytes_max() as usize;
@@ -318,6 +346,9 @@ impl<'v> Transaction<'v> {
             };
             self.set.stage(object, at, staged);
             at += chunk.len() as u64;
+        }
+        if self.set.bytes > self.bytes_max {
+            return Err(FileError::TransactionTooLarge);
         }
         Ok(())
     }
@@ -410,7 +441,18 @@ impl View for Transaction<'_> {
         if let Some(own) = self.set.items.get(&key) {
             return Ok(own.clone());
         }
-        Ok(self.base_get(key)?.map(|item| item.value.to_vec()))
+        self.note_read(key, key)?;
+        Ok(self.below(key)?.map(|item| item.value.to_vec()))
+    }
+
+    fn glance(&mut self, key: ItemKey) -> Result<Option<Vec<u8>>, FileError> {
+        if let Some(reads) = &mut self.reads {
+            reads.add_passage(key)?;
+        }
+        if let Some(own) = self.set.items.get(&key) {
+            return Ok(own.clone());
+        }
+        Ok(self.below(key)?.map(|item| item.value.to_vec()))
     }
 
     fn first(
@@ -423,8 +465,10 @@ impl View for Transaction<'_> {
             if next > to {
                 return Ok(None);
             }
+            let base = self.first_below(next, to)?;
+            let seen_to = base.as_ref().map_or(to, |(key, _)| *key);
+            self.note_read(next, seen_to)?;
             let own = self.set.items.range(next..=to).next();
-            let base = self.base_first(next)?.filter(|(key, _)| *key <= to);
             let (key, value) = match (own, base) {
                 (None, None) => return Ok(None),
                 (Some((&key, value)), base) if base.as_ref().is_none_or(|b| key <= b.0) => {
@@ -447,7 +491,6 @@ impl View for Transaction<'_> {
 
     fn put(&mut self, key: ItemKey, value: Vec<u8>) {
         debug_assert!(value.len() <= crate::ITEM_BYTES_MAX && key.kind != ItemKind::Extent);
-        self.set.bytes += value.len();
         self.set.set_item(key, Some(value));
     }
 
@@ -456,6 +499,10 @@ impl View for Transaction<'_> {
     }
 
     fn new_object(&mut self) -> u64 {
+        let next = &self.volume.next_object;
+        if self.reads.is_some() {
+            return next.replace(next.get() + 1);
+        }
         let object = self.set.next_object;
         self.set.next_object += 1;
         object

@@ -16,6 +16,16 @@ pub trait View {
     /// [`FileError::Fault`], or what is damaged.
     fn get(&mut self, key: ItemKey) -> Result<Option<Vec<u8>>, FileError>;
 
+    /// As [`get`](Self::get), of an inode of which the caller needs only what it is, whether it has a name, and which
+    /// directory it is in; or that it changes: then it puts back what it got, with counts made larger or smaller, or single
+    /// values set to what does not depend on what they were. So others may do the same at the same time.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn glance(&mut self, key: ItemKey) -> Result<Option<Vec<u8>>, FileError> {
+        self.get(key)
+    }
+
     /// The first item in `from..=to`, in the order of keys.
     ///
     /// # Errors

@@ -11,11 +11,12 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use crate::checkpoint::Checkpoint;
 use crate::copies::read_checked;
 use crate::extent::Piece;
+use crate::open::{InodeChange, KeptItem, Registry, SharedRegistry, change_of};
 use crate::record::ExtentRecord;
 use crate::replay::Change;
 use crate::seal::SharedVault;
@@ -40,7 +41,9 @@ pub(crate) struct Volume {
     /// Snapshots by the commit they show.
     pub snapshots: BTreeMap<CommitNumber, SnapshotInfo>,
     /// The number of the next object of the trees.
-    pub next_object: u64,
+    pub next_object: Cell<u64>,
+    /// Who else sees an older state than the newest.
+    pub open: SharedRegistry,
     /// Seals and opens what is stored.
     pub vault: SharedVault,
 }
@@ -85,7 +88,8 @@ impl Volume {
             superblock,
             segments,
             snapshots: BTreeMap::new(),
-            next_object: checkpoint.next_inode,
+            next_object: Cell::new(checkpoint.next_inode),
+            open: Rc::new(RefCell::new(Registry::new(Rc::default()))),
             vault,
         })
     }
@@ -113,8 +117,14 @@ impl Volume {
     }
 
     /// The newest commit that a snapshot shows.
-    fn newest_snapshot(&self) -> Option<CommitNumber> {
-        self.snapshots.keys().next_back().copied()
+    fn newest_snapshot(&self) -> Option<u64> {
+        let newest = self.snapshots.keys().next_back();
+        newest.map(|commit| commit.0)
+    }
+
+    /// The newest commit that a snapshot or an open transaction shows.
+    fn newest_shown(&self) -> Option<u64> {
+        self.newest_snapshot().max(self.open.borrow().newest_pin())
     }
 
     /// Works out what `changes` of commit `commit` do. Nothing is changed.
@@ -123,7 +133,7 @@ impl Volume {
             commit,
             mutations: Vec::new(),
             freed: Vec::new(),
-            next_object: self.next_object,
+            next_object: self.next_object.get(),
         };
         let mut ranges: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
         for change in changes {
@@ -188,9 +198,9 @@ impl Volume {
 
     /// An item is about to be replaced or removed: snapshots may still see it.
     fn plan_item(&self, plan: &mut Plan, key: ItemKey) -> Result<(), FileError> {
-        if let Some(newest) = self.newest_snapshot()
+        if let Some(newest) = self.newest_shown()
             && let Some(old) = self.live.get(&Key::live(key))?
-            && old.birth <= newest.0
+            && old.birth <= newest
         {
             let dead = Key::dead(key, plan.commit);
             plan.mutations.push(Mutation::History(dead, old));
@@ -227,7 +237,8 @@ impl Volume {
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
             return Ok(());
         };
-        let newest = self.newest_snapshot().map_or(0, |newest| newest.0);
+        // No data are older than the first commit.
+        let newest = self.newest_shown().unwrap_or(0);
         let mut next_range = 0;
         let mut next = self.first_piece_over(object, first.0)?;
         while let Some((key, item)) = next {
@@ -303,6 +314,7 @@ impl Volume {
                     debug_assert!(done.is_ok(), "prepared");
                 }
                 Mutation::History(key, item) => {
+                    self.note_kept(key, &item);
                     let done = self.history.put(key, &item);
                     debug_assert!(done.is_ok(), "prepared");
                 }
@@ -319,7 +331,58 @@ impl Volume {
             }
         }
         drop(segments);
-        self.next_object = plan.next_object;
+        self.next_object.set(plan.next_object);
+    }
+
+    /// Notes for open transactions what the newest commit is about to change. What its [plan](Self::plan) touches is in
+    /// memory. `tidying`: it only frees what nobody sees, or takes names from what lost its last one.
+    pub(crate) fn note_changes(&self, commit: u64, changes: &[Change], tidying: bool) {
+        let mut open = self.open.borrow_mut();
+        if !open.is_watching() {
+            return;
+        }
+        for change in changes {
+            let (key, new) = match change {
+                Change::Put(key, value) => (*key, Some(value.as_slice())),
+                Change::Remove(key) => (*key, None),
+                // Whoever changes data changes the inode, too.
+                Change::Write(..) | Change::Free { .. } => continue,
+            };
+            let old = self.live.get(&Key::live(key));
+            let old = old.as_ref().map(|old| old.as_ref().map(|old| &*old.value));
+            let change = match old {
+                // It came and went within the transaction.
+                Ok(None) if new.is_none() => continue,
+                Ok(old) if key.kind == ItemKind::Inode => match change_of(old, new) {
+                    // A write can leave the inode as it was, when time stands still.
+                    InodeChange::Hidden if !tidying => InodeChange::Seen,
+                    change => change,
+                },
+                _ => InodeChange::Passage,
+            };
+            open.note(commit, key, change);
+        }
+    }
+
+    /// Notes what moves to the history only because a transaction is open.
+    fn note_kept(&self, key: Key, item: &Item) {
+        if self
+            .newest_snapshot()
+            .is_some_and(|newest| item.birth <= newest)
+        {
+            return;
+        }
+        let mut open = self.open.borrow_mut();
+        let kept = KeptItem {
+            key,
+            birth: item.birth,
+            bytes: share_of(key.kind, &item.value),
+        };
+        match open.newest_pin_in(item.birth, key.version) {
+            Some(pin) => open.kept.note(pin, kept),
+            // It was ended since the plan was made.
+            None => open.kept.note_loose(kept),
+        }
     }
 
     /// Follows a change of the list of snapshots.
@@ -408,6 +471,14 @@ fn cut(
     }
     if touched && !kept_first {
         plan.mutations.push(Mutation::Live(*key, None));
+    }
+}
+
+/// What an item of the history accounts for on the disk: data by their share, others by their length.
+fn share_of(kind: ItemKind, value: &[u8]) -> u32 {
+    match Piece::decode(value) {
+        Some(piece) if kind == ItemKind::Extent => piece.stored_share(),
+        _ => u32::try_from(value.len()).unwrap_or(u32::MAX),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a transaction changes, and what it has loaded.
 //!
 //! A write set that serves several operations in a row can be taken back to where one of them began
-//! ([`WriteSet::mark`], [`WriteSet::roll_back`]): every change then notes what was there before. Taking back costs
-//! what the changes cost.
+//! ([`WriteSet::mark`], [`WriteSet::roll_back`]): while there are marks, every change notes what was there before. Marks
+//! are nested. Taking back costs what the changes cost.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
@@ -58,13 +58,15 @@ pub(crate) struct WriteSet {
     pub items: BTreeMap<ItemKey, Option<Vec<u8>>>,
     /// New data of files by object and offset, without overlap.
     pub data: BTreeMap<(u64, u64), Staged>,
-    /// Bytes of all that, roughly.
+    /// Bytes of values and data.
     pub bytes: usize,
     pub next_object: u64,
     /// It comes after something was removed, and never finds the disk full.
     pub tidying: bool,
-    /// What changes since the mark have replaced, if there is one.
-    undo: Option<Vec<Undo>>,
+    /// What changes since the first mark have replaced.
+    undo: Vec<Undo>,
+    undo_bytes: usize,
+    marks: usize,
 }
 
 /// A change, to be taken back.
@@ -76,11 +78,27 @@ enum Undo {
     Data((u64, u64), Option<Staged>),
 }
 
+impl Undo {
+    /// What it takes in memory, roughly.
+    fn memory_bytes(&self) -> usize {
+        let content = match self {
+            Self::Item(_, value) => value.as_ref().map_or(0, Vec::len),
+            Self::NoItem(_) => 0,
+            Self::Data(_, staged) => staged.as_ref().map_or(0, Staged::data_bytes),
+        };
+        ENTRY_BYTES + content
+    }
+}
+
 /// Where a write set can be taken back to.
+#[must_use]
 pub(crate) struct Mark {
-    bytes: usize,
+    undo: usize,
     next_object: u64,
 }
+
+/// What an item or a range takes in memory besides its content, and at most in a commit, roughly.
+const ENTRY_BYTES: usize = 96;
 
 /// A range of a file as a transaction leaves it.
 #[derive(Clone)]
@@ -91,13 +109,28 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
+    /// A part of it. A small part does not keep the whole in memory.
     fn part(&self, from: u64, len: u64) -> Self {
         let skip = usize::try_from(from).unwrap_or(usize::MAX);
-        let data = self.data.as_ref();
-        Self {
+        let part = self.data.as_ref().map(|(bytes, at)| Self {
             len,
-            data: data.map(|(bytes, at)| (Rc::clone(bytes), at.saturating_add(skip))),
+            data: Some((Rc::clone(bytes), at.saturating_add(skip))),
+        });
+        let Some(part) = part else {
+            return Self { len, data: None };
+        };
+        let whole = part.data.as_ref().map_or(0, |(bytes, _)| bytes.len());
+        match part.bytes() {
+            Some(bytes) if bytes.len() < whole / 2 => Self {
+                len,
+                data: Some((Rc::from(bytes), 0)),
+            },
+            _ => part,
         }
+    }
+
+    fn data_bytes(&self) -> usize {
+        self.bytes().map_or(0, <[u8]>::len)
     }
 
     /// The data; nothing where there are none.
@@ -122,53 +155,127 @@ impl WriteSet {
         self.items.is_empty() && self.data.is_empty()
     }
 
+    /// What a commit of it takes in the log at most, roughly: of data that do not compress, with a key.
+    pub(crate) fn commit_bytes(&self) -> usize {
+        self.bytes + self.bytes / 128 + (self.items.len() + self.data.len()) * ENTRY_BYTES
+    }
+
+    /// What it takes in memory, roughly.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.commit_bytes() + self.undo_bytes
+    }
+
     /// From here on changes can be taken back.
     pub(crate) fn mark(&mut self) -> Mark {
-        self.undo = Some(Vec::new());
+        self.marks += 1;
         Mark {
-            bytes: self.bytes,
+            undo: self.undo.len(),
             next_object: self.next_object,
         }
     }
 
-    /// The changes since the mark stay.
-    pub(crate) fn release_mark(&mut self) {
-        self.undo = None;
+    /// The changes since the mark stay, as far as those marks go that are left.
+    pub(crate) fn release_mark(&mut self, _: Mark) {
+        self.marks -= 1;
+        if self.marks == 0 {
+            self.undo = Vec::new();
+            self.undo_bytes = 0;
+        }
     }
 
-    /// Takes back all changes since `mark`, which is the last one made.
+    /// Takes back all changes since `mark`, which stays. Later marks are of no use but to be released.
     pub(crate) fn roll_back(&mut self, mark: &Mark) {
-        for undo in self.undo.take().into_iter().flatten().rev() {
+        while self.undo.len() > mark.undo
+            && let Some(undo) = self.undo.pop()
+        {
+            self.undo_bytes -= undo.memory_bytes();
             match undo {
-                Undo::Item(key, value) => drop(self.items.insert(key, value)),
-                Undo::NoItem(key) => drop(self.items.remove(&key)),
-                Undo::Data(key, Some(staged)) => drop(self.data.insert(key, staged)),
-                Undo::Data(key, None) => drop(self.data.remove(&key)),
+                Undo::Item(key, value) => drop(self.swap_item(key, Some(value))),
+                Undo::NoItem(key) => drop(self.swap_item(key, None)),
+                Undo::Data(key, staged) => drop(self.swap_data(key, staged)),
             }
         }
-        self.bytes = mark.bytes;
         self.next_object = mark.next_object;
     }
 
     /// Sets an item, or notes that it is removed.
     pub(crate) fn set_item(&mut self, key: ItemKey, value: Option<Vec<u8>>) {
-        let before = self.items.insert(key, value);
-        if let Some(undo) = &mut self.undo {
-            undo.push(match before {
-                Some(value) => Undo::Item(key, value),
-                None => Undo::NoItem(key),
-            });
-        }
+        let before = self.swap_item(key, Some(value));
+        self.note(match before {
+            Some(value) => Undo::Item(key, value),
+            None => Undo::NoItem(key),
+        });
     }
 
     /// Sets what is staged at a place, or takes it out.
     fn set_data(&mut self, key: (u64, u64), staged: Option<Staged>) {
+        let before = self.swap_data(key, staged);
+        self.note(Undo::Data(key, before));
+    }
+
+    fn note(&mut self, undo: Undo) {
+        if self.marks > 0 {
+            self.undo_bytes += undo.memory_bytes();
+            self.undo.push(undo);
+        }
+    }
+
+    /// Sets what the set says of an item: a value, its removal, or nothing.
+    #[expect(clippy::option_option, reason = "as in the map")]
+    fn swap_item(
+        &mut self,
+        key: ItemKey,
+        said: Option<Option<Vec<u8>>>,
+    ) -> Option<Option<Vec<u8>>> {
+        let len =
+            |said: &Option<Option<Vec<u8>>>| said.iter().flatten().map(Vec::len).sum::<usize>();
+        self.bytes += len(&said);
+        let before = match said {
+            Some(value) => self.items.insert(key, value),
+            None => self.items.remove(&key),
+        };
+        self.bytes -= len(&before);
+        before
+    }
+
+    fn swap_data(&mut self, key: (u64, u64), staged: Option<Staged>) -> Option<Staged> {
+        let len = |staged: &Option<Staged>| staged.as_ref().map_or(0, Staged::data_bytes);
+        self.bytes += len(&staged);
         let before = match staged {
             Some(staged) => self.data.insert(key, staged),
             None => self.data.remove(&key),
         };
-        if let Some(undo) = &mut self.undo {
-            undo.push(Undo::Data(key, before));
+        self.bytes -= len(&before);
+        before
+    }
+
+    /// All values of an item: the one it has, and those that it gets when changes are taken back.
+    pub(crate) fn versions_of(&self, key: ItemKey) -> impl Iterator<Item = &[u8]> {
+        let now = self.items.get(&key).into_iter().flatten();
+        let before = self.undo.iter().filter_map(move |undo| match undo {
+            Undo::Item(of, value) if *of == key => value.as_ref(),
+            _ => None,
+        });
+        now.chain(before).map(Vec::as_slice)
+    }
+
+    /// Puts others in place of [all values of an item](Self::versions_of), in the same order.
+    pub(crate) fn replace_versions(&mut self, key: ItemKey, versions: Vec<Vec<u8>>) {
+        let mut versions = versions.into_iter();
+        if let Some(Some(value)) = self.items.get_mut(&key)
+            && let Some(version) = versions.next()
+        {
+            self.bytes = self.bytes + version.len() - value.len();
+            *value = version;
+        }
+        for undo in &mut self.undo {
+            if let Undo::Item(of, Some(value)) = undo
+                && *of == key
+                && let Some(version) = versions.next()
+            {
+                self.undo_bytes = self.undo_bytes + version.len() - value.len();
+                *value = version;
+            }
         }
     }
 
@@ -236,8 +343,14 @@ mod tests {
             let data = random.one_in(2).then(|| (Rc::from(&*bytes), 0));
             set.stage(random.below(2), random.below(40), Staged { len, data });
         }
-        set.bytes += 10;
         set.next_object += 1;
+    }
+
+    /// Bytes as they are when counted anew.
+    fn counted(set: &WriteSet) -> usize {
+        let items = set.items.values().flatten().map(Vec::len);
+        let data = set.data.values().map(Staged::data_bytes);
+        items.chain(data).sum()
     }
 
     #[test]
@@ -250,15 +363,64 @@ mod tests {
             for _ in 0..random.below(12) {
                 change(&mut set, &mut random);
             }
-            if round % 3 == 0 {
-                set.release_mark();
-            } else {
+            if round % 3 != 0 {
                 set.roll_back(&mark);
                 assert_eq!((content(&set), set.bytes, set.next_object), before);
             }
+            set.release_mark(mark);
+            assert_eq!(set.bytes, counted(&set));
+            assert_eq!(set.undo_bytes, 0);
             if round % 50 == 0 {
                 set = WriteSet::new(7);
             }
         }
+    }
+
+    #[test]
+    fn marks_nest_and_one_that_was_rolled_back_to_serves_again() {
+        let mut random = Random::new(6);
+        for _ in 0..100 {
+            let mut set = WriteSet::new(7);
+            let mut marks: Vec<(Mark, Content)> = Vec::new();
+            for _ in 0..60 {
+                match random.below(8) {
+                    0 => {
+                        let mark = set.mark();
+                        marks.push((mark, content(&set)));
+                    }
+                    1 if !marks.is_empty() => {
+                        let place = random.index(marks.len());
+                        set.roll_back(&marks[place].0);
+                        assert_eq!(content(&set), marks[place].1);
+                        for (later, _) in marks.drain(place + 1..) {
+                            set.release_mark(later);
+                        }
+                    }
+                    2 if !marks.is_empty() => {
+                        let place = random.index(marks.len());
+                        for (mark, _) in marks.drain(place..) {
+                            set.release_mark(mark);
+                        }
+                    }
+                    _ => change(&mut set, &mut random),
+                }
+                let undo = set.undo.iter().map(Undo::memory_bytes).sum::<usize>();
+                assert_eq!((set.bytes, set.undo_bytes), (counted(&set), undo));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_range_that_was_written_over_keeps_about_as_much_memory_as_it_is_long() {
+        let mut set = WriteSet::new(1);
+        let staged = |len: usize| Staged {
+            len: len as u64,
+            data: Some((Rc::from(alloc::vec![1; len]), 0)),
+        };
+        set.stage(1, 0, staged(65_536));
+        set.stage(1, 4096, staged(61_440));
+        let kept = set.data.values().filter_map(|staged| staged.data.as_ref());
+        let kept = kept.map(|(bytes, _)| bytes.len()).sum::<usize>();
+        assert_eq!(kept, 65_536);
     }
 }

@@ -25,7 +25,7 @@ use common::posix::Model;
 use common::world::{Machine, Worker, World, hash_name, random_bytes, same};
 use common::{formatted, seed};
 use lfs::sim::{Crash, Executor, Random, SimDisk};
-use lfs::{CommitNumber, FileKind, ItemKind, NewInode, ROOT, RenameFlags, XattrMode};
+use lfs::{CommitNumber, FileKind, Isolation, ItemKind, NewInode, ROOT, RenameFlags, XattrMode};
 
 /// Something a workload is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,7 +261,8 @@ struct Run {
     seen: RefCell<BTreeMap<CommitNumber, Rc<Vec<Observed>>>>,
 }
 
-fn run(base: &(SimDisk, World), acts: &[Act], seed: u64) -> Run {
+/// Runs a workload; with `open`, while one transaction stays open all the time and others come and go.
+fn run(base: &(SimDisk, World), acts: &[Act], seed: u64, open: bool) -> Run {
     let mut world = base.1.fork();
     world.random = Random::new(seed);
     let disk = base.0.snapshot(seed);
@@ -269,16 +270,22 @@ fn run(base: &(SimDisk, World), acts: &[Act], seed: u64) -> Run {
     let worker = machine.worker();
     let performed = acts.to_vec();
     machine.run(async move {
+        let filesystem = Rc::clone(&worker.filesystem);
+        let begun = open.then(|| filesystem.begin(Isolation::Snapshot, 0).unwrap());
         for (number, act) in performed.into_iter().enumerate() {
             perform(&worker, act, number).await;
+            if open {
+                worker.open_transaction().await;
+            }
         }
         worker.wait_durable(worker.filesystem.appended()).await;
+        drop(begun);
     });
     let world = machine.world.borrow().fork();
     Run {
         disk: machine.disk.clone(),
         world,
-        what: format!("{acts:?}, seed {seed}"),
+        what: format!("{acts:?}, seed {seed}, open: {open}"),
         seen: RefCell::default(),
     }
 }
@@ -484,7 +491,7 @@ const UP_TO_THREE: usize = UP_TO_TWO + ACTS.len() * ACTS.len() * ACTS.len();
 fn explore(base: &(SimDisk, World), number: usize, seed: u64, singles: usize) -> u64 {
     let acts = workload(number).unwrap();
     let mut random = Random::new(seed ^ number as u64);
-    run(base, &acts, random.next_u64()).check_all(&mut random, singles)
+    run(base, &acts, random.next_u64(), false).check_all(&mut random, singles)
 }
 
 #[test]
@@ -509,6 +516,24 @@ fn some_workloads_of_three_operations_survive_power_cuts() {
     }
     println!("{states} states of 800 workloads");
     assert!(states >= 50_000, "{states}");
+}
+
+#[test]
+fn workloads_among_open_transactions_survive_power_cuts() {
+    let seed = seed(54);
+    let base = base(seed);
+    let mut random = Random::new(seed);
+    let mut states = 0;
+    for _ in 0..60 {
+        let mut acts = workload(random.index(UP_TO_TWO)).unwrap();
+        // What is kept for those that are open gets to the disk.
+        acts.insert(1, Act::Checkpoint);
+        acts.push(ACTS[random.index(ACTS.len())]);
+        let run = run(&base, &acts, random.next_u64(), true);
+        states += run.check_all(&mut random, 6);
+    }
+    println!("{states} states of 60 workloads among open transactions");
+    assert!(states >= 8_000, "{states}");
 }
 
 /// As long as it is told to: `make crash-campaign`.

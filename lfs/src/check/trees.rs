@@ -46,7 +46,7 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
             next_object: match self.last_commit.0 {
                 // The log may have given out more.
                 u64::MAX => u64::MAX,
-                _ => self.volume.next_object,
+                _ => self.volume.next_object.get(),
             },
         }
     }

@@ -70,7 +70,7 @@ impl<V: View> Namespace<'_, V> {
     /// [`FileError::NotFound`] for the inode, [`FileError::NoAttribute`]; for the name
     /// [`FileError::AttributeTooLarge`] above 255 bytes, [`FileError::Invalid`] when it is empty or has NUL.
     pub fn get_xattr(&mut self, inode: InodeNumber, name: &[u8]) -> Result<Vec<u8>, FileError> {
-        self.load(inode)?;
+        self.glance(inode)?;
         check_attribute_name(name)?;
         let Place::Taken(_, payload) = self.find_attribute(inode, name)? else {
             return Err(FileError::NoAttribute);
@@ -99,7 +99,7 @@ impl<V: View> Namespace<'_, V> {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<(), FileError> {
-        let mut found = self.load(inode)?;
+        let mut found = self.glance(inode)?;
         check_attribute_name(name)?;
         if value.len() > ATTRIBUTE_BYTES_MAX {
             return Err(FileError::AttributeTooLarge);
@@ -141,7 +141,7 @@ impl<V: View> Namespace<'_, V> {
     /// # Errors
     /// [`FileError::NotFound`] for the inode.
     pub fn list_xattrs(&mut self, inode: InodeNumber) -> Result<Vec<Vec<u8>>, FileError> {
-        let found = self.load(inode)?;
+        let found = self.glance(inode)?;
         let mut left = found.attribute_names_bytes;
         let mut names = Vec::new();
         let mut after = None;
@@ -161,7 +161,7 @@ impl<V: View> Namespace<'_, V> {
     /// # Errors
     /// As [`get_xattr`](Self::get_xattr).
     pub fn remove_xattr(&mut self, inode: InodeNumber, name: &[u8]) -> Result<(), FileError> {
-        let mut found = self.load(inode)?;
+        let mut found = self.glance(inode)?;
         check_attribute_name(name)?;
         let Place::Taken(position, payload) = self.find_attribute(inode, name)? else {
             return Err(FileError::NoAttribute);

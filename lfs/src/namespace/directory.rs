@@ -248,7 +248,7 @@ impl<V: View> Namespace<'_, V> {
         entries: i32,
         subdirectories: i32,
     ) -> Result<(), FileError> {
-        let mut inode = self.load_named(directory)?;
+        let mut inode = self.glance_named(directory)?;
         let size = inode.size.checked_add_signed(entries.into());
         inode.size = size.ok_or(DAMAGED)?;
         if inode.links != 0 {

@@ -48,7 +48,7 @@ pub(crate) struct Inode {
 }
 
 impl Inode {
-    fn new(new: &NewInode, parent: InodeNumber, now_ns: i64) -> Self {
+    pub(crate) fn new(new: &NewInode, parent: InodeNumber, now_ns: i64) -> Self {
         let directory = new.kind == FileKind::Directory;
         let device = matches!(new.kind, FileKind::CharDevice | FileKind::BlockDevice);
         Self {
@@ -244,7 +244,7 @@ impl<V: View> Namespace<'_, V> {
     /// # Errors
     /// [`FileError::NotFound`].
     pub fn kind(&mut self, inode: InodeNumber) -> Result<FileKind, FileError> {
-        Ok(self.load(inode)?.kind)
+        Ok(self.glance(inode)?.kind)
     }
 
     /// What is known of an inode, with or without a name.
@@ -287,7 +287,7 @@ impl<V: View> Namespace<'_, V> {
         if let Some(size) = change.size {
             self.truncate(inode, size)?;
         }
-        let mut found = self.load(inode)?;
+        let mut found = self.glance(inode)?;
         if *change != SetAttributes::default() {
             found.ctime_ns = self.view.now_ns();
         }
@@ -316,6 +316,20 @@ impl<V: View> Namespace<'_, V> {
         Inode::decode(&bytes.ok_or(FileError::NotFound)?)
     }
 
+    /// The same, of which only what [`View::glance`] allows is used.
+    pub(super) fn glance(&mut self, number: InodeNumber) -> Result<Inode, FileError> {
+        let bytes = self.view.glance(inode_key(number))?;
+        Inode::decode(&bytes.ok_or(FileError::NotFound)?)
+    }
+
+    /// As [`glance`](Self::glance), of an inode that an item names.
+    pub(super) fn glance_named(&mut self, number: InodeNumber) -> Result<Inode, FileError> {
+        match self.glance(number) {
+            Err(FileError::NotFound) => Err(DAMAGED),
+            other => other,
+        }
+    }
+
     /// An inode that an item names: it has to be there.
     pub(super) fn load_named(&mut self, number: InodeNumber) -> Result<Inode, FileError> {
         match self.load(number) {
@@ -324,9 +338,9 @@ impl<V: View> Namespace<'_, V> {
         }
     }
 
-    /// A directory that somebody names from outside; perhaps removed.
+    /// A directory that somebody names from outside; perhaps removed. As [`glance`](Self::glance).
     pub(super) fn load_directory(&mut self, number: InodeNumber) -> Result<Inode, FileError> {
-        let found = self.load(number)?;
+        let found = self.glance(number)?;
         if found.is_directory() {
             Ok(found)
         } else {

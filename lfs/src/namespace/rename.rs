@@ -133,7 +133,7 @@ impl<V: View> Namespace<'_, V> {
 
     /// Notes in an inode that its name has changed.
     fn note_moved(&mut self, moved: Named, directory: InodeNumber) -> Result<(), FileError> {
-        let mut inode = self.load_named(moved.inode)?;
+        let mut inode = self.glance_named(moved.inode)?;
         if inode.kind != moved.kind {
             return Err(DAMAGED);
         }
@@ -170,7 +170,7 @@ impl<V: View> Namespace<'_, V> {
             if step.is_power_of_two() {
                 mark = here;
             }
-            let found = self.load_named(here)?;
+            let found = self.glance_named(here)?;
             if !found.is_directory() {
                 return Err(DAMAGED);
             }

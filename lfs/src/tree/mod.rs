@@ -32,7 +32,6 @@ mod walk;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
-#[cfg(any(test, feature = "sim"))]
 use core::ops::RangeInclusive;
 
 pub(crate) use cache::{Held, NodeCache, SharedCache};
@@ -227,7 +226,6 @@ impl Tree {
     ///
     /// # Errors
     /// What must be loaded first. `visit` may have been called for items before that.
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn for_each_in(
         &self,
         range: &RangeInclusive<Key>,

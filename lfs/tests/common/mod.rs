@@ -5,6 +5,7 @@ pub mod check;
 pub mod generator;
 pub mod images;
 pub mod key;
+pub mod open;
 pub mod operation;
 pub mod posix;
 pub mod world;

@@ -42,7 +42,7 @@ pub struct World {
     pub model: Model,
     pub handles: Handles,
     pub random: Random,
-    generator: Generator,
+    pub generator: Generator,
     /// The state after each commit since the last mount.
     pub states: BTreeMap<CommitNumber, Rc<Model>>,
     /// Commits known to be durable, and after how many events of the disk.
@@ -289,6 +289,7 @@ impl Worker {
                 let commit = self.filesystem.appended();
                 self.wait_durable(commit).await;
             }
+            21..28 => self.open_transaction().await,
             20 => {
                 let pause = self.world.borrow_mut().random.below(3000);
                 self.clock.sleep_ms(pause).await;
