@@ -7,7 +7,7 @@ IMAGE_TOOLCHAIN ?= nightly-2025-12-12
 TEST_RUNNER = $(if $(shell $(CARGO) nextest --version 2>/dev/null),nextest run --no-fail-fast,test --no-fail-fast)
 ARCHES := riscv64 aarch64
 
-.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-files bench-peer fuzz
+.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-files bench-docs bench-peer fuzz
 
 ## test: everything CI needs: unit, model and crash tests on the host, end to end on both machines
 test: test-host test-cli test-machines
@@ -60,10 +60,21 @@ bench: hosted-and-images
 	$(CARGO) run --quiet --release -p tests --bin bench
 	$(MAKE) --no-print-directory bench-files
 
+# Size of the disk that the cleaner is measured on.
+CLEANER_MIB ?= 128
+# Large buffers come and go all the time: glibc is to keep their memory instead of asking the kernel for it again and again.
+BENCH_FILES = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
+    $(CARGO) run --quiet --release -p tests --bin bench-files -- --mib $(CLEANER_MIB)
+
 ## bench-files: what the file system costs, beside ext4 (as root), also in target/bench-files.jsonl
 bench-files: cli
 	scripts/setup-test --ext4
-	$(CARGO) run --quiet --release -p tests --bin bench-files
+	$(BENCH_FILES)
+
+## bench-docs: bench-files, and its tables and picture in docs/bench
+bench-docs: cli
+	scripts/setup-test --ext4
+	$(BENCH_FILES) --docs
 
 ## bench-peer: the same load on Linux + Redis in the same emulated machine, and the ratios
 bench-peer: hosted-and-images

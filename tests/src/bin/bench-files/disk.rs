@@ -1,6 +1,9 @@
 //! A disk that counts what is asked of it.
 
 use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::rc::Rc;
 
 use lfs::sim::SimClock;
@@ -12,40 +15,66 @@ const REQUEST_MS: u64 = 1;
 
 /// Shared: every clone is the same disk.
 #[derive(Clone)]
-pub struct CountedDisk(Rc<Inner>);
-
-struct Inner {
-    bytes: RefCell<Vec<u8>>,
+pub struct CountedDisk {
+    shared: Rc<Shared>,
     clock: SimClock,
+}
+
+struct Shared {
+    bytes: RefCell<Vec<u8>>,
     counts: Cell<BlockCounts>,
 }
 
 impl CountedDisk {
     /// A blank disk in memory, of which only what is written takes any.
     pub fn new(bytes: u64, clock: &SimClock) -> Self {
-        Self(Rc::new(Inner {
+        let shared = Shared {
             bytes: RefCell::new(vec![0; bytes as usize]),
-            clock: clock.clone(),
             counts: Cell::default(),
-        }))
+        };
+        Self {
+            shared: Rc::new(shared),
+            clock: clock.clone(),
+        }
+    }
+
+    /// The same disk in another simulation.
+    pub fn with_clock(&self, clock: &SimClock) -> Self {
+        Self {
+            shared: Rc::clone(&self.shared),
+            clock: clock.clone(),
+        }
+    }
+
+    /// Writes its content to a new file, with holes where nothing was written.
+    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+        let bytes = self.shared.bytes.borrow();
+        let file = File::create_new(path)?;
+        file.set_len(bytes.len() as u64)?;
+        for (block, at) in bytes.chunks(BLOCK_SIZE).zip((0..).step_by(BLOCK_SIZE)) {
+            if block.iter().any(|&byte| byte != 0) {
+                file.write_all_at(block, at)?;
+            }
+        }
+        Ok(())
     }
 
     /// What was asked of it so far.
     pub fn counts(&self) -> BlockCounts {
-        self.0.counts.get()
+        self.shared.counts.get()
     }
 
     fn count(&self, count: impl FnOnce(&mut BlockCounts)) {
-        let mut counts = self.0.counts.get();
+        let mut counts = self.shared.counts.get();
         count(&mut counts);
-        self.0.counts.set(counts);
+        self.shared.counts.set(counts);
     }
 }
 
 impl BlockDevice for CountedDisk {
     fn geometry(&self) -> DeviceGeometry {
         DeviceGeometry {
-            block_count: (self.0.bytes.borrow().len() / BLOCK_SIZE) as u64,
+            block_count: (self.shared.bytes.borrow().len() / BLOCK_SIZE) as u64,
             discard: false,
         }
     }
@@ -60,7 +89,7 @@ impl BlockDevice for CountedDisk {
             counts.reads += 1;
             counts.bytes_read += len as u64;
         });
-        let bytes = self.0.bytes.borrow();
+        let bytes = self.shared.bytes.borrow();
         buffer.bytes_mut().copy_from_slice(&bytes[at..at + len]);
         (buffer, Ok(()))
     }
@@ -71,14 +100,14 @@ impl BlockDevice for CountedDisk {
             counts.writes += 1;
             counts.bytes_written += len as u64;
         });
-        self.0.bytes.borrow_mut()[at..at + len].copy_from_slice(buffer.bytes());
-        self.0.clock.sleep_ms(REQUEST_MS).await;
+        self.shared.bytes.borrow_mut()[at..at + len].copy_from_slice(buffer.bytes());
+        self.clock.sleep_ms(REQUEST_MS).await;
         (buffer, Ok(()))
     }
 
     async fn flush(&self) -> Result<(), DeviceError> {
         self.count(|counts| counts.flushes += 1);
-        self.0.clock.sleep_ms(REQUEST_MS).await;
+        self.clock.sleep_ms(REQUEST_MS).await;
         Ok(())
     }
 

@@ -172,7 +172,7 @@ pub fn measure(report: &mut Report) {
         "a transaction is one group and one flush, two at the end of a segment; of a MiB as many groups as it fills",
     );
     for tabled in tables {
-        print!("{}", tabled.table);
+        report.show(&tabled.table);
     }
 }
 

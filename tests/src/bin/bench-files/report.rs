@@ -9,6 +9,7 @@ use tests::figures::Figures;
 pub struct Report {
     pub figures: Figures,
     goals: Vec<Goal>,
+    markdown: String,
 }
 
 struct Goal {
@@ -29,11 +30,14 @@ impl Report {
         });
     }
 
-    /// The figures to reach, and how far it was; `None` when nothing of that was measured.
-    pub fn goals(&self) -> Option<Table> {
-        if self.goals.is_empty() {
-            return None;
-        }
+    /// Prints a table.
+    pub fn show(&mut self, table: &Table) {
+        print!("{table}");
+        self.markdown.push_str(&table.to_markdown());
+    }
+
+    /// Prints the figures to reach, and whether they are.
+    pub fn show_goals(&mut self) {
         let mut table = Table::new(
             "Figures to reach",
             &["what", "reach", "measured", "reached"],
@@ -42,7 +46,14 @@ impl Report {
             let reached = if goal.reached { "yes" } else { "NO" };
             table.row([&goal.what, &goal.reach, &goal.measured, reached]);
         }
-        Some(table)
+        if !self.goals.is_empty() {
+            self.show(&table);
+        }
+    }
+
+    /// All tables that were shown, as sections of a document.
+    pub fn markdown(&self) -> &str {
+        &self.markdown
     }
 }
 
@@ -80,6 +91,19 @@ impl Table {
     /// A line below the table.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
+    }
+
+    fn to_markdown(&self) -> String {
+        let mut lines = vec![format!("\n## {}\n", self.title)];
+        for (index, row) in self.rows.iter().enumerate() {
+            lines.push(format!("| {} |", row.join(" | ")));
+            if index == 0 {
+                lines.push(format!("|---|{}", "--:|".repeat(row.len() - 1)));
+            }
+        }
+        lines.extend(self.notes.iter().map(|note| format!("\n{note}")));
+        lines.push(String::new());
+        lines.join("\n")
     }
 
     fn widths(&self) -> Vec<usize> {
