@@ -505,11 +505,14 @@ impl<D: BlockDevice> FileSystem<D> {
         let usage = self.usage();
         let volume = self.volume.borrow();
         let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
-        let pending = (dirty * BLOCK_SIZE) as u64;
-        let more = pending + bytes;
+        let freed = volume.live.freed_blocks().len() + volume.history.freed_blocks().len();
+        let in_blocks = |blocks: usize| (blocks * BLOCK_SIZE) as u64;
+        // What the next checkpoint writes, and what it takes the place of: that still counts as live.
+        let (more, less) = (bytes + in_blocks(dirty), in_blocks(freed));
+        let net = more.saturating_sub(less);
         // As files are counted in what there is for objects.
-        let objects_keep = self.object_reserve.get() + more + more / 8;
-        usage.live_bytes + more <= usage.capacity_bytes
+        let objects_keep = self.object_reserve.get() + net + net / 8;
+        usage.live_bytes + more <= usage.capacity_bytes + less
             && (self.object_reserve.get() == 0 || usage.object_bytes_max >= objects_keep)
     }
 

@@ -3,8 +3,14 @@
 
 mod common;
 
+use std::rc::Rc;
+
+use common::full::{SEGMENTS, SNAPSHOT, Setting, UNITS_MAX, at, check, fill, full, unlink, write};
+use common::operation::Operation;
+use common::world::{Machine, random_bytes};
+use common::{formatted, mount, seed};
 use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{FileError, FileKind, FormatOptions, NewInode, ROOT};
+use lfs::{CommitStop, FileError, FileKind, FormatOptions, Loaded, NewInode, ROOT, SetAttributes};
 
 const MIB: u64 = 1 << 20;
 
@@ -45,4 +51,149 @@ fn a_disk_filled_with_one_file_says_so_and_recovers() {
             remove.await.unwrap();
         }
     });
+}
+
+/// Items and names instead of data: what is overwritten and removed stays, as history, until the snapshot goes.
+#[test]
+fn a_disk_full_of_small_files_can_be_emptied_under_a_snapshot() {
+    let seed = seed(8);
+    let mut machine = Machine::new(formatted(SEGMENTS, seed), seed);
+    for round in 0..3 {
+        let what = format!("round {round}");
+        let worker = machine.worker();
+        machine.run(async move {
+            let made = fill(&worker, "small", 0, 900).await;
+            assert!(made > 300, "{made} files fitted");
+            let mut gone = 0;
+            while worker.filesystem.snapshot_count() == 0 {
+                let name = format!("/small{gone}");
+                worker.transact(&[unlink(&name)]).await.unwrap();
+                gone += 1;
+                worker.create_snapshot_named(SNAPSHOT.to_owned()).await;
+            }
+            assert!(gone < 100, "{gone} files for a snapshot");
+            for number in gone..made {
+                let change = SetAttributes {
+                    mode: Some(0o600),
+                    ..SetAttributes::default()
+                };
+                let target = at(&format!("/small{number}"));
+                let change = [Operation::SetAttributes { target, change }];
+                let changed = worker.transact(&change).await;
+                assert!(matches!(changed, Ok(()) | Err(FileError::NoSpace)));
+            }
+            for number in gone..made {
+                let name = format!("/small{number}");
+                worker.transact(&[unlink(&name)]).await.unwrap();
+            }
+        });
+        machine.compare(&what);
+        let worker = machine.worker();
+        machine.run(async move { worker.delete_snapshot_named(SNAPSHOT).await });
+        machine.compare(&what);
+        machine.world.borrow_mut().snapshots.clear();
+        machine = machine.reboot(seed);
+    }
+    check(&mut machine, "emptied");
+}
+
+/// With records of a layer above, which are there if the change of files is.
+#[test]
+fn records_of_the_layer_above_are_refused_with_the_files_they_belong_to() {
+    let full = full(true, seed(9));
+    let setting = Setting {
+        scattered: false,
+        cleaner: true,
+    };
+    let mut taken = 0;
+    for units in 0..UNITS_MAX {
+        let mut machine = full.boot(setting, units);
+        let filesystem = Rc::clone(&machine.filesystem);
+        let before = filesystem.appended();
+        let result = machine.run(async move {
+            let mut loaded = Loaded::default();
+            let body = |transaction: &mut lfs::Transaction<'_>| {
+                let mut files = transaction.files();
+                let new = NewInode::new(FileKind::File, 0o644);
+                let inode = files.create(ROOT, b"new", &new)?;
+                files.write(inode, 0, &random_bytes(&mut Random::new(1), 20_000))
+            };
+            loop {
+                let mut changes = filesystem.begin_changes(0, &mut loaded);
+                let outcome = filesystem.change_files(&mut changes, &loaded, body);
+                let result = match outcome {
+                    Ok(()) => filesystem.commit(changes, &[7; 3000]),
+                    Err(FileError::Fault(fault)) => Err(CommitStop::Fault(fault)),
+                    Err(error) => Err(CommitStop::Error(error)),
+                };
+                match result {
+                    Ok(number) => {
+                        filesystem.wait_durable(number).await.unwrap();
+                        return Ok(number);
+                    }
+                    Err(CommitStop::Fault(fault)) => {
+                        filesystem.load(fault, &mut loaded).await.unwrap();
+                    }
+                    Err(CommitStop::NoRoom) => filesystem.admit(|| false).await,
+                    Err(stop) => return Err(stop),
+                }
+            }
+        });
+        let mut executor = Executor::new(0);
+        let after = mount(&mut executor, &machine.disk.snapshot(1)).unwrap();
+        let records = after
+            .commits
+            .iter()
+            .filter(|(_, payload)| !payload.is_empty());
+        let found = after.filesystem.appended();
+        match result {
+            Ok(number) => {
+                assert_eq!(
+                    records.map(|(found, _)| *found).collect::<Vec<_>>(),
+                    [number]
+                );
+                taken += 1;
+            }
+            Err(stop) => {
+                assert_eq!(stop, CommitStop::Error(FileError::NoSpace));
+                assert_eq!(records.count(), 0);
+                assert!(units > 0 || found == before);
+            }
+        }
+    }
+    assert!((1..UNITS_MAX).contains(&taken), "{taken}");
+}
+
+/// A snapshot is made or refused, and can always be deleted.
+#[test]
+fn snapshots_on_a_full_disk() {
+    let full = full(true, seed(10));
+    let setting = Setting {
+        scattered: true,
+        cleaner: true,
+    };
+    for units in 0..4 {
+        let mut machine = full.boot(setting, units);
+        let worker = machine.worker();
+        machine.run(async move {
+            let mut made = 0;
+            for number in 0..50 {
+                worker.create_snapshot_named(format!("{number:0200}")).await;
+                made = worker.filesystem.snapshot_count();
+                if made < number + 2 {
+                    break;
+                }
+                // What was there at each of them is kept.
+                let _ = worker
+                    .transact(&[write("/d/blocks", 0, 100 + number)])
+                    .await;
+            }
+            for info in worker.filesystem.snapshots() {
+                worker.delete_snapshot_named(&info.name).await;
+            }
+            assert_eq!(worker.filesystem.snapshot_count(), 0, "of {made}");
+        });
+        machine.compare(&format!("{units} units"));
+        check(&mut machine, "no snapshots any more");
+    }
 }
