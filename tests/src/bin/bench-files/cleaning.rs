@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use lfs::sim::Random;
-use lfs::{BLOCK_SIZE, InodeNumber, Notify};
+use lfs::{BLOCK_SIZE, Clock, InodeNumber};
 
 use crate::analysis;
 use crate::report::{Report, Table, figure};
@@ -24,6 +24,10 @@ const STORED_PAGE: u64 = PAGE + 4;
 const COMMIT_BYTES_MAX: u64 = PAGE + 128;
 const DEPTH: u64 = 16;
 const ROUNDS_TO_BALANCE: u64 = 3;
+/// Device bytes per new byte at which a point is given up.
+const COST_MAX: u64 = 10;
+/// How often, in simulated time, that is looked at.
+const LOOK_MS: u64 = 10;
 
 /// Which pages are overwritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +69,18 @@ impl Load {
 pub struct Point {
     pub load: Load,
     pub percent: u64,
-    pub bytes_per_byte: f64,
+    /// `None` where it was given up.
+    cost: Option<Cost>,
+}
+
+impl Point {
+    pub fn bytes_per_byte(&self) -> Option<f64> {
+        self.cost.as_ref().map(|cost| cost.bytes_per_byte)
+    }
+}
+
+struct Cost {
+    bytes_per_byte: f64,
     /// Those of the cleaner.
     cleaner_bytes_per_byte: f64,
     segments_cleaned: u64,
@@ -116,23 +131,31 @@ fn measure_point(disk_bytes: u64, load: Load, percent: u64) -> Point {
         inode
     });
     let work = Work { inode, pages, load };
-    overwrite(&mut simulated, work, pages * ROUNDS_TO_BALANCE, DEPTH);
-    let before = (simulated.disk.counts(), simulated.filesystem.counters());
-    let many = overwrite(&mut simulated, work, pages, DEPTH);
-    let after = (simulated.disk.counts(), simulated.filesystem.counters());
-    let alone = overwrite(&mut simulated, work, pages / 4, 1);
-    let new_bytes = (pages * PAGE) as f64;
-    let cleaned = after.1.bytes_cleaned_written - before.1.bytes_cleaned_written;
     Point {
         load,
         percent,
+        cost: cost_of(&mut simulated, work),
+    }
+}
+
+/// What the work costs in balance; `None` when it is not worth going on.
+fn cost_of(simulated: &mut Simulated, work: Work) -> Option<Cost> {
+    let pages = work.pages;
+    overwrite(simulated, work, pages * ROUNDS_TO_BALANCE, DEPTH)?;
+    let before = (simulated.disk.counts(), simulated.filesystem.counters());
+    let many = overwrite(simulated, work, pages, DEPTH)?;
+    let after = (simulated.disk.counts(), simulated.filesystem.counters());
+    let alone = overwrite(simulated, work, pages / 4, 1)?;
+    let new_bytes = (pages * PAGE) as f64;
+    let cleaned = after.1.bytes_cleaned_written - before.1.bytes_cleaned_written;
+    Some(Cost {
         bytes_per_byte: (after.0 - before.0).bytes_written as f64 / new_bytes,
         cleaner_bytes_per_byte: cleaned as f64 / new_bytes,
         segments_cleaned: after.1.segments_cleaned - before.1.segments_cleaned,
         checkpoints: after.1.checkpoints - before.1.checkpoints,
         group_blocks: simulated.filesystem.usage().segment_bytes / BLOCK_SIZE as u64 / 2,
         waits: [many, alone],
-    }
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -142,10 +165,11 @@ struct Work {
     load: Load,
 }
 
-/// Overwrites `count` pages, `depth` at once; each is durable before the next.
-fn overwrite(simulated: &mut Simulated, work: Work, count: u64, depth: u64) -> Waits {
+/// Overwrites `count` pages, `depth` at once; each is durable before the next. `None` when that costs more than it may:
+/// then nothing is to be done with the file system any more.
+fn overwrite(simulated: &mut Simulated, work: Work, count: u64, depth: u64) -> Option<Waits> {
     let waits = Rc::new(RefCell::new(Waits::default()));
-    let at_work = Rc::new((Cell::new(depth), Notify::default()));
+    let at_work = Rc::new(Cell::new(depth));
     for worker in 0..depth {
         let (waits, at_work) = (Rc::clone(&waits), Rc::clone(&at_work));
         let filesystem = Rc::clone(&simulated.filesystem);
@@ -166,15 +190,17 @@ fn overwrite(simulated: &mut Simulated, work: Work, count: u64, depth: u64) -> W
                 waits.cleaner_blocks.push(taken.0 - before.0);
                 waits.blocks.push(durable.1 - before.1);
             }
-            at_work.0.set(at_work.0.get() - 1);
-            at_work.1.notify();
+            at_work.set(at_work.get() - 1);
         });
     }
-    simulated.executor.run(async move {
-        let over = || (at_work.0.get() == 0).then_some(());
-        at_work.1.until(over).await;
+    let blocks_max = written(&simulated.filesystem).1 + count * COST_MAX;
+    let done = simulated.run(move |filesystem, clock| async move {
+        while at_work.get() > 0 && written(&filesystem).1 < blocks_max {
+            clock.sleep_ms(LOOK_MS).await;
+        }
+        at_work.get() == 0
     });
-    waits.take()
+    done.then(|| waits.take())
 }
 
 /// Blocks that the cleaner wrote so far, and blocks that anybody wrote.
@@ -187,23 +213,6 @@ fn written(filesystem: &Counted) -> (u64, u64) {
 fn note(report: &mut Report, point: &Point, disk_mib: u64) {
     let name = point.load.name().replace('/', "_");
     let name = format!("cleaner_{disk_mib}m_{name}_{}", point.percent);
-    let mut add = |quantity: &str, value, unit| {
-        report
-            .figures
-            .add(&format!("{name}_{quantity}"), "library", value, unit);
-    };
-    add("device_bytes", point.bytes_per_byte, "bytes/byte");
-    add("cleaner_bytes", point.cleaner_bytes_per_byte, "bytes/byte");
-    for (waits, depth) in point.waits.iter().zip([DEPTH, 1]) {
-        let [p50, p99, max] = percentiles(&waits.cleaner_blocks);
-        for (quantity, blocks) in [("p50", p50), ("p99", p99), ("max", max)] {
-            add(
-                &format!("wait_c{depth}_{quantity}"),
-                blocks as f64,
-                "blocks",
-            );
-        }
-    }
     let load = point.load.name();
     if point.percent == 80 {
         let most = match point.load {
@@ -211,19 +220,40 @@ fn note(report: &mut Report, point: &Point, disk_mib: u64) {
             Load::Skewed => 1.6,
         };
         let what = format!("{load} overwrites, 80 % full, {disk_mib} MiB");
-        report.at_most(
-            &what,
-            point.bytes_per_byte,
-            most,
-            "device bytes per new byte",
-        );
+        let measured = point.bytes_per_byte().unwrap_or(f64::INFINITY);
+        report.at_most(&what, measured, most, "device bytes per new byte");
     }
-    if point.percent == 90 {
-        for (waits, depth) in point.waits.iter().zip([DEPTH, 1]) {
+    let Some(cost) = &point.cost else {
+        if point.percent == 90 {
+            let what = format!("{load} overwrites, 90 % full, {disk_mib} MiB");
+            report.at_most(
+                &what,
+                f64::INFINITY,
+                COST_MAX as f64,
+                "device bytes per new byte",
+            );
+        }
+        return;
+    };
+    for (quantity, value) in [
+        ("device_bytes", cost.bytes_per_byte),
+        ("cleaner_bytes", cost.cleaner_bytes_per_byte),
+    ] {
+        let name = format!("{name}_{quantity}");
+        report.figures.add(&name, "library", value, "bytes/byte");
+    }
+    for (waits, depth) in cost.waits.iter().zip([DEPTH, 1]) {
+        let [p50, p99, max] = percentiles(&waits.cleaner_blocks);
+        for (quantity, blocks) in [("p50", p50), ("p99", p99), ("max", max)] {
+            let name = format!("{name}_wait_c{depth}_{quantity}");
+            report
+                .figures
+                .add(&name, "library", blocks as f64, "blocks");
+        }
+        if point.percent == 90 {
             let what = format!("{load}, {depth} at once, 90 % full, {disk_mib} MiB: longest wait");
-            let [.., max] = percentiles(&waits.cleaner_blocks);
-            let most = wait_blocks_max(point.group_blocks, depth);
-            report.at_most(&what, max as f64, most as f64, "blocks by the cleaner");
+            let most = wait_blocks_max(cost.group_blocks, depth) as f64;
+            report.at_most(&what, max as f64, most, "blocks by the cleaner");
         }
     }
 }
@@ -246,14 +276,25 @@ fn cost_table(points: &[Point], disk_mib: u64, seconds: u64) -> Table {
     let title = format!("Write cost of the cleaner, {disk_mib} MiB");
     let mut table = Table::new(&title, &columns);
     for point in points {
-        table.row([
-            format!("{}, {} %", point.load.name(), point.percent),
-            figure(point.bytes_per_byte),
-            figure(point.cleaner_bytes_per_byte),
-            figure(point.load.analytic(point.percent)),
-            point.segments_cleaned.to_string(),
-            point.checkpoints.to_string(),
-        ]);
+        let name = format!("{}, {} %", point.load.name(), point.percent);
+        let analytic = figure(point.load.analytic(point.percent));
+        let cells = match &point.cost {
+            Some(cost) => [
+                figure(cost.bytes_per_byte),
+                figure(cost.cleaner_bytes_per_byte),
+                analytic,
+                cost.segments_cleaned.to_string(),
+                cost.checkpoints.to_string(),
+            ],
+            None => [
+                format!("> {COST_MAX}"),
+                "-".into(),
+                analytic,
+                "-".into(),
+                "-".into(),
+            ],
+        };
+        table.row([name].into_iter().chain(cells));
     }
     table.note("capacity: without what the disk keeps free for itself");
     table.note("analytic: that part of a disk in use, no metadata; uniform: segments cleaned by age; 90/10: hot and cold apart");
@@ -277,8 +318,9 @@ fn wait_table(points: &[Point], disk_mib: u64) -> Table {
     let title = format!("Blocks written while one operation waits, 90 % full, {disk_mib} MiB");
     let mut table = Table::new(&title, &columns);
     for point in points.iter().filter(|point| point.percent == 90) {
-        for (waits, depth) in point.waits.iter().zip([DEPTH, 1]) {
-            let bound = wait_blocks_max(point.group_blocks, depth);
+        let Some(cost) = &point.cost else { continue };
+        for (waits, depth) in cost.waits.iter().zip([DEPTH, 1]) {
+            let bound = wait_blocks_max(cost.group_blocks, depth);
             let by_cleaner = percentiles(&waits.cleaner_blocks);
             let cells = by_cleaner.into_iter().chain([bound]);
             let cells = cells

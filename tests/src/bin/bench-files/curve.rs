@@ -54,7 +54,8 @@ pub fn draw(points: &[Point], disk_mib: u64, path: &Path) -> Result<(), Box<dyn 
             ))
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], faint));
         let own = points.iter().filter(|point| point.load == load);
-        let measured = own.map(|point| (point.percent as f64, point.bytes_per_byte));
+        let measured =
+            own.filter_map(|point| Some((point.percent as f64, point.bytes_per_byte()?)));
         let measured = measured.collect::<Vec<_>>();
         chart
             .draw_series(LineSeries::new(measured.clone(), color.stroke_width(2)))?

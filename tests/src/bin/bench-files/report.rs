@@ -25,7 +25,11 @@ impl Report {
         self.goals.push(Goal {
             what: what.to_owned(),
             reach: format!("≤ {most} {unit}"),
-            measured: figure(measured),
+            measured: if measured.is_finite() {
+                figure(measured)
+            } else {
+                "given up".to_owned()
+            },
             reached: measured <= most,
         });
     }
