@@ -179,8 +179,11 @@ fn files(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
     let files = engine.store_stats().files;
     write!(
         out,
-        "fs_capacity_bytes:{}\r\nfs_live_bytes:{}\r\nfs_snapshots:{}\r\nfs_segments_cleaned:{}\r\n\
+        "fs_size_bytes:{}\r\nfs_size_bytes_max:{}\r\nfs_device_bytes:{}\r\nfs_capacity_bytes:{}\r\nfs_live_bytes:{}\r\nfs_snapshots:{}\r\nfs_segments_cleaned:{}\r\n\
          fs_cleaned_bytes_read:{}\r\nfs_cleaned_bytes_written:{}\r\n",
+        files.size_bytes,
+        files.size_bytes_max,
+        files.device_bytes,
         files.capacity_bytes,
         files.live_bytes,
         files.snapshots,
@@ -201,6 +204,7 @@ fn mirror(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         MemberState::Resync => "resync",
     };
     let [first, second] = mirror.members;
+    let [first_bytes, second_bytes] = mirror.member_bytes;
     let state = match mirror.members {
         [MemberState::In, MemberState::In] => "whole",
         [MemberState::Resync, _] | [_, MemberState::Resync] => "resync",
@@ -209,9 +213,12 @@ fn mirror(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
     write!(
         out,
         "mirror_enabled:1\r\nmirror_state:{state}\r\nmirror_disk1:{}\r\nmirror_disk2:{}\r\n\
+         mirror_disk1_bytes:{}\r\nmirror_disk2_bytes:{}\r\n\
          mirror_behind_bytes:{}\r\nmirror_resynced_bytes:{}\r\nmirror_repaired:{}\r\nmirror_failures:{}\r\n",
         name(first),
         name(second),
+        first_bytes,
+        second_bytes,
         mirror.behind_bytes,
         mirror.resynced_bytes,
         mirror.repaired,

@@ -53,6 +53,7 @@ pub(crate) enum Command {
     Mkfs(Mkfs),
     Fsck(Fsck),
     Scrub(Scrub),
+    Grow(Grow),
     Dump(Dump),
     Info(Info),
     Ls(Ls),
@@ -176,6 +177,36 @@ pub(crate) struct Scrub {
     #[arg(long)]
     pub(crate) read_only: bool,
     /// Print one JSON object for each finding, and one that sums up.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a file system larger.
+///
+/// Takes in what IMAGE has more than the file system on it. With --size an image file is made that large first, all
+/// holes; a block device, and a file that something else made larger, has the size it has. Whatever opens an image for
+/// writing, this tool or a machine, takes in new space by itself, a running machine as soon as its disk grows; this is for
+/// doing it here and now, and for the size of the file.
+///
+/// What is on it stays as it is, and it takes a moment, whatever the size. A power cut on the way leaves the old size or the
+/// new one. A file system becomes at most sixteen times as large as it was made. It never becomes smaller: for that, restore
+/// a backup. Of the two disks of a mirror both are made larger, by other means, and the machine that has both grows.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone grow disk.img --size 1G
+      siltstone grow /dev/sdx
+
+EXIT STATUS
+  0 it takes all the space it can have, which may be no more than before; 1 refused or failed; 2 wrong
+  usage.")]
+pub(crate) struct Grow {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// Size of the image file, such as 64M or 10GiB; not smaller than it is.
+    #[arg(long, value_parser = parse_size)]
+    pub(crate) size: Option<u64>,
+    /// Print a JSON object: sizes before and now.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -129,7 +129,11 @@ impl<D: BlockDevice> Store<D> {
 
     pub(crate) fn file_stats(&self) -> FileStats {
         let (usage, counters) = (self.filesystem.usage(), self.filesystem.counters());
+        let span = self.filesystem.span();
         FileStats {
+            size_bytes: span.bytes,
+            size_bytes_max: span.bytes_max,
+            device_bytes: span.device_bytes,
             capacity_bytes: usage.capacity_bytes,
             live_bytes: usage.live_bytes,
             snapshots: self.filesystem.snapshot_count() as u64,

@@ -562,6 +562,12 @@ pub struct Stats {
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct FileStats {
+    /// Bytes of the device that the file system takes, from its start.
+    pub size_bytes: u64,
+    /// What that may become when the device grows.
+    pub size_bytes_max: u64,
+    /// Bytes on the device that it may use.
+    pub device_bytes: u64,
     /// What live bytes may come to.
     pub capacity_bytes: u64,
     /// Bytes that are meant: files, runs of keys, trees.

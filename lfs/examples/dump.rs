@@ -155,6 +155,7 @@ impl Reader {
             .filter_map(|block| reader.slot(block, slot_blocks).ok())
             .max_by_key(|slot| u64_at(slot, 32).unwrap_or(0));
         let slot = newest.ok_or("no valid checkpoint")?;
+        reader.segment_count = u32_at(&slot, 44)?;
         let tree_commit = u64_at(&slot, 120)?;
         for (tree, at) in [(1, 176), (2, 192)] {
             let root = Root {
@@ -630,7 +631,7 @@ fn superblock(image: &[u8]) -> Fallible<(Reader, u64, u32)> {
             image: Vec::new(),
             id: bytes[16..32].try_into()?,
             segment_blocks: u64::from(u32_at(bytes, 56)?),
-            segment_count: u32_at(bytes, 60)?,
+            segment_count: 0,
             first_segment_block: u64_at(bytes, 64)?,
             live: BTreeMap::new(),
             history: BTreeMap::new(),

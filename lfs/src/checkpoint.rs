@@ -16,7 +16,9 @@ use crate::layout::{
 use crate::seal::{Purpose, Vault};
 use crate::superblock::{SegmentId, Superblock};
 use crate::tree::TreeRoot;
-use crate::{BLOCK_SIZE, BlockIndex, Buffer, CommitNumber, NodePointer, ObjectId};
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, MountError, NodePointer, ObjectId,
+};
 
 const HEADER_BYTES: usize = size_of::<CheckpointLayout>();
 
@@ -54,7 +56,7 @@ pub(crate) struct Checkpoint {
     /// The segments of the log from the start on; the last `ahead_count` were decided on, not used.
     pub log_segments: Vec<SegmentId>,
     pub ahead_count: usize,
-    /// Segments there are.
+    /// Segments there are: the size of the file system.
     pub segment_count: u32,
     pub log_blocks: u64,
     pub live_root: Option<TreeRoot>,
@@ -92,12 +94,19 @@ fn decode_root(layout: &RootLayout) -> Result<Option<TreeRoot>, NoRoot> {
     Ok(Some(TreeRoot { pointer, level }))
 }
 
+/// What a checkpoint says in the clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CheckpointHead {
+    pub sequence: u64,
+    pub segment_count: u32,
+}
+
 /// The checkpoint does not fit into its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotFull;
 
 impl Checkpoint {
-    /// Slot size in blocks that holds every checkpoint of a file system of `segment_count` segments:
+    /// Slot size in blocks that holds every checkpoint of a file system of up to `segment_count` segments:
     /// all segments listed once, in the worst case each as a run of its own, and a manifest.
     pub(crate) fn slot_blocks(segment_count: u32) -> u32 {
         let bytes = 12_288_u64 + 12 * u64::from(segment_count);
@@ -143,7 +152,7 @@ impl Checkpoint {
             own_block: own.0.into(),
             sequence: self.sequence.into(),
             body_len: u32_len(body.len())?.into(),
-            reserved_clear: [0; 4],
+            segment_count: self.segment_count.into(),
             seal: [0; SEAL_BYTES],
             log_segment_count: u32_len(self.log_segments.len())?.into(),
             ahead_count: u32_len(self.ahead_count)?.into(),
@@ -156,13 +165,12 @@ impl Checkpoint {
             start_group: self.start.group.into(),
             start_commit: self.start.commit.into(),
             start_previous_checksum: self.start.previous_checksum.into(),
-            segment_count: self.segment_count.into(),
             log_blocks: self.log_blocks.into(),
             next_object: self.next_object.into(),
             next_inode: self.next_inode.into(),
             live_root: encode_root(self.live_root),
             history_root: encode_root(self.history_root),
-            reserved: [0; 28],
+            reserved: [0; 32],
         };
         let mut buffer = Buffer::zeroed(blocks).map_err(|_| SlotFull)?;
         let bytes = buffer.bytes_mut();
@@ -179,28 +187,43 @@ impl Checkpoint {
         Ok(buffer)
     }
 
-    /// The sequence number of an intact checkpoint in `slot`, for whom its content is nothing.
-    pub(crate) fn sequence_of(
+    /// What an intact checkpoint in `slot` says in the clear.
+    pub(crate) fn head_of(
         superblock: &Superblock,
         own: BlockIndex,
         slot: &[u8],
-    ) -> Option<u64> {
+    ) -> Option<CheckpointHead> {
         let (layout, _) = CheckpointLayout::ref_from_prefix(slot).ok()?;
         let end = HEADER_BYTES.checked_add(layout.body_len.get() as usize)?;
         let intact = layout.magic == CHECKPOINT_MAGIC
             && layout.filesystem_id == superblock.id.0
             && layout.own_block.get() == own.0
             && layout.checksum.get() == checksum_after_head(slot.get(..end)?);
-        intact.then_some(layout.sequence.get())
+        intact.then_some(CheckpointHead {
+            sequence: layout.sequence.get(),
+            segment_count: layout.segment_count.get(),
+        })
+    }
+
+    /// How many blocks of a slot its checkpoint takes, as its first block says; all when that says nothing that can be.
+    pub(crate) fn len_blocks(superblock: &Superblock, first: &[u8]) -> usize {
+        let all = superblock.slot_blocks as usize;
+        let Ok((layout, _)) = CheckpointLayout::ref_from_prefix(first) else {
+            return all;
+        };
+        let bytes = HEADER_BYTES.saturating_add(layout.body_len.get() as usize);
+        bytes.div_ceil(BLOCK_SIZE).min(all)
     }
 
     /// The checkpoint in `slot`, the whole content of the slot at `own`, or `None` when there is no
-    /// valid one. Everything it names exists; that nothing is named twice is the caller's to check.
+    /// valid one, or none that fits a device of `device_blocks` blocks. Everything it names exists; that nothing is named
+    /// twice is the caller's to check.
     pub(crate) fn decode(
         superblock: &Superblock,
         vault: &Vault,
         own: BlockIndex,
         slot: &[u8],
+        device_blocks: u64,
     ) -> Option<Self> {
         let (layout, _) = CheckpointLayout::ref_from_prefix(slot).ok()?;
         let end = HEADER_BYTES.checked_add(layout.body_len.get() as usize)?;
@@ -213,9 +236,14 @@ impl Checkpoint {
         }
         let whole = vault.opened(Purpose::Slot, whole, CHECKPOINT_SEAL_AT)?;
         let (layout, _) = CheckpointLayout::ref_from_prefix(&whole).ok()?;
+        let segment_count = layout.segment_count.get();
+        if !superblock.allows(segment_count) || superblock.blocks_for(segment_count) > device_blocks
+        {
+            return None;
+        }
         let mut body = Body {
             bytes: whole.get(HEADER_BYTES..)?,
-            superblock,
+            segment_count,
         };
         let log_segments = (0..layout.log_segment_count.get())
             .map(|_| body.segment())
@@ -233,13 +261,10 @@ impl Checkpoint {
             let mut segments = Vec::new();
             for _ in 0..run_count {
                 let (first, count) = (body.segment()?, body.u32()?);
-                let end = first
-                    .0
-                    .checked_add(count)
-                    .filter(|&e| e <= superblock.segment_count)?;
+                let end = first.0.checked_add(count).filter(|&e| e <= segment_count)?;
                 segments.extend((first.0..end).map(SegmentId));
                 // A segment belongs to one object once, so more than all of them is nonsense.
-                if object_segments + segments.len() > superblock.segment_count as usize {
+                if object_segments + segments.len() > segment_count as usize {
                     return None;
                 }
             }
@@ -266,7 +291,7 @@ impl Checkpoint {
             },
             log_segments,
             ahead_count: usize::try_from(layout.ahead_count.get()).ok()?,
-            segment_count: layout.segment_count.get(),
+            segment_count,
             log_blocks: layout.log_blocks.get(),
             live_root: decode_root(&layout.live_root).ok()?,
             history_root: decode_root(&layout.history_root).ok()?,
@@ -277,6 +302,32 @@ impl Checkpoint {
             manifest,
         })
     }
+}
+
+/// Blocks of a slot that are read before it is known how many its checkpoint takes.
+const SLOT_BLOCKS_AT_ONCE: usize = 16;
+
+/// Reads copy `copy` of the slot at `own`, as far as its checkpoint goes.
+///
+/// # Errors
+/// [`MountError::Device`] or [`MountError::OutOfMemory`].
+pub(crate) async fn read_slot<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    own: BlockIndex,
+    copy: u8,
+) -> Result<Buffer, MountError> {
+    let mut blocks = SLOT_BLOCKS_AT_ONCE.min(superblock.slot_blocks as usize);
+    let (buffer, read) = device.read_copy(copy, own, Buffer::zeroed(blocks)?).await;
+    read?;
+    let needed = Checkpoint::len_blocks(superblock, buffer.bytes());
+    if needed <= blocks {
+        return Ok(buffer);
+    }
+    blocks = needed;
+    let (buffer, read) = device.read_copy(copy, own, Buffer::zeroed(blocks)?).await;
+    read?;
+    Ok(buffer)
 }
 
 /// Neighbouring segments as (first, count).
@@ -298,7 +349,7 @@ fn u32_len(len: usize) -> Result<u32, SlotFull> {
 /// Takes a body apart; `None` when it ends early or names a segment that does not exist.
 struct Body<'b> {
     bytes: &'b [u8],
-    superblock: &'b Superblock,
+    segment_count: u32,
 }
 
 impl<'b> Body<'b> {
@@ -318,7 +369,7 @@ impl<'b> Body<'b> {
 
     fn segment(&mut self) -> Option<SegmentId> {
         self.u32()
-            .filter(|&id| id < self.superblock.segment_count)
+            .filter(|&id| id < self.segment_count)
             .map(SegmentId)
     }
 }
@@ -381,7 +432,7 @@ mod tests {
         let vault = Vault::plain(superblock.id);
         let mut buffer = checkpoint.encode(&superblock, &vault, own).unwrap();
         assert_eq!(
-            Checkpoint::decode(&superblock, &vault, own, buffer.bytes()),
+            Checkpoint::decode(&superblock, &vault, own, buffer.bytes(), 1024),
             Some(checkpoint)
         );
         assert_eq!(
@@ -389,15 +440,19 @@ mod tests {
                 &superblock,
                 &vault,
                 superblock.slot_block(0),
-                buffer.bytes()
+                buffer.bytes(),
+                1024
             ),
             None
         );
+        let end_block = superblock.blocks_for(100);
+        let on = |blocks| Checkpoint::decode(&superblock, &vault, own, buffer.bytes(), blocks);
+        assert!(on(end_block).is_some() && on(end_block - 1).is_none());
         let end = HEADER_BYTES + 12 + 1 + (20 + 16) + 20 + 8;
         for bit in 0..end * 8 {
             buffer.bytes_mut()[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(
-                Checkpoint::decode(&superblock, &vault, own, buffer.bytes()),
+                Checkpoint::decode(&superblock, &vault, own, buffer.bytes(), 1024),
                 None,
                 "bit {bit}"
             );

@@ -88,19 +88,24 @@ impl<D: BlockDevice> FileSystem<D> {
             keep: keep.to_vec(),
             manifest: manifest.to_vec(),
         };
-        self.make_checkpoint(layer, clock).await
+        let count = self.segments.borrow().count();
+        self.make_checkpoint(layer, count, clock).await
     }
 
     /// Makes a checkpoint that leaves the layer above as it is.
     pub(crate) async fn checkpoint_trees(&self, clock: &impl Clock) -> Result<(), CheckpointError> {
         let _turn = Turn::take(self).await;
         let layer = self.layer.borrow().clone();
-        self.make_checkpoint(layer, clock).await
+        let count = self.segments.borrow().count();
+        self.make_checkpoint(layer, count, clock).await
     }
 
-    async fn make_checkpoint(
+    /// Makes a checkpoint which says that there are `segment_count` segments, not fewer than there are. To be called by whose
+    /// [`Turn`] it is.
+    pub(crate) async fn make_checkpoint(
         &self,
         mut layer: LayerState,
+        segment_count: u32,
         clock: &impl Clock,
     ) -> Result<(), CheckpointError> {
         let objects = layer
@@ -116,10 +121,20 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         let mut moment = self.freeze(sequence);
         let written = self
-            .write_checkpoint(&mut moment, &layer, objects, sequence, clock)
+            .write_checkpoint(
+                &mut moment,
+                &layer,
+                objects,
+                (sequence, segment_count),
+                clock,
+            )
             .await;
         match written {
             Ok((objects, homes, dropped)) => {
+                // Durably said: from here on something may be written there.
+                self.segments
+                    .borrow_mut()
+                    .grow(&self.superblock, segment_count);
                 self.install(moment, layer, &objects, homes, sequence, dropped)
                     .await;
                 Ok(())
@@ -184,18 +199,18 @@ impl<D: BlockDevice> FileSystem<D> {
         moment: &mut Moment,
         layer: &LayerState,
         objects: BTreeMap<ObjectId, ObjectInfo>,
-        sequence: u64,
+        (sequence, segment_count): (u64, u32),
         clock: &impl Clock,
     ) -> Result<(BTreeMap<ObjectId, ObjectInfo>, Vec<u8>, usize), CheckpointError> {
         // The trees must not be ahead of the log.
         self.log.wait_durable(moment.tree_commit).await?;
         self.write_nodes(moment).await?;
-        let table = self.segments.borrow_mut().changed_blocks(
-            &self.superblock,
-            &self.vault,
-            sequence,
-            &moment.emptied,
-        );
+        let table = {
+            let mut segments = self.segments.borrow_mut();
+            segments.prepare_growth(segment_count);
+            let superblock = &self.superblock;
+            segments.changed_blocks(superblock, &self.vault, sequence, &moment.emptied)
+        };
         let table = table.ok_or(CheckpointError::TooLarge)?;
         let indexes = table.iter().map(|block| block.index).collect::<Vec<_>>();
         let homes = self.segments.borrow().homes_with(indexes.iter().copied());
@@ -215,7 +230,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 start: view.start,
                 log_segments: view.segments,
                 ahead_count: view.ahead_count,
-                segment_count: self.superblock.segment_count,
+                segment_count,
                 log_blocks: view.log_blocks,
                 live_root: moment.live.root(),
                 history_root: moment.history.root(),

@@ -205,18 +205,18 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether free segments, and those that the next checkpoint frees, are few.
     pub(crate) fn wants_cleaning(&self) -> bool {
-        self.segments.borrow().free() + self.segments_coming() < self.superblock.segments_few()
+        self.segments.borrow().free() + self.segments_coming() < self.reserves().segments_few()
     }
 
     /// Whether the cleaner goes on once it has begun: several victims at once fill the groups of their survivors.
     fn wants_more_cleaning(&self) -> bool {
-        self.segments.borrow().free() + self.segments_coming() < self.superblock.segments_low()
+        self.segments.borrow().free() + self.segments_coming() < self.reserves().segments_low()
     }
 
     /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
     pub(crate) fn wants_room_for_objects(&self) -> bool {
         let promised = self.segments_promised();
-        let wanted = self.superblock.segments_low() + promised;
+        let wanted = self.reserves().segments_low() + promised;
         promised > 0 && self.segments.borrow().free() + self.segments_coming() < wanted
     }
 
@@ -652,7 +652,7 @@ impl<D: BlockDevice> FileSystem<D> {
             let kind = (SegmentKind::Survivors, written_at);
             let before = head.map(|head| head.segment);
             let left = head.map_or(0, |head| self.superblock.segment_blocks - head.next_block);
-            let leave = self.superblock.segments_for_checkpoints();
+            let leave = segments.reserves().segments_for_checkpoints();
             let taken = Head::take(head, &self.superblock, &mut segments, leave, kind, blocks);
             let (segment, block) = taken.ok_or(FileError::NoSpace)?;
             if fresh || before != Some(segment) {
@@ -749,8 +749,8 @@ impl<D: BlockDevice> FileSystem<D> {
     /// where they are as few as commits may leave.
     fn scarcity(&self) -> u64 {
         let level = self.segments.borrow().free() + self.segments_coming();
-        let low = self.superblock.segments_few();
-        let span = low - self.superblock.segments_for_tidying();
+        let low = self.reserves().segments_few();
+        let span = low - self.reserves().segments_for_tidying();
         let short = low.saturating_sub(level).min(span);
         u64::from(short) * PACE_STEPS / u64::from(span.max(1))
     }

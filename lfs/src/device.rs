@@ -11,7 +11,8 @@ pub struct BlockIndex(pub u64);
 /// What a device is, as far as the file system needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceGeometry {
-    /// Whole blocks on the device; a shorter rest is not used.
+    /// Whole blocks on the device; a shorter rest is not used. Becomes more when the device grows, and never fewer while
+    /// it is open.
     pub block_count: u64,
     /// Whether [`BlockDevice::discard`] does anything.
     pub discard: bool,
@@ -44,8 +45,15 @@ pub enum DeviceError {
 /// Durability: a completed write is durable only once a [`flush`](BlockDevice::flush) that was
 /// *started after* the write completed has returned `Ok`. What an error leaves on the disk is unknown.
 pub trait BlockDevice {
-    /// Size and abilities. Does not change while the device is open.
+    /// Size and abilities. Nothing but the size changes while the device is open.
     fn geometry(&self) -> DeviceGeometry;
+
+    /// Completes when [`geometry`](Self::geometry) says other than `block_count` blocks. Never, of a device that does not
+    /// notice that it grows.
+    fn resized(&self, block_count: u64) -> impl Future<Output = ()> {
+        let _ = block_count;
+        core::future::pending()
+    }
 
     /// Reads `buffer.len_blocks()` blocks starting at `start`.
     fn read(
@@ -123,6 +131,10 @@ pub enum Advice {
 impl<D: BlockDevice> BlockDevice for &D {
     fn geometry(&self) -> DeviceGeometry {
         (**self).geometry()
+    }
+
+    fn resized(&self, block_count: u64) -> impl Future<Output = ()> {
+        (**self).resized(block_count)
     }
 
     fn read(

@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_slot};
 use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
 use crate::namespace::{AttributeValue, Inode, OrphanState, decode_attribute, decode_entry};
 use crate::record::Record;
@@ -56,12 +56,10 @@ pub enum DumpEvent<'e> {
         block: BlockIndex,
         /// Whether a format got to its end.
         ready: bool,
-        /// Blocks that are used.
-        block_count: u64,
         /// Blocks of a segment.
         segment_blocks: u32,
-        /// Segments.
-        segment_count: u32,
+        /// Segments that it can grow to.
+        segment_count_max: u32,
         /// Where they begin.
         first_segment_block: u64,
         /// Segments the log goes through between two checkpoints at most.
@@ -75,6 +73,8 @@ pub enum DumpEvent<'e> {
         block: BlockIndex,
         /// Its number.
         sequence: u64,
+        /// Segments there are.
+        segment_count: u32,
         /// Whether it is the newest.
         in_force: bool,
         /// The last commit in the trees.
@@ -266,21 +266,19 @@ async fn read<D: BlockDevice>(
 }
 
 async fn superblocks<D: BlockDevice>(device: &D, events: Events<'_>) -> Option<Superblock> {
-    let device_blocks = device.geometry().block_count;
     let mut found = None;
     for block in Superblock::copy_blocks() {
         let Some(buffer) = read(device, block, 1, events).await else {
             continue;
         };
-        match Superblock::decode(buffer.bytes(), block, device_blocks) {
+        match Superblock::decode(buffer.bytes(), block) {
             Ok(superblock) => {
                 let ready = superblock.state == State::Ready;
                 events(DumpEvent::Superblock {
                     block,
                     ready,
-                    block_count: superblock.block_count,
                     segment_blocks: superblock.segment_blocks,
-                    segment_count: superblock.segment_count,
+                    segment_count_max: superblock.segment_count_max,
                     first_segment_block: superblock.first_segment_block,
                     log_segments: superblock.log_segments,
                     suite: superblock.suite,
@@ -308,11 +306,14 @@ async fn slots<D: BlockDevice>(
     let mut found = Vec::new();
     for slot in 0..2 {
         let block = superblock.slot_block(slot);
-        let blocks = superblock.slot_blocks as usize;
-        let Some(buffer) = read(device, block, blocks, events).await else {
+        let Ok(buffer) = read_slot(device, superblock, block, 0).await else {
+            let text = "cannot be read";
+            events(DumpEvent::Note { block, text });
             continue;
         };
-        if let Some(checkpoint) = Checkpoint::decode(superblock, vault, block, buffer.bytes()) {
+        let device_blocks = device.geometry().block_count;
+        let decoded = Checkpoint::decode(superblock, vault, block, buffer.bytes(), device_blocks);
+        if let Some(checkpoint) = decoded {
             found.push((block, checkpoint));
         } else {
             let text = "no valid checkpoint in this slot";
@@ -326,6 +327,7 @@ async fn slots<D: BlockDevice>(
         events(DumpEvent::Checkpoint {
             block: *block,
             sequence: checkpoint.sequence,
+            segment_count: checkpoint.segment_count,
             in_force: newest == Some(checkpoint.sequence),
             tree_commit: checkpoint.tree_commit,
             horizon: checkpoint.horizon,
@@ -348,8 +350,8 @@ async fn table<D: BlockDevice>(
     options: DumpOptions<'_>,
     events: Events<'_>,
 ) -> Option<Segments> {
-    let mut segments = Segments::new(superblock)?;
-    for index in 0..table_blocks_for(superblock.segment_count) {
+    let mut segments = Segments::new(superblock, checkpoint.segment_count)?;
+    for index in 0..table_blocks_for(checkpoint.segment_count) {
         let home = checkpoint.table_homes.get(index as usize).copied();
         let home = home.unwrap_or(0);
         let block = superblock.table_block(index, home);
@@ -419,7 +421,7 @@ async fn log<D: BlockDevice>(
             group(&header, checksum, ground, rest, true, events);
             for (ahead, id) in header.next_segments.iter().enumerate() {
                 // Those that it names follow this one.
-                if let Some(id) = id.filter(|id| id.0 < superblock.segment_count)
+                if let Some(id) = id.filter(|id| id.0 < superblock.segment_count_max)
                     && segments.len() == at + ahead
                     && segments.len() < window_max
                 {
@@ -558,7 +560,7 @@ impl fmt::Display for DumpEvent<'_> {
                 block,
                 ready,
                 segment_blocks,
-                segment_count,
+                segment_count_max,
                 first_segment_block,
                 suite,
                 ..
@@ -566,8 +568,8 @@ impl fmt::Display for DumpEvent<'_> {
                 let state = if *ready { "ready" } else { "formatting" };
                 write!(
                     f,
-                    "superblock at block {}: {state}, {segment_count} segments of {segment_blocks} \
-                     blocks from block {first_segment_block}",
+                    "superblock at block {}: {state}, up to {segment_count_max} segments of \
+                     {segment_blocks} blocks from block {first_segment_block}",
                     block.0
                 )?;
                 suite.map_or(Ok(()), |suite| write!(f, ", encrypted with {suite}"))
@@ -575,6 +577,7 @@ impl fmt::Display for DumpEvent<'_> {
             Self::Checkpoint {
                 block,
                 sequence,
+                segment_count,
                 in_force,
                 tree_commit,
                 horizon,
@@ -588,7 +591,7 @@ impl fmt::Display for DumpEvent<'_> {
                 let force = if *in_force { ", in force" } else { "" };
                 write!(
                     f,
-                    "checkpoint {sequence} at block {}{force}: trees to commit {}, objects to {}, \
+                    "checkpoint {sequence} at block {}{force}: {segment_count} segments, trees to commit {}, objects to {}, \
                      log from group {start_group} in segments {log_segments:?}, {} objects, tree ",
                     block.0,
                     tree_commit.0,

@@ -184,6 +184,16 @@ pub enum MountError {
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(DeviceError),
+    /// The device has become smaller than the file system on it, or is a copy that was cut short.
+    #[error(
+        "the device is smaller than the file system on it: {device_bytes} bytes, where {needed_bytes} are needed"
+    )]
+    DeviceTooSmall {
+        /// Bytes that the file system spans.
+        needed_bytes: u64,
+        /// Bytes there are.
+        device_bytes: u64,
+    },
     /// Not enough memory.
     #[error("not enough memory to mount")]
     OutOfMemory,

@@ -16,7 +16,7 @@ use crate::open::SharedRegistry;
 use crate::record::Record;
 use crate::seal::SharedVault;
 use crate::segments::{SegmentKind, Segments};
-use crate::superblock::{SegmentId, Superblock};
+use crate::superblock::{Reserves, SegmentId, Superblock};
 use crate::volume::Volume;
 use crate::{
     AppendError, BLOCK_SIZE, BackupId, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
@@ -204,7 +204,7 @@ impl<D: BlockDevice> FileSystem<D> {
     pub(crate) fn may_dirty_more(&self) -> bool {
         let volume = self.volume.borrow();
         let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
-        dirty < self.superblock.dirty_nodes_max() || self.log.is_failed()
+        dirty < self.reserves().dirty_nodes_max() || self.log.is_failed()
     }
 
     /// The newest commit taken.
@@ -235,7 +235,7 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether the log is so long, or room so scarce, that a checkpoint of the layer above should be made.
     pub fn wants_checkpoint(&self) -> bool {
-        let enough = self.superblock.segments_needed() + self.segments_promised();
+        let enough = self.reserves().segments_needed() + self.segments_promised();
         let short = || self.segments.borrow().free() <= enough && self.log.segments_only_log() > 1;
         self.layer_pins_log() && (self.log.wants_checkpoint() || short())
     }
@@ -281,7 +281,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let segments = self.segments.borrow();
         let segment_bytes = self.superblock.segment_bytes() as u64;
         let window = u64::from(self.superblock.log_segments);
-        let reserved = u64::from(self.superblock.segments_reserved());
+        let reserved = u64::from(self.reserves().segments_reserved());
         let count = u64::from(segments.count());
         let objects = self.objects.borrow();
         let of_objects = objects
@@ -296,7 +296,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let room = count.saturating_sub(reserved + window + of_files);
         let free = u64::from(segments.free());
         let free =
-            free.saturating_sub(reserved.max(u64::from(self.superblock.segments_for_tidying())));
+            free.saturating_sub(reserved.max(u64::from(self.reserves().segments_for_tidying())));
         Usage {
             segment_bytes,
             object_bytes_max: room * segment_bytes,
@@ -380,6 +380,11 @@ impl<D: BlockDevice> FileSystem<D> {
         self.superblock.suite
     }
 
+    /// How free segments are divided.
+    pub(crate) fn reserves(&self) -> Reserves {
+        self.segments.borrow().reserves()
+    }
+
     pub(crate) fn superblock(&self) -> &Superblock {
         &self.superblock
     }
@@ -387,7 +392,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// A free segment for an object.
     pub(crate) fn allocate_segment(&self) -> Option<SegmentId> {
         let mut segments = self.segments.borrow_mut();
-        if segments.free() <= self.superblock.segments_for_tidying() {
+        if segments.free() <= segments.reserves().segments_for_tidying() {
             return None;
         }
         segments.allocate(SegmentKind::Object, self.log.log_blocks())

@@ -165,7 +165,7 @@ async fn format_any<D: BlockDevice>(
     id: FileSystemId,
     key: Option<&Encryption<'_>>,
 ) -> Result<(), FormatError> {
-    let mut superblock = plan(device.geometry().block_count, options, id)?;
+    let (mut superblock, segment_count) = plan(device.geometry().block_count, options, id)?;
     superblock.suite = key.map(|key| key.suite);
     let lock = key.map(|key| Lock::new(id, key)).transpose()?;
     let [first, _] = Superblock::copy_blocks();
@@ -181,7 +181,7 @@ async fn format_any<D: BlockDevice>(
         Some(lock) => lock.write(device).await?,
         None => Vault::plain(id),
     };
-    let mut segments = Segments::new(&superblock).ok_or(FormatError::OutOfMemory)?;
+    let mut segments = Segments::new(&superblock, segment_count).ok_or(FormatError::OutOfMemory)?;
     let log_segments = (0..=AHEAD)
         .filter_map(|_| segments.allocate(SegmentKind::Log, 0))
         .collect::<Vec<_>>();
@@ -198,7 +198,7 @@ async fn format_any<D: BlockDevice>(
         },
         log_segments,
         ahead_count: AHEAD,
-        segment_count: superblock.segment_count,
+        segment_count,
         log_blocks: 0,
         live_root: None,
         history_root: None,
@@ -251,11 +251,12 @@ pub async fn finish_format<D: BlockDevice>(device: &D) -> Result<(), FormatError
     Ok(())
 }
 
+/// How a new file system is laid out, and how many segments it has.
 fn plan(
     block_count: u64,
     options: FormatOptions,
     id: FileSystemId,
-) -> Result<Superblock, FormatError> {
+) -> Result<(Superblock, u32), FormatError> {
     let block_size = u32::try_from(BLOCK_SIZE).map_err(|_| FormatError::TooSmall)?;
     let segment_blocks = options.segment_bytes / block_size;
     if !options.segment_bytes.is_power_of_two()
@@ -269,11 +270,9 @@ fn plan(
     let mut superblock = Superblock {
         id,
         state: State::Ready,
-        block_count,
         segment_blocks,
-        segment_count: 0,
         first_segment_block: 0,
-        slot_blocks: Checkpoint::slot_blocks(upper),
+        slot_blocks: Checkpoint::slot_blocks(segment_count_max),
         log_segments: options.log_segments,
         table_blocks: table_blocks_for(segment_count_max),
         segment_count_max,
@@ -281,13 +280,11 @@ fn plan(
     };
     let head = superblock.head_blocks();
     superblock.first_segment_block = head.next_multiple_of(u64::from(segment_blocks));
-    let area = block_count.saturating_sub(superblock.first_segment_block);
-    let segment_count = u32::try_from(area / u64::from(segment_blocks)).unwrap_or(u32::MAX);
+    let segment_count = superblock.segments_on(block_count);
     if segment_count / 3 < options.log_segments {
         return Err(FormatError::TooSmall);
     }
-    superblock.segment_count = segment_count;
-    Ok(superblock)
+    Ok((superblock, segment_count))
 }
 
 /// The tree of an empty file system: its root, and the one node that holds the root directory.
@@ -345,15 +342,14 @@ async fn write_superblock<D: BlockDevice>(
 pub(crate) async fn read_superblock<D: BlockDevice>(
     device: &D,
 ) -> Result<Result<Superblock, SuperblockFault>, DeviceError> {
-    let device_blocks = device.geometry().block_count;
-    let first = read_copy(device, BlockIndex(0), device_blocks).await?;
+    let first = read_copy(device, BlockIndex(0)).await?;
     match first {
         Ok(superblock) if superblock.state == State::Ready => return Ok(first),
         // What it says is right, if not for this code: the second copy may be older.
         Err(SuperblockFault::Unknown { .. }) => return Ok(first),
         _ => {}
     }
-    let second = read_copy(device, SECOND_COPY_BLOCK, device_blocks).await?;
+    let second = read_copy(device, SECOND_COPY_BLOCK).await?;
     // While a format is under way the second copy may still be the older file system's.
     let of_this = |found: &Superblock| first.map_or(true, |first| first.id == found.id);
     Ok(second.ok().filter(of_this).map_or(first, Ok))
@@ -362,10 +358,9 @@ pub(crate) async fn read_superblock<D: BlockDevice>(
 async fn read_copy<D: BlockDevice>(
     device: &D,
     block: BlockIndex,
-    device_blocks: u64,
 ) -> Result<Result<Superblock, SuperblockFault>, DeviceError> {
     let buffer = Buffer::zeroed(1).map_err(|_| DeviceError::Io)?;
-    let decode = |bytes: &[u8]| match Superblock::decode(bytes, block, device_blocks) {
+    let decode = |bytes: &[u8]| match Superblock::decode(bytes, block) {
         Err(SuperblockFault::Invalid) => Err(SuperblockFault::Invalid),
         known => Ok(known),
     };

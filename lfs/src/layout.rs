@@ -37,11 +37,11 @@ pub(crate) struct SuperblockLayout {
     pub version: U32,
     pub filesystem_id: [u8; 16],
     pub own_block: U64,
-    pub block_count: U64,
+    pub reserved_size: [u8; 8],
     pub block_size: U32,
     pub state: U32,
     pub segment_blocks: U32,
-    pub segment_count: U32,
+    pub reserved_count: [u8; 4],
     pub first_segment_block: U64,
     pub slot_blocks: U32,
     pub log_segments: U32,
@@ -70,7 +70,8 @@ pub(crate) struct CheckpointLayout {
     pub sequence: U64,
     /// Bytes of body after this header.
     pub body_len: U32,
-    pub reserved_clear: [u8; 4],
+    /// Segments there are: also for those who have no key.
+    pub segment_count: U32,
     pub seal: [u8; SEAL_BYTES],
     pub log_segment_count: U32,
     /// Of these, how many the log had not come to.
@@ -94,8 +95,7 @@ pub(crate) struct CheckpointLayout {
     pub next_inode: U64,
     pub live_root: RootLayout,
     pub history_root: RootLayout,
-    pub segment_count: U32,
-    pub reserved: [u8; 28],
+    pub reserved: [u8; 32],
 }
 const _: () = assert!(size_of::<CheckpointLayout>() == 240);
 const _: () = assert!(offset_of!(CheckpointLayout, seal) == CHECKPOINT_SEAL_AT);

@@ -50,6 +50,7 @@ mod filesystem;
 mod format;
 mod gather;
 mod group;
+mod growth;
 mod heads;
 mod history;
 mod item;
@@ -109,6 +110,7 @@ pub use format::{
     Content, DEVICE_BYTES_MIN, FormatOptions, finish_format, format, format_encrypted,
     format_encrypted_unfinished, format_unfinished, probe,
 };
+pub use growth::Span;
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub use mirror::{CommonPart, MemberState, Mirror, MirrorError, MirrorStatus, Side};
 pub use namespace::{

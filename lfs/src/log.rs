@@ -33,8 +33,6 @@ pub(crate) struct Log {
     superblock: Superblock,
     segments: Rc<RefCell<Segments>>,
     vault: SharedVault,
-    /// Free segments that are left to checkpoints and the cleaner.
-    segments_left: u32,
     state: RefCell<State>,
     /// Blocks that the device is writing for the log.
     in_flight: RefCell<Option<core::ops::Range<u64>>>,
@@ -157,7 +155,6 @@ impl Log {
             counters,
         };
         Self {
-            segments_left: superblock.segments_for_tidying(),
             superblock,
             segments,
             vault,
@@ -365,7 +362,8 @@ impl Log {
     /// Whether a commit would be taken that frees space, and takes hardly any.
     pub(crate) fn has_room_to_shrink(&self) -> bool {
         let state = self.state.borrow();
-        let free = self.segments.borrow().free() > self.superblock.segments_for_cleaning();
+        let free = self.segments.borrow().free()
+            > self.segments.borrow().reserves().segments_for_cleaning();
         let announced = state.cursor.ahead.len() >= AHEAD;
         let window = state.cursor.window.len() < self.superblock.log_segments as usize;
         window && (free || announced) || state.condition != Condition::Running
@@ -657,9 +655,9 @@ impl Log {
             return Err(AppendError::NoRoom);
         }
         let left = if shrinking {
-            self.superblock.segments_for_cleaning()
+            self.segments.borrow().reserves().segments_for_cleaning()
         } else {
-            self.segments_left
+            self.segments.borrow().reserves().segments_for_tidying()
         };
         let mut segments = self.segments.borrow_mut();
         while state.cursor.ahead.len() < advances + AHEAD && segments.free() > left {
@@ -694,11 +692,9 @@ impl Log {
                     state.sealed_bytes + state.open.as_ref().map_or(0, OpenGroup::len_bytes);
                 let commit = self.superblock.commit_segments_max();
                 let ahead = state.cursor.ahead.len();
-                let free = self
-                    .segments
-                    .borrow()
-                    .free()
-                    .saturating_sub(self.segments_left);
+                let segments = self.segments.borrow();
+                let left = segments.reserves().segments_for_tidying();
+                let free = segments.free().saturating_sub(left);
                 queued < 2 * capacity_bytes(self.superblock.group_blocks_max())
                     && state.cursor.window.len() <= self.window_usable()
                     && ahead + free as usize > commit

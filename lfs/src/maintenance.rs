@@ -1,6 +1,6 @@
 //! What goes on in the background: the log's writer, checkpoints, orphans.
 
-use embassy_futures::join::{join3, join4};
+use embassy_futures::join::join4;
 use embassy_futures::select::select;
 
 use crate::{BlockDevice, Clock, FileError, FileSystem};
@@ -15,7 +15,8 @@ const RECLAIM_BYTES_MAX: u64 = 16 << 20;
 const ORPHANS_AT_ONCE: usize = 16;
 
 impl<D: BlockDevice> FileSystem<D> {
-    /// Writes commit groups, makes checkpoints, cleans, and frees what lost its last name, until
+    /// Writes commit groups, makes checkpoints, cleans, frees what lost its last name, and [grows](Self::grow) with the
+    /// device, until
     /// [`stop`](Self::stop) or a failure. Run exactly once.
     pub async fn run(&self, clock: &impl Clock) {
         join4(
@@ -81,19 +82,20 @@ impl<D: BlockDevice> FileSystem<D> {
         };
         // While the layer above has not moved its state on, the log stays as long as it is.
         let log = self.log.wants_checkpoint() && !self.layer_pins_log();
-        log || dirty >= self.superblock.dirty_nodes_max() / 8 * 7 || self.wants_segments()
+        log || dirty >= self.reserves().dirty_nodes_max() / 8 * 7 || self.wants_segments()
     }
 
     /// Whether a checkpoint would bring free segments that are needed.
     fn wants_segments(&self) -> bool {
-        let wanted = self.superblock.segments_needed() + self.segments_promised();
+        let wanted = self.reserves().segments_needed() + self.segments_promised();
         let free = self.segments.borrow().free();
         let enough = if self.cleans_in_vain() { 1 } else { 2 };
         free <= wanted && self.segments_coming() >= enough
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {
-        join3(
+        join4(
+            self.grow_loop(clock),
             self.commit_loop(clock),
             self.orphan_loop(clock),
             self.history_loop(clock),
@@ -140,7 +142,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let now_ns = clock.unix_us().saturating_mul(1000);
         // Even of a file in pieces of a block each, they are in few enough nodes for a checkpoint.
         let reclaim_bytes =
-            (self.superblock.dirty_nodes_max() as u64 * (64 << 10)).min(RECLAIM_BYTES_MAX);
+            (self.reserves().dirty_nodes_max() as u64 * (64 << 10)).min(RECLAIM_BYTES_MAX);
         let mut after = 0;
         loop {
             let orphans = self

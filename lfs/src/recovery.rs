@@ -17,7 +17,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_slot};
 use crate::copies::read_checked;
 use crate::cursor::LogCursor;
 use crate::filesystem::FileSystem;
@@ -126,6 +126,7 @@ impl<D: BlockDevice> Recovery<D> {
                 return Err(MountError::Unknown { version, features });
             }
         };
+        require(&device, superblock.blocks_min())?;
         let vault = unlock(&device, &superblock, key).await?;
         let checkpoint = read_checkpoint(&device, &superblock, &vault).await?;
         let segments = read_table(&device, &superblock, &vault, &checkpoint).await?;
@@ -599,6 +600,18 @@ fn mount_error(error: FileError) -> MountError {
     }
 }
 
+/// Refuses a device that has fewer than `blocks` blocks.
+fn require<D: BlockDevice>(device: &D, blocks: u64) -> Result<(), MountError> {
+    let device_blocks = device.geometry().block_count;
+    if blocks > device_blocks {
+        return Err(MountError::DeviceTooSmall {
+            needed_bytes: blocks.saturating_mul(BLOCK_SIZE as u64),
+            device_bytes: device_blocks.saturating_mul(BLOCK_SIZE as u64),
+        });
+    }
+    Ok(())
+}
+
 /// The valid checkpoint with the highest sequence number.
 async fn read_checkpoint<D: BlockDevice>(
     device: &D,
@@ -608,22 +621,28 @@ async fn read_checkpoint<D: BlockDevice>(
     let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
-        let buffer = Buffer::zeroed(superblock.slot_blocks as usize)?;
         // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
         // disk that does not have all that was acknowledged is not asked.
-        let copies = device.copies();
-        let mut buffer = buffer;
         let mut unread = None;
         let mut readable = 0;
-        for copy in 0..copies {
-            let read;
-            (buffer, read) = device.read_copy(copy, own, buffer).await;
-            if let Err(error) = read {
-                unread = Some(error);
-                continue;
-            }
+        for copy in 0..device.copies() {
+            let buffer = match read_slot(device, superblock, own, copy).await {
+                Ok(buffer) => buffer,
+                Err(MountError::Device(error)) => {
+                    unread = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             readable += 1;
-            let found = Checkpoint::decode(superblock, vault, own, buffer.bytes());
+            if let Some(head) = Checkpoint::head_of(superblock, own, buffer.bytes())
+                && superblock.allows(head.segment_count)
+            {
+                // Not one to pass over for an older one that may have been smaller.
+                require(device, superblock.blocks_for(head.segment_count))?;
+            }
+            let device_blocks = device.geometry().block_count;
+            let found = Checkpoint::decode(superblock, vault, own, buffer.bytes(), device_blocks);
             if let Some(found) = found
                 && newest
                     .as_ref()
@@ -641,9 +660,7 @@ async fn read_checkpoint<D: BlockDevice>(
     if let Some((newest, copy, own)) = newest {
         if device.copies() > 1 {
             // It may be whole on one copy only; all it names was durable on both before.
-            let buffer = Buffer::zeroed(superblock.slot_blocks as usize)?;
-            let (buffer, read) = device.read_copy(copy, own, buffer).await;
-            read?;
+            let buffer = read_slot(device, superblock, own, copy).await?;
             let address = own.0 * BLOCK_SIZE as u64;
             device.mend(copy, address, buffer.bytes()).await;
         }
@@ -665,8 +682,9 @@ async fn read_table<D: BlockDevice>(
     vault: &Vault,
     checkpoint: &Checkpoint,
 ) -> Result<Segments, MountError> {
-    let mut segments = Segments::new(superblock).ok_or(MountError::OutOfMemory)?;
-    let used = crate::superblock::table_blocks_for(superblock.segment_count);
+    let count = checkpoint.segment_count;
+    let mut segments = Segments::new(superblock, count).ok_or(MountError::OutOfMemory)?;
+    let used = crate::superblock::table_blocks_for(count);
     for first in (0..used).step_by(TABLE_BLOCKS_AT_ONCE as usize) {
         let count = TABLE_BLOCKS_AT_ONCE.min(used - first);
         let buffer = Buffer::zeroed(2 * count as usize)?;
@@ -714,7 +732,7 @@ fn claim_segments(
         && checkpoint.next_object < NUMBER_MAX
         && checkpoint.next_inode < NUMBER_MAX
         && checkpoint.log_blocks < NUMBER_MAX
-        && checkpoint.segment_count == superblock.segment_count;
+        && checkpoint.segment_count == segments.count();
     if !sane {
         return None;
     }

@@ -112,7 +112,7 @@ impl<D: BlockDevice> FileSystem<D> {
         if self.scrub_status().running {
             return Err(ScrubError::Running);
         }
-        let head_blocks = 2 + self.superblock.slot_blocks + table_blocks(&self.superblock);
+        let head_blocks = 2 + table_blocks_for(self.segments.borrow().count());
         *self.scrub.borrow_mut() = ScrubStatus {
             running: true,
             total_bytes: self.segments.borrow().live_bytes()
@@ -148,10 +148,6 @@ impl<D: BlockDevice> FileSystem<D> {
             TreeKind::History => &volume.history,
         }
     }
-}
-
-fn table_blocks(superblock: &Superblock) -> u32 {
-    table_blocks_for(superblock.segment_count)
 }
 
 impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
@@ -241,9 +237,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         let superblock = self.filesystem.superblock;
         for block in Superblock::copy_blocks() {
             let copies = self.read_copies(block, 1).await?;
-            let device_blocks = self.filesystem.device.geometry().block_count;
-            let is_good =
-                |bytes: &[u8]| Superblock::decode(bytes, block, device_blocks) == Ok(superblock);
+            let is_good = |bytes: &[u8]| Superblock::decode(bytes, block) == Ok(superblock);
             let good = all_good(&copies, is_good);
             self.advance(BLOCK_SIZE as u64);
             if good {
@@ -301,16 +295,26 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         Ok(())
     }
 
+    /// Blocks of the slot at `own` that its checkpoint takes, as any copy says.
+    async fn slot_len_blocks(&mut self, own: BlockIndex) -> Result<usize, ScrubError> {
+        let superblock = self.filesystem.superblock;
+        let copies = self.read_copies(own, 1).await?;
+        let heads = copies.iter().flatten();
+        let blocks = heads.map(|head| Checkpoint::len_blocks(&superblock, head.bytes()));
+        Ok(blocks.max().unwrap_or(1))
+    }
+
     /// The slot in force.
     async fn slot(&mut self) -> Result<(), ScrubError> {
         let superblock = self.filesystem.superblock;
         for _ in 0..TRIES_MAX {
             let sequence = self.filesystem.checkpoint_sequence.get();
             let own = superblock.slot_block(Checkpoint::slot(sequence));
-            let blocks = superblock.slot_blocks as usize;
+            let blocks = self.slot_len_blocks(own).await?;
+            let device_blocks = self.filesystem.device.geometry().block_count;
             let is_good = |bytes: &[u8]| {
                 let vault = &self.filesystem.vault;
-                let decoded = Checkpoint::decode(&superblock, vault, own, bytes);
+                let decoded = Checkpoint::decode(&superblock, vault, own, bytes, device_blocks);
                 decoded.is_some_and(|found| found.sequence == sequence)
             };
             let copies = self.read_copies(own, blocks).await?;
@@ -336,7 +340,8 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
 
     async fn table(&mut self) -> Result<(), ScrubError> {
         let superblock = self.filesystem.superblock;
-        for index in 0..table_blocks(&superblock) {
+        let count = self.filesystem.segments.borrow().count();
+        for index in 0..table_blocks_for(count) {
             for _ in 0..TRIES_MAX {
                 let home = |scrub: &Self| {
                     let segments = scrub.filesystem.segments.borrow();
@@ -364,7 +369,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                     }
                     let first = index * crate::superblock::TABLE_ENTRIES;
                     let last = first + crate::superblock::TABLE_ENTRIES - 1;
-                    let last = last.min(superblock.segment_count - 1);
+                    let last = last.min(count - 1);
                     let problem = Problem::TableBlock { first, last };
                     let finding = Finding::new(Part::SegmentTable, problem).at(block);
                     self.found(&finding.by(Repair::TableBlock), repaired);

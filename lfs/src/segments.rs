@@ -4,6 +4,8 @@
 //! owns it, account for in it. A segment is only free again once a durable checkpoint refers to nothing in it:
 //! until then the checkpoint before it, or the log after that, may still be read.
 //!
+//! It alone knows how many segments there are at the moment ([`Segments::count`]), which grows.
+//!
 //! Bound: 32 bytes of memory per segment.
 
 use alloc::borrow::Cow;
@@ -14,7 +16,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::layout::{SEAL_AT, SEAL_BYTES, SegmentLayout, TABLE_MAGIC, TableLayout};
 use crate::seal::{Purpose, Vault};
-use crate::superblock::{SegmentId, Superblock, TABLE_ENTRIES};
+use crate::superblock::{Reserves, SegmentId, Superblock, TABLE_ENTRIES};
 use crate::{BlockIndex, Buffer};
 
 /// What a segment holds.
@@ -85,6 +87,7 @@ pub(crate) struct Segments {
     /// How often each segment was taken or given up since the mount.
     uses: Vec<u32>,
     segment_bytes: u64,
+    reserves: Reserves,
     free: u32,
     /// Where the next search begins: allocation goes round the disk, which spreads wear.
     cursor: u32,
@@ -110,30 +113,65 @@ pub(crate) struct TableBlock {
 }
 
 impl Segments {
-    /// All segments free. `None` without enough memory: a disk may say what it likes about its size.
-    pub(crate) fn new(superblock: &Superblock) -> Option<Self> {
-        let mut segments = Vec::new();
-        segments
-            .try_reserve_exact(superblock.segment_count as usize)
-            .ok()?;
-        segments.resize(superblock.segment_count as usize, FREE);
-        let mut uses = Vec::new();
-        uses.try_reserve_exact(segments.len()).ok()?;
-        uses.resize(segments.len(), 0);
+    /// `count` segments, all free. `None` without enough memory: a disk may say what it likes about its size.
+    pub(crate) fn new(superblock: &Superblock, count: u32) -> Option<Self> {
         let table_blocks = superblock.table_blocks as usize;
-        Some(Self {
-            table: segments,
-            uses,
+        let mut homes = Vec::new();
+        homes.try_reserve_exact(table_blocks).ok()?;
+        homes.resize(table_blocks, 0);
+        let mut changed = Vec::new();
+        changed.try_reserve_exact(table_blocks).ok()?;
+        changed.resize(table_blocks, false);
+        let mut segments = Self {
+            table: Vec::new(),
+            uses: Vec::new(),
             segment_bytes: superblock.segment_bytes() as u64,
-            free: superblock.segment_count,
+            reserves: superblock.reserves(0),
+            free: 0,
             cursor: 0,
             live_bytes: 0,
             emptied: 0,
             only_log: 0,
-            changed: alloc::vec![true; table_blocks],
-            homes: alloc::vec![0; table_blocks],
+            changed,
+            homes,
             since_freeze: None,
-        })
+        };
+        if !segments.make_room(count) {
+            return None;
+        }
+        segments.prepare_growth(count);
+        segments.grow(superblock, count);
+        Some(segments)
+    }
+
+    /// Makes sure that [`grow`](Self::grow) to `count` segments needs no memory; false without.
+    #[must_use]
+    pub(crate) fn make_room(&mut self, count: u32) -> bool {
+        let more = (count as usize).saturating_sub(self.table.len());
+        self.table.try_reserve_exact(more).is_ok() && self.uses.try_reserve_exact(more).is_ok()
+    }
+
+    /// The checkpoint that is being written says that there are `count` segments: the blocks of the table which describe the
+    /// new ones may never have been written. That they are free is what a block says where it says nothing.
+    pub(crate) fn prepare_growth(&mut self, count: u32) {
+        let (first, end) = (self.count() / TABLE_ENTRIES, count.div_ceil(TABLE_ENTRIES));
+        self.mark_changed(first..end);
+    }
+
+    /// A durable checkpoint says that there are `count` segments: the new ones are free. Never fewer than before.
+    pub(crate) fn grow(&mut self, superblock: &Superblock, count: u32) {
+        let more = count.saturating_sub(self.count());
+        if more > 0 {
+            self.table.resize(count as usize, FREE);
+            self.uses.resize(count as usize, 0);
+            self.free += more;
+            self.reserves = superblock.reserves(count);
+        }
+    }
+
+    /// How free segments are divided, as many as there are.
+    pub(crate) fn reserves(&self) -> Reserves {
+        self.reserves
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -548,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_claimed_once_and_must_exist() {
-        let mut segments = Segments::new(&example()).unwrap();
+        let mut segments = Segments::new(&example(), 100).unwrap();
         assert!(segments.claim(SegmentId(1), SegmentKind::Log, 0));
         assert!(!segments.claim(SegmentId(1), SegmentKind::Log, 0));
         assert!(!segments.claim(SegmentId(100), SegmentKind::Log, 0));
@@ -561,7 +599,7 @@ mod tests {
     fn the_table_survives_a_round_trip_and_no_flipped_bit() {
         let superblock = example();
         let vault = Vault::plain(superblock.id);
-        let mut segments = Segments::new(&superblock).unwrap();
+        let mut segments = Segments::new(&superblock, 100).unwrap();
         assert!(segments.claim(SegmentId(3), SegmentKind::Nodes, 77));
         segments.add_live(SegmentId(3), 4096);
         assert!(segments.claim(SegmentId(4), SegmentKind::Log, 78));
@@ -576,7 +614,7 @@ mod tests {
         );
         let block = blocks.pop().unwrap();
         assert_eq!(block.block, superblock.table_block(0, 1));
-        let mut read = Segments::new(&superblock).unwrap();
+        let mut read = Segments::new(&superblock, 100).unwrap();
         assert!(read.load_block(&superblock, &vault, 0, 1, block.buffer.bytes()));
         assert_eq!((read.free(), read.live_bytes()), (99, 4096));
         assert_eq!(read.get(SegmentId(3)).unwrap().written_at, 77);
@@ -584,7 +622,7 @@ mod tests {
         let mut bytes = block.buffer.bytes().to_vec();
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let mut read = Segments::new(&superblock).unwrap();
+            let mut read = Segments::new(&superblock, 100).unwrap();
             assert!(
                 !read.load_block(&superblock, &vault, 0, 1, &bytes),
                 "bit {bit}"
@@ -595,7 +633,7 @@ mod tests {
 
     #[test]
     fn what_is_empty_and_let_go_becomes_free_at_a_checkpoint() {
-        let mut segments = Segments::new(&example()).unwrap();
+        let mut segments = Segments::new(&example(), 100).unwrap();
         for id in 0..3 {
             assert!(segments.claim(SegmentId(id), SegmentKind::Log, 0));
             segments.add_live(SegmentId(id), 100);

@@ -466,7 +466,7 @@ fn subsets(crash: &Crash, random: &mut Random, singles: usize) -> BTreeSet<Survi
         subsets.insert(Survivors::new(sectors, |&sector| sector != chosen));
         subsets.insert(Survivors::new(sectors, |&sector| sector < chosen));
     }
-    for _ in 0..2 {
+    for _ in 0..4 {
         subsets.insert(Survivors::new(sectors, |_| random.one_in(2)));
     }
     subsets
@@ -498,7 +498,7 @@ fn explore(base: &(SimDisk, World), number: usize, seed: u64, singles: usize) ->
 fn workloads_of_up_to_two_operations_survive_power_cuts() {
     let seed = seed(51);
     let base = base(seed);
-    let states = (0..UP_TO_TWO).map(|number| explore(&base, number, seed, 20));
+    let states = (0..UP_TO_TWO).map(|number| explore(&base, number, seed, 40));
     let states = states.sum::<u64>();
     println!("{states} states of {UP_TO_TWO} workloads");
     assert!(states >= 55_000, "{states}");
@@ -512,7 +512,7 @@ fn some_workloads_of_three_operations_survive_power_cuts() {
     let mut states = 0;
     for _ in 0..800 {
         let number = UP_TO_TWO + random.index(UP_TO_THREE - UP_TO_TWO);
-        states += explore(&base, number, seed, 12);
+        states += explore(&base, number, seed, 24);
     }
     println!("{states} states of 800 workloads");
     assert!(states >= 50_000, "{states}");

@@ -659,3 +659,147 @@ fn what_rots_on_one_disk_is_read_from_the_other_and_written_again() {
         assert_each_has(&disks, 7, &format!("round {round}"));
     }
 }
+
+impl Machine {
+    /// Bytes that the file system spans when nothing more comes of it for a while.
+    fn span_bytes(&mut self) -> u64 {
+        let (filesystem, clock) = (Rc::clone(&self.filesystem), self.clock.clone());
+        self.executor.run(async move {
+            clock.sleep_ms(30_000).await;
+            filesystem.span().bytes
+        })
+    }
+}
+
+/// Bytes of so many segments.
+fn segments(count: usize) -> u64 {
+    (count * SEGMENT_BLOCKS * 4096) as u64
+}
+
+fn resize(disk: &SimDisk, segments: usize) {
+    disk.resize(segments * SEGMENT_BLOCKS);
+}
+
+#[test]
+fn a_mirror_grows_to_the_smaller_of_both_once_both_are_larger() {
+    let disks = pair(70);
+    let mut machine = Machine::boot(&disks, 71).unwrap();
+    let before = machine.span_bytes();
+    assert_eq!(before, segments(96));
+    resize(&disks[0], 200);
+    assert_eq!(machine.span_bytes(), before, "one of them is not larger");
+    let status = machine.mirror.mirror_status().unwrap();
+    assert_eq!(status.member_bytes, [segments(200), before]);
+    resize(&disks[1], 150);
+    assert_eq!(machine.span_bytes(), segments(150));
+    machine.put(1).unwrap();
+    machine.shutdown();
+    assert_each_has(&disks, 1, "grown");
+
+    // The other way round, between boots.
+    resize(&disks[1], 400);
+    let mut machine = Machine::boot(&disks, 72).unwrap();
+    assert_eq!(machine.span_bytes(), segments(200));
+    machine.put(2).unwrap();
+    machine.shutdown();
+    assert_each_has(&disks, 2, "grown again");
+}
+
+#[test]
+fn a_disk_alone_does_not_outgrow_the_one_that_is_away() {
+    for away in [0, 1] {
+        let disks = pair(73);
+        let alone = std::slice::from_ref(&disks[1 - away]);
+        resize(&disks[1 - away], 200);
+        let mut machine = Machine::boot(alone, 74).unwrap();
+        assert_eq!(machine.span_bytes(), segments(96), "the other one is away");
+        machine.put(1).unwrap();
+        machine.shutdown();
+        let mut machine = Machine::boot(&disks, 75).unwrap();
+        machine.whole();
+        assert_eq!(
+            machine.span_bytes(),
+            segments(96),
+            "the other one is smaller"
+        );
+        machine.shutdown();
+
+        // It comes back larger, and stale: first it gets what it lacks, then both grow.
+        let mut machine = Machine::boot(alone, 76).unwrap();
+        machine.put(2).unwrap();
+        machine.shutdown();
+        resize(&disks[away], 120);
+        let mut machine = Machine::boot(&disks, 77).unwrap();
+        assert_eq!(machine.filesystem.span().bytes, segments(96));
+        machine.whole();
+        assert_eq!(machine.span_bytes(), segments(120));
+        machine.put(3).unwrap();
+        machine.shutdown();
+        assert_each_has(&disks, 3, "both larger");
+    }
+}
+
+#[test]
+fn a_disk_too_small_for_what_the_other_one_grew_to_is_refused() {
+    let one = first_disk(78);
+    resize(&one, 200);
+    let mut machine = Machine::boot(std::slice::from_ref(&one), 78).unwrap();
+    assert_eq!(machine.span_bytes(), segments(200));
+    machine.shutdown();
+    let small = SimDisk::new(199 * SEGMENT_BLOCKS, 79);
+    let expected = Some(MirrorError::TooSmall(Side::Second));
+    assert_eq!(open(&[one.clone(), small.clone()], 1).err(), expected);
+    assert!(small.to_bytes().iter().all(|byte| *byte == 0));
+    let disks = [one, SimDisk::new(200 * SEGMENT_BLOCKS, 80)];
+    let mut machine = Machine::boot(&disks, 81).unwrap();
+    machine.whole();
+    machine.put(1).unwrap();
+    machine.shutdown();
+    assert_each_has(&disks, 1, "as large as the other");
+}
+
+#[test]
+fn a_power_cut_while_a_mirror_grows_loses_nothing_whichever_disks_come_back() {
+    let mut random = Random::new(seed(82));
+    let disks = pair(82);
+    let disks = snapshots(&disks, 83);
+    let timeline = trace(&disks);
+    let mut machine = Machine::boot(&disks, 83).unwrap();
+    for disk in &disks {
+        resize(disk, 200);
+    }
+    let mut acknowledged = vec![(0, [0, 0])];
+    for version in 1..6 {
+        machine.put(version).unwrap();
+        if version == 2 {
+            assert_eq!(machine.span_bytes(), segments(200));
+        }
+        acknowledged.push((version, disks.each_ref().map(SimDisk::event_count)));
+    }
+    let moments = timeline.borrow().clone();
+    let mut sizes = [0; 2];
+    for at in moments {
+        let left = cut(&disks, at, &mut random);
+        let large = |disk: &SimDisk| disk.geometry().block_count == segments(200) / 4096;
+        if !left.iter().all(large) {
+            continue;
+        }
+        let what = format!("{at:?}");
+        let mut machine = Machine::boot(&left, 84).unwrap();
+        sizes[usize::from(machine.filesystem.span().bytes == segments(200))] += 1;
+        let past = acknowledged.iter().rev();
+        let promised = past
+            .clone()
+            .find(|(_, then)| then[0] <= at[0] && then[1] <= at[1]);
+        assert!(
+            machine.get().ok() >= promised.map(|(version, _)| *version),
+            "{what}"
+        );
+        machine.whole();
+        assert_eq!(machine.span_bytes(), segments(200), "{what}");
+        machine.put(9).unwrap();
+        machine.shutdown();
+        assert_each_has(&left, 9, &what);
+    }
+    assert!(sizes.iter().all(|count| *count > 3), "{sizes:?}");
+}

@@ -20,12 +20,18 @@ const TIMER_BIT: u32 = CONSOLE_BIT << 1;
 /// One bit per source that fired since the executor looked.
 static FIRED: AtomicU32 = AtomicU32::new(0);
 
+/// One bit per device whose configuration changed since [`Source::take_configuration_change`].
+static CONFIGURED: AtomicU32 = AtomicU32::new(0);
+
 /// Physical addresses of the transports that [`Source`]s stand for; 0 when free.
 static DEVICES: [AtomicUsize; DEVICES_MAX] = [const { AtomicUsize::new(0) }; DEVICES_MAX];
 
 /// Register offsets of a virtio-mmio transport.
 const INTERRUPT_STATUS: usize = 0x60;
 const INTERRUPT_ACK: usize = 0x64;
+
+/// In the interrupt status: the configuration changed (virtio 1.2, 4.2.2).
+const STATUS_CONFIGURATION: u32 = 1 << 1;
 
 fn device_fired<const N: usize>() {
     let Some(paddr) = DEVICES.get(N).map(|slot| slot.load(Ordering::Relaxed)) else {
@@ -38,6 +44,9 @@ fn device_fired<const N: usize>() {
     let registers = unsafe { Registers::new(paddr) };
     let status = registers.read32(INTERRUPT_STATUS);
     registers.write32(INTERRUPT_ACK, status);
+    if status & STATUS_CONFIGURATION != 0 {
+        CONFIGURED.fetch_or(1 << N, Ordering::Release);
+    }
     FIRED.fetch_or(1 << N, Ordering::Release);
 }
 
@@ -147,6 +156,13 @@ impl Source {
             }
         }
         None
+    }
+
+    /// Whether the device has said since the last call that its configuration changed.
+    pub(crate) fn take_configuration_change(&self) -> bool {
+        let bit = 1 << self.number;
+        CONFIGURED.load(Ordering::Relaxed) & bit != 0
+            && CONFIGURED.fetch_and(!bit, Ordering::Acquire) & bit != 0
     }
 
     /// Completes when the device interrupted since the last call completed. For one task.

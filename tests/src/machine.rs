@@ -264,6 +264,12 @@ impl Machine {
         qmp::block_counts(&self.monitor)
     }
 
+    /// Makes a disk larger while the machine runs: the first (1) or the second (2).
+    pub fn resize_disk(&self, disk: usize, size_bytes: u64) {
+        let drive = if disk == 1 { "disk" } else { "disk2" };
+        qmp::resize_drive(&self.monitor, drive, size_bytes);
+    }
+
     /// Cuts the power: SIGKILL, no goodbye.
     pub fn power_cut(&mut self) {
         kill_process(self.pid(), Signal::KILL).expect("the machine runs");

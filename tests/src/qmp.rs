@@ -1,4 +1,4 @@
-//! QEMU's monitor protocol, as far as it counts what the disk was asked to do.
+//! QEMU's monitor protocol, as far as it counts what the disk was asked to do, and changes its size.
 
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Sub;
@@ -39,7 +39,7 @@ impl Sub for BlockCounts {
 
 /// Asks the monitor at `socket` for the counts of all disks together.
 pub fn block_counts(socket: &Path) -> BlockCounts {
-    let reply = command(socket, "query-blockstats");
+    let reply = command(socket, "query-blockstats", &Value::Null);
     let mut counts = BlockCounts::default();
     for device in reply.as_array().expect("query-blockstats answers a list") {
         let count = |name: &str| device["stats"][name].as_u64().expect("a counter");
@@ -52,8 +52,14 @@ pub fn block_counts(socket: &Path) -> BlockCounts {
     counts
 }
 
+/// Gives the drive with this name of `qemu/run` another size, the file below it included.
+pub fn resize_drive(socket: &Path, drive: &str, size_bytes: u64) {
+    let arguments = json!({ "device": drive, "size": size_bytes });
+    command(socket, "block_resize", &arguments);
+}
+
 /// One command on a connection of its own.
-fn command(socket: &Path, name: &str) -> Value {
+fn command(socket: &Path, name: &str, arguments: &Value) -> Value {
     let stream = UnixStream::connect(socket)
         .unwrap_or_else(|error| panic!("no QMP at {}: {error}", socket.display()));
     stream
@@ -63,7 +69,11 @@ fn command(socket: &Path, name: &str) -> Value {
     let _greeting = replies.next().expect("a greeting").expect("a greeting");
     let mut answer = Value::Null;
     for request in ["qmp_capabilities", name] {
-        writeln!(&stream, "{}", json!({ "execute": request })).expect("QEMU reads its monitor");
+        let mut message = json!({ "execute": request });
+        if request == name && !arguments.is_null() {
+            message["arguments"] = arguments.clone();
+        }
+        writeln!(&stream, "{message}").expect("QEMU reads its monitor");
         answer = loop {
             let line = replies.next().expect("a reply").expect("a reply");
             let mut message: Value = serde_json::from_str(&line).expect("QMP is JSON");

@@ -60,9 +60,8 @@ fn object(event: &DumpEvent<'_>) -> Map<String, Value> {
         DumpEvent::Superblock {
             block,
             ready,
-            block_count,
             segment_blocks,
-            segment_count,
+            segment_count_max,
             first_segment_block,
             log_segments,
             suite,
@@ -70,9 +69,8 @@ fn object(event: &DumpEvent<'_>) -> Map<String, Value> {
             put("kind", "superblock".into());
             put("block", block.0.into());
             put("ready", (*ready).into());
-            put("block_count", (*block_count).into());
             put("segment_blocks", (*segment_blocks).into());
-            put("segment_count", (*segment_count).into());
+            put("segment_count_max", (*segment_count_max).into());
             put("first_segment_block", (*first_segment_block).into());
             put("log_segments", (*log_segments).into());
             put("cipher", suite.map(|suite| suite.to_string()).into());
@@ -155,6 +153,7 @@ fn put_checkpoint(put: &mut impl FnMut(&str, Value), event: &DumpEvent<'_>) {
     let DumpEvent::Checkpoint {
         block,
         sequence,
+        segment_count,
         in_force,
         tree_commit,
         horizon,
@@ -171,6 +170,7 @@ fn put_checkpoint(put: &mut impl FnMut(&str, Value), event: &DumpEvent<'_>) {
     put("kind", "checkpoint".into());
     put("block", block.0.into());
     put("sequence", (*sequence).into());
+    put("segment_count", (*segment_count).into());
     put("in_force", (*in_force).into());
     put("tree_commit", tree_commit.0.into());
     put("horizon", horizon.0.into());

@@ -1,6 +1,5 @@
 //! `siltstone info`.
 
-use lfs::BlockDevice as _;
 use serde_json::{Map, Value};
 
 use crate::arguments::Info;
@@ -11,15 +10,14 @@ use crate::output::{Output, human, put_text};
 pub(crate) async fn info(arguments: Info) -> Outcome<()> {
     reading(&arguments.image.name, async |image, _| {
         let volume = image.volume();
-        let usage = volume.usage();
+        let (usage, span) = (volume.usage(), volume.span());
         let used = usage.live_bytes.min(usage.capacity_bytes);
         let free = usage.capacity_bytes - used;
         let snapshots = volume.snapshots().len();
         let numbers = [
-            (
-                "size_bytes",
-                volume.device().geometry().block_count * lfs::BLOCK_SIZE as u64,
-            ),
+            ("size_bytes", span.device_bytes),
+            ("spanned_bytes", span.bytes),
+            ("growth_bytes_max", span.bytes_max),
             ("capacity_bytes", usage.capacity_bytes),
             ("used_bytes", used),
             ("free_bytes", free),

@@ -6,6 +6,7 @@ mod copy;
 mod diff;
 mod dump;
 pub(crate) mod fsck;
+mod grow;
 mod info;
 mod key;
 mod list;
@@ -27,6 +28,7 @@ pub(crate) async fn run(command: Command) -> Outcome<()> {
         Command::Fsck(arguments) => fsck::fsck(arguments).await,
         Command::Dump(arguments) => dump::dump(arguments).await,
         Command::Scrub(arguments) => scrub::scrub(arguments).await,
+        Command::Grow(arguments) => grow::grow(arguments).await,
         Command::Key(arguments) => key::key(arguments).await,
         Command::Info(arguments) => info::info(arguments).await,
         Command::Ls(arguments) => list::ls(arguments).await,

@@ -10,6 +10,7 @@ mod copy;
 mod encryption;
 mod files;
 mod fsx;
+mod grow;
 mod harness;
 mod pjdfstest;
 mod programs;

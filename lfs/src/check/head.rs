@@ -4,12 +4,12 @@ use alloc::vec::Vec;
 
 use super::Sink;
 use super::report::{Finding, Part, Problem, Repair};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_slot};
 use crate::seal::{SharedVault, Vault};
 use crate::segments::Segments;
 use crate::superblock::{State, Superblock, SuperblockFault, TABLE_ENTRIES, table_blocks_for};
 use crate::unlock::{Unlock, damaged_copies, unlock};
-use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer};
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, MountError};
 
 /// Blocks of the segment table that one request reads.
 const TABLE_BLOCKS_AT_ONCE: u32 = 64;
@@ -51,6 +51,9 @@ pub(super) async fn check<D: BlockDevice>(
     sink: &mut Sink<'_>,
 ) -> Option<Head> {
     let superblock = check_superblock(device, sink).await?;
+    if !fits(device, superblock.blocks_min(), sink) {
+        return None;
+    }
     let vault = match unlock(device, &superblock, key).await {
         Ok(vault) => vault,
         Err(error) => {
@@ -94,7 +97,7 @@ async fn check_superblock<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Op
     for block in Superblock::copy_blocks() {
         let decoded = if block.0 < device_blocks {
             let buffer = read(device, block, 1, Part::Superblock, sink).await;
-            buffer.map(|buffer| Superblock::decode(buffer.bytes(), block, device_blocks))
+            buffer.map(|buffer| Superblock::decode(buffer.bytes(), block))
         } else {
             None
         };
@@ -138,6 +141,19 @@ async fn check_superblock<D: BlockDevice>(device: &D, sink: &mut Sink<'_>) -> Op
     None
 }
 
+/// Whether the device has `blocks` blocks; reports when it has not.
+fn fits<D: BlockDevice>(device: &D, blocks: u64, sink: &mut Sink<'_>) -> bool {
+    let device_blocks = device.geometry().block_count;
+    if blocks > device_blocks {
+        let problem = Problem::DeviceTooSmall {
+            needed_bytes: blocks.saturating_mul(BLOCK_SIZE as u64),
+            device_bytes: device_blocks.saturating_mul(BLOCK_SIZE as u64),
+        };
+        sink.report(Finding::new(Part::Superblock, problem).at(BlockIndex(0)));
+    }
+    blocks <= device_blocks
+}
+
 async fn check_slots<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
@@ -148,11 +164,25 @@ async fn check_slots<D: BlockDevice>(
     let mut empty = Vec::new();
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
-        let blocks = superblock.slot_blocks as usize;
-        let Some(buffer) = read(device, own, blocks, Part::Checkpoint, sink).await else {
-            continue;
+        let buffer = match read_slot(device, superblock, own, 0).await {
+            Ok(buffer) => buffer,
+            Err(error) => {
+                let problem = match error {
+                    MountError::Device(error) => Problem::Unreadable(error),
+                    _ => Problem::OutOfMemory,
+                };
+                sink.report(Finding::new(Part::Checkpoint, problem).at(own));
+                continue;
+            }
         };
-        match Checkpoint::decode(superblock, vault, own, buffer.bytes()) {
+        if let Some(head) = Checkpoint::head_of(superblock, own, buffer.bytes())
+            && superblock.allows(head.segment_count)
+            && !fits(device, superblock.blocks_for(head.segment_count), sink)
+        {
+            return None;
+        }
+        let device_blocks = device.geometry().block_count;
+        match Checkpoint::decode(superblock, vault, own, buffer.bytes(), device_blocks) {
             Some(found) => {
                 if newest
                     .as_ref()
@@ -183,11 +213,11 @@ async fn check_table<D: BlockDevice>(
     damaged: &mut Vec<u32>,
     sink: &mut Sink<'_>,
 ) -> Option<Segments> {
-    let Some(mut segments) = Segments::new(superblock) else {
+    let Some(mut segments) = Segments::new(superblock, checkpoint.segment_count) else {
         sink.report(Finding::new(Part::SegmentTable, Problem::OutOfMemory));
         return None;
     };
-    let used = table_blocks_for(superblock.segment_count);
+    let used = table_blocks_for(checkpoint.segment_count);
     for first in (0..used).step_by(TABLE_BLOCKS_AT_ONCE as usize) {
         let count = TABLE_BLOCKS_AT_ONCE.min(used - first);
         let start = superblock.table_block(first, 0);
@@ -205,7 +235,7 @@ async fn check_table<D: BlockDevice>(
             if !loaded {
                 damaged.push(index);
                 let first = index * TABLE_ENTRIES;
-                let last = (first + TABLE_ENTRIES).min(superblock.segment_count) - 1;
+                let last = (first + TABLE_ENTRIES).min(checkpoint.segment_count) - 1;
                 let problem = Problem::TableBlock { first, last };
                 let finding = Finding::new(Part::SegmentTable, problem)
                     .at(superblock.table_block(index, home))

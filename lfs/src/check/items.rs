@@ -40,9 +40,10 @@ impl Ground<'_> {
     }
 
     pub(super) fn is_of(&self, segment: SegmentId, kinds: &[SegmentKind]) -> bool {
-        self.table
-            .and_then(|table| table.get(segment))
-            .is_none_or(|segment| kinds.contains(&segment.kind))
+        self.table.is_none_or(|table| {
+            let segment = table.get(segment);
+            segment.is_some_and(|segment| kinds.contains(&segment.kind))
+        })
     }
 }
 
@@ -51,9 +52,9 @@ pub(super) struct Space(pub Vec<u64>);
 
 impl Space {
     /// Nothing counted yet; `None` without memory.
-    pub(super) fn new(superblock: &Superblock) -> Option<Self> {
+    pub(super) fn new(segment_count: u32) -> Option<Self> {
         let mut counts = Vec::new();
-        let count = superblock.segment_count as usize;
+        let count = segment_count as usize;
         counts.try_reserve_exact(count).ok()?;
         counts.resize(count, 0);
         Some(Self(counts))

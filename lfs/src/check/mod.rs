@@ -213,7 +213,7 @@ async fn check_all<D: BlockDevice>(
         device,
         volume,
         table: damaged_table.is_empty().then_some(&table),
-        space: Space::new(&superblock)?,
+        space: Space::new(table.count())?,
         node_segments: Vec::new(),
         data: options.data,
         last_commit,
@@ -343,7 +343,7 @@ fn bare_volume(
     checkpoint: &Checkpoint,
     sink: &mut Sink<'_>,
 ) -> Option<Volume> {
-    let Some(segments) = Segments::new(superblock) else {
+    let Some(segments) = Segments::new(superblock, checkpoint.segment_count) else {
         sink.report(Finding::new(Part::SegmentTable, Problem::OutOfMemory));
         return None;
     };

@@ -188,7 +188,7 @@ async fn table_block<D: BlockDevice>(
     };
     let mut table = found.table.clone();
     let first = index * TABLE_ENTRIES;
-    let last = (first + TABLE_ENTRIES).min(superblock.segment_count);
+    let last = (first + TABLE_ENTRIES).min(table.count());
     for id in (first..last).map(SegmentId) {
         let live = counted.get(id.0 as usize).copied().unwrap_or(0);
         let kind = if of_object(found, id) {

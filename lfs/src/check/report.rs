@@ -94,6 +94,16 @@ pub enum Problem {
         /// Features that must be known.
         features: u64,
     },
+    /// The device has become smaller than the file system on it, or is a copy that was cut short.
+    #[error(
+        "the device is smaller than the file system on it: {device_bytes} bytes, where {needed_bytes} are needed"
+    )]
+    DeviceTooSmall {
+        /// Bytes that the file system spans.
+        needed_bytes: u64,
+        /// Bytes there are.
+        device_bytes: u64,
+    },
     /// One copy of the superblock is damaged.
     #[error("this copy of the superblock is damaged or out of date; the other one is good")]
     SuperblockCopy,

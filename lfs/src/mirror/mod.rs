@@ -14,6 +14,9 @@
 //!   is never read from until it is in.
 //! - Whoever copies blocks from one disk to the other has them to himself: writes there wait.
 //!
+//! - No more is used of the disks than both have. When both have become larger, and have everything, the mirror does; one
+//!   that is alone keeps the size that the file system on it has, so that the other one still fits when it is back.
+//!
 //! One disk alone that is no part of a mirror is passed through. Not here: what is right and what is
 //! damaged (those who read know, and call [`BlockDevice::mend`]); more than two disks; a disk that neither
 //! completes nor fails its requests comes back at the next start only.
@@ -25,11 +28,11 @@ mod resync;
 mod state;
 
 use alloc::rc::Rc;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::ops::Range;
 
 use embassy_futures::join::join;
-use embassy_futures::select::{Either, select};
+use embassy_futures::select::{Either, select, select3};
 
 pub use self::open::{CommonPart, MirrorError, Side};
 pub(crate) use self::record::RECORD_BLOCKS;
@@ -57,7 +60,8 @@ impl<A> Clone for Mirror<A> {
 struct Inner<A> {
     /// By member number.
     devices: [Option<A>; 2],
-    geometry: DeviceGeometry,
+    /// Blocks that are used of each disk: both have them, and the other one will when it is away.
+    block_count: Cell<u64>,
     read_only: bool,
     state: RefCell<State>,
     /// Something in the state changed.
@@ -84,6 +88,8 @@ pub enum MemberState {
 pub struct MirrorStatus {
     /// The disks, in the order given.
     pub members: [MemberState; 2],
+    /// Bytes on each of them; 0 of one that is not attached. What one has more than the other is not used.
+    pub member_bytes: [u64; 2],
     /// Bytes that the disk which is not in still lacks.
     pub behind_bytes: u64,
     /// Bytes copied to bring a disk up to date, since the start.
@@ -101,6 +107,26 @@ impl<A: BlockDevice> Mirror<A> {
 
     fn state<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
         body(&mut self.inner.state.borrow_mut())
+    }
+
+    /// Blocks that could be used: those that all disks have, if none is away or lacks something. Else no more than are.
+    fn block_count_next(&self) -> u64 {
+        let used = self.inner.block_count.get();
+        if !self.state(|state| state.may_grow()) {
+            return used;
+        }
+        let devices = self.inner.devices.iter().flatten();
+        let sizes = devices.map(|device| device.geometry().block_count);
+        sizes.min().unwrap_or(used).max(used)
+    }
+
+    /// Goes on with all that both disks have by now.
+    fn grow(&self) {
+        let block_count = self.block_count_next();
+        if block_count > self.inner.block_count.get() {
+            self.state(|state| state.grow(block_count));
+            self.inner.block_count.set(block_count);
+        }
     }
 
     /// Waits for a request to one disk, but not longer than it is in use. `None`: it was given up meanwhile.
@@ -396,7 +422,28 @@ impl<A: BlockDevice> Drop for RecordBusy<'_, A> {
 
 impl<A: BlockDevice> BlockDevice for Mirror<A> {
     fn geometry(&self) -> DeviceGeometry {
-        self.inner.geometry
+        let devices = self.inner.devices.iter().flatten();
+        let mut abilities = devices.map(BlockDevice::geometry);
+        DeviceGeometry {
+            block_count: self.inner.block_count.get(),
+            discard: abilities.any(|geometry| geometry.discard),
+        }
+    }
+
+    async fn resized(&self, block_count: u64) {
+        loop {
+            self.grow();
+            if self.inner.block_count.get() != block_count {
+                return;
+            }
+            // Larger disks are of use once both are, and have everything.
+            let level = || (self.block_count_next() > block_count).then_some(());
+            let of = async |member: usize| match self.device(member) {
+                Some(device) => device.resized(device.geometry().block_count).await,
+                None => core::future::pending().await,
+            };
+            select3(of(0), of(1), self.inner.changed.until(level)).await;
+        }
     }
 
     async fn read(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
@@ -423,7 +470,7 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
         }
         let count = buffer.len_blocks() as u64;
         let end = start.0.saturating_add(count);
-        if count == 0 || end > self.inner.geometry.block_count {
+        if count == 0 || end > self.inner.block_count.get() {
             return (buffer, Err(DeviceError::OutOfRange));
         }
         if let Err(error) = self.begin_together().await {
@@ -543,6 +590,11 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
     }
 
     fn mirror_status(&self) -> Option<MirrorStatus> {
-        self.state(|state| state.status())
+        let mut status = self.state(|state| state.status())?;
+        for (bytes, device) in status.member_bytes.iter_mut().zip(&self.inner.devices) {
+            let blocks = device.as_ref().map(|device| device.geometry().block_count);
+            *bytes = blocks.unwrap_or(0).saturating_mul(BLOCK_SIZE as u64);
+        }
+        Some(status)
     }
 }

@@ -5,16 +5,19 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use super::record::{MemberId, Other, Record};
 use super::regions::{Cut, Regions};
 use super::state::{Standing, State};
 use super::{Inner, Mirror};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_slot};
 use crate::format::read_superblock;
 use crate::superblock::{State as FormatState, Superblock, SuperblockFault};
-use crate::{BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry, Notify, probe};
+use crate::{
+    BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry, MountError, Notify,
+    probe,
+};
 
 /// One of two disks, in the order given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,9 +285,11 @@ impl<A: BlockDevice> Mirror<A> {
             }
             let sizes = [&first, &second].map(|device| device.geometry().block_count);
             let [size_one, size_two] = sizes;
-            let mut state = State::alone(size_one.min(size_two));
+            let block_count = size_one.min(size_two);
+            let mut state = State::alone(block_count);
             state.set_standing(1, Standing::In);
-            return Ok(Self::new([Some(first), Some(second)], state, false));
+            let devices = [Some(first), Some(second)];
+            return Ok(Self::new(devices, state, false, block_count));
         }
         if let Some(blank) = found.iter().position(|found| matches!(found, Found::Blank)) {
             return Err(MirrorError::Stranger(Side::of(blank)));
@@ -303,7 +308,7 @@ impl<A: BlockDevice> Mirror<A> {
     }
 
     async fn open_one(device: A, read_only: bool) -> Result<Self, MirrorError> {
-        let block_count = device.geometry().block_count;
+        let mut block_count = device.geometry().block_count;
         let state = match look(&device).await {
             Found::Member(_, record) if record.incomplete => {
                 return Err(MirrorError::Incomplete(Side::First));
@@ -311,12 +316,20 @@ impl<A: BlockDevice> Mirror<A> {
             Found::Member(Some(superblock), record) => {
                 let (mut state, record) = prepare(&superblock, record, block_count);
                 state.one_leads(0, record, Standing::Absent);
+                // The other one need not be larger, when it is back.
+                let taken = blocks_taken(&device, &superblock).await;
+                block_count = block_count.min(taken.unwrap_or(u64::MAX));
                 state
             }
             // What is wrong with it shows when it is mounted.
             _ => State::alone(block_count),
         };
-        Ok(Self::new([Some(device), None], state, read_only))
+        Ok(Self::new(
+            [Some(device), None],
+            state,
+            read_only,
+            block_count,
+        ))
     }
 
     async fn open_two(first: A, second: A, seed: [u8; 16]) -> Result<Self, MirrorError> {
@@ -332,7 +345,7 @@ impl<A: BlockDevice> Mirror<A> {
                 let [one, two] = records;
                 match judge([&one, &two])? {
                     Verdict::Whole => {
-                        return Self::open_whole(devices, sizes, superblock, [one, two]);
+                        return Self::open_whole(devices, sizes, superblock, [one, two]).await;
                     }
                     Verdict::Leads(0) => (0, superblock, one, Some(two)),
                     Verdict::Leads(_) => (1, superblock, two, Some(one)),
@@ -340,8 +353,8 @@ impl<A: BlockDevice> Mirror<A> {
             }
             Pair::New(lead, superblock, own) => {
                 is_new = true;
-                check_size(&superblock, sizes)?;
-                let device = if lead == 0 { two } else { one };
+                let (leader, device) = if lead == 0 { (one, two) } else { (two, one) };
+                check_size(blocks_taken(leader, &superblock).await, sizes)?;
                 let (record, follower) = adopt(&superblock, own, seed, block_count);
                 let written = follower.write(device).await;
                 written.map_err(|error| MirrorError::Device(Side::of(1 - lead), error))?;
@@ -349,8 +362,11 @@ impl<A: BlockDevice> Mirror<A> {
             }
             Pair::Failed(lead, superblock, record) => (lead, superblock, record, None),
         };
+        let [one, two] = &devices;
+        let leader = if lead == 0 { one } else { two };
+        let taken = blocks_taken(leader, &superblock).await;
         if follower.is_some() {
-            check_size(&superblock, sizes)?;
+            check_size(taken, sizes)?;
         }
         let (mut state, record) = prepare(&superblock, record, block_count);
         let lacks = follower.as_ref().map(|follower| lack(&record, follower));
@@ -362,20 +378,27 @@ impl<A: BlockDevice> Mirror<A> {
             state.lacks_all();
         }
         let [one, two] = devices;
-        let mirror = Self::new([Some(one), Some(two)], state, false);
+        let mirror = Self::new(
+            [Some(one), Some(two)],
+            state,
+            false,
+            taken.unwrap_or(block_count),
+        );
         let settled = mirror.settle(None).await;
         settled.map_err(|error| MirrorError::Device(Side::of(lead), error))?;
         Ok(mirror)
     }
 
     /// Both have everything. Before anything is written they begin a new epoch together, so that a copy of one that was taken before shows.
-    fn open_whole(
+    async fn open_whole(
         devices: [A; 2],
         sizes: [u64; 2],
         superblock: Superblock,
         records: [Record; 2],
     ) -> Result<Self, MirrorError> {
-        check_size(&superblock, sizes)?;
+        for device in &devices {
+            check_size(blocks_taken(device, &superblock).await, sizes)?;
+        }
         let [size_one, size_two] = sizes;
         let block_count = size_one.min(size_two);
         let (mut state, _) = prepare(&superblock, records[0].clone(), block_count);
@@ -386,21 +409,13 @@ impl<A: BlockDevice> Mirror<A> {
         });
         state.both_in(records);
         let [one, two] = devices;
-        Ok(Self::new([Some(one), Some(two)], state, false))
+        Ok(Self::new([Some(one), Some(two)], state, false, block_count))
     }
 
-    fn new(devices: [Option<A>; 2], state: State, read_only: bool) -> Self {
-        let geometries = devices.iter().flatten().map(BlockDevice::geometry);
-        let geometry = geometries.reduce(|one, two| DeviceGeometry {
-            block_count: one.block_count.min(two.block_count),
-            discard: one.discard || two.discard,
-        });
+    fn new(devices: [Option<A>; 2], state: State, read_only: bool, block_count: u64) -> Self {
         let inner = Inner {
             devices,
-            geometry: geometry.unwrap_or(DeviceGeometry {
-                block_count: 0,
-                discard: false,
-            }),
+            block_count: Cell::new(block_count),
             read_only,
             state: RefCell::new(state),
             changed: Notify::default(),
@@ -420,15 +435,16 @@ async fn same_slots<A: BlockDevice>(
 ) -> Result<bool, DeviceError> {
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
-        let mut sequences = Vec::new();
+        let mut heads = Vec::new();
         for device in [one, two] {
-            let blocks = superblock.slot_blocks as usize;
-            let buffer = Buffer::zeroed(blocks).map_err(|_| DeviceError::Io)?;
-            let (buffer, read) = device.read(own, buffer).await;
-            let sequence = Checkpoint::sequence_of(superblock, own, buffer.bytes());
-            sequences.extend(sequence.filter(|_| read.is_ok()));
+            let slot = match read_slot(device, superblock, own, 0).await {
+                Ok(slot) => slot,
+                Err(MountError::Device(_)) => continue,
+                Err(_) => return Err(DeviceError::Io),
+            };
+            heads.extend(Checkpoint::head_of(superblock, own, slot.bytes()));
         }
-        if let [one, two] = sequences.as_slice()
+        if let [one, two] = heads.as_slice()
             && one != two
         {
             return Ok(false);
@@ -512,8 +528,23 @@ fn pair(found: [Found; 2]) -> Result<Pair, MirrorError> {
     }
 }
 
-fn check_size(superblock: &Superblock, sizes: [u64; 2]) -> Result<(), MirrorError> {
-    let small = sizes.iter().position(|size| *size < superblock.block_count);
+/// Blocks that the file system on a disk takes, as its newest checkpoint says; also without its key. `None` where that
+/// cannot be told: what is wrong shows when it is mounted.
+async fn blocks_taken<A: BlockDevice>(device: &A, superblock: &Superblock) -> Option<u64> {
+    let mut newest = None;
+    for slot in 0..2 {
+        let own = superblock.slot_block(slot);
+        let slot = read_slot(device, superblock, own, 0).await.ok()?;
+        let head = Checkpoint::head_of(superblock, own, slot.bytes());
+        let head = head.filter(|head| superblock.allows(head.segment_count));
+        newest = newest.max(head.map(|head| (head.sequence, head.segment_count)));
+    }
+    newest.map(|(_, count)| superblock.blocks_for(count))
+}
+
+fn check_size(taken: Option<u64>, sizes: [u64; 2]) -> Result<(), MirrorError> {
+    let taken = taken.unwrap_or(0);
+    let small = sizes.iter().position(|size| *size < taken);
     small.map_or(Ok(()), |member| {
         Err(MirrorError::TooSmall(Side::of(member)))
     })

@@ -541,6 +541,35 @@ impl State {
         }
     }
 
+    /// Whether what is used of the disks may become more: nothing is on its way that counts in regions of today.
+    pub(super) fn may_grow(&self) -> bool {
+        let mirrored = self.record(self.lead).is_some();
+        !mirrored || (self.is_whole() && !self.record_busy)
+    }
+
+    /// The disks have `block_count` blocks now. Regions become larger if there are too few bits for them.
+    pub(super) fn grow(&mut self, block_count: u64) {
+        let old = self.cut;
+        let cut = Cut::new(block_count, old.region_blocks);
+        let recut =
+            |regions: &Regions| Regions::from_bytes(regions.bytes(), old.region_blocks, cut);
+        let all = [&mut self.marks, &mut self.durable_marks, &mut self.stale];
+        for regions in all {
+            *regions = recut(regions);
+        }
+        let ratio = cut.region_blocks / old.region_blocks;
+        self.head = self.head.start / ratio..self.head.end.div_ceil(ratio);
+        let unflushed = core::iter::once(&mut self.unflushed);
+        for regions in unflushed.chain(self.flushing.values_mut()) {
+            *regions = regions.iter().map(|region| region / ratio).collect();
+        }
+        for record in self.members.iter_mut().filter_map(|m| m.record.as_mut()) {
+            record.marks = recut(&record.marks);
+            record.cut = cut;
+        }
+        self.cut = cut;
+    }
+
     pub(super) fn is_level(&self) -> bool {
         self.stale.is_empty()
     }
@@ -564,6 +593,7 @@ impl State {
         let region_bytes = u64::from(self.cut.region_blocks) * BLOCK_SIZE as u64;
         Some(MirrorStatus {
             members: [state(0), state(1)],
+            member_bytes: [0; 2],
             behind_bytes: self.stale.len() * region_bytes,
             resynced_bytes: self.resynced_bytes,
             repaired: self.repaired,
@@ -574,4 +604,72 @@ impl State {
 
 fn overlap(one: &Range<u64>, other: &Range<u64>) -> bool {
     one.start < other.end && other.start < one.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FileSystemId;
+    use crate::mirror::record::MemberId;
+
+    /// Both in, on disks of `block_count` blocks.
+    fn whole(block_count: u64) -> State {
+        let cut = Cut::new(block_count, 16);
+        let mut state = State::new(cut, 100);
+        let record = |id: u8| Record {
+            filesystem: FileSystemId([1; 16]),
+            generation: 1,
+            id: MemberId([id; 16]),
+            other_id: MemberId([1 - id; 16]),
+            epoch: 1,
+            base: 1,
+            other: Other::In,
+            incomplete: false,
+            cut,
+            marks: Regions::default(),
+        };
+        state.both_in([record(0), record(1)]);
+        state
+    }
+
+    #[test]
+    fn what_was_written_before_disks_grew_counts_in_larger_regions_after() {
+        // As many regions as there are bits: more blocks need larger ones.
+        let before = 16 * 31_744;
+        let mut state = whole(before);
+        assert_eq!(state.cut().region_blocks, 16);
+        for block in [1000, before - 1] {
+            let number = state.begin_write(&(block..block + 1)).unwrap();
+            state.end_write(number);
+        }
+        let flushing = state.begin_flush();
+        let number = state.begin_write(&(5000..5040)).unwrap();
+        state.grow(4 * before);
+        assert_eq!(state.cut().region_blocks, 64);
+        assert!(state.fail(1));
+        // The head, what no flush covers yet and what is being written: and nothing else.
+        let is_marked = |block: u64| state.stale.contains(u32::try_from(block / 64).unwrap());
+        for block in [0, 99, 1000, before - 1, 5000, 5039] {
+            assert!(is_marked(block), "block {block}");
+        }
+        for block in [192, 900, 1088, 5100, before, 4 * before - 1] {
+            assert!(!is_marked(block), "block {block}");
+        }
+        state.end_write(number);
+        state.end_flush(flushing, false);
+        let record = state.begin_record(None).unwrap().record;
+        let read = |marks: &Regions, block: u64| marks.contains(u32::try_from(block / 64).unwrap());
+        assert_eq!(record.cut.region_blocks, 64);
+        assert!(read(&record.marks, 1000) && !read(&record.marks, 1088));
+    }
+
+    #[test]
+    fn disks_do_not_grow_while_one_is_out_or_the_record_is_written() {
+        let mut state = whole(1 << 16);
+        assert!(state.may_grow());
+        assert!(state.begin_record(None).is_some());
+        assert!(!state.may_grow());
+        state.release_record();
+        assert!(state.may_grow() && state.fail(0) && !state.may_grow());
+    }
 }

@@ -9,7 +9,7 @@ use core::cell::{Cell, RefCell};
 
 use super::Random;
 use crate::layout::SECTOR_SIZE;
-use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Notify};
 
 type Block = Rc<Vec<u8>>;
 /// Blocks are shared between images, so that taking one costs no more than a list.
@@ -61,6 +61,7 @@ struct Inner {
     faults: RefCell<Option<FaultPlan>>,
     fates: RefCell<Option<Fates>>,
     random: RefCell<Random>,
+    resized: Notify,
 }
 
 /// What can change which images a power cut leaves.
@@ -69,6 +70,8 @@ enum Event {
     Write(Rc<Write>),
     /// A flush returned: these writes, by their number, are on the disk.
     Flushed(Vec<usize>),
+    /// It has so many blocks from here on.
+    Resized(usize),
 }
 
 struct Write {
@@ -95,6 +98,7 @@ impl SimDisk {
             faults: RefCell::new(None),
             fates: RefCell::new(None),
             random: RefCell::new(Random::new(seed)),
+            resized: Notify::default(),
         };
         Self {
             inner: Rc::new(inner),
@@ -108,6 +112,13 @@ impl SimDisk {
             .map(|block| Rc::new(block.to_vec()))
             .collect();
         Self::with_image(image, seed)
+    }
+
+    /// Makes the disk larger, or smaller, which only an image that nobody uses can become. New blocks hold anything.
+    pub fn resize(&self, blocks: usize) {
+        self.inner.image.borrow_mut().resize(blocks, garbage());
+        self.inner.events.borrow_mut().push(Event::Resized(blocks));
+        self.inner.resized.notify();
     }
 
     /// A new disk with the present content, as after a clean power-off.
@@ -170,13 +181,16 @@ impl SimDisk {
         let log = self.inner.events.borrow();
         let mut durable = BTreeSet::new();
         let mut writes = Vec::new();
+        let mut size = self.inner.origin.len();
         for event in log.iter().take(events) {
             match event {
                 Event::Write(write) => writes.push(write),
                 Event::Flushed(covered) => durable.extend(covered.iter().copied()),
+                Event::Resized(blocks) => size = *blocks,
             }
         }
         let mut image = self.inner.origin.clone();
+        image.resize(size, garbage());
         let mut open = Vec::new();
         for (number, write) in writes.into_iter().enumerate() {
             if durable.contains(&number) {
@@ -211,6 +225,11 @@ impl SimDisk {
         let end = start.checked_add(blocks)?;
         (blocks > 0 && end <= self.inner.image.borrow().len()).then_some(start..end)
     }
+}
+
+/// What is in blocks that were never written.
+fn garbage() -> Block {
+    Rc::new(alloc::vec![0xA7; BLOCK_SIZE])
 }
 
 /// What a power cut leaves: an image, and writes of which any subset of sectors survives.
@@ -274,6 +293,11 @@ impl BlockDevice for SimDisk {
             block_count,
             discard: true,
         }
+    }
+
+    async fn resized(&self, block_count: u64) {
+        let other = || (self.geometry().block_count != block_count).then_some(());
+        self.inner.resized.until(other).await;
     }
 
     async fn read(

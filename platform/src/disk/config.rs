@@ -71,7 +71,6 @@ impl core::error::Error for OpenError {}
 /// What requests have to respect.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) block_count: u64,
     /// Whether FLUSH is there, and therefore a cache that needs it.
     pub(super) flush: bool,
     /// Largest piece of memory in one descriptor.
@@ -103,8 +102,9 @@ const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// most of the queue to others.
 pub(super) const SEGMENTS_MAX: usize = 32;
 
-/// Agrees on features and reads the configuration. The device is not running yet.
-pub(super) fn negotiate(transport: &mut Transport) -> Result<Limits, OpenError> {
+/// Agrees on features and reads the configuration: what requests have to respect, and blocks there are. The device is not
+/// running yet.
+pub(super) fn negotiate(transport: &mut Transport) -> Result<(Limits, u64), OpenError> {
     use virtio_drivers::transport::DeviceStatus as Status;
 
     transport.set_status(Status::empty());
@@ -144,11 +144,7 @@ pub(super) fn negotiate(transport: &mut Transport) -> Result<Limits, OpenError> 
             return Err(OpenError::NoFlush);
         }
     }
-    let sectors = transport
-        .read_consistent(|| transport.read_config_space::<[u32; 2]>(offset::CAPACITY))
-        .map(|[low, high]| u64::from(high) << 32 | u64::from(low))
-        .map_err(broken)?;
-    let block_count = sectors / SECTORS_PER_BLOCK;
+    let block_count = block_count(transport).ok_or(OpenError::Broken)?;
     if block_count == 0 {
         return Err(OpenError::Empty);
     }
@@ -178,13 +174,21 @@ pub(super) fn negotiate(transport: &mut Transport) -> Result<Limits, OpenError> 
     } else {
         None
     };
-    Ok(Limits {
-        block_count,
+    let limits = Limits {
         flush,
         segment_bytes_max: segment_bytes_max.min(REQUEST_BYTES_MAX),
         segments_max,
         discard,
-    })
+    };
+    Ok((limits, block_count))
+}
+
+/// Whole blocks on the device, as its configuration says now; `None` where that cannot be read.
+pub(super) fn block_count(transport: &Transport) -> Option<u64> {
+    let capacity =
+        transport.read_consistent(|| transport.read_config_space::<[u32; 2]>(offset::CAPACITY));
+    let [low, high] = capacity.ok()?;
+    Some((u64::from(high) << 32 | u64::from(low)) / SECTORS_PER_BLOCK)
 }
 
 impl Limits {

@@ -5,7 +5,7 @@
 //! - Reads, writes, FLUSH and DISCARD are all just requests; [`REQUESTS_MAX`] of them can be in flight, and
 //!   none waits for another. More wait in the order they came.
 //! - The interrupt wakes [`Disk::run`], which completes what the device has returned and wakes whoever waits
-//!   for it.
+//!   for it. When it says that the configuration changed, the size is read again.
 //! - Nothing the device writes is trusted: a token that is not in flight, or a read that is said to be
 //!   shorter than asked for, ends the device ([`DeviceError::Gone`]) or the request ([`DeviceError::Io`]),
 //!   never the machine.
@@ -14,6 +14,7 @@
 
 mod config;
 mod request;
+mod size;
 mod slots;
 
 use alloc::boxed::Box;
@@ -26,6 +27,7 @@ use virtio_drivers::transport::DeviceType;
 
 use self::config::Limits;
 use self::request::{Operation, Request};
+use self::size::Size;
 use self::slots::Slots;
 use crate::interrupt::Source;
 use crate::machine;
@@ -51,6 +53,7 @@ struct Shared {
     slots: RefCell<Box<Slots>>,
     source: Source,
     limits: Limits,
+    size: Size,
 }
 
 impl Disk {
@@ -81,7 +84,7 @@ impl Disk {
     }
 
     fn with(mut transport: Transport, slot: &machine::Transport) -> Result<Self, OpenError> {
-        let limits = config::negotiate(&mut transport)?;
+        let (limits, block_count) = config::negotiate(&mut transport)?;
         let slots = Slots::new(transport, limits)?;
         let source = Source::new(slot).ok_or(OpenError::Broken)?;
         Ok(Self {
@@ -89,26 +92,35 @@ impl Disk {
                 slots: RefCell::new(slots),
                 source,
                 limits,
+                size: Size::new(block_count),
             }),
         })
     }
 
-    /// Completes requests, for ever. Nothing does while this future is not polled; spawn it once.
+    /// Completes requests, and notices when the host makes the disk larger, for ever. Nothing does while this future is not
+    /// polled; spawn it once.
     pub async fn run(&self) -> ! {
         loop {
             self.shared.source.wait().await;
-            self.shared.slots.borrow_mut().complete();
+            let mut slots = self.shared.slots.borrow_mut();
+            slots.complete();
+            if self.shared.source.take_configuration_change()
+                && let Some(block_count) = slots.block_count()
+            {
+                drop(slots);
+                self.shared.size.update(block_count);
+            }
         }
     }
 
     /// Bytes on the device.
     pub fn size_bytes(&self) -> u64 {
-        self.shared.limits.block_count * BLOCK_SIZE as u64
+        self.shared.size.block_count() * BLOCK_SIZE as u64
     }
 
     fn check(&self, start: BlockIndex, count: u64) -> Result<u64, DeviceError> {
         let end = start.0.checked_add(count).ok_or(DeviceError::OutOfRange)?;
-        if count == 0 || end > self.shared.limits.block_count {
+        if count == 0 || end > self.shared.size.block_count() {
             return Err(DeviceError::OutOfRange);
         }
         Ok(start.0 * SECTORS_PER_BLOCK)
@@ -130,9 +142,13 @@ impl Disk {
 impl BlockDevice for Disk {
     fn geometry(&self) -> DeviceGeometry {
         DeviceGeometry {
-            block_count: self.shared.limits.block_count,
+            block_count: self.shared.size.block_count(),
             discard: self.shared.limits.discard.is_some(),
         }
+    }
+
+    fn resized(&self, block_count: u64) -> impl Future<Output = ()> {
+        self.shared.size.differs_from(block_count)
     }
 
     fn read(

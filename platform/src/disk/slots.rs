@@ -17,7 +17,7 @@ use virtio_drivers::transport::{DeviceStatus, Transport as _};
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
 use super::SECTOR_SIZE;
-use super::config::{Limits, OpenError, SEGMENTS_MAX};
+use super::config::{self, Limits, OpenError, SEGMENTS_MAX};
 use super::request::Operation;
 use crate::virtio::{DmaHal, Transport};
 
@@ -155,6 +155,11 @@ impl Slots {
             limits,
             gone: false,
         }))
+    }
+
+    /// Whole blocks that the device says it has; `None` when it does not say any more.
+    pub(super) fn block_count(&self) -> Option<u64> {
+        config::block_count(&self.transport).filter(|_| !self.gone)
     }
 
     /// Whether it is the caller's turn to start a request; otherwise its place in the line, where it is woken.

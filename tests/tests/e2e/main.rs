@@ -27,6 +27,7 @@ mod durability;
 mod encryption;
 mod faults;
 mod files;
+mod grow;
 mod hostile;
 mod limits;
 mod mirror;
