@@ -7,7 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Instant;
 
 use lfs::sim::Random;
 use lfs::{BLOCK_SIZE, Clock, InodeNumber};
@@ -101,7 +100,6 @@ struct Waits {
 }
 
 pub fn measure(report: &mut Report, disk_mib: u64) -> Vec<Point> {
-    let begun = Instant::now();
     let points = std::thread::scope(|scope| {
         let measure = |load| {
             scope
@@ -114,9 +112,11 @@ pub fn measure(report: &mut Report, disk_mib: u64) -> Vec<Point> {
     for point in &points {
         note(report, point, disk_mib);
     }
-    let seconds = begun.elapsed().as_secs();
-    report.show(&cost_table(&points, disk_mib, seconds));
-    report.show(&wait_table(&points, disk_mib));
+    report.show(&cost_table(&points, disk_mib));
+    let in_balance = |point: &Point| point.percent == 90 && point.cost.is_some();
+    if points.iter().any(in_balance) {
+        report.show(&wait_table(&points, disk_mib));
+    }
     points
 }
 
@@ -264,7 +264,7 @@ fn wait_blocks_max(group_blocks: u64, depth: u64) -> u64 {
     64 * (depth * COMMIT_BYTES_MAX).div_ceil(PAGE) + 5 * group_blocks
 }
 
-fn cost_table(points: &[Point], disk_mib: u64, seconds: u64) -> Table {
+fn cost_table(points: &[Point], disk_mib: u64) -> Table {
     let columns = [
         "overwrites, part of the capacity in use",
         "device bytes per new byte",
@@ -299,7 +299,7 @@ fn cost_table(points: &[Point], disk_mib: u64, seconds: u64) -> Table {
     table.note("capacity: without what the disk keeps free for itself");
     table.note("analytic: that part of a disk in use, no metadata; uniform: segments cleaned by age; 90/10: hot and cold apart");
     table.note(format!(
-        "4 KiB each, {DEPTH} at once; measured over one overwrite of all data after {ROUNDS_TO_BALANCE}; took {seconds} s"
+        "4 KiB each, {DEPTH} at once; measured over one overwrite of all data after {ROUNDS_TO_BALANCE}"
     ));
     table
 }

@@ -25,7 +25,6 @@ struct Measured {
 
 /// Measures the built-in data, and the content of `files`.
 pub fn measure(report: &mut Report, files: &[String]) {
-    let begun = Instant::now();
     let mut corpora = built_in();
     for path in files {
         let content = fs::read(path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -49,7 +48,7 @@ pub fn measure(report: &mut Report, files: &[String]) {
         let cells = row(report, name, random, &sealer, Algorithm::None);
         table.row([name.to_owned()].into_iter().chain(cells));
     }
-    table.note(format!("random data; took {} s", begun.elapsed().as_secs()));
+    table.note("random data");
     report.show(&table);
 }
 

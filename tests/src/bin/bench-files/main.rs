@@ -29,6 +29,7 @@ mod report;
 mod simulated;
 
 use std::fs;
+use std::time::Instant;
 
 use crate::report::Report;
 
@@ -54,6 +55,7 @@ fn main() {
     }
     let options = options(words);
     loop_disk::enter_own_namespace();
+    let begun = Instant::now();
     let mut report = Report::default();
     for theme in THEMES {
         if options.themes.is_empty() || options.themes.iter().any(|wanted| wanted == theme) {
@@ -63,6 +65,7 @@ fn main() {
     report.show_goals();
     let path = report.figures.save("bench-files.jsonl");
     println!("\nas lines of JSON: {}", path.display());
+    println!("took {} s", begun.elapsed().as_secs());
     if options.docs {
         save_docs(&report);
     }
