@@ -1,6 +1,8 @@
 //! `make bench-files`: what the file system costs, in counts, which neither an emulator nor a busy host distorts.
 //!
-//!     bench-files [--mib N] [--file PATH]… [--docs] [THEME…]
+//! ```text
+//! bench-files [--mib N] [--file PATH]… [--docs] [THEME…]
+//! ```
 //!
 //! Without a theme all of them run. Figures also go to `target/bench-files.jsonl`, as `make bench` writes them, and the
 //! picture of the cleaner's cost to `target/cleaner.svg`; with `--docs` tables and picture go to `docs/bench`.
