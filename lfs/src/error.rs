@@ -101,6 +101,16 @@ pub enum FormatError {
     /// Smaller than [`DEVICE_BYTES_MIN`](crate::DEVICE_BYTES_MIN), or the options do not fit it.
     #[error("the device is too small for these options (at least 8 MiB are needed)")]
     TooSmall,
+    /// The log between two checkpoints would be smaller or larger than it can be, or more than a third of the device.
+    #[error(
+        "the replay window must be {bytes_min} to {bytes_max} bytes with these segments, and at most a third of the device"
+    )]
+    ReplayWindow {
+        /// The smallest there can be with segments of that size.
+        bytes_min: u64,
+        /// The largest.
+        bytes_max: u64,
+    },
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(DeviceError),

@@ -39,7 +39,8 @@ pub const DEVICE_BYTES_MIN: u64 = 8 << 20;
 pub struct FormatOptions {
     /// Bytes of a segment, a power of two of at least 32 KiB; aligned to the device's erase block at best.
     pub segment_bytes: u32,
-    /// Segments the log may go through between two checkpoints: bounds replay. At least 16.
+    /// Segments the log may go through between two checkpoints: bounds replay. 16 to 1,024, and at most a third of those
+    /// of the device. A commit takes an eighth of them at most.
     pub log_segments: u32,
     /// The time of the root directory, in nanoseconds since the Unix epoch.
     pub created_ns: i64,
@@ -58,6 +59,31 @@ impl FormatOptions {
                 .unwrap_or(LOG_SEGMENTS_MAX)
                 .clamp(LOG_SEGMENTS_MIN, LOG_SEGMENTS_MAX),
             created_ns: 0,
+        }
+    }
+
+    /// The same with segments of another size, and a log of about as many bytes.
+    #[must_use]
+    pub fn with_segment_bytes(self, segment_bytes: u32) -> Self {
+        let window_bytes = u64::from(self.segment_bytes) * u64::from(self.log_segments);
+        let log = window_bytes / u64::from(segment_bytes.max(1));
+        Self {
+            segment_bytes,
+            log_segments: u32::try_from(log)
+                .unwrap_or(LOG_SEGMENTS_MAX)
+                .clamp(LOG_SEGMENTS_MIN, LOG_SEGMENTS_MAX),
+            ..self
+        }
+    }
+
+    /// The same with a log of so many bytes between two checkpoints, in whole segments: what a mount has to read of it after a power
+    /// cut. What is not allowed is refused when the device is formatted.
+    #[must_use]
+    pub fn with_replay_window_bytes(self, bytes: u64) -> Self {
+        let log = bytes.div_ceil(u64::from(self.segment_bytes.max(1)));
+        Self {
+            log_segments: u32::try_from(log).unwrap_or(u32::MAX),
+            ..self
         }
     }
 }
@@ -261,9 +287,15 @@ fn plan(
     let segment_blocks = options.segment_bytes / block_size;
     if !options.segment_bytes.is_power_of_two()
         || !(SEGMENT_BLOCKS_MIN..=1 << 16).contains(&segment_blocks)
-        || !(LOG_SEGMENTS_MIN..=LOG_SEGMENTS_MAX).contains(&options.log_segments)
     {
         return Err(FormatError::TooSmall);
+    }
+    let window = FormatError::ReplayWindow {
+        bytes_min: u64::from(LOG_SEGMENTS_MIN) * u64::from(options.segment_bytes),
+        bytes_max: u64::from(LOG_SEGMENTS_MAX) * u64::from(options.segment_bytes),
+    };
+    if !(LOG_SEGMENTS_MIN..=LOG_SEGMENTS_MAX).contains(&options.log_segments) {
+        return Err(window);
     }
     let upper = u32::try_from(block_count / u64::from(segment_blocks)).unwrap_or(u32::MAX);
     let segment_count_max = upper.saturating_mul(GROWTH_MAX);
@@ -282,9 +314,19 @@ fn plan(
     superblock.first_segment_block = head.next_multiple_of(u64::from(segment_blocks));
     let segment_count = superblock.segments_on(block_count);
     if segment_count / 3 < options.log_segments {
-        return Err(FormatError::TooSmall);
+        let least = options.log_segments == LOG_SEGMENTS_MIN;
+        let least = least || options == defaults(block_count, options);
+        return Err(if least { FormatError::TooSmall } else { window });
     }
     Ok((superblock, segment_count))
+}
+
+/// The options that would have been taken for the device.
+fn defaults(block_count: u64, options: FormatOptions) -> FormatOptions {
+    FormatOptions {
+        created_ns: options.created_ns,
+        ..FormatOptions::for_device_bytes(block_count * BLOCK_SIZE as u64)
+    }
 }
 
 /// The tree of an empty file system: its root, and the one node that holds the root directory.

@@ -63,6 +63,7 @@ mod namespace;
 mod notify;
 mod object;
 mod open;
+mod read_ahead;
 mod record;
 mod recovery;
 mod replay;

@@ -25,6 +25,7 @@ use crate::format::read_superblock;
 use crate::group::{GroupHeader, GroupKind};
 use crate::log::Log;
 use crate::object::{ObjectReader, segments_for};
+use crate::read_ahead::{LoadedSegment, ReadAhead};
 use crate::replay::{Commit, Replay, ReplayFault};
 use crate::seal::{SharedVault, Vault};
 use crate::segments::{Segment, SegmentKind, Segments};
@@ -46,11 +47,9 @@ pub struct Recovery<D: BlockDevice> {
     segments: Rc<RefCell<Segments>>,
     volume: Volume,
     cursor: LogCursor,
-    /// Content of the segment the cursor is in, and of the next one once it was looked at: of each copy that
-    /// could be read.
-    current: Vec<Buffer>,
-    ahead: Vec<Buffer>,
-    current_loaded: bool,
+    read_ahead: ReadAhead,
+    /// The segment the cursor is in, once it was looked at.
+    current: Option<LoadedSegment>,
     /// Groups that not all copies have as the one that was believed.
     uneven: Vec<Uneven>,
     replay: Replay,
@@ -161,9 +160,8 @@ impl<D: BlockDevice> Recovery<D> {
                 block: damaged.block,
             })?,
             cursor,
-            current: Vec::new(),
-            ahead: Vec::new(),
-            current_loaded: false,
+            read_ahead: ReadAhead::default(),
+            current: None,
             uneven: Vec::new(),
             replay: Replay::new(
                 checkpoint.start.commit,
@@ -276,14 +274,19 @@ impl<D: BlockDevice> Recovery<D> {
             });
         }
         let start = self.cursor.next_block as usize * BLOCK_SIZE;
-        let believed = self.current.get(group.copy).map(Buffer::bytes);
+        let current = self.current.clone();
+        let copies = || {
+            let current = current.iter();
+            current.flat_map(|segment| segment.copies(&self.superblock))
+        };
+        let believed = copies().nth(group.copy);
         let bytes = believed
             .and_then(|bytes| bytes.get(start..))
             .unwrap_or_default();
         let len = header.blocks() as usize * BLOCK_SIZE;
-        let differs = |other: &Buffer| other.bytes().get(start..start + len) != bytes.get(..len);
+        let differs = |other: &[u8]| other.get(start..start + len) != bytes.get(..len);
         // Where data are damaged on both, each may have what the other lacks: who reads them puts them together.
-        if self.current.len() > 1 && self.current.iter().any(differs) && header.has_data(bytes) {
+        if copies().any(differs) && header.has_data(bytes) {
             self.uneven.push(Uneven {
                 block: self.cursor.block(&self.superblock),
                 blocks: header.blocks(),
@@ -444,12 +447,13 @@ impl<D: BlockDevice> Recovery<D> {
 
     /// The next group of the chain, with the cursor moved to where it begins.
     async fn next_group(&mut self) -> Result<Option<Group>, MountError> {
-        if !self.current_loaded {
-            let memory = core::mem::take(&mut self.current);
-            self.current = self.read_segment(self.cursor.current(), memory).await?;
-            self.current_loaded = true;
-        }
-        if let Some(group) = self.group_at_cursor(&self.cursor, &self.current) {
+        let current = match self.current.take() {
+            Some(loaded) => loaded,
+            None => self.read_segment(&self.cursor.clone()).await?,
+        };
+        let found = self.group_at_cursor(&self.cursor, &current);
+        self.current = Some(current);
+        if let Some(group) = found {
             return Ok(Some(group));
         }
         let mut next = self.cursor.clone();
@@ -460,19 +464,18 @@ impl<D: BlockDevice> Recovery<D> {
         {
             return Ok(None);
         }
-        let memory = core::mem::take(&mut self.ahead);
-        self.ahead = self.read_segment(next.current(), memory).await?;
-        let Some(group) = self.group_at_cursor(&next, &self.ahead) else {
+        let ahead = self.read_segment(&next).await?;
+        let Some(group) = self.group_at_cursor(&next, &ahead) else {
             return Ok(None);
         };
-        core::mem::swap(&mut self.current, &mut self.ahead);
+        self.current = Some(ahead);
         self.cursor = next;
         Ok(Some(group))
     }
 
     /// The group at the cursor from the copy that has all of it, else from one of which only data are damaged.
-    fn group_at_cursor(&self, cursor: &LogCursor, segment: &[Buffer]) -> Option<Group> {
-        let copies = || segment.iter().enumerate();
+    fn group_at_cursor(&self, cursor: &LogCursor, segment: &LoadedSegment) -> Option<Group> {
+        let copies = || segment.copies(&self.superblock).enumerate();
         let whole = copies().find_map(|(copy, bytes)| self.group_in(cursor, copy, bytes, true));
         whole.or_else(|| {
             copies().find_map(|(copy, bytes)| self.group_in(cursor, copy, bytes, false))
@@ -483,11 +486,11 @@ impl<D: BlockDevice> Recovery<D> {
         &self,
         cursor: &LogCursor,
         copy: usize,
-        segment: &Buffer,
+        segment: &[u8],
         with_data: bool,
     ) -> Option<Group> {
         let start = cursor.next_block as usize * BLOCK_SIZE;
-        let bytes = segment.bytes().get(start..)?;
+        let bytes = segment.get(start..)?;
         let block = cursor.block(&self.superblock);
         let (header, checksum) =
             GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, bytes)?;
@@ -511,38 +514,43 @@ impl<D: BlockDevice> Recovery<D> {
         if self.cursor.sequence <= self.checkpoint.durable_group {
             return damaged;
         }
-        let current = core::mem::take(&mut self.current);
-        let later = self.has_later_group(self.cursor.current(), self.cursor.next_block, &current);
-        self.current = current;
+        let (id, first) = (self.cursor.current(), self.cursor.next_block);
+        let current = self.current.iter();
+        let later = current
+            .flat_map(|segment| segment.copies(&self.superblock))
+            .any(|copy| self.has_later_group(id, first, copy));
         if later {
             return damaged;
         }
-        for (at, next) in self.cursor.ahead.clone().into_iter().enumerate() {
-            let segment = if at == 0 {
-                let memory = core::mem::take(&mut self.ahead);
-                self.read_segment(next, memory).await?
-            } else {
-                // Only its first block: a segment is filled from there, and a first group that is
-                // damaged has its successor in the same or, seen above, the segment before.
-                self.read_blocks(next, 1, Vec::new()).await?
-            };
-            if self.has_later_group(next, 0, &segment) {
+        let mut next = self.cursor.clone();
+        if next.advance() {
+            let segment = self.read_segment(&next).await?;
+            let mut copies = segment.copies(&self.superblock);
+            if copies.any(|copy| self.has_later_group(next.current(), 0, copy)) {
+                return damaged;
+            }
+        }
+        for id in next.ahead {
+            // Only its first block: a segment is filled from there, and a first group that is
+            // damaged has its successor in the same or, seen above, the segment before.
+            let copies = self.read_first_block(id).await?;
+            let mut copies = copies.iter().map(Buffer::bytes);
+            if copies.any(|copy| self.has_later_group(id, 0, copy)) {
                 return damaged;
             }
         }
         Ok(())
     }
 
-    /// Whether `segment` holds, from its block `first` on, a header after the one that is missing.
-    fn has_later_group(&self, id: SegmentId, first: u32, segment: &[Buffer]) -> bool {
+    /// Whether what a copy has of a segment holds, from the segment's block `first` on, a header after the one that is missing.
+    fn has_later_group(&self, id: SegmentId, first: u32, copy: &[u8]) -> bool {
         let start = self.superblock.segment_start(id).0;
-        segment.iter().any(|copy| {
-            let blocks = copy.bytes().chunks_exact(BLOCK_SIZE).zip(start..);
-            blocks.skip(first as usize).any(|(bytes, block)| {
-                let own = BlockIndex(block);
-                GroupHeader::decode(GroupKind::Commits, self.superblock.id, own, bytes)
-                    .is_some_and(|(header, _)| header.sequence > self.cursor.sequence)
-            })
+        let blocks = copy.chunks_exact(BLOCK_SIZE).zip(start..);
+        let mut behind = blocks.skip(first as usize);
+        behind.any(|(bytes, block)| {
+            let own = BlockIndex(block);
+            GroupHeader::decode(GroupKind::Commits, self.superblock.id, own, bytes)
+                .is_some_and(|(header, _)| header.sequence > self.cursor.sequence)
         })
     }
 
@@ -553,38 +561,33 @@ impl<D: BlockDevice> Recovery<D> {
         }
     }
 
-    /// Reads all copies of a segment whole, into `memory` where that suffices.
-    async fn read_segment(
-        &mut self,
-        id: SegmentId,
-        memory: Vec<Buffer>,
-    ) -> Result<Vec<Buffer>, MountError> {
-        let blocks = self.superblock.segment_blocks as usize;
-        self.read_blocks(id, blocks, memory).await
+    /// The segment that `cursor` is in.
+    async fn read_segment(&mut self, cursor: &LogCursor) -> Result<LoadedSegment, MountError> {
+        let before = self.read_ahead.bytes_read;
+        let count = self.segments.borrow().count();
+        let (device, superblock) = (&self.device, &self.superblock);
+        let read = self
+            .read_ahead
+            .segment(device, superblock, cursor.current(), count);
+        let loaded = read.await;
+        self.counters.bytes_read += self.read_ahead.bytes_read - before;
+        loaded
     }
 
-    async fn read_blocks(
-        &mut self,
-        id: SegmentId,
-        blocks: usize,
-        mut memory: Vec<Buffer>,
-    ) -> Result<Vec<Buffer>, MountError> {
+    /// The first block of a segment, of all copies that can be read.
+    async fn read_first_block(&mut self, id: SegmentId) -> Result<Vec<Buffer>, MountError> {
         let start = self.superblock.segment_start(id);
         let mut copies = Vec::new();
         let mut failed = Ok(());
         for copy in 0..self.device.copies() {
-            let mut buffer = memory.pop().unwrap_or_default();
-            buffer.grow(blocks)?;
-            self.counters.bytes_read += buffer.bytes().len() as u64;
-            let (mut buffer, read) = self.device.read_copy(copy, start, buffer).await;
-            if let Err(error) = read {
-                // Nothing is found in it, and its number stays its own.
-                buffer.truncate(0);
-                failed = Err(error);
+            self.counters.bytes_read += BLOCK_SIZE as u64;
+            let buffer = Buffer::zeroed(1)?;
+            match self.device.read_copy(copy, start, buffer).await {
+                (buffer, Ok(())) => copies.push(buffer),
+                (_, Err(error)) => failed = Err(error),
             }
-            copies.push(buffer);
         }
-        if copies.iter().all(Buffer::is_empty) {
+        if copies.is_empty() {
             failed?;
         }
         Ok(copies)

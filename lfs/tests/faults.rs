@@ -372,5 +372,9 @@ fn what_cannot_be_mounted_is_not_formatted() {
     let formatted = Executor::new(1).run(async move {
         common::key::format(&target, options, lfs::FileSystemId([1; 16])).await
     });
-    assert_eq!(formatted, Err(lfs::FormatError::TooSmall));
+    let refused = lfs::FormatError::ReplayWindow {
+        bytes_min: 16 * 8 * 4096,
+        bytes_max: 1024 * 8 * 4096,
+    };
+    assert_eq!(formatted, Err(refused));
 }

@@ -84,8 +84,12 @@ async fn format(device: &FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Out
     let mut options = FormatOptions::for_device_bytes(device.size_bytes());
     options.created_ns = now_ns();
     if let Some(segment_bytes) = arguments.segment_size {
-        options.segment_bytes = u32::try_from(segment_bytes)
+        let segment_bytes = u32::try_from(segment_bytes)
             .map_err(|_| Error::Usage("--segment-size is too large".to_owned()))?;
+        options = options.with_segment_bytes(segment_bytes);
+    }
+    if let Some(bytes) = arguments.replay_window {
+        options = options.with_replay_window_bytes(bytes);
     }
     let mut id = [0; 16];
     key::entropy(&mut id);
