@@ -34,11 +34,12 @@ hosted-and-images:
 	$(CARGO) build -p cli
 	$(foreach arch,$(ARCHES),$(MAKE) --no-print-directory build ARCH=$(arch) &&) true
 
-## crash-campaign: power cuts under every workload of up to three operations (CRASH_STATES, SILTSTONE_SEED)
+## crash-campaign: power cuts under every workload of up to three operations (CRASH_STATES, CRASH_JOBS, CRASH_FROM, SILTSTONE_SEED)
 CRASH_STATES ?= 10000000
 .PHONY: crash-campaign
 crash-campaign:
-	SILTSTONE_CRASH_STATES=$(CRASH_STATES) $(CARGO) test --release -p lfs --features campaign --test files_crash -- --nocapture campaign
+	SILTSTONE_CRASH_STATES=$(CRASH_STATES) SILTSTONE_CRASH_JOBS=$(CRASH_JOBS) SILTSTONE_CRASH_FROM=$(CRASH_FROM) \
+	    $(CARGO) test --release -p lfs --features campaign --test files_crash -- --nocapture campaign
 
 ## test-clients: node-redis and ioredis from npm, against both machines
 test-clients: hosted-and-images

@@ -6,7 +6,8 @@
 //! there, and the next mount finds what was done.
 //!
 //! `make test` takes all workloads of up to two operations and some of three. `make crash-campaign` takes all, with
-//! other sectors each time, until `SILTSTONE_CRASH_STATES` states were seen. Both follow `SILTSTONE_SEED`.
+//! other sectors each time, until `SILTSTONE_CRASH_STATES` states were seen, beginning with workload `SILTSTONE_CRASH_FROM`, on
+//! `SILTSTONE_CRASH_JOBS` threads. Both follow `SILTSTONE_SEED`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -536,24 +537,101 @@ fn workloads_among_open_transactions_survive_power_cuts() {
     assert!(states >= 8_000, "{states}");
 }
 
-/// As long as it is told to: `make crash-campaign`.
+/// As long as it is told to, on all processors: `make crash-campaign`.
+///
+/// Its pieces are workloads, numbered on through all seeds from the first. Which are taken follows from the seed
+/// alone, whoever takes them. One that was stopped goes on from the number it printed; several machines share the work
+/// with different seeds.
 #[cfg(feature = "campaign")]
-#[test]
-fn campaign() {
-    let wanted = std::env::var("SILTSTONE_CRASH_STATES").ok();
-    let wanted = wanted.map_or(10_000_000, |text| text.parse::<u64>().unwrap());
-    let first = seed(53);
-    let mut states = 0;
-    for seed in first.. {
-        let base = base(seed);
-        for number in 0..UP_TO_THREE {
-            states += explore(&base, number, seed, 64);
-            if number % 1000 == 0 {
-                println!("seed {seed}, workload {number} of {UP_TO_THREE}: {states} states");
-            }
-            if states >= wanted {
-                return println!("{states} states");
+mod campaign {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+    use std::time::Instant;
+
+    use super::{UP_TO_THREE, base, explore};
+
+    /// A number from the environment.
+    fn setting(name: &str, default: u64) -> u64 {
+        let text = std::env::var(name).ok().filter(|text| !text.is_empty());
+        let number = |text: String| text.parse().unwrap_or_else(|_| panic!("{name}: {text}"));
+        text.map_or(default, number)
+    }
+
+    struct Campaign {
+        first_seed: u64,
+        wanted: u64,
+        jobs: u64,
+        next: AtomicU64,
+        states: AtomicU64,
+        failed: AtomicBool,
+        begun: Instant,
+    }
+
+    /// Tells the others when one does not survive.
+    struct Alarm<'c>(&'c AtomicBool);
+
+    impl Drop for Alarm<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.store(true, Relaxed);
             }
         }
+    }
+
+    impl Campaign {
+        fn is_over(&self) -> bool {
+            self.failed.load(Relaxed) || self.states.load(Relaxed) >= self.wanted
+        }
+
+        fn work(&self) {
+            let _alarm = Alarm(&self.failed);
+            let mut known = None;
+            while !self.is_over() {
+                let number = self.next.fetch_add(1, Relaxed);
+                let seed = self.first_seed + number / UP_TO_THREE as u64;
+                let workload = usize::try_from(number % UP_TO_THREE as u64).unwrap();
+                let same = known.take().filter(|(of, _)| *of == seed);
+                let (_, base) = known.insert(same.unwrap_or_else(|| (seed, base(seed))));
+                let found = explore(base, workload, seed, 64);
+                self.states.fetch_add(found, Relaxed);
+                if number.is_multiple_of(500) {
+                    self.report(number);
+                }
+            }
+        }
+
+        fn report(&self, number: u64) {
+            let states = self.states.load(Relaxed);
+            let seconds = self.begun.elapsed().as_secs().max(1);
+            let from = number.saturating_sub(self.jobs);
+            println!(
+                "{states} of {} states, {} a second, workload {number}; to go on from here: CRASH_FROM={from}",
+                self.wanted,
+                states / seconds,
+            );
+        }
+    }
+
+    #[test]
+    fn campaign() {
+        let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+        let campaign = Campaign {
+            first_seed: super::seed(53),
+            wanted: setting("SILTSTONE_CRASH_STATES", 10_000_000),
+            jobs: setting("SILTSTONE_CRASH_JOBS", processors).max(1),
+            next: AtomicU64::new(setting("SILTSTONE_CRASH_FROM", 0)),
+            states: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            begun: Instant::now(),
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..campaign.jobs {
+                scope.spawn(|| campaign.work());
+            }
+        });
+        // A thread that panicked has ended the scope with a panic.
+        let (states, workloads) = (campaign.states.load(Relaxed), campaign.next.load(Relaxed));
+        let seconds = campaign.begun.elapsed().as_secs_f64();
+        println!("{states} states, up to workload {workloads}, none violating, in {seconds:.0} s");
+        assert!(states >= campaign.wanted);
     }
 }
