@@ -12,14 +12,17 @@
     reason = "a test may panic, and its numbers are small"
 )]
 
+mod common;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use embassy_futures::select::{Either3, select3};
 use lfs::sim::{Executor, Random, SimClock, SimDisk, seed_from};
 use lfs::{
     BlockDevice, BlockIndex, CheckOptions, Clock, DeviceError, FileError, FileKind, FileSystem,
-    FileSystemId, FormatOptions, MemberState, Mirror, MirrorError, NewInode, ROOT, Recovery,
-    ScrubOptions, Side,
+    FileSystemId, FormatOptions, MemberState, Mirror, MirrorError, MountError, NewInode, ROOT,
+    Recovery, ScrubOptions, Side, Suite,
 };
 
 const SEGMENT_BLOCKS: usize = 8;
@@ -802,4 +805,50 @@ fn a_power_cut_while_a_mirror_grows_loses_nothing_whichever_disks_come_back() {
         assert_each_has(&left, 9, &what);
     }
     assert!(sizes.iter().all(|count| *count > 3), "{sizes:?}");
+}
+
+/// Opening two disks and being refused for want of the key left a new disk with a record on it, and the other one with
+/// word of it.
+#[test]
+fn a_wrong_key_leaves_both_disks_as_they_are() {
+    let key = common::key::encryption(Suite::XChaCha20Poly1305);
+    let encrypted = SimDisk::new(BLOCKS, 90);
+    let target = encrypted.clone();
+    let id = FileSystemId([0xA5; 16]);
+    Executor::new(90).run(async move {
+        let made = lfs::format_encrypted(&target, FORMAT, id, &key).await;
+        made.unwrap();
+    });
+    for swapped in [false, true] {
+        let mut disks = [encrypted.snapshot(91), SimDisk::new(BLOCKS, 92)];
+        if swapped {
+            disks.reverse();
+        }
+        let before = disks.each_ref().map(SimDisk::to_bytes);
+        for wrong in [None, Some(&[9; 32])] {
+            let both = disks.to_vec();
+            let refused = Executor::new(93).run(async move {
+                let mirror = Mirror::open(both, [4; 16]).await.unwrap();
+                let key = wrong.map(|content| common::key::with_key_file(content));
+                Recovery::open_with(mirror, key.as_ref()).await.err()
+            });
+            assert!(matches!(refused, Some(MountError::Key(_))), "{refused:?}");
+            assert!(disks.each_ref().map(SimDisk::to_bytes) == before);
+        }
+        // With the right one the blank disk becomes the mirror.
+        let (both, mut executor) = (disks.to_vec(), Executor::new(94));
+        let clock = executor.clock();
+        let whole = executor.run(async move {
+            let mirror = Mirror::open(both, [5; 16]).await.unwrap();
+            let key = common::key::with_key_file(&common::key::KEY_FILE);
+            let mut recovery = Recovery::open_with(mirror.clone(), Some(&key))
+                .await
+                .unwrap();
+            while recovery.next_commit().await.unwrap().is_some() {}
+            recovery.finish().await.unwrap();
+            let waiting = select3(mirror.run(&clock), mirror.whole(), clock.sleep_ms(60_000));
+            matches!(waiting.await, Either3::Second(()))
+        });
+        assert!(whole);
+    }
 }

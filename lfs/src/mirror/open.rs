@@ -47,7 +47,7 @@ impl core::fmt::Display for Side {
     }
 }
 
-/// Why disks are no mirror. Nothing was written then, unless one of them failed.
+/// Why disks are no mirror. Nothing was written then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MirrorError {
@@ -247,7 +247,8 @@ pub(super) fn judge(records: [&Record; 2]) -> Result<Verdict, MirrorError> {
 impl<A: BlockDevice> Mirror<A> {
     /// Opens one disk or two. Of two, one may be blank, and becomes the mirror of the other; of both blank, one has to be
     /// formatted first. `seed`: random, for what a new disk of a mirror is known by. [`run`](Self::run) has to run beside
-    /// it, from when the file system on it is mounted.
+    /// it, from when the file system on it is mounted. Nothing is written before that: a mount that is refused, for want of
+    /// the key, leaves both disks as they are.
     ///
     /// # Errors
     /// See [`MirrorError`].
@@ -353,11 +354,9 @@ impl<A: BlockDevice> Mirror<A> {
             }
             Pair::New(lead, superblock, own) => {
                 is_new = true;
-                let (leader, device) = if lead == 0 { (one, two) } else { (two, one) };
+                let leader = if lead == 0 { one } else { two };
                 check_size(blocks_taken(leader, &superblock).await, sizes)?;
                 let (record, follower) = adopt(&superblock, own, seed, block_count);
-                let written = follower.write(device).await;
-                written.map_err(|error| MirrorError::Device(Side::of(1 - lead), error))?;
                 (lead, superblock, record, Some(follower))
             }
             Pair::Failed(lead, superblock, record) => (lead, superblock, record, None),
@@ -374,19 +373,20 @@ impl<A: BlockDevice> Mirror<A> {
         if let Some(follower) = follower {
             state.set_record(1 - lead, follower);
         }
+        if is_new {
+            state.adopt();
+        }
         if is_new || lacks == Some(Lack::All) {
             state.lacks_all();
         }
         let [one, two] = devices;
-        let mirror = Self::new(
-            [Some(one), Some(two)],
+        let devices = [Some(one), Some(two)];
+        Ok(Self::new(
+            devices,
             state,
             false,
             taken.unwrap_or(block_count),
-        );
-        let settled = mirror.settle(None).await;
-        settled.map_err(|error| MirrorError::Device(Side::of(lead), error))?;
-        Ok(mirror)
+        ))
     }
 
     /// Both have everything. Before anything is written they begin a new epoch together, so that a copy of one that was taken before shows.

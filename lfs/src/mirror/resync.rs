@@ -96,10 +96,9 @@ impl<A: BlockDevice> Mirror<A> {
     async fn rejoin(&self, member: usize, clock: &impl Clock) -> Result<(), Failed> {
         let device = self.device(member).ok_or(Failed)?;
         let prepared = async {
-            let own = Record::read(device)
-                .await
-                .map_err(|_| Failed)?
-                .ok_or(Failed)?;
+            let found = Record::read(device).await.map_err(|_| Failed)?;
+            let new = || self.state(|state| state.adopted_record(member));
+            let own = found.or_else(new).ok_or(Failed)?;
             let lack = self.lack_of(member, &own)?;
             // From here on it is of no use alone.
             let own = Record {
@@ -108,6 +107,7 @@ impl<A: BlockDevice> Mirror<A> {
                 ..own
             };
             own.write(device).await.map_err(|_| Failed)?;
+            self.state(|state| state.end_adoption(member));
             Ok((own, lack))
         };
         let (own, lack) = match select(prepared, clock.sleep_ms(ANSWER_MS)).await {

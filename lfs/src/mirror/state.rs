@@ -38,6 +38,8 @@ struct Member {
     read_errors: u32,
     /// It did not answer for too long: requests may still be with it.
     silent: bool,
+    /// It is new here: its record is not on it yet.
+    adopted: bool,
 }
 
 /// A record that is being written.
@@ -167,6 +169,26 @@ impl State {
         self.marks.extend(0..self.cut.count());
         self.stale = self.marks.clone();
         self.version += 1;
+    }
+
+    /// The other one is new: it was blank, and nothing was written to it.
+    pub(super) fn adopt(&mut self) {
+        if let Some(member) = self.members.get_mut(1 - self.lead) {
+            member.adopted = true;
+        }
+    }
+
+    /// The record of a disk that has none on it yet.
+    pub(super) fn adopted_record(&self, member: usize) -> Option<Record> {
+        let member = self.members.get(member).filter(|m| m.adopted)?;
+        member.record.clone()
+    }
+
+    /// A record of it is on it.
+    pub(super) fn end_adoption(&mut self, member: usize) {
+        if let Some(member) = self.members.get_mut(member) {
+            member.adopted = false;
+        }
     }
 
     pub(super) fn lead(&self) -> usize {
