@@ -180,7 +180,8 @@ fn files(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
     write!(
         out,
         "fs_size_bytes:{}\r\nfs_size_bytes_max:{}\r\nfs_device_bytes:{}\r\nfs_capacity_bytes:{}\r\nfs_live_bytes:{}\r\nfs_snapshots:{}\r\nfs_segments_cleaned:{}\r\n\
-         fs_cleaned_bytes_read:{}\r\nfs_cleaned_bytes_written:{}\r\n",
+         fs_cleaned_bytes_read:{}\r\nfs_cleaned_bytes_written:{}\r\nfs_compression:{}\r\n\
+         fs_cold_bytes_saved:{}\r\n",
         files.size_bytes,
         files.size_bytes_max,
         files.device_bytes,
@@ -190,6 +191,8 @@ fn files(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         files.segments_cleaned,
         files.cleaned_bytes_read,
         files.cleaned_bytes_written,
+        files.compression,
+        files.cold_bytes_saved,
     )
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use lfs::Compression;
 
 use crate::location::{ImageName, ImagePath, Location, parse_size};
 
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Grow(Grow),
     Dump(Dump),
     Info(Info),
+    Compression(SetCompression),
     Ls(Ls),
     Cat(Cat),
     Stat(Stat),
@@ -90,6 +92,7 @@ EXAMPLES
       siltstone mkfs --force /dev/sdx
       siltstone mkfs disk.img --size 4G --replay-window 8M
       siltstone mkfs disk.img --encrypt --key-file disk.key
+      siltstone mkfs archive.img --size 4G --compress cold
 
 EXIT STATUS
   0 made; 1 refused or failed, and then a file created for it is gone again; 2 wrong usage.")]
@@ -110,6 +113,9 @@ pub(crate) struct Mkfs {
     /// it gives away less when a running machine is cloned.
     #[arg(long, value_enum, default_value_t = Cipher::Xchacha20Poly1305, requires = "encrypt")]
     pub(crate) cipher: Cipher,
+    /// How what is written is compressed: see \"siltstone help compression\".
+    #[arg(long, value_name = "SETTING", default_value = "lz4", value_parser = compression())]
+    pub(crate) compress: Compression,
     /// Bytes in a segment, a power of two, best a multiple of the erase block: chosen by size without it.
     #[arg(long, value_parser = parse_size)]
     pub(crate) segment_size: Option<u64>,
@@ -259,6 +265,30 @@ pub(crate) struct Info {
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Tell or set how what is written is compressed.
+///
+/// Without SETTING it is printed. With one, what is written from then on is compressed so, also by a machine that boots with IMAGE;
+/// what is there already stays as it is, and readable. In every setting only what becomes smaller by an eighth is kept compressed.
+///
+/// off: nothing is. For data that are compressed already, and where an encrypted image must not tell by lengths how
+/// compressible its content is. lz4: when it is written. cold: that, and what the cleaner has moved again and again is compressed better, with
+/// deflate, while nobody waits: a third smaller, for more work when it is read.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+EXAMPLES
+      siltstone compression disk.img
+      siltstone compression disk.img cold
+
+EXIT STATUS
+  0 told, or set durably; 1 the image cannot be opened, or is full; 2 wrong usage.")]
+pub(crate) struct SetCompression {
+    #[command(flatten)]
+    pub(crate) image: Image,
+    /// What it is to be.
+    #[arg(value_name = "SETTING", value_parser = compression())]
+    pub(crate) setting: Option<Compression>,
 }
 
 /// List a directory.
@@ -762,6 +792,13 @@ pub(crate) struct Image {
 
 fn image_name() -> impl TypedValueParser<Value = ImageName> {
     OsStringValueParser::new().try_map(|text: OsString| ImageName::parse(&text))
+}
+
+/// Names of settings of compression.
+fn compression() -> impl TypedValueParser<Value = Compression> {
+    let names = Compression::ALL.map(Compression::name);
+    clap::builder::PossibleValuesParser::new(names)
+        .try_map(|name| Compression::from_name(&name).ok_or("no such setting"))
 }
 
 fn image_path() -> impl TypedValueParser<Value = ImagePath> {

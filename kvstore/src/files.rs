@@ -140,6 +140,8 @@ impl<D: BlockDevice> Store<D> {
             segments_cleaned: counters.segments_cleaned,
             cleaned_bytes_read: counters.bytes_cleaned_read,
             cleaned_bytes_written: counters.bytes_cleaned_written,
+            compression: self.filesystem.compression(),
+            cold_bytes_saved: counters.bytes_saved_cold,
         }
     }
 

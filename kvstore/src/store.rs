@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use lfs::{
-    AppendError, BlockDevice, Clock, CommitNumber, FileSystem, MirrorStatus, Notify, Recovery,
-    ScrubStatus, Unlock,
+    AppendError, BlockDevice, Clock, CommitNumber, Compression, FileSystem, MirrorStatus, Notify,
+    Recovery, ScrubStatus, Unlock,
 };
 
 use crate::backup::Pinned;
@@ -580,4 +580,8 @@ pub struct FileStats {
     pub cleaned_bytes_read: u64,
     /// Bytes that the cleaner wrote; part of what was written to the device.
     pub cleaned_bytes_written: u64,
+    /// How what is written is compressed.
+    pub compression: Compression,
+    /// Bytes by which cold data became smaller when the cleaner moved them.
+    pub cold_bytes_saved: u64,
 }

@@ -67,12 +67,12 @@ pub(crate) struct CleanerState {
 }
 
 /// An extent of a victim that is still meant, on its way.
-struct Survivor {
-    record: ExtentRecord,
+pub(crate) struct Survivor {
+    pub record: ExtentRecord,
     victim: SegmentId,
     /// Where it was.
-    from: u64,
-    stored: Vec<u8>,
+    pub from: u64,
+    pub stored: Vec<u8>,
 }
 
 impl Survivor {
@@ -384,9 +384,13 @@ impl<D: BlockDevice> FileSystem<D> {
             )? {
                 let place = (victim, block);
                 let survivor = self.survivor(place, &record, address, &buffer).await?;
-                if let Some(survivor) = survivor
-                    && self.keep(survivor, segment.written_at, generation)
-                {
+                let Some(mut survivor) = survivor else {
+                    continue;
+                };
+                if self.presses(generation) {
+                    self.press(&mut survivor).await;
+                }
+                if self.keep(survivor, segment.written_at, generation) {
                     self.write_survivors(generation).await?;
                 }
             }
@@ -707,14 +711,15 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut segments = segments.borrow_mut();
         for reference in references {
             let old = reference.piece;
-            let cut = (record.unit_first - old.unit_first) * 4096;
+            // A piece keeps its place in the file, whatever is stored of what surrounds it.
+            let skip = reference.key.position.saturating_sub(record.offset);
             let moved = Piece {
                 address,
                 extent_len: record.len,
                 stored_len: record.stored_len,
                 encoding: record.encoding,
                 unit_first: record.unit_first,
-                skip: old.skip - cut,
+                skip: u32::try_from(skip).unwrap_or(u32::MAX),
                 len: old.len,
             };
             for (piece, add) in [(&old, false), (&moved, true)] {

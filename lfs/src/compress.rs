@@ -103,6 +103,76 @@ pub fn compress(algorithm: Algorithm, input: &[u8], output: &mut Vec<u8>) -> boo
     kept.is_some()
 }
 
+/// Bytes of input that a step of [`Pressing`] takes: about a millisecond on a slow machine.
+const STEP_BYTES: usize = 4096;
+
+/// Memory that deflate takes while it runs, at least.
+const DEFLATE_STATE_BYTES: usize = 330 << 10;
+
+/// Deflate in steps, for work in the background: what comes out is what [`compress`] would keep, or nothing.
+pub(crate) struct Pressing<'i> {
+    state: Box<CompressorOxide>,
+    input: &'i [u8],
+    /// As long as what is worth keeping; the first `len` bytes are done.
+    output: Vec<u8>,
+    len: usize,
+    ended: Option<bool>,
+}
+
+impl<'i> Pressing<'i> {
+    /// Begins; `None` if it is not worth it, or memory does not suffice.
+    pub(crate) fn new(input: &'i [u8]) -> Option<Self> {
+        let mut output = Vec::new();
+        let room = lz4::get_maximum_output_size(input.len()).max(DEFLATE_STATE_BYTES);
+        // As much as the state takes is free then, and nobody else asks for it in between.
+        output.try_reserve_exact(room).ok()?;
+        output.resize(room, 0);
+        if !deflate_pays(input, &mut output) {
+            return None;
+        }
+        output.truncate(kept_bytes_max(input.len()));
+        output.shrink_to_fit();
+        Some(Self {
+            state: deflate_state(),
+            input,
+            output,
+            len: 0,
+            ended: None,
+        })
+    }
+
+    /// Goes on for some bytes; true when there is nothing more to do.
+    pub(crate) fn step(&mut self) -> bool {
+        if self.ended.is_some() {
+            return true;
+        }
+        let (chunk, rest) = self.input.split_at(STEP_BYTES.min(self.input.len()));
+        let flush = if rest.is_empty() {
+            TDEFLFlush::Finish
+        } else {
+            TDEFLFlush::None
+        };
+        let target = self.output.get_mut(self.len..).unwrap_or_default();
+        let (status, consumed, written) = deflate_step(&mut self.state, chunk, target, flush);
+        self.len += written;
+        self.input = self.input.get(consumed..).unwrap_or_default();
+        self.ended = match status {
+            TDEFLStatus::Done => Some(true),
+            // Going on without room for output makes no sense, nor without having moved on.
+            TDEFLStatus::Okay if self.len < self.output.len() && consumed + written > 0 => None,
+            _ => Some(false),
+        };
+        self.ended.is_some()
+    }
+
+    /// The result, if it is worth keeping.
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
+        let mut output = self.output;
+        output.truncate(self.len);
+        (self.ended == Some(true)).then_some(output)
+    }
+}
+
 /// Takes apart what [`compress`] made of `len` bytes.
 ///
 /// # Errors
@@ -176,9 +246,14 @@ fn looks_random(input: &[u8]) -> bool {
 
 /// Never inlined: the state passes over the stack when it is made.
 #[inline(never)]
-fn deflate(input: &[u8], output: &mut [u8]) -> Option<usize> {
+fn deflate_state() -> Box<CompressorOxide> {
     let mut state = Box::<CompressorOxide>::default();
     state.set_format_and_level(DataFormat::Raw, DEFLATE_LEVEL);
+    state
+}
+
+fn deflate(input: &[u8], output: &mut [u8]) -> Option<usize> {
+    let mut state = deflate_state();
     let (status, _, len) = deflate_step(&mut state, input, output, TDEFLFlush::Finish);
     (status == TDEFLStatus::Done).then_some(len)
 }
@@ -270,6 +345,42 @@ mod tests {
             .collect();
         assert!(!compress(Algorithm::Lz4, &hexadecimal, &mut output));
         assert!(compress(Algorithm::Deflate, &hexadecimal, &mut output));
+    }
+
+    #[test]
+    fn pressing_in_steps_keeps_what_pays_and_gives_it_back() {
+        let random = random_bytes(3, 65_536);
+        let mixed = [text(20_000), random_bytes(4, 4000), text(30_000)].concat();
+        let zeros = vec![0; 65_536];
+        for input in [
+            &text(1)[..],
+            &text(4096),
+            &text(65_536),
+            &mixed,
+            &zeros,
+            &random,
+        ] {
+            let mut at_once = Vec::new();
+            let pays = compress(Algorithm::Deflate, input, &mut at_once);
+            let pressed = Pressing::new(input).and_then(|mut pressing| {
+                let steps = (0..100).position(|_| pressing.step()).unwrap();
+                assert!(steps <= input.len() / STEP_BYTES);
+                pressing.finish()
+            });
+            assert_eq!(pressed.is_some(), pays);
+            if let Some(pressed) = pressed {
+                assert!(pressed.len() <= kept_bytes_max(input.len()));
+                let back = decompress(Algorithm::Deflate, &pressed, input.len());
+                assert_eq!(back.as_deref(), Ok(input));
+            }
+        }
+        // Repeats promise much; what comes out does not fit.
+        let hard = [random_bytes(5, 40_000), random_bytes(5, 4500)].concat();
+        let mut pressing = Pressing::new(&[&hard[..], &hard[..2000]].concat().leak()[..]);
+        if let Some(pressing) = &mut pressing {
+            while !pressing.step() {}
+        }
+        assert_eq!(pressing.and_then(Pressing::finish), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::checkpoint::{Checkpoint, read_slot};
+use crate::compression::{COMPRESSION_PROPERTY, Compression};
 use crate::group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
 use crate::namespace::{AttributeValue, Inode, OrphanState, decode_attribute, decode_entry};
 use crate::record::Record;
@@ -784,7 +785,14 @@ fn write_value(f: &mut fmt::Formatter<'_>, key: ItemKey, value: &[u8], commit: u
                 return write!(f, "\"{}\"", info.name.escape_debug());
             }
         }
-        ItemKind::Inline | ItemKind::Property | ItemKind::Extent => {
+        ItemKind::Property => {
+            if key == COMPRESSION_PROPERTY
+                && let Some(setting) = Compression::decode(value)
+            {
+                return write!(f, "compression {setting}");
+            }
+        }
+        ItemKind::Inline | ItemKind::Extent => {
             return write!(f, "{} bytes", value.len());
         }
     }

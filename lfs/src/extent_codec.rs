@@ -129,16 +129,27 @@ pub fn encode(
         return Err(ExtentError::OutOfBounds);
     }
     let mut compressed = Vec::new();
-    let (algorithm, data) = if compress(algorithm, bytes, &mut compressed) {
+    let data = if compress(algorithm, bytes, &mut compressed) {
         (algorithm, &compressed[..])
     } else {
         (Algorithm::None, bytes)
     };
+    store(sealer, identity, bytes.len(), data, random)
+}
+
+/// Makes the stored form of `len` bytes from what they are once compressed with that algorithm.
+pub(crate) fn store(
+    sealer: &Sealer,
+    identity: ExtentIdentity,
+    len: usize,
+    (algorithm, data): (Algorithm, &[u8]),
+    random: &mut Random<'_>,
+) -> Result<StoredExtent, ExtentError> {
     let encoding = Encoding {
         algorithm,
         sealed: sealer.is_keyed(),
     };
-    let len = to_u32(bytes.len());
+    let len = to_u32(len);
     let shape = ExtentShape {
         encoding,
         first_unit: 0,

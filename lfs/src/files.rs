@@ -5,7 +5,6 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use crate::check::{PieceAt, damaged_bytes};
-use crate::compress::Algorithm;
 use crate::extent_codec::{ExtentIdentity, encode};
 use crate::fault::SuspectData;
 use crate::gather::Part;
@@ -451,7 +450,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 self.vault.sealer(),
                 identity,
                 &bytes,
-                Algorithm::Lz4,
+                self.vault.algorithm(),
                 &mut |bytes| self.vault.draw(bytes),
             );
             let stored = stored.map_err(|_| FileError::OutOfMemory)?;

@@ -89,7 +89,7 @@ impl GroupHeader {
         self.records_raw_len = len(records.len());
         let mut stored = records;
         let mut compressed = Vec::new();
-        self.compressed = may_shrink && compress(Algorithm::Lz4, &stored, &mut compressed);
+        self.compressed = may_shrink && compress(vault.algorithm(), &stored, &mut compressed);
         if self.compressed {
             stored = compressed;
         }

@@ -4,13 +4,13 @@
 //!
 //! - [`BlockDevice`], [`Buffer`], [`Mirror`]: the disk as we assume it, memory it may work on, and two disks as one;
 //! - `layout`, [`FileSystemId`], `superblock`: every fixed structure on disk (`SPEC.md` has the tables);
-//! - `seal`, `compress`, `extent_codec`: what is stored, checked, encrypted, and smaller;
+//! - `seal`, `compress`, [`Compression`], `extent_codec`: what is stored, checked, encrypted, and smaller;
 //! - `segments`, `heads`: which parts of the disk are free, and where what is written next;
 //! - `group`, `gather`, `cursor`, `log`: commits become groups, one write and one flush each;
 //! - `object`: immutable streams that own whole segments, for sorted runs of the layer above;
 //! - `tree`, `volume`: the trees of items, and how commits change them;
 //! - `checkpoint`, `checkpointing`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
-//! - `cleaner`, `history`: space comes back;
+//! - `cleaner`, `cold`, `history`: space comes back;
 //! - [`Transaction`], `files`: what one sees and changes, and its commit; [`Namespace`]: files and directories on that;
 //! - `open`: transactions that stay open while others commit, and what they conflict on;
 //! - `seal`, `unlock`: checksums, encryption, and who may open what;
@@ -36,7 +36,9 @@ mod check;
 mod checkpoint;
 mod checkpointing;
 mod cleaner;
+mod cold;
 mod compress;
+mod compression;
 mod copies;
 mod cursor;
 mod device;
@@ -94,6 +96,7 @@ pub use check::{
     RepairError, RepairOutcome, Severity, Summary as CheckSummary, check, repair,
 };
 pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
+pub use compression::Compression;
 pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
 pub use error::{
@@ -171,6 +174,8 @@ pub struct Counters {
     pub bytes_cleaned_read: u64,
     /// Bytes the cleaner wrote; part of `bytes_written`.
     pub bytes_cleaned_written: u64,
+    /// Bytes by which cold data became smaller when the cleaner moved them.
+    pub bytes_saved_cold: u64,
 }
 
 /// How a device is divided up.

@@ -180,6 +180,7 @@ impl<D: BlockDevice> Recovery<D> {
             segments,
         };
         recovery.load_snapshots().await?;
+        recovery.load_compression().await?;
         Ok(recovery)
     }
 
@@ -358,6 +359,14 @@ impl<D: BlockDevice> Recovery<D> {
     async fn load_snapshots(&mut self) -> Result<(), MountError> {
         let mut held = Held::default();
         while let Err(error) = self.volume.load_snapshots() {
+            self.load(error, &mut held).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_compression(&mut self) -> Result<(), MountError> {
+        let mut held = Held::default();
+        while let Err(error) = self.volume.load_compression() {
             self.load(error, &mut held).await?;
         }
         Ok(())

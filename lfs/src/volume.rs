@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use crate::checkpoint::Checkpoint;
+use crate::compression::{COMPRESSION_PROPERTY, Compression};
 use crate::copies::read_checked;
 use crate::extent::Piece;
 use crate::open::{InodeChange, KeptItem, Registry, SharedRegistry, change_of};
@@ -113,6 +114,13 @@ impl Volume {
             next = after(&key);
         }
         self.snapshots = found;
+        Ok(())
+    }
+
+    /// Reads from the tree how things are to be compressed.
+    pub(crate) fn load_compression(&mut self) -> Result<(), FileError> {
+        let item = self.live.get(&Key::live(COMPRESSION_PROPERTY))?;
+        self.note_property(&COMPRESSION_PROPERTY, item.as_ref());
         Ok(())
     }
 
@@ -304,8 +312,10 @@ impl Volume {
         for mutation in plan.mutations {
             match mutation {
                 Mutation::Live(key, item) => {
-                    if key.kind == ItemKind::Snapshot {
-                        self.note_snapshot(&key, item.as_ref());
+                    match key.kind {
+                        ItemKind::Snapshot => self.note_snapshot(&key, item.as_ref()),
+                        ItemKind::Property => self.note_property(&key.item_key(), item.as_ref()),
+                        _ => {}
                     }
                     let done = match item {
                         Some(item) => self.live.put(key, &item),
@@ -391,6 +401,14 @@ impl Volume {
         let info = item.and_then(|item| decode_snapshot(key.position, item.birth, &item.value));
         if let Some(info) = info {
             self.snapshots.insert(info.commit, info);
+        }
+    }
+
+    /// Follows a change of a property. What it says nothing sensible of is as if it were not there.
+    fn note_property(&self, key: &ItemKey, item: Option<&Item>) {
+        if *key == COMPRESSION_PROPERTY {
+            let setting = item.and_then(|item| Compression::decode(&item.value));
+            self.vault.set_compression(setting.unwrap_or_default());
         }
     }
 

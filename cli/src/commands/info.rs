@@ -38,6 +38,8 @@ pub(crate) async fn info(arguments: Info) -> Outcome<()> {
             }
             let cipher = volume.suite().map(|suite| suite.to_string());
             object.insert("cipher".to_owned(), cipher.into());
+            let compression = volume.compression().name();
+            object.insert("compression".to_owned(), compression.into());
             output.json(object)?;
             return output.finish();
         }
@@ -58,6 +60,8 @@ pub(crate) async fn info(arguments: Info) -> Outcome<()> {
         let cipher = volume.suite().map(|suite| suite.to_string());
         let cipher = cipher.as_deref().unwrap_or("none, not encrypted");
         output.text(format_args!("{:18}{cipher}\n", "cipher:"))?;
+        let compression = volume.compression();
+        output.text(format_args!("{:18}{compression}\n", "compression:"))?;
         output.finish()
     })
     .await

@@ -2,13 +2,15 @@
 
 use std::io;
 
-use lfs::{BlockDevice as _, Content, FileSystemId, FormatOptions};
+use lfs::{BlockDevice as _, Compression, Content, FileSystemId, FormatOptions};
 
 use crate::arguments::Mkfs;
 use crate::clock::now_ns;
+use crate::commands::compression;
 use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
 use crate::key::{self, Key};
+use crate::location::ImageName;
 use crate::output::human;
 
 /// Of an image file that does not exist and for which no size is given.
@@ -44,7 +46,15 @@ pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
         }
         Err(error) => return Err(error).about(&shown),
     };
-    let outcome = format(&device, &arguments, key.as_ref()).await;
+    let mut outcome = format(&device, &arguments, key.as_ref()).await;
+    drop(device);
+    if outcome.is_ok() && arguments.compress != Compression::default() {
+        let name = ImageName {
+            path: arguments.image.clone(),
+            snapshot: None,
+        };
+        outcome = compression::set(&name, arguments.compress).await;
+    }
     if outcome.is_err() && created {
         // Nothing of value is in it.
         let _ = std::fs::remove_file(&arguments.image);

@@ -2,6 +2,7 @@
 
 mod backup;
 mod cat;
+mod compression;
 mod copy;
 mod diff;
 mod dump;
@@ -31,6 +32,7 @@ pub(crate) async fn run(command: Command) -> Outcome<()> {
         Command::Grow(arguments) => grow::grow(arguments).await,
         Command::Key(arguments) => key::key(arguments).await,
         Command::Info(arguments) => info::info(arguments).await,
+        Command::Compression(arguments) => compression::compression(arguments).await,
         Command::Ls(arguments) => list::ls(arguments).await,
         Command::Cat(arguments) => cat::cat(arguments).await,
         Command::Stat(arguments) => stat::stat(arguments).await,

@@ -361,3 +361,33 @@ fn output_into_a_pipe_that_closes() {
     assert_eq!(output.stderr, "");
     assert_eq!(output.ok(), "x 141\n");
 }
+
+#[test]
+fn how_an_image_is_compressed_is_set_and_kept() {
+    let scratch = Scratch::new();
+    scratch.siltstone(["mkfs", "plain", "--size", "16M"]).ok();
+    assert_eq!(scratch.siltstone(["compression", "plain"]).ok(), "lz4\n");
+    let line = ["mkfs", "disk", "--size", "16M", "--compress", "off"];
+    scratch.siltstone(line).ok();
+    fs::write(scratch.path("text"), "the same again ".repeat(100_000)).expect("written");
+    let mut used = [0; 2];
+    for (setting, used) in ["off", "cold"].into_iter().zip(&mut used) {
+        scratch.siltstone(["compression", "disk", setting]).ok();
+        let text = scratch.siltstone(["info", "disk"]).ok();
+        assert!(text.contains(setting), "{text}");
+        scratch
+            .siltstone(["cp", "text", &format!("disk:/{setting}")])
+            .ok();
+        let text = scratch.siltstone(["info", "--json", "disk"]).ok();
+        let info: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(info["compression"], setting);
+        *used = info["used_bytes"].as_u64().expect("a number");
+    }
+    let [off, both] = used;
+    assert!(both - off < off / 2, "{off}, {both}");
+    scratch.siltstone(["compression", "disk", "zip"]).fails(2);
+    scratch.siltstone(["fsck", "--data", "disk"]).ok();
+    let line = ["mkfs", "other", "--compress", "fast"];
+    scratch.siltstone(line).fails(2);
+    assert!(!scratch.path("other").exists());
+}

@@ -9,6 +9,7 @@ use core::ops::Range;
 use super::Sink;
 use super::graph::{Class, Entity, Graph, Reference};
 use super::report::{Finding, Part, Problem, Repair};
+use crate::compression::{COMPRESSION_PROPERTY, Compression};
 use crate::extent::Piece;
 use crate::namespace::{
     AttributeValue, Inode, OrphanState, bucket_of, decode_attribute, decode_entry,
@@ -209,7 +210,11 @@ impl<'s> Scan<'s> {
                 }
                 None => malformed(self, sink),
             },
-            ItemKind::Property => {}
+            ItemKind::Property => {
+                if !is_property(key.position, item.value) {
+                    malformed(self, sink);
+                }
+            }
         }
         None
     }
@@ -445,7 +450,8 @@ pub(super) fn history(
         ItemKind::Attribute => decode_attribute(item.value).is_ok(),
         ItemKind::Orphan => OrphanState::decode(item.value).is_ok(),
         ItemKind::Snapshot => decode_snapshot(key.position, item.birth, item.value).is_some(),
-        ItemKind::Inline | ItemKind::Property => true,
+        ItemKind::Inline => true,
+        ItemKind::Property => is_property(key.position, item.value),
         ItemKind::Extent => {
             let piece = Piece::decode(item.value).filter(|piece| piece.shape().is_some());
             let Some(piece) = piece else {
@@ -470,4 +476,9 @@ pub(super) fn history(
         sink.report(place(Problem::ItemMalformed(key.kind)));
     }
     None
+}
+
+/// Whether a property says something that a property of that number can say.
+fn is_property(position: u64, value: &[u8]) -> bool {
+    position == COMPRESSION_PROPERTY.position && Compression::decode(value).is_some()
 }

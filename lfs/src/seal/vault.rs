@@ -1,5 +1,5 @@
 //! What a mounted file system seals and opens its structures with: the sealer, the chance that nonces are drawn
-//! from, and the one form that seals have in structures (SPEC.md, "Seals").
+//! from, how content is compressed before, and the one form that seals have in structures (SPEC.md, "Seals").
 //!
 //! A structure is `magic ‖ checksum ‖ clear head ‖ seal ‖ rest`. The checksum covers all behind it, as it lies on the
 //! disk: so torn, stale and misdirected bytes are told from good ones without a key, and a mirror can mend them. With a
@@ -7,13 +7,15 @@
 
 use alloc::borrow::Cow;
 use alloc::rc::Rc;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::{Purpose, Seal, Sealer};
 use crate::FileSystemId;
+use crate::compress::Algorithm;
+use crate::compression::Compression;
 use crate::layout::{SEAL_BYTES, checksum_after_head};
 
 /// The seals of one file system, shared by all parts of it.
@@ -23,6 +25,8 @@ pub(crate) struct Vault {
     sealer: Sealer,
     /// Nonces come from here. Unused without a key.
     random: RefCell<ChaCha20Rng>,
+    /// How what is stored from here on is compressed before it is sealed.
+    compression: Cell<Compression>,
 }
 
 /// A vault that the parts of a file system share.
@@ -44,6 +48,7 @@ impl Vault {
             id,
             sealer,
             random: RefCell::new(ChaCha20Rng::from_seed(seed)),
+            compression: Cell::default(),
         })
     }
 
@@ -55,6 +60,24 @@ impl Vault {
     /// What extents are sealed and opened with.
     pub(crate) fn sealer(&self) -> &Sealer {
         &self.sealer
+    }
+
+    /// How what is stored is compressed.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression.get()
+    }
+
+    /// The file system's setting changed, or was read.
+    pub(crate) fn set_compression(&self, setting: Compression) {
+        self.compression.set(setting);
+    }
+
+    /// How something is compressed while somebody waits for it.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        match self.compression.get() {
+            Compression::Off => Algorithm::None,
+            Compression::Lz4 | Compression::Cold => Algorithm::Lz4,
+        }
     }
 
     /// Bytes that nobody can foretell and that never come again; with a key only.
