@@ -9,8 +9,9 @@
 //! Invariants:
 //! - What [`decode`](ExtentShape::decode) gives is what [`encode`] was given for that identity: bytes that
 //!   are damaged, stale, or belong elsewhere show, unit by unit.
-//! - An identity is that of the extent as first written and never changes. A piece cut out of it keeps the
-//!   checks it had; it knows by its `first_unit` where in the extent it was.
+//! - An identity is that of the extent as first written. A piece cut out of it keeps the
+//!   checks it had; it knows by its `first_unit` where in the extent it was. A piece that is encoded anew is an extent
+//!   of its own, with the birth of the first and the place of its own first byte.
 //! - Every shape has lengths that fit together; anything read from a disk becomes one only through
 //!   [`ExtentShape::new`].
 //!
@@ -39,7 +40,7 @@ pub const UNIT_BYTES: usize = 4096;
 /// Longest extent, before compression.
 pub const EXTENT_BYTES_MAX: usize = 65_536;
 
-const UNIT: u32 = 4096;
+pub(crate) const UNIT: u32 = 4096;
 const UNITS_MAX: u32 = 16;
 const CHECKSUM_BYTES: u32 = 4;
 const TAG_BYTES: u32 = 16;
@@ -81,7 +82,7 @@ impl Encoding {
         })
     }
 
-    fn is_compressed(self) -> bool {
+    pub(crate) fn is_compressed(self) -> bool {
         self.algorithm != Algorithm::None
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Who creates, removes or renames a name also changes the inode of the directory it is in: how many entries there are, how many
 //! directories among them, and two times. None of that need keep others from doing the same with other names: the counts are
-//! added up, and times are those of whoever commits last, as if all of it had happened then. What else an inode says is
+//! added up, and times are those of whoever commits last, as if all of it had happened then (a time that is set to what it was
+//! counts as left alone). What else an inode says is
 //! changed by one of the two or they conflict. A directory that one of the two has removed, the other may not have changed
 //! at all.
 

@@ -46,7 +46,7 @@ enum End {
 impl Worker {
     /// A transaction of some steps, between which others go on.
     pub async fn open_transaction(&self) {
-        let now = self.clock.unix_us() * 1000;
+        let now = self.now_ns();
         let mut open = Open {
             transaction: self.filesystem.begin(Isolation::Serializable, now).unwrap(),
             model: self.world.borrow().model.clone(),
@@ -118,7 +118,7 @@ impl Worker {
             world.generator.note(&open.model.observe());
             (world.operation_without_handles(), world.random.one_in(2))
         };
-        let now = self.clock.unix_us() * 1000;
+        let now = self.now_ns();
         let result = self
             .filesystem
             .step(&mut open.transaction, now, |transaction| {

@@ -51,6 +51,8 @@ pub struct World {
     /// How often operations of each kind failed and were done.
     pub kinds: BTreeMap<String, [u64; 2]>,
     pub full: u64,
+    /// The time that was last asked for.
+    pub last_ns: i64,
     /// The device may fail: transactions may, too, and promises are not given then.
     pub faulty: bool,
 }
@@ -94,6 +96,7 @@ impl Machine {
             snapshots: Vec::new(),
             kinds: BTreeMap::new(),
             full: 0,
+            last_ns: 0,
             faulty: false,
         };
         Self::boot(disk, Rc::new(RefCell::new(world)), seed)
@@ -228,6 +231,7 @@ impl World {
             snapshots: self.snapshots.clone(),
             kinds: BTreeMap::new(),
             full: 0,
+            last_ns: self.last_ns,
             faulty: self.faulty,
         }
     }
@@ -326,9 +330,17 @@ impl Worker {
         self.world.borrow_mut().acknowledged.push((commit, events));
     }
 
+    /// Now; no two transactions are given the same time. One that sets the time that is there already is taken to have
+    /// left it alone when two transactions' changes of a directory are merged, which the model cannot know.
+    pub fn now_ns(&self) -> i64 {
+        let world = &mut *self.world.borrow_mut();
+        world.last_ns = (self.clock.unix_us() * 1000).max(world.last_ns + 1);
+        world.last_ns
+    }
+
     /// Does operations in one transaction, here and in the model; whether they were done.
     pub async fn transact(&self, operations: &[Operation]) -> Result<(), FileError> {
-        let now = self.clock.unix_us() * 1000;
+        let now = self.now_ns();
         let small = self.world.borrow_mut().random.one_in(2);
         let world = Rc::clone(&self.world);
         let mut failed_at = 0;
@@ -473,7 +485,7 @@ impl Worker {
     }
 
     pub async fn create_snapshot_named(&self, name: String) {
-        let now = self.clock.unix_us() * 1000;
+        let now = self.now_ns();
         let made = match self.filesystem.create_snapshot(&name, now).await {
             Ok(made) => made,
             Err(FileError::NoSpace) => return,
