@@ -8,9 +8,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use lfs::Compression;
 
+use crate::key::Origin;
 use crate::location::{ImageName, ImagePath, Location, parse_size};
 
 /// Makes, examines, mounts and changes Siltstone images.
@@ -44,6 +45,12 @@ pub(crate) struct Arguments {
     /// is refused with it.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
+    /// The passphrase of an encrypted image: the first line of a file.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "key_file")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Ask on the terminal for the passphrase of an encrypted image.
+    #[arg(long, global = true, conflicts_with_all = ["key_file", "passphrase_file"])]
+    pub(crate) passphrase: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -84,7 +91,8 @@ pub(crate) enum Command {
 ///
 /// With --encrypt all of it is encrypted and authenticated, names and sizes of files included, and opens only with the
 /// key file: every command, and the machine that boots with it, take --key-file (make run KEY_FILE=). Without the file nothing
-/// brings the content back. A good one is made with: head -c 32 /dev/urandom > FILE
+/// brings the content back. A good one is made with: head -c 32 /dev/urandom > FILE. Instead of a key file there can be a passphrase
+/// (--passphrase, --passphrase-file); a machine that is to boot with the image needs a key file besides (siltstone key add).
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
@@ -106,7 +114,7 @@ pub(crate) struct Mkfs {
     /// Overwrite what is there.
     #[arg(long, short)]
     pub(crate) force: bool,
-    /// Encrypt it with the key in --key-file.
+    /// Encrypt it with the key in --key-file, or a passphrase.
     #[arg(long)]
     pub(crate) encrypt: bool,
     /// With --encrypt: the cipher. The first is fast on any processor; the second where there are instructions for AES, and
@@ -630,13 +638,15 @@ pub(crate) struct Restore {
 /// Add, rotate, list and remove the keys of an encrypted image.
 ///
 /// All that is in an encrypted image is encrypted with one key, drawn when it was made. That is kept in up to eight slots, each of which
-/// one key file opens. So keys come and go without anything being written but the slots; whoever had a copy of the image and
-/// an old key can read that copy still. --key-file names a key that opens the image now. The last key cannot be removed.
+/// one key file or passphrase opens. So keys come and go without anything being written but the slots; whoever had a copy of the image and
+/// an old key can read that copy still. --key-file names a key that opens the image now, or --passphrase and
+/// --passphrase-file say a passphrase that does. The last key cannot be removed.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
       siltstone key rotate disk.img new.key --key-file old.key
       siltstone key add disk.img spare.key --key-file disk.key
+      siltstone key add disk.img --new-passphrase --key-file disk.key
 
 EXIT STATUS
   0 done, durably; 1 not done; 2 wrong usage.")]
@@ -648,9 +658,9 @@ pub(crate) struct Key {
 /// What to do with keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Let another key file open the image as well; prints its slot.
+    /// Let another key file or passphrase open the image as well; prints its slot.
     Add(KeyNew),
-    /// Put another key file into the place of the one that --key-file names, which opens the image no more.
+    /// Put another key file or passphrase into the place of the one that is given, which opens the image no more.
     Rotate(KeyNew),
     /// List the slots in use. Needs no key.
     List(KeyList),
@@ -660,12 +670,52 @@ pub(crate) enum KeyCommand {
 
 /// A key to come.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("new").required(true).args(["new_key_file", "new_passphrase_file", "new_passphrase"]))]
 pub(crate) struct KeyNew {
     #[command(flatten)]
     pub(crate) image: Image,
     /// The new key file.
     #[arg(value_name = "NEW_KEY_FILE")]
-    pub(crate) new_key_file: PathBuf,
+    new_key_file: Option<PathBuf>,
+    /// The new passphrase: the first line of a file.
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<PathBuf>,
+    /// Ask for the new passphrase on the terminal, twice.
+    #[arg(long)]
+    new_passphrase: bool,
+}
+
+impl KeyNew {
+    /// Where the new key comes from.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        origin(
+            self.new_key_file.as_ref(),
+            self.new_passphrase_file.as_ref(),
+            self.new_passphrase,
+        )
+    }
+}
+
+impl Arguments {
+    /// Where the key comes from that opens the image.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        origin(
+            self.key_file.as_ref(),
+            self.passphrase_file.as_ref(),
+            self.passphrase,
+        )
+    }
+}
+
+fn origin(
+    key_file: Option<&PathBuf>,
+    passphrase_file: Option<&PathBuf>,
+    passphrase: bool,
+) -> Option<Origin> {
+    let key_file = key_file.cloned().map(Origin::KeyFile);
+    let passphrase_file = passphrase_file.cloned().map(Origin::PassphraseFile);
+    let typed = passphrase.then_some(Origin::Terminal);
+    key_file.or(passphrase_file).or(typed)
 }
 
 /// Which keys to list.

@@ -1,71 +1,179 @@
-//! The key of encrypted images: what `--key-file` names, for the one command that runs.
+//! The secret of encrypted images: what `--key-file`, `--passphrase-file` or `--passphrase` say, for the one command that
+//! runs.
 //!
-//! The content of the file is read when an image is opened, and wiped after that. It is not part of any message.
+//! A file is read when an image is opened, and wiped after that; what was typed in is kept until the end, so that nobody is
+//! asked twice. None of it is part of any message.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use lfs::{Encryption, Suite, Unlock};
+use lfs::{Encryption, KdfCost, Secret, Suite, Unlock};
 use zeroize::Zeroizing;
 
-use crate::error::{About as _, Outcome, complain};
+use crate::error::{About as _, Error, Outcome, complain};
 
-/// What the command line names.
-static KEY_FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
-
-/// One more than a key file may have, so that longer ones show.
-const KEY_FILE_BYTES_READ: u64 = 64 * 1024 + 1;
-
-/// The content of a key file.
-pub(crate) struct Key(Zeroizing<Vec<u8>>);
-
-/// Notes what the command line names. Once, at the start.
-pub(crate) fn choose(path: Option<PathBuf>) {
-    // A second time is a mistake of this program's, and the first one counts.
-    let _ = KEY_FILE.set(path);
+/// Where a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A file of bytes that nobody can guess.
+    KeyFile(PathBuf),
+    /// A file whose first line is a passphrase.
+    PassphraseFile(PathBuf),
+    /// A passphrase that is typed in.
+    Terminal,
 }
 
-/// The key that the command line names, if it does.
+/// What the command line says.
+static ORIGIN: OnceLock<Option<Origin>> = OnceLock::new();
+/// What was typed in.
+static TYPED: OnceLock<Zeroizing<Vec<u8>>> = OnceLock::new();
+
+/// One more than a secret may have, so that longer ones show.
+const SECRET_BYTES_READ: u64 = 64 * 1024 + 1;
+
+/// A secret.
+pub(crate) struct Key {
+    content: Zeroizing<Vec<u8>>,
+    passphrase: bool,
+}
+
+/// Notes what the command line says. Once, at the start.
+pub(crate) fn choose(origin: Option<Origin>) {
+    // A second time is a mistake of this program's, and the first one counts.
+    let _ = ORIGIN.set(origin);
+}
+
+/// The secret that the command line says, if it does.
 pub(crate) fn given() -> Outcome<Option<Key>> {
-    let path = KEY_FILE.get().and_then(Option::as_deref);
-    path.map(Key::read).transpose()
+    let Some(origin) = ORIGIN.get().and_then(Option::as_ref) else {
+        return Ok(None);
+    };
+    if *origin != Origin::Terminal {
+        return Key::read(origin).map(Some);
+    }
+    let typed = match TYPED.get() {
+        Some(typed) => typed,
+        None => {
+            let typed = ask("Passphrase: ")?;
+            TYPED.get_or_init(|| typed)
+        }
+    };
+    Ok(Some(Key {
+        content: typed.clone(),
+        passphrase: true,
+    }))
+}
+
+/// As [`given`], of an image that is about to be made: what is typed in is asked for twice.
+pub(crate) fn given_new() -> Outcome<Option<Key>> {
+    if let Some(Some(Origin::Terminal)) = ORIGIN.get()
+        && TYPED.get().is_none()
+    {
+        let typed = ask_twice("Passphrase: ")?;
+        let _ = TYPED.set(typed);
+    }
+    given()
 }
 
 impl Key {
-    /// Reads a key file.
-    pub(crate) fn read(path: &Path) -> Outcome<Self> {
-        let what = format!("key file {}", path.display());
-        let mut content = Zeroizing::new(Vec::new());
-        // All at once: growing would leave copies behind.
-        content.reserve_exact(usize::try_from(KEY_FILE_BYTES_READ).unwrap_or(usize::MAX));
-        let file = File::open(path).about(&what)?;
-        file.take(KEY_FILE_BYTES_READ)
-            .read_to_end(&mut content)
-            .about(&what)?;
-        Ok(Self(content))
+    /// Reads a secret that is not known yet; what is typed in is asked for twice.
+    pub(crate) fn new(origin: &Origin) -> Outcome<Self> {
+        if *origin == Origin::Terminal {
+            return Ok(Self {
+                content: ask_twice("New passphrase: ")?,
+                passphrase: true,
+            });
+        }
+        Self::read(origin)
     }
 
-    /// The content.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+    fn read(origin: &Origin) -> Outcome<Self> {
+        match origin {
+            Origin::KeyFile(path) => Ok(Self {
+                content: read(&format!("key file {}", path.display()), path)?,
+                passphrase: false,
+            }),
+            Origin::PassphraseFile(path) => {
+                let what = format!("passphrase file {}", path.display());
+                let mut content = read(&what, path)?;
+                if let Some(end) = content.iter().position(|&byte| byte == b'\n') {
+                    content.truncate(end);
+                }
+                passphrase(content, &what)
+            }
+            Origin::Terminal => passphrase(ask("Passphrase: ")?, "passphrase"),
+        }
+    }
+
+    /// What slots are made of.
+    pub(crate) fn secret(&self) -> Secret<'_> {
+        if self.passphrase {
+            Secret::Passphrase(&self.content)
+        } else {
+            Secret::KeyFile(&self.content)
+        }
     }
 
     /// To open an image with.
     pub(crate) fn unlock(&self) -> Unlock<'_> {
-        Unlock::with_key_file(&self.0, &entropy)
+        Unlock {
+            secret: self.secret(),
+            ..Unlock::with_key_file(&[], &entropy)
+        }
     }
 
     /// To make an image with.
     pub(crate) fn encryption(&self, suite: Suite) -> Encryption<'_> {
         Encryption {
             suite,
-            ..Encryption::with_key_file(&self.0, &entropy)
+            secret: self.secret(),
+            cost: KdfCost::DEFAULT,
+            entropy: &entropy,
         }
     }
 }
 
+fn passphrase(content: Zeroizing<Vec<u8>>, what: &str) -> Outcome<Key> {
+    if content.is_empty() {
+        return Err(Error::new(what, "is empty"));
+    }
+    Ok(Key {
+        content,
+        passphrase: true,
+    })
+}
+
+/// The content of a file, as far as a secret may be long.
+fn read(what: &str, path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
+    let mut content = Zeroizing::new(Vec::new());
+    // All at once: growing would leave copies behind.
+    content.reserve_exact(usize::try_from(SECRET_BYTES_READ).unwrap_or(usize::MAX));
+    let file = File::open(path).about(&what)?;
+    file.take(SECRET_BYTES_READ)
+        .read_to_end(&mut content)
+        .about(&what)?;
+    Ok(content)
+}
+
+/// Asks on the terminal, without showing what is typed.
+fn ask(prompt: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+    let typed = rpassword::prompt_password(prompt).about(&"passphrase")?;
+    let typed = Zeroizing::new(typed.into_bytes());
+    if typed.is_empty() {
+        return Err(Error::new("passphrase", "is empty"));
+    }
+    Ok(typed)
+}
+
+fn ask_twice(prompt: &str) -> Outcome<Zeroizing<Vec<u8>>> {
+    let typed = ask(prompt)?;
+    if *typed != *ask("Again: ")? {
+        return Err(Error::new("passphrase", "the two are not the same"));
+    }
+    Ok(typed)
+}
 /// Fills `bytes` from the kernel's generator.
 pub(crate) fn entropy(mut bytes: &mut [u8]) {
     while !bytes.is_empty() {

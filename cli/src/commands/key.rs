@@ -1,9 +1,9 @@
 //! `siltstone key`.
 
-use lfs::{KdfCost, KeyChange, Mirror, Secret, Suite};
+use lfs::{KdfCost, KeyChange, Mirror, Suite};
 use serde_json::{Map, Value};
 
-use crate::arguments::{Key, KeyCommand, KeyList};
+use crate::arguments::{Key, KeyCommand, KeyList, KeyNew};
 use crate::device::{Access, FileDevice};
 use crate::error::{Error, Outcome, describe};
 use crate::key;
@@ -13,14 +13,14 @@ use crate::output::Output;
 pub(crate) async fn key(arguments: Key) -> Outcome<()> {
     match arguments.command {
         KeyCommand::Add(arguments) => {
-            let new = key::Key::read(&arguments.new_key_file)?;
-            let change = KeyChange::Add(Secret::KeyFile(new.bytes()), KdfCost::DEFAULT);
+            let new = new_key(&arguments)?;
+            let change = KeyChange::Add(new.secret(), KdfCost::DEFAULT);
             let slot = change_keys(&arguments.image.name, change).await?;
             say(format_args!("slot {slot}\n"))
         }
         KeyCommand::Rotate(arguments) => {
-            let new = key::Key::read(&arguments.new_key_file)?;
-            let change = KeyChange::Replace(Secret::KeyFile(new.bytes()), KdfCost::DEFAULT);
+            let new = new_key(&arguments)?;
+            let change = KeyChange::Replace(new.secret(), KdfCost::DEFAULT);
             let slot = change_keys(&arguments.image.name, change).await?;
             say(format_args!("slot {slot}\n"))
         }
@@ -31,6 +31,13 @@ pub(crate) async fn key(arguments: Key) -> Outcome<()> {
         }
         KeyCommand::List(arguments) => list(&arguments).await,
     }
+}
+
+fn new_key(arguments: &KeyNew) -> Outcome<key::Key> {
+    let Some(origin) = arguments.origin() else {
+        return Err(Error::Usage("a new key is needed".to_owned()));
+    };
+    key::Key::new(&origin)
 }
 
 fn say(text: std::fmt::Arguments<'_>) -> Outcome<()> {
@@ -44,7 +51,8 @@ async fn change_keys(name: &ImageName, change: KeyChange<'_>) -> Outcome<usize> 
     let device = Mirror::open(vec![open(name, Access::Write)?], [0; 16]).await;
     let device = device.map_err(|error| Error::new(name, error))?;
     let Some(key) = key::given()? else {
-        let message = format!("{name}: --key-file names the key that opens it now");
+        let message =
+            format!("{name}: --key-file or --passphrase-file names the key that opens it now");
         return Err(Error::Usage(message));
     };
     lfs::change_keys(&device, &key.unlock(), change)

@@ -18,15 +18,15 @@ const SIZE_BYTES_DEFAULT: u64 = 256 << 20;
 
 pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
     let shown = arguments.image.display();
-    let key = match (arguments.encrypt, key::given()?) {
+    let key = match (arguments.encrypt, key::given_new()?) {
         (false, None) => None,
         (true, Some(key)) => Some(key),
         (true, None) => {
-            let message = "--encrypt takes the key from --key-file FILE";
+            let message = "--encrypt takes the key from --key-file FILE or a passphrase";
             return Err(Error::Usage(message.to_owned()));
         }
         (false, Some(_)) => {
-            let message = "--key-file is for --encrypt: without that the image has no key";
+            let message = "keys and passphrases are for --encrypt: without that the image has none";
             return Err(Error::Usage(message.to_owned()));
         }
     };

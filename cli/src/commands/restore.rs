@@ -181,7 +181,7 @@ async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
     rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| Error::new("no random bytes from the kernel", error))?;
     let id = FileSystemId(id);
-    let formatted = match key::given()? {
+    let formatted = match key::given_new()? {
         None => lfs::format_unfinished(&device, options, id).await,
         Some(key) => {
             let key = key.encryption(Suite::default());

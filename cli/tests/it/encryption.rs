@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::Scratch;
+use crate::harness::{Output, Scratch};
 
 /// With two key files and an encrypted image.
 fn scratch() -> Scratch {
@@ -158,4 +158,59 @@ fn a_mount_takes_the_key() {
         .siltstone(["cat", "disk", "/file", "--key-file", "key"])
         .ok();
     assert_eq!(text, "through the mount");
+}
+
+/// The tool on a terminal on which `typed` is typed.
+fn on_a_terminal(scratch: &Scratch, line: &str, typed: &str) -> Output {
+    let tool = env!("CARGO_BIN_EXE_siltstone");
+    let script = format!("printf '{typed}' | script -qec 'exec {tool} {line}' /dev/null");
+    scratch.run("sh", ["-c", &script])
+}
+
+#[test]
+fn a_passphrase_opens_an_image_as_a_key_file_does() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("phrase"), "correct horse\n").expect("written");
+    fs::write(scratch.path("other"), "battery staple\n").expect("written");
+    fs::write(scratch.path("empty"), "\n").expect("written");
+    fs::write(scratch.path("key"), [1; 32]).expect("written");
+    let with = |line: &[&str], phrase: &str| {
+        let more = ["--passphrase-file", phrase];
+        scratch.siltstone(line.iter().chain(&more))
+    };
+    with(&["mkfs", "disk", "--size", "64M", "--encrypt"], "phrase").ok();
+    with(&["mkdir", "disk", "/directory"], "phrase").ok();
+    let image = fs::read(scratch.path("disk")).expect("read");
+    for (phrase, reason) in [("other", "key is wrong"), ("empty", "is empty")] {
+        let message = with(&["ls", "disk"], phrase).fails(1);
+        assert!(message.contains(reason), "{message}");
+    }
+    // The same bytes as a key file are another key.
+    let message = scratch
+        .siltstone(["ls", "disk", "--key-file", "key"])
+        .fails(1);
+    assert!(message.contains("key is wrong"), "{message}");
+    assert!(fs::read(scratch.path("disk")).expect("read") == image);
+    // Without its line's end, and typed in.
+    fs::write(scratch.path("phrase"), "correct horse").expect("written");
+    assert_eq!(with(&["ls", "disk"], "phrase").ok(), "directory\n");
+    let shown = on_a_terminal(&scratch, "ls disk --passphrase", "correct horse\\n").ok();
+    assert!(shown.contains("directory"), "{shown}");
+    let shown = on_a_terminal(&scratch, "ls disk --passphrase", "wrong horse\\n");
+    assert_eq!(shown.status.code(), Some(1), "{}", shown.stdout);
+
+    with(&["key", "add", "disk", "key"], "phrase").ok();
+    scratch.siltstone(["ls", "disk", "--key-file", "key"]).ok();
+    let rotate = ["key", "rotate", "disk", "--new-passphrase-file", "other"];
+    with(&rotate, "phrase").ok();
+    with(&["ls", "disk"], "phrase").fails(1);
+    with(&["ls", "disk"], "other").ok();
+    let listed = scratch.siltstone(["key", "list", "disk"]).ok();
+    assert_eq!(listed, "0\tpassphrase\n1\tkey file\n");
+    let twice = "battery\\nstaple\\n";
+    let line = "key add disk --new-passphrase --key-file key";
+    let shown = on_a_terminal(&scratch, line, twice);
+    assert!(shown.stdout.contains("not the same"), "{}", shown.stdout);
+    with(&["key", "add", "disk"], "other").fails(2);
+    with(&["ls", "disk", "--key-file", "key"], "other").fails(2);
 }
