@@ -238,7 +238,7 @@ fn segments_that_are_used_again_at_once_survive_power_cuts() {
             ops: 6,
             value_bytes_max: 700,
         };
-        let disk = formatted(96, random.next_u64());
+        let disk = formatted(98, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..60 {
             let events = random.index(disk.event_count() + 1);

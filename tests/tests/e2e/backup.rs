@@ -1,6 +1,8 @@
 //! Backups of a running machine with the host tool: pulled under load, cut short, gone on with, restored and booted.
 
 use std::fs;
+use std::io::{self, Read as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,6 +18,8 @@ on!([riscv64 aarch64 hosted] {
 
 /// Files that do not change, so that reading takes a while.
 const FILES: usize = 40;
+/// Bytes after which a backup is cut: more than a frame, and less than the files have.
+const CUT_BYTES: u64 = 3_000_000;
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -35,6 +39,24 @@ fn wait_for_commits(connection: &mut Connection, number: u64) {
         assert!(Instant::now() < until, "the load does not come to {number}");
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// An address that leads to `port` once, until that has sent `bytes` bytes.
+fn cut_after(port: u16, bytes: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        drop(listener);
+        let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (mut requests, mut target) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        // Each ends when either side is gone.
+        thread::spawn(move || io::copy(&mut requests, &mut target));
+        let _ = io::copy(&mut (&server).take(bytes), &mut client);
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = server.shutdown(Shutdown::Both);
+    });
+    address
 }
 
 fn a_backup_under_load_is_one_commit_on_another_disk(target: Target) {
@@ -70,38 +92,20 @@ fn a_backup_under_load_is_one_commit_on_another_disk(target: Target) {
         });
         let _stop = Stop(stop);
         wait_for_commits(c, 5);
-        // Cut short, at whatever place, and gone on with.
-        let partial = path("full.partial");
-        let mut child = Command::new(host_tool())
-            .args(["backup", &address, "-o", &full])
-            .spawn()
-            .unwrap();
-        let until = Instant::now() + LIMIT;
-        let ended = loop {
-            let bytes = fs::metadata(&partial).map_or(0, |file| file.len());
-            if bytes > 1_000_000 {
-                break false;
-            }
-            if child.try_wait().unwrap().is_some() {
-                break true;
-            }
-            if Instant::now() > until {
-                let _ = child.kill();
-                let _ = child.wait();
-                panic!("after {LIMIT:?} the backup has come to {bytes} bytes only");
-            }
-            thread::sleep(Duration::from_millis(1));
-        };
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let first = if ended {
-            let snapshots = snapshots(c);
-            snapshots.last().cloned().unwrap()
-        } else {
-            let said = tool(&["backup", &address, "-o", &full]);
-            assert_eq!(snapshots(c).len(), 1, "it went on with the snapshot it had");
-            name(&said)
-        };
+        // Cut short, and gone on with.
+        let mut command = Command::new(host_tool());
+        let cut = cut_after(machine.port(), CUT_BYTES);
+        command.args(["backup", &cut, "-o", &full]);
+        let status = Process::spawn(command).wait_exit(LIMIT);
+        assert_eq!(status.code(), Some(1), "the backup was cut");
+        let partial = fs::metadata(path("full.partial")).unwrap().len();
+        assert!((1..CUT_BYTES).contains(&partial), "{partial}");
+        let first = name(&tool(&["backup", &address, "-o", &full]));
+        assert_eq!(
+            snapshots(c),
+            [&first[..]],
+            "it went on with the snapshot it had"
+        );
         let more = c.get::<_, u64>("n").unwrap() + 5;
         wait_for_commits(c, more);
         let one = path("one").display().to_string();
