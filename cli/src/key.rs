@@ -53,12 +53,11 @@ pub(crate) fn given() -> Outcome<Option<Key>> {
     if *origin != Origin::Terminal {
         return Key::read(origin).map(Some);
     }
-    let typed = match TYPED.get() {
-        Some(typed) => typed,
-        None => {
-            let typed = ask("Passphrase: ")?;
-            TYPED.get_or_init(|| typed)
-        }
+    let typed = if let Some(typed) = TYPED.get() {
+        typed
+    } else {
+        let typed = ask("Passphrase: ")?;
+        TYPED.get_or_init(|| typed)
     };
     Ok(Some(Key {
         content: typed.clone(),
