@@ -1,22 +1,27 @@
 //! The log-structured file system of Siltstone.
 //!
-//! One log on one device, or on two that mirror each other, holds everything. From the bottom up:
+//! One log on one device, or on two that mirror each other, holds everything. The folders, from the bottom up:
 //!
-//! - [`BlockDevice`], [`Buffer`], [`Mirror`]: the disk as we assume it, memory it may work on, and two disks as one;
-//! - `layout`, [`FileSystemId`], `superblock`: every fixed structure on disk (`SPEC.md` has the tables);
-//! - `seal`, `compress`, [`Compression`], `extent_codec`: what is stored, checked, encrypted, and smaller;
-//! - `segments`, `heads`: which parts of the disk are free, and where what is written next;
-//! - `group`, `gather`, `cursor`, `log`: commits become groups, one write and one flush each;
-//! - `object`: immutable streams that own whole segments, for sorted runs of the layer above;
-//! - `tree`, `volume`: the trees of items, and how commits change them;
-//! - `checkpoint`, `checkpointing`, [`Recovery`]: where replay begins, and how a mount tells a torn tail from damage;
-//! - `cleaner`, `cold`, `history`: space comes back;
-//! - [`Transaction`], `files`: what one sees and changes, and its commit; [`Namespace`]: files and directories on that;
-//! - `open`: transactions that stay open while others commit, and what they conflict on;
-//! - `seal`, `unlock`: checksums, encryption, and who may open what;
-//! - [`FileSystem`]: all of it, mounted;
-//! - [`check()`], [`repair()`], [`dump()`]: all of it, looked at from outside; [`FileSystem::scrub`] verifies it in use;
-//! - `backup`: a snapshot as a stream, and back.
+//! - `disk`: the disk as we assume it ([`BlockDevice`]), memory it may work on ([`Buffer`]), every fixed structure on it
+//!   (`SPEC.md` has the tables), and two disks as one ([`Mirror`]);
+//! - `seal`: checksums, encryption, and what opens it;
+//! - `extent`: file data as they are stored, checked and compressed;
+//! - `space`: which parts of the disk are free, where what is written next, and how space comes back (`space::cleaner`);
+//! - `log`: commits become groups, one write and one flush each, and come back out of them in replay;
+//! - `tree`: the trees of items;
+//! - `checkpoint`: where replay begins; objects, immutable streams for sorted runs of the layer above, which it names;
+//! - `transaction`: what one sees and changes ([`Transaction`]), and how its commit changes the trees;
+//!   `transaction::open`: those that stay open while others commit, and what they conflict on;
+//! - `namespace`: files and directories on that ([`Namespace`]);
+//! - `mount`: a file system is made, unlocked, and mounted ([`Recovery`] tells a torn tail from damage); [`FileSystem`]:
+//!   all of it, mounted, and what it does in the background;
+//! - `check`: all of it, looked at from outside ([`check()`], [`repair()`], [`dump()`]) and verified in use
+//!   ([`FileSystem::scrub`]);
+//! - `backup`: a snapshot as a stream, and back;
+//! - `sim`: a disk that loses its power, and a seeded executor, for tests of every layer.
+//!
+//! Beside them is what all of them share: `error`, `fault` (what has to be read before an operation can go on), `notify`,
+//! `varint`.
 //!
 //! `DESIGN.md` says why it is so and argues each crash case.
 //!
@@ -27,120 +32,74 @@
 
 extern crate alloc;
 
-#[cfg(feature = "sim")]
-mod audit;
 mod backup;
-mod buffer;
-mod changes;
 mod check;
 mod checkpoint;
-mod checkpointing;
-mod cleaner;
-mod cold;
-mod compress;
-mod compression;
-mod copies;
-mod cursor;
-mod device;
-mod dump;
+mod disk;
 mod error;
 mod extent;
-mod extent_codec;
 mod fault;
-mod files;
-mod filesystem;
-mod format;
-mod gather;
-mod group;
-mod growth;
-mod heads;
-mod history;
-mod item;
-mod layout;
 mod log;
-mod maintenance;
-mod mending;
-mod mirror;
+mod mount;
 mod namespace;
 mod notify;
-mod object;
-mod open;
-mod read_ahead;
-mod record;
-mod recovery;
-mod replay;
-mod scrub;
 mod seal;
-mod segments;
 #[cfg(feature = "sim")]
 pub mod sim;
-mod superblock;
+mod space;
 mod transaction;
 mod tree;
-mod unlock;
 mod varint;
-mod view;
-mod volume;
-mod write_set;
 
-#[cfg(feature = "sim")]
-pub use audit::{Audit, Contradiction};
 pub use backup::{
     BackupError, BackupFrame, BackupId, BackupPosition, BackupRange, BackupSection, BackupToken,
     BackupVerifier, FRAME_HEADER_BYTES, FRAME_PAYLOAD_BYTES_MAX, encode_frame, frame_bytes,
 };
-pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
-pub use changes::FileChanges;
+#[cfg(feature = "sim")]
+pub use check::{Audit, Contradiction};
 pub use check::{
-    CheckEvent, CheckOptions, Finding, NodeDefect, Part as CheckedPart, Problem, Repair,
-    RepairError, RepairOutcome, Severity, Summary as CheckSummary, check, repair,
+    CheckEvent, CheckOptions, DumpEvent, DumpOptions, DumpRecord, Finding, NodeDefect,
+    Part as CheckedPart, Problem, Repair, RepairError, RepairOutcome, ScrubError, ScrubOptions,
+    ScrubStatus, Severity, Summary as CheckSummary, check, dump, repair,
 };
-pub use compress::{Algorithm, DecompressError, compress, decompress, decompress_into};
-pub use compression::Compression;
-pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
-pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
+pub use checkpoint::{ObjectReader, ObjectWriter};
+pub use disk::{
+    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, Clock, CommonPart,
+    DeviceError, DeviceGeometry, FileSystemId, MemberState, Mirror, MirrorError, MirrorStatus,
+    Side,
+};
 pub use error::{
     AppendError, CheckpointError, Conflict, ConflictKind, FileError, FormatError, KeyAccessError,
     MountError, ObjectReadError, ObjectWriteError, ReadOnly, Structure,
 };
-pub use extent_codec::{
+pub use extent::codec::{
     EXTENT_BYTES_MAX, Encoding, ExtentCut, ExtentError, ExtentIdentity, ExtentRanges, ExtentShape,
     StoredExtent, UNIT_BYTES, encode as encode_extent,
 };
+pub use extent::{Algorithm, Compression, DecompressError, compress, decompress, decompress_into};
 pub use fault::{Fault, NodePointer, StoredRange, SuspectData};
-pub use files::CommitStop;
-pub use filesystem::FileSystem;
-pub use format::{
-    Content, DEVICE_BYTES_MIN, FormatOptions, finish_format, format, format_encrypted,
-    format_encrypted_unfinished, format_unfinished, probe,
+pub use mount::{
+    Content, DEVICE_BYTES_MIN, Encryption, Entropy, FileSystem, FormatOptions, KeyChange,
+    KeySlotInfo, Recovery, Unlock, change_keys, finish_format, format, format_encrypted,
+    format_encrypted_unfinished, format_unfinished, key_slots, probe, verify_key,
 };
-pub use growth::Span;
-pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
-pub use mirror::{CommonPart, MemberState, Mirror, MirrorError, MirrorStatus, Side};
 pub use namespace::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, Description, DirectoryEntry, FILE_BYTES_MAX,
     FileKind, InodeNumber, LINKS_MAX, NAME_BYTES_MAX, Namespace, NewInode, Orphan, PATH_BYTES_MAX,
     ROOT, RenameFlags, SetAttributes, Stat, XattrMode, describe_item, is_position_of,
 };
 pub use notify::Notify;
-pub use object::{ObjectReader, ObjectWriter};
-pub use open::{
-    Isolation, OPEN_TRANSACTIONS_MAX, OpenTransaction, OpenTransactionInfo, OpenTransactions,
-    TransactionId,
-};
-pub use recovery::Recovery;
-pub use scrub::{ScrubError, ScrubOptions, ScrubStatus};
 pub use seal::{
     DataKey, KEY_SLOT_BYTES, KEY_SLOT_COUNT, KdfCost, KeyError, KeySlots, Purpose, Random, Seal,
     SealDamaged, Sealer, Secret, Suite,
 };
-pub use superblock::FileSystemId;
-pub use transaction::{SnapshotId, SnapshotInfo, Transaction};
-pub use unlock::{
-    Encryption, Entropy, KeyChange, KeySlotInfo, Unlock, change_keys, key_slots, verify_key,
+pub use space::Span;
+pub use transaction::{
+    CommitStop, FileChanges, Isolation, Loaded, OPEN_TRANSACTIONS_MAX, OpenTransaction,
+    OpenTransactionInfo, OpenTransactions, SnapshotId, SnapshotInfo, Transaction, TransactionId,
+    View,
 };
-pub use view::View;
-pub use write_set::Loaded;
+pub use tree::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 
 /// Number of a commit: its place in the log. The first one is 1; 0 means "before everything".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use crate::compress::{Algorithm, compress, decompress};
+use crate::extent::{Algorithm, compress, decompress};
 use crate::{CommitNumber, FileSystemId};
 
 /// Bytes of a frame before its cursor and payload.

@@ -26,10 +26,8 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::extent::EXTENT_BYTES_MAX;
-use crate::transaction::At;
+use crate::transaction::{At, Loaded, damaged_item};
 use crate::tree::Key;
-use crate::volume::damaged_item;
-use crate::write_set::Loaded;
 use crate::{BLOCK_SIZE, BlockDevice, CommitNumber, FileError, FileSystem, ItemKind};
 
 pub use frame::{

@@ -10,9 +10,9 @@ use alloc::vec::Vec;
 use super::record::OwnedRecord;
 use crate::extent::Piece;
 use crate::namespace::split_name;
+use crate::transaction::{Volume, after, damaged_item};
 use crate::tree::{Item, Key, Part};
 use crate::varint::{put_varint, take_byte, take_varint};
-use crate::volume::{Volume, after, damaged_item};
 use crate::{BLOCK_SIZE, FileError, ItemKey, ItemKind};
 
 /// Items of each tree that are looked at in one step.

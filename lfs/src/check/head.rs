@@ -5,10 +5,12 @@ use alloc::vec::Vec;
 use super::Sink;
 use super::report::{Finding, Part, Problem, Repair};
 use crate::checkpoint::{Checkpoint, read_slot};
+use crate::disk::superblock::{
+    State, Superblock, SuperblockFault, TABLE_ENTRIES, table_blocks_for,
+};
+use crate::mount::{Unlock, damaged_copies, unlock};
 use crate::seal::{SharedVault, Vault};
-use crate::segments::Segments;
-use crate::superblock::{State, Superblock, SuperblockFault, TABLE_ENTRIES, table_blocks_for};
-use crate::unlock::{Unlock, damaged_copies, unlock};
+use crate::space::Segments;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, MountError};
 
 /// Blocks of the segment table that one request reads.

@@ -9,16 +9,14 @@ use core::ops::Range;
 use super::Sink;
 use super::graph::{Class, Entity, Graph, Reference};
 use super::report::{Finding, Part, Problem, Repair};
-use crate::compression::{COMPRESSION_PROPERTY, Compression};
-use crate::extent::Piece;
+use crate::disk::superblock::{SegmentId, Superblock};
+use crate::extent::{COMPRESSION_PROPERTY, Compression, Piece};
 use crate::namespace::{
     AttributeValue, Inode, OrphanState, bucket_of, decode_attribute, decode_entry,
 };
-use crate::segments::{SegmentKind, Segments};
-use crate::superblock::{SegmentId, Superblock};
-use crate::transaction::hash_name;
+use crate::space::{SegmentKind, Segments};
+use crate::transaction::{decode_snapshot, hash_name};
 use crate::tree::{ItemRef, Key};
-use crate::volume::decode_snapshot;
 use crate::{BLOCK_SIZE, BlockIndex, FileKind, ItemKind};
 
 /// What is known before the trees are gone through.

@@ -1,4 +1,5 @@
-//! Checking a file system that is not mounted, and repairing what can be repaired safely.
+//! Whether a file system holds together: checking one that is not mounted, repairing what can be repaired safely, and
+//! verifying one in use.
 //!
 //! [`check`] only reads. It goes through superblock, slots, segment table, the log, both trees and all their items,
 //! and compares what they say of each other: what is on the disk, and the state after the log is replayed in
@@ -7,35 +8,45 @@
 //!
 //! - `report`: findings; `head`: the structures at the start of the device;
 //! - `items`: what is told from an object's own items; `graph`: links, names and parents;
-//! - `trees`: the way through both trees; this file: what comes first and in the end; `repair`.
+//! - `trees`: the way through both trees; this file: what comes first and in the end; `repair`;
+//! - `dump`: what is on a disk, structure by structure; `scrub`: a mounted file system, in the background; `audit`, for
+//!   tests: whether one in memory counts right.
 //!
 //! Each node is read once, unless there are more inodes than the tables hold: then the tree is read once
 //! for each part of them. With [`CheckOptions::data`] each stored extent is read once for each piece that names it.
 //!
 //! Not here: whether what snapshots show hangs together as directories do; whether the content of files makes sense.
 
+#[cfg(feature = "sim")]
+mod audit;
+mod dump;
 mod graph;
 mod head;
 mod items;
 mod repair;
 mod report;
+mod scrub;
 mod trees;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+#[cfg(feature = "sim")]
+pub use audit::{Audit, Contradiction};
+pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
 pub(crate) use items::PieceAt;
 pub use repair::{RepairError, RepairOutcome, repair};
 pub use report::{Finding, NodeDefect, Part, Problem, Repair, Severity, Summary};
+pub use scrub::{ScrubError, ScrubOptions, ScrubStatus};
 pub(crate) use trees::{damaged_bytes, node_finding};
 
 use crate::checkpoint::Checkpoint;
+use crate::disk::superblock::{SegmentId, Superblock};
+use crate::mount::Unlock;
 use crate::seal::SharedVault;
-use crate::segments::{SegmentKind, Segments};
-use crate::superblock::{SegmentId, Superblock};
-use crate::unlock::Unlock;
-use crate::volume::Volume;
+use crate::space::{SegmentKind, Segments};
+use crate::transaction::Volume;
 use crate::{BlockDevice, CommitNumber, MountError, Recovery, Structure};
 use head::Head;
 use items::Space;

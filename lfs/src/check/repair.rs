@@ -16,11 +16,11 @@ use embassy_futures::join::join;
 
 use super::report::{Finding, Problem, Repair, Severity};
 use super::{CheckEvent, CheckOptions, Found, Sink, Summary, check_all};
-use crate::group::{GroupHeader, GroupKind};
+use crate::disk::superblock::{SegmentId, TABLE_ENTRIES};
+use crate::log::{GroupHeader, GroupKind};
+use crate::mount::{Unlock, damaged_copies, slots_block};
 use crate::namespace::Inode;
-use crate::segments::{Segment, SegmentKind};
-use crate::superblock::{SegmentId, TABLE_ENTRIES};
-use crate::unlock::{Unlock, damaged_copies, slots_block};
+use crate::space::{Segment, SegmentKind};
 use crate::{
     BlockDevice, BlockIndex, Buffer, CheckpointError, Clock, DeviceError, FileError, FileSystem,
     ItemKey, ItemKind, MountError, Recovery, View,

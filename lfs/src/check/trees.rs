@@ -8,15 +8,14 @@ use super::graph::Graph;
 use super::items::{self, Ground, PieceAt, Scan, Space};
 use super::report::{Finding, NodeDefect, Part, Problem};
 use super::{CheckOptions, Sink};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ObjectReader};
+use crate::disk::superblock::{SegmentId, Superblock};
 use crate::extent::Piece;
 use crate::namespace::decode_entry;
-use crate::object::ObjectReader;
 use crate::seal::Sealer;
-use crate::segments::{SegmentKind, Segments};
-use crate::superblock::{SegmentId, Superblock};
+use crate::space::{SegmentKind, Segments};
+use crate::transaction::Volume;
 use crate::tree::{Defect, Held, Key, Place, Step, TreeKind, Walk, items_of};
-use crate::volume::Volume;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, ItemKey, ItemKind, ROOT,
 };

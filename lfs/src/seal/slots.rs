@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::cipher::{KEY_BYTES, NONCE_BYTES, TAG_BYTES};
 use super::keys::{check, wrapping_key};
 use super::{DataKey, KdfCost, Purpose, Random, Secret, Suite};
-use crate::layout::checksum;
+use crate::disk::layout::checksum;
 use crate::{BlockIndex, FileSystemId};
 
 /// Slots in a block.

@@ -14,9 +14,8 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::{Purpose, Seal, Sealer};
 use crate::FileSystemId;
-use crate::compress::Algorithm;
-use crate::compression::Compression;
-use crate::layout::{SEAL_BYTES, checksum_after_head};
+use crate::disk::layout::{SEAL_BYTES, checksum_after_head};
+use crate::extent::{Algorithm, Compression};
 
 /// The seals of one file system, shared by all parts of it.
 #[derive(Debug)]
@@ -164,7 +163,7 @@ mod tests {
 
     use super::super::{DataKey, Suite, testing};
     use super::*;
-    use crate::layout::SEAL_AT;
+    use crate::disk::layout::SEAL_AT;
 
     const ID: FileSystemId = FileSystemId([3; 16]);
 

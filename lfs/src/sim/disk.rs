@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use super::Random;
-use crate::layout::SECTOR_SIZE;
+use crate::disk::layout::SECTOR_SIZE;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Notify};
 
 type Block = Rc<Vec<u8>>;

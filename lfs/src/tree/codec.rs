@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::key::{Defect, Expected, Key, TreeKind};
 use super::node::{Child, Entry, NODE_ENTRIES_MAX, Node};
-use crate::layout::{SEAL_AT, SEAL_BYTES, checksum_after_head};
+use crate::disk::layout::{SEAL_AT, SEAL_BYTES, checksum_after_head};
 use crate::seal::{Purpose, Vault};
 use crate::{BLOCK_SIZE, BlockIndex, ITEM_BYTES_MAX, ItemKind, NodePointer};
 

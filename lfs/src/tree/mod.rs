@@ -4,7 +4,7 @@
 //! until a checkpoint writes them to new places, children before parents. So the state of the last
 //! checkpoint stays whole on disk while the next one is written.
 //!
-//! - `key`: keys, items, ranges; `node`, `split`: a node in memory; `codec`: a node on disk;
+//! - `item`: what is under a key; `key`: keys, items, ranges; `node`, `split`: a node in memory; `codec`: a node on disk;
 //! - `cache`: unchanged nodes in memory, shared by trees;
 //! - this file: reading; `change`: putting and removing; `frozen`: checkpoints; `walk`: every node once.
 //!
@@ -22,6 +22,7 @@ mod cache;
 mod change;
 mod codec;
 mod frozen;
+mod item;
 mod key;
 mod node;
 mod split;
@@ -39,6 +40,7 @@ pub(crate) use codec::{NodeHeader, inspect};
 pub(crate) use frozen::Frozen;
 #[cfg(test)]
 use frozen::NoSpace;
+pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub(crate) use key::{Damaged, Defect, Item, ItemRef, Key, KeyRange, TreeKind};
 pub(crate) use node::Node;
 pub(crate) use walk::{Place, Step, Visited, Walk, items_of};

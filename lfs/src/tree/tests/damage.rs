@@ -3,7 +3,7 @@
 
 use super::super::codec::{decode, encode};
 use super::*;
-use crate::layout::checksum_after_head;
+use crate::disk::layout::checksum_after_head;
 
 const OWN: BlockIndex = BlockIndex(77);
 const GENERATION: u64 = 9;

@@ -162,9 +162,9 @@ fn built_in() -> Vec<(String, Vec<u8>)> {
     let text = [
         "lfs/SPEC.md",
         "lfs/DESIGN.md",
-        "lfs/src/filesystem.rs",
-        "lfs/src/log.rs",
-        "lfs/src/recovery.rs",
+        "lfs/src/mount/filesystem.rs",
+        "lfs/src/log/mod.rs",
+        "lfs/src/mount/recovery.rs",
     ];
     let text = text.map(|path| fs::read(tests::root().join(path)).expect("a source file"));
     let text = text.concat();

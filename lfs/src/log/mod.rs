@@ -1,0 +1,719 @@
+//! The log: takes commits, writes them as groups, one write and one flush each, and knows what is durable.
+//!
+//! Invariants: group n+1 is written only after the flush of group n returned. Whatever was taken has its place:
+//! it becomes durable without a checkpoint and without free space. After a failed write or flush nothing more
+//! is taken and nobody is told "durable" (DESIGN.md, "Errors").
+//!
+//! A group is written as soon as somebody waits for one of its commits; while it is under way the next one
+//! gathers. Without anybody waiting, commits gather until a group is full; [`Log::wait_durable`] hurries it.
+//!
+//! - `record`: what a commit says; `group`: what is written; `gather`: how commits become groups;
+//! - `cursor`: where the log is; this file: writing it; `replay`: commits out of groups again.
+//!
+//! Not here: how much log there may be before a checkpoint is made (`mount::maintenance` asks), and where replay begins.
+
+mod cursor;
+mod gather;
+mod group;
+mod record;
+mod replay;
+
+use alloc::collections::VecDeque;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+pub(crate) use cursor::{AHEAD, LogCursor};
+pub(crate) use gather::{Chain, FRAME_BYTES_MAX, OpenGroup, Part, capacity_bytes, framed_bytes};
+pub(crate) use group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind};
+pub(crate) use record::{ExtentRecord, RECORD_HEAD_BYTES_MAX, Record};
+pub(crate) use replay::{Change, Commit, Replay, ReplayFault, take_frame};
+
+use crate::checkpoint::ReplayStart;
+use crate::disk::superblock::{SegmentId, Superblock};
+use crate::notify::Notify;
+use crate::seal::SharedVault;
+use crate::space::{SegmentKind, Segments};
+use crate::{
+    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, ReadOnly,
+};
+use gather::SealedGroup;
+
+/// Buffers of written groups kept for the next ones.
+const BUFFERS_KEPT: usize = 3;
+
+pub(crate) struct Log {
+    superblock: Superblock,
+    segments: Rc<RefCell<Segments>>,
+    vault: SharedVault,
+    state: RefCell<State>,
+    /// Blocks that the device is writing for the log.
+    in_flight: RefCell<Option<core::ops::Range<u64>>>,
+    /// Durability moved on, room came free, a flush ended, or the log failed.
+    progress: Notify,
+    /// Something for the writer to do.
+    work: Notify,
+}
+
+struct State {
+    cursor: LogCursor,
+    /// What commits are added to.
+    open: Option<OpenGroup>,
+    /// Groups that are complete, in order.
+    sealed: VecDeque<SealedGroup>,
+    sealed_bytes: usize,
+    buffers: Vec<Buffer>,
+    appended: u64,
+    durable: u64,
+    durable_group: u64,
+    /// The newest commit somebody waits for.
+    wanted: u64,
+    /// Sequence number of the checkpoint in force.
+    checkpoint: u64,
+    /// Blocks of groups ever written: the clock that segments age by.
+    log_blocks: u64,
+    flushes_started: u64,
+    flushes_done: u64,
+    /// A flush at least this recent is wanted even if no group needs one.
+    flush_wanted: u64,
+    condition: Condition,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    Running,
+    /// No more commits are taken; what was taken is made durable.
+    Closing,
+    /// The writer has ended.
+    Stopped,
+    /// A write or flush failed.
+    Failed,
+}
+
+enum Step {
+    Group(SealedGroup),
+    Flush,
+    Stop,
+}
+
+/// Where a checkpoint lets replay begin, and what the log looks like from there.
+pub(crate) struct LogView {
+    /// Segments of the window before the start.
+    pub dropped: usize,
+    pub start: ReplayStart,
+    /// Those from the start to the current one, then those decided on.
+    pub segments: Vec<SegmentId>,
+    pub ahead_count: usize,
+    pub durable_group: u64,
+    pub log_blocks: u64,
+}
+
+/// How a commit is spread over groups.
+struct Plan {
+    /// Parts that still go to the open group.
+    begun: usize,
+    /// Parts that go to one new group each, in order.
+    chunks: Vec<Chunk>,
+    advances: usize,
+}
+
+struct Chunk {
+    parts: core::ops::Range<usize>,
+    /// Begin the next segment first.
+    advance: bool,
+    /// Blocks from the group's start to the end of its segment.
+    left: u32,
+}
+
+/// How many parts fit into `room` bytes, and what they take.
+fn fitting(parts: &[Part<'_>], room: usize) -> (usize, usize) {
+    let mut bytes = FRAME_BYTES_MAX;
+    let fits = |part: &&Part<'_>| {
+        bytes += part.len_bytes();
+        bytes <= room
+    };
+    let count = parts.iter().take_while(fits).count();
+    (count, framed_bytes(parts.get(..count).unwrap_or_default()))
+}
+
+impl Log {
+    /// A log that goes on at `cursor`, after commit `last`, under the checkpoint with that sequence
+    /// number; everything up to there is durable.
+    pub(crate) fn new(
+        superblock: Superblock,
+        (segments, vault): (Rc<RefCell<Segments>>, SharedVault),
+        cursor: LogCursor,
+        last: CommitNumber,
+        checkpoint: u64,
+        log_blocks: u64,
+        counters: Counters,
+    ) -> Self {
+        let state = State {
+            durable_group: cursor.sequence.saturating_sub(1),
+            cursor,
+            open: None,
+            sealed: VecDeque::new(),
+            sealed_bytes: 0,
+            buffers: Vec::new(),
+            appended: last.0,
+            durable: last.0,
+            wanted: last.0,
+            checkpoint,
+            log_blocks,
+            flushes_started: 0,
+            flushes_done: 0,
+            flush_wanted: 0,
+            condition: Condition::Running,
+            counters,
+        };
+        Self {
+            superblock,
+            segments,
+            vault,
+            state: RefCell::new(state),
+            in_flight: RefCell::new(None),
+            progress: Notify::default(),
+            work: Notify::default(),
+        }
+    }
+
+    pub(crate) fn appended(&self) -> CommitNumber {
+        CommitNumber(self.state.borrow().appended)
+    }
+
+    pub(crate) fn durable(&self) -> CommitNumber {
+        CommitNumber(self.state.borrow().durable)
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        self.state.borrow().condition == Condition::Failed
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.state.borrow().counters
+    }
+
+    pub(crate) fn count(&self, update: impl FnOnce(&mut Counters)) {
+        update(&mut self.state.borrow_mut().counters);
+    }
+
+    /// Blocks of groups ever written: the clock that segments age by.
+    pub(crate) fn log_blocks(&self) -> u64 {
+        self.state.borrow().log_blocks
+    }
+
+    /// Takes a commit and gives it the next number; `addresses` gets where each part that has data will be.
+    /// Not durable on return.
+    ///
+    /// `shrinking`: it frees more than it takes, and may use what others leave to tidying: on a full disk it is how
+    /// there comes to be room again.
+    pub(crate) fn append(
+        &self,
+        parts: &[Part<'_>],
+        addresses: &mut Vec<u64>,
+        shrinking: bool,
+    ) -> Result<CommitNumber, AppendError> {
+        let state = &mut *self.state.borrow_mut();
+        if state.condition != Condition::Running {
+            return Err(AppendError::ReadOnly);
+        }
+        let bytes = framed_bytes(parts);
+        if bytes > self.superblock.commit_bytes_max() {
+            return Err(AppendError::TooLarge);
+        }
+        let number = state.appended + 1;
+        let fits = |open: &&mut OpenGroup| bytes <= open.room_bytes();
+        if let Some(open) = state.open.as_mut().filter(fits) {
+            open.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            open.add(parts, |address| addresses.push(address));
+            open.commits_ending += 1;
+        } else {
+            if bytes <= capacity_bytes(self.superblock.group_blocks_max()) {
+                // How long a group is, is known once its records are compressed; what follows goes right behind it.
+                let _ = self.decide_ahead(state, 0, shrinking);
+                self.seal(state);
+            }
+            let plan = self.plan(state, parts, bytes)?;
+            self.decide_ahead(state, plan.advances, shrinking)?;
+            let fresh = self.build(state, parts, number, &plan)?;
+            if let Some(open) = state.open.as_mut().filter(|_| plan.begun > 0) {
+                let begun = parts.get(..plan.begun).unwrap_or_default();
+                open.reserve(begun).map_err(|_| AppendError::OutOfMemory)?;
+                open.add(begun, |address| addresses.push(address));
+                open.continues = true;
+            }
+            if let Some(open) = &mut state.open {
+                open.keeps_length = true;
+            }
+            for (chunk, (group, at)) in plan.chunks.iter().zip(fresh) {
+                self.seal(state);
+                if chunk.advance && !state.cursor.advance() {
+                    // `decide_ahead` has seen to it that there is a next segment.
+                    return Err(AppendError::NoRoom);
+                }
+                state.open = Some(group);
+                addresses.extend(at);
+            }
+        }
+        state.appended = number;
+        state.counters.commits += 1;
+        if self.is_pressed(state) {
+            self.work.notify();
+        }
+        Ok(CommitNumber(number))
+    }
+
+    /// How to spread a commit that does not fit into the open group.
+    fn plan(&self, state: &State, parts: &[Part<'_>], bytes: usize) -> Result<Plan, AppendError> {
+        let group_max = self.superblock.group_blocks_max();
+        let blocks_for =
+            |bytes: usize| u32::try_from((GROUP_HEADER_BYTES + bytes).div_ceil(BLOCK_SIZE));
+        let blocks_for = |bytes| blocks_for(bytes).map_err(|_| AppendError::TooLarge);
+        let open = state.open.as_ref();
+        let open_blocks = open.map_or(Ok(0), |open| blocks_for(open.len_bytes()))?;
+        let mut left = state
+            .cursor
+            .blocks_left(&self.superblock)
+            .saturating_sub(open_blocks);
+        let mut plan = Plan {
+            begun: 0,
+            chunks: Vec::new(),
+            advances: 0,
+        };
+        let segment_blocks = self.superblock.segment_blocks;
+        let mut advance = false;
+        if bytes <= capacity_bytes(group_max) {
+            if blocks_for(bytes)? > left {
+                (left, advance, plan.advances) = (segment_blocks, true, 1);
+            }
+            plan.chunks.push(Chunk {
+                parts: 0..parts.len(),
+                advance,
+                left,
+            });
+            return Ok(plan);
+        }
+        let room = open.map_or(0, OpenGroup::room_bytes);
+        plan.begun = fitting(parts, room).0;
+        let begun = parts.get(..plan.begun).unwrap_or_default();
+        if plan.begun > 0 {
+            let gathered = open.map_or(0, OpenGroup::len_bytes) + framed_bytes(begun);
+            left = (left + open_blocks).saturating_sub(blocks_for(gathered)?);
+        }
+        let mut next = plan.begun;
+        while next < parts.len() {
+            let room = capacity_bytes(group_max.min(left));
+            let rest = parts.get(next..).unwrap_or_default();
+            let (count, bytes) = fitting(rest, room);
+            if count == 0 {
+                if left == segment_blocks {
+                    return Err(AppendError::TooLarge);
+                }
+                plan.advances += 1;
+                (left, advance) = (segment_blocks, true);
+                continue;
+            }
+            plan.chunks.push(Chunk {
+                parts: next..next + count,
+                advance,
+                left,
+            });
+            left = left.saturating_sub(blocks_for(bytes)?);
+            advance = false;
+            next += count;
+        }
+        Ok(plan)
+    }
+
+    /// The new groups of a commit, filled, before anything of it shows.
+    fn build(
+        &self,
+        state: &mut State,
+        parts: &[Part<'_>],
+        number: u64,
+        plan: &Plan,
+    ) -> Result<Vec<(OpenGroup, Vec<u64>)>, AppendError> {
+        let group_max = self.superblock.group_blocks_max();
+        let mut ahead = state.cursor.ahead.iter();
+        let mut segment = state.cursor.current();
+        let mut groups = Vec::new();
+        let last = plan.chunks.len().saturating_sub(1);
+        for (at, chunk) in plan.chunks.iter().enumerate() {
+            if chunk.advance {
+                segment = *ahead.next().ok_or(AppendError::NoRoom)?;
+            }
+            let end = self.superblock.segment_start(segment).0
+                + u64::from(self.superblock.segment_blocks);
+            let block = BlockIndex(end - u64::from(chunk.left));
+            let parts = parts.get(chunk.parts.clone()).unwrap_or_default();
+            let buffer = state.buffers.pop().unwrap_or_default();
+            let mut group = OpenGroup::new(
+                block,
+                group_max.min(chunk.left),
+                buffer,
+                number,
+                at > 0 || plan.begun > 0,
+            )
+            .map_err(|_| AppendError::OutOfMemory)?;
+            group.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            let mut addresses = Vec::new();
+            group.add(parts, |address| addresses.push(address));
+            group.commits_ending = u32::from(at == last);
+            group.continues = at != last;
+            group.keeps_length = at != last;
+            groups.push((group, addresses));
+        }
+        Ok(groups)
+    }
+
+    /// Whether a commit of any size would be taken now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.room(&self.state.borrow())
+    }
+
+    /// Whether a commit would be taken that frees space, and takes hardly any.
+    pub(crate) fn has_room_to_shrink(&self) -> bool {
+        let state = self.state.borrow();
+        let free = self.segments.borrow().free()
+            > self.segments.borrow().reserves().segments_for_cleaning();
+        let announced = state.cursor.ahead.len() >= AHEAD;
+        let window = state.cursor.window.len() < self.superblock.log_segments as usize;
+        window && (free || announced) || state.condition != Condition::Running
+    }
+
+    /// Waits until a commit of any size would be taken and `also` holds, or `or_else` does; they are asked
+    /// again after every [`nudge`](Self::nudge).
+    pub(crate) async fn admit(&self, also: impl Fn() -> bool, or_else: impl Fn() -> bool) {
+        let admitted = || (self.has_room() && also()) || or_else();
+        if !admitted() {
+            // The log may be full of commits nobody waits for.
+            self.hurry(self.appended());
+            self.progress.until(|| admitted().then_some(())).await;
+        }
+    }
+
+    /// Waits until `commit` is durable.
+    pub(crate) async fn wait_durable(&self, commit: CommitNumber) -> Result<(), ReadOnly> {
+        self.hurry(commit);
+        self.progress
+            .until(|| {
+                let state = self.state.borrow();
+                if state.durable >= commit.0 {
+                    return Some(Ok(()));
+                }
+                let ended = matches!(state.condition, Condition::Failed | Condition::Stopped);
+                ended.then_some(Err(ReadOnly))
+            })
+            .await
+    }
+
+    fn hurry(&self, commit: CommitNumber) {
+        let mut state = self.state.borrow_mut();
+        let wanted = commit.0.min(state.appended);
+        if wanted > state.wanted {
+            state.wanted = wanted;
+            drop(state);
+            self.work.notify();
+        }
+    }
+
+    /// Waits until everything the device completed before this call is durable: for a group's flush
+    /// if one comes before `patience` ends or the log runs out of room, else for one of its own.
+    pub(crate) async fn barrier(&self, patience: impl Future<Output = ()>) -> Result<(), ReadOnly> {
+        let target = self.state.borrow().flushes_started + 1;
+        let settled = |in_haste: bool| {
+            let state = self.state.borrow();
+            if state.flushes_done >= target {
+                Some(Ok(()))
+            } else if matches!(state.condition, Condition::Failed | Condition::Stopped) {
+                Some(Err(ReadOnly))
+            } else if in_haste && (!self.room(&state) || state.condition == Condition::Closing) {
+                Some(Ok(()))
+            } else {
+                None
+            }
+        };
+        embassy_futures::select::select(self.progress.until(|| settled(true)), patience).await;
+        self.state.borrow_mut().flush_wanted = target;
+        if settled(false).is_none() {
+            self.work.notify();
+        }
+        self.progress.until(|| settled(false)).await
+    }
+
+    /// Takes no more commits, but goes on making durable what was taken.
+    pub(crate) fn close(&self) {
+        self.enter(Condition::Closing, |now| now == Condition::Running);
+    }
+
+    /// Ends [`run`](Self::run). What is not durable by now will not be.
+    pub(crate) fn stop(&self) {
+        self.enter(Condition::Stopped, |now| now != Condition::Failed);
+    }
+
+    /// Latches the log read-only: a write outside it failed.
+    pub(crate) fn fail(&self) {
+        self.enter(Condition::Failed, |_| true);
+    }
+
+    fn enter(&self, next: Condition, allowed: impl Fn(Condition) -> bool) {
+        let condition = &mut self.state.borrow_mut().condition;
+        if allowed(*condition) {
+            *condition = next;
+        }
+        self.work.notify();
+        self.progress.notify();
+    }
+
+    /// Whether the log is so long that a checkpoint should be made.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        let window = self.state.borrow().cursor.window.len();
+        window > self.window_usable() * 2 / 3
+    }
+
+    /// Makes waiters look at their conditions again.
+    pub(crate) fn nudge(&self) {
+        self.progress.notify();
+    }
+
+    /// Waits until `condition` yields something; it is asked whenever the log moves on.
+    pub(crate) async fn until<T>(&self, condition: impl FnMut() -> Option<T>) -> T {
+        self.progress.until(condition).await
+    }
+
+    /// The log as a checkpoint has to describe it after which replay begins behind `horizon`.
+    pub(crate) fn view(&self, horizon: CommitNumber) -> LogView {
+        let state = self.state.borrow();
+        let next = CommitNumber(horizon.0 + 1);
+        let unwritten = match &state.open {
+            Some(open) => (open.first_commit, open.continued),
+            None => (state.appended + 1, false),
+        };
+        let (dropped, start) = state.cursor.replay_start(next, unwritten);
+        let window = state.cursor.window.iter().skip(dropped).map(|s| s.id);
+        LogView {
+            dropped,
+            start,
+            segments: window.chain(state.cursor.ahead.iter().copied()).collect(),
+            ahead_count: state.cursor.ahead.len(),
+            durable_group: state.durable_group,
+            log_blocks: state.log_blocks,
+        }
+    }
+
+    /// How many of the log's segments hold nothing but what replay may need, the last of them and those only decided on
+    /// left out.
+    pub(crate) fn segments_only_log(&self) -> u32 {
+        let kept = self.state.borrow().cursor.ahead.len() + 1;
+        let kept = u32::try_from(kept).unwrap_or(u32::MAX);
+        self.segments.borrow().only_log_count().saturating_sub(kept)
+    }
+
+    /// The checkpoint with this sequence number is durable: the first `dropped` segments are not needed for
+    /// replay any more.
+    pub(crate) fn shorten(&self, checkpoint: u64, dropped: usize) {
+        let mut state = self.state.borrow_mut();
+        state.checkpoint = checkpoint;
+        let gone = state.cursor.drop_front(dropped);
+        drop(state);
+        let mut segments = self.segments.borrow_mut();
+        for segment in gone {
+            segments.set_pinned(segment, false);
+        }
+        drop(segments);
+        self.work.notify();
+        self.progress.notify();
+    }
+
+    /// Copies data that are not written yet; false when they are not in memory.
+    pub(crate) fn peek(&self, address: u64, target: &mut [u8]) -> bool {
+        let state = self.state.borrow();
+        state.sealed.iter().any(|group| group.peek(address, target))
+            || state
+                .open
+                .as_ref()
+                .is_some_and(|group| group.peek(address, target))
+    }
+
+    /// Waits until no write is under way that contains the byte at `address`.
+    pub(crate) async fn settled(&self, address: u64) {
+        let block = address / BLOCK_SIZE as u64;
+        self.progress
+            .until(|| {
+                let in_flight = self.in_flight.borrow();
+                let busy = in_flight
+                    .as_ref()
+                    .is_some_and(|blocks| blocks.contains(&block));
+                (!busy).then_some(())
+            })
+            .await;
+    }
+
+    /// Writes groups until [`stop`](Self::stop). Run exactly once, beside everything else.
+    pub(crate) async fn run(&self, device: &impl BlockDevice) {
+        loop {
+            match self.work.until(|| self.next_step()).await {
+                Step::Group(group) => self.write_group(device, group).await,
+                Step::Flush => {
+                    let _ = self.flush(device).await;
+                }
+                Step::Stop => return,
+            }
+        }
+    }
+
+    async fn write_group(&self, device: &impl BlockDevice, group: SealedGroup) {
+        let blocks = group.buffer.len_blocks();
+        let end = group.block.0 + blocks as u64;
+        self.in_flight.replace(Some(group.block.0..end));
+        let (buffer, written) = device.write(group.block, group.buffer).await;
+        self.in_flight.replace(None);
+        if written.is_err() {
+            return self.fail();
+        }
+        self.keep_buffer(buffer);
+        if self.flush(device).await.is_err() {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        state.durable = state.durable.max(group.last_commit);
+        state.durable_group = group.sequence;
+        state.counters.groups += 1;
+        state.counters.bytes_written += (blocks * BLOCK_SIZE) as u64;
+        drop(state);
+        self.progress.notify();
+    }
+
+    fn keep_buffer(&self, buffer: Buffer) {
+        let buffers = &mut self.state.borrow_mut().buffers;
+        if buffers.len() < BUFFERS_KEPT {
+            buffers.push(buffer);
+        }
+    }
+
+    async fn flush(&self, device: &impl BlockDevice) -> Result<(), ReadOnly> {
+        let number = {
+            let mut state = self.state.borrow_mut();
+            state.flushes_started += 1;
+            state.counters.flushes += 1;
+            state.flushes_started
+        };
+        if device.flush().await.is_err() {
+            self.fail();
+            return Err(ReadOnly);
+        }
+        self.state.borrow_mut().flushes_done = number;
+        self.progress.notify();
+        Ok(())
+    }
+
+    /// What the writer should do now, if anything.
+    fn next_step(&self) -> Option<Step> {
+        let state = &mut *self.state.borrow_mut();
+        if matches!(state.condition, Condition::Failed | Condition::Stopped) {
+            return Some(Step::Stop);
+        }
+        let due = state.wanted > state.durable
+            || state.condition == Condition::Closing
+            || self.is_pressed(state);
+        if due {
+            if state.sealed.is_empty() {
+                self.seal(state);
+            }
+            if let Some(group) = state.sealed.pop_front() {
+                state.sealed_bytes -= group.buffer.bytes().len();
+                return Some(Step::Group(group));
+            }
+        }
+        (state.flush_wanted > state.flushes_started).then_some(Step::Flush)
+    }
+
+    /// Whether so much has gathered that it should be written, waited for or not.
+    fn is_pressed(&self, state: &State) -> bool {
+        let full = capacity_bytes(self.superblock.group_blocks_max()) / 8 * 7;
+        !state.sealed.is_empty() || state.open.as_ref().is_some_and(|o| o.len_bytes() >= full)
+    }
+
+    /// Ends the open group, if there is one.
+    fn seal(&self, state: &mut State) {
+        let Some(group) = state.open.take() else {
+            return;
+        };
+        debug_assert_eq!(group.block(), state.cursor.block(&self.superblock));
+        let mut ahead = state.cursor.ahead.iter().copied();
+        let chain = Chain {
+            sequence: state.cursor.sequence,
+            previous_checksum: state.cursor.previous_checksum,
+            checkpoint: state.checkpoint,
+            next_segments: [ahead.next(), ahead.next()],
+        };
+        let (commit, continued) = (group.first_commit, group.continued);
+        let (group, sum, blocks) = group.seal(GroupKind::Commits, &self.vault, chain);
+        state.cursor.step(blocks, commit, continued, sum);
+        state.log_blocks += u64::from(blocks);
+        state.sealed_bytes += group.buffer.bytes().len();
+        state.sealed.push_back(group);
+    }
+
+    /// Decides on the segments that the next `advances` steps need, and those that groups then announce.
+    fn decide_ahead(
+        &self,
+        state: &mut State,
+        advances: usize,
+        shrinking: bool,
+    ) -> Result<(), AppendError> {
+        let window = state.cursor.window.len() + advances;
+        if window > self.superblock.log_segments as usize {
+            return Err(AppendError::NoRoom);
+        }
+        let left = if shrinking {
+            self.segments.borrow().reserves().segments_for_cleaning()
+        } else {
+            self.segments.borrow().reserves().segments_for_tidying()
+        };
+        let mut segments = self.segments.borrow_mut();
+        while state.cursor.ahead.len() < advances + AHEAD && segments.free() > left {
+            let Some(id) = segments.allocate(SegmentKind::Log, state.log_blocks) else {
+                break;
+            };
+            state.cursor.ahead.push_back(id);
+        }
+        // A group must be able to say where the log goes on.
+        if state.cursor.ahead.len() > advances {
+            Ok(())
+        } else {
+            Err(AppendError::NoRoom)
+        }
+    }
+
+    /// Segments of commits that a checkpoint takes over at most.
+    pub(crate) fn replay_segments_max(&self) -> u64 {
+        self.window_usable() as u64 + 1
+    }
+
+    /// Segments that replay may come to span before commits wait for a checkpoint.
+    fn window_usable(&self) -> usize {
+        (self.superblock.log_segments as usize)
+            .saturating_sub(self.superblock.commit_segments_max())
+    }
+
+    fn room(&self, state: &State) -> bool {
+        match state.condition {
+            Condition::Running => {
+                let queued =
+                    state.sealed_bytes + state.open.as_ref().map_or(0, OpenGroup::len_bytes);
+                let commit = self.superblock.commit_segments_max();
+                let ahead = state.cursor.ahead.len();
+                let segments = self.segments.borrow();
+                let left = segments.reserves().segments_for_tidying();
+                let free = segments.free().saturating_sub(left);
+                queued < 2 * capacity_bytes(self.superblock.group_blocks_max())
+                    && state.cursor.window.len() <= self.window_usable()
+                    && ahead + free as usize > commit
+            }
+            // Whoever asks shall go on and meet the error.
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The mounted file system: joins log, trees, objects and checkpoints, and owns the device.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use crate::checkpoint::{Checkpoint, ObjectInfo, ObjectReader, ObjectWriter};
+use crate::disk::superblock::{Reserves, SegmentId, Superblock};
+use crate::log::{Log, Part, Record};
+use crate::notify::Notify;
+use crate::seal::SharedVault;
+use crate::space::{CleanerState, Heads, SegmentKind, Segments};
+use crate::transaction::{SharedRegistry, Volume};
+use crate::{
+    AppendError, BLOCK_SIZE, BackupId, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
+    ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
+};
+
+/// A mounted file system.
+///
+/// One task runs [`run`](Self::run); everything else may be called from any task of the same
+/// thread. Nothing here is durable before the method that says so has returned.
+pub struct FileSystem<D: BlockDevice> {
+    pub(crate) device: D,
+    pub(crate) superblock: Superblock,
+    pub(crate) vault: SharedVault,
+    pub(crate) log: Log,
+    pub(crate) segments: Rc<RefCell<Segments>>,
+    pub(crate) volume: RefCell<Volume>,
+    pub(crate) objects: RefCell<BTreeMap<ObjectId, Object>>,
+    pub(crate) next_object: Cell<u64>,
+    pub(crate) checkpoint_sequence: Cell<u64>,
+    /// What the layer above last said in a checkpoint.
+    pub(crate) layer: RefCell<LayerState>,
+    /// The newest commit in which the layer above recorded something.
+    pub(crate) layer_commit: Cell<CommitNumber>,
+    /// The newest commit that changed files.
+    pub(crate) file_commit: Cell<CommitNumber>,
+    pub(crate) heads: RefCell<Heads>,
+    pub(crate) cleaner: RefCell<CleanerState>,
+    /// Bytes that files leave to objects, those there are included.
+    pub(crate) object_reserve: Cell<u64>,
+    /// Somebody makes a checkpoint.
+    pub(crate) checkpointing: Cell<bool>,
+    /// Inodes that somebody has open, and how often.
+    pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
+    /// Inodes that may have lost their last name, or other work in the background.
+    pub(crate) orphans_due: Cell<bool>,
+    /// A backup is being restored: nothing is freed meanwhile that it may say more of.
+    pub(crate) restoring: Cell<bool>,
+    /// What lost its last name is being freed.
+    pub(crate) reclaiming: Cell<bool>,
+    /// A snapshot was deleted: there may be history that none sees.
+    pub(crate) history_due: Cell<bool>,
+    /// Something above changed.
+    pub(crate) changed: Rc<Notify>,
+    /// The transactions that are open.
+    pub(crate) open: SharedRegistry,
+    pub(crate) closing: Cell<bool>,
+    pub(crate) scrub: RefCell<ScrubStatus>,
+}
+
+pub(crate) struct Object {
+    pub info: ObjectInfo,
+    /// Whether the checkpoint in force names it.
+    pub in_checkpoint: bool,
+}
+
+/// What the layer above keeps in a checkpoint.
+#[derive(Clone, Default)]
+pub(crate) struct LayerState {
+    pub horizon: CommitNumber,
+    pub keep: Vec<ObjectId>,
+    pub manifest: Vec<u8>,
+}
+
+impl<D: BlockDevice> FileSystem<D> {
+    pub(crate) fn new(
+        device: D,
+        superblock: Superblock,
+        segments: Rc<RefCell<Segments>>,
+        volume: Volume,
+        log: Log,
+        layer_commit: CommitNumber,
+        checkpoint: Checkpoint,
+    ) -> Self {
+        let layer = LayerState {
+            horizon: checkpoint.horizon,
+            keep: checkpoint.objects.keys().copied().collect(),
+            manifest: checkpoint.manifest,
+        };
+        let objects = checkpoint.objects.into_iter();
+        let objects = objects.map(|(id, info)| {
+            let object = Object {
+                info,
+                in_checkpoint: true,
+            };
+            (id, object)
+        });
+        let open = Rc::clone(&volume.open);
+        let changed = open.borrow().changed();
+        Self {
+            device,
+            superblock,
+            vault: Rc::clone(&volume.vault),
+            log,
+            segments,
+            objects: RefCell::new(objects.collect()),
+            next_object: Cell::new(checkpoint.next_object),
+            checkpoint_sequence: Cell::new(checkpoint.sequence),
+            layer: RefCell::new(layer),
+            layer_commit: Cell::new(layer_commit),
+            file_commit: Cell::default(),
+            heads: RefCell::default(),
+            cleaner: RefCell::default(),
+            object_reserve: Cell::new(0),
+            checkpointing: Cell::new(false),
+            held_inodes: RefCell::default(),
+            orphans_due: Cell::new(true),
+            restoring: Cell::new(false),
+            reclaiming: Cell::new(false),
+            history_due: Cell::new(true),
+            changed,
+            open,
+            closing: Cell::new(false),
+            scrub: RefCell::default(),
+            volume: RefCell::new(volume),
+        }
+    }
+
+    /// The device, for [`ObjectReader::next_frame`].
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// What names a backup of this file system that shows commit `at`, and builds on one that shows `since`, or 0.
+    pub fn backup_id(&self, at: CommitNumber, since: CommitNumber) -> BackupId {
+        BackupId::new(&self.superblock.id, at, since)
+    }
+
+    /// Largest payload of one commit in bytes.
+    pub fn commit_bytes_max(&self) -> usize {
+        // Records and frames around the payload, in each of the pieces it is cut into.
+        self.superblock.commit_bytes_max() / 64 * 63
+    }
+
+    /// Queues `payload` as the next commit and returns its number. **Not durable on return**: see
+    /// [`wait_durable`](Self::wait_durable). Commits become durable in order, each all or nothing.
+    ///
+    /// # Errors
+    /// Nothing happened then; see [`AppendError`].
+    pub fn append(&self, payload: &[u8]) -> Result<CommitNumber, AppendError> {
+        let mut heads = Vec::new();
+        let chunk_max = self.layer_chunk_bytes();
+        let mut ranges = Vec::new();
+        for chunk in payload.chunks(chunk_max) {
+            let start = heads.len();
+            Record::Layer(chunk).encode_head(&mut heads);
+            ranges.push((start..heads.len(), chunk));
+        }
+        let parts = ranges
+            .iter()
+            .map(|(head, chunk)| Part {
+                head: heads.get(head.clone()).unwrap_or_default(),
+                body: chunk,
+                data: &[],
+            })
+            .collect::<Vec<_>>();
+        let number = self.log.append(&parts, &mut Vec::new(), false)?;
+        self.layer_commit.set(number);
+        self.charge(payload.len() as u64);
+        self.changed.notify();
+        Ok(number)
+    }
+
+    /// Bytes of the layer above that one record takes: records are not split.
+    pub(crate) fn layer_chunk_bytes(&self) -> usize {
+        self.superblock.group_blocks_max() as usize * BLOCK_SIZE / 8
+    }
+
+    /// Whether the log would take a commit of any size right now.
+    pub fn has_room(&self) -> bool {
+        self.log.has_room() && self.may_dirty_more() && self.pace()
+    }
+
+    /// Waits until the log would take a commit of any size, is read-only, or `or_else` holds; that is
+    /// asked again whenever the log moves on and after every [`nudge`](Self::nudge).
+    pub async fn admit(&self, or_else: impl Fn() -> bool) {
+        if !self.has_room() {
+            self.log
+                .admit(|| self.may_dirty_more() && self.pace(), or_else)
+                .await;
+        }
+    }
+
+    /// Whether the trees may get more changed nodes before a checkpoint: its room is bounded.
+    pub(crate) fn may_dirty_more(&self) -> bool {
+        let volume = self.volume.borrow();
+        let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
+        dirty < self.reserves().dirty_nodes_max() || self.log.is_failed()
+    }
+
+    /// The newest commit taken.
+    pub fn appended(&self) -> CommitNumber {
+        self.log.appended()
+    }
+
+    /// Every commit up to this one survives a power cut.
+    pub fn durable(&self) -> CommitNumber {
+        self.log.durable()
+    }
+
+    /// Waits until `commit` is durable, and makes the log write it now rather than gather more.
+    ///
+    /// # Errors
+    /// When it will not become durable in this mount. Whether it is there after the next is unknown.
+    pub async fn wait_durable(&self, commit: CommitNumber) -> Result<(), ReadOnly> {
+        self.log.wait_durable(commit).await
+    }
+
+    /// Waits until the log is so long that a checkpoint of the layer above should be made, or `or_else` holds; asked
+    /// again whenever the log moves on and after every [`nudge`](Self::nudge).
+    pub async fn checkpoint_wanted(&self, or_else: impl Fn() -> bool) {
+        self.log
+            .until(|| (self.wants_checkpoint() || or_else()).then_some(()))
+            .await;
+    }
+
+    /// Whether the log is so long, or room so scarce, that a checkpoint of the layer above should be made.
+    pub fn wants_checkpoint(&self) -> bool {
+        let enough = self.reserves().segments_needed() + self.segments_promised();
+        let short = || self.segments.borrow().free() <= enough && self.log.segments_only_log() > 1;
+        self.layer_pins_log() && (self.log.wants_checkpoint() || short())
+    }
+
+    /// Whether the layer above still needs the log.
+    pub(crate) fn layer_pins_log(&self) -> bool {
+        self.layer_commit.get() > self.layer.borrow().horizon
+    }
+
+    /// Makes tasks in [`checkpoint_wanted`](Self::checkpoint_wanted) and [`admit`](Self::admit) look
+    /// again.
+    pub fn nudge(&self) {
+        self.log.nudge();
+        self.changed.notify();
+    }
+
+    /// Takes no more commits; those taken still become durable, and checkpoints can be made.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.log.close();
+        self.changed.notify();
+    }
+
+    /// Ends [`run`](Self::run).
+    pub fn stop(&self) {
+        self.closing.set(true);
+        self.log.stop();
+        self.changed.notify();
+    }
+
+    /// Whether a write or flush failed: the file system is read-only until the next mount.
+    pub fn is_failed(&self) -> bool {
+        self.log.is_failed()
+    }
+
+    /// What has been done so far, in counts.
+    pub fn counters(&self) -> Counters {
+        self.log.counters()
+    }
+
+    /// How much of the device is in use.
+    pub fn usage(&self) -> Usage {
+        let segments = self.segments.borrow();
+        let segment_bytes = self.superblock.segment_bytes() as u64;
+        let window = u64::from(self.superblock.log_segments);
+        let reserved = u64::from(self.reserves().segments_reserved());
+        let count = u64::from(segments.count());
+        let objects = self.objects.borrow();
+        let of_objects = objects
+            .values()
+            .map(|object| object.info.segments.len() as u64)
+            .sum::<u64>();
+        let live_files = segments
+            .live_bytes()
+            .saturating_sub(of_objects * segment_bytes);
+        // Files leave to objects what they do not take, and a part of it to be cleaned in.
+        let of_files = (live_files + live_files / 8).div_ceil(segment_bytes);
+        let room = count.saturating_sub(reserved + window + of_files);
+        let free = u64::from(segments.free());
+        let free =
+            free.saturating_sub(reserved.max(u64::from(self.reserves().segments_for_tidying())));
+        Usage {
+            segment_bytes,
+            object_bytes_max: room * segment_bytes,
+            object_bytes_free: room.saturating_sub(of_objects).min(free) * segment_bytes,
+            log_bytes_max: window * segment_bytes,
+            replay_bytes_max: self.log.replay_segments_max() * segment_bytes,
+            live_bytes: segments.live_bytes(),
+            capacity_bytes: count.saturating_sub(reserved)
+                * self.superblock.segment_capacity_bytes(),
+        }
+    }
+
+    /// Sets aside `bytes` for objects, those there are included: files may not grow into that, and the cleaner sees
+    /// to it that what objects do not take of it yet is free. Not kept on the disk.
+    pub fn reserve_for_objects(&self, bytes: u64) {
+        if self.object_reserve.replace(bytes) < bytes {
+            self.changed.notify();
+        }
+    }
+
+    /// Segments that are wanted free for objects, beyond those that the file system needs itself.
+    pub(crate) fn segments_promised(&self) -> u32 {
+        let reserve = self.object_reserve.get();
+        if reserve == 0 {
+            return 0;
+        }
+        let objects = self.objects.borrow();
+        let taken = objects
+            .values()
+            .map(|object| object.info.segments.len() as u64)
+            .sum::<u64>();
+        let promised = reserve.div_ceil(self.superblock.segment_bytes() as u64);
+        u32::try_from(promised.saturating_sub(taken)).unwrap_or(u32::MAX)
+    }
+
+    /// Begins a new object.
+    ///
+    /// # Errors
+    /// [`ObjectWriteError::OutOfMemory`].
+    pub fn create_object(&self) -> Result<ObjectWriter<'_, D>, ObjectWriteError> {
+        let id = self.next_object.get();
+        self.next_object.set(id + 1);
+        ObjectWriter::new(self, ObjectId(id))
+    }
+
+    /// Opens an object that was finished.
+    ///
+    /// # Errors
+    /// [`ObjectReadError::NotFound`].
+    pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
+        let objects = self.objects.borrow();
+        let object = objects.get(&id).ok_or(ObjectReadError::NotFound)?;
+        Ok(ObjectReader::new(
+            self.superblock,
+            Rc::clone(&self.vault),
+            id,
+            object.info.clone(),
+        ))
+    }
+
+    /// Length of an object in bytes.
+    pub fn object_len_bytes(&self, id: ObjectId) -> Option<u64> {
+        self.objects
+            .borrow()
+            .get(&id)
+            .map(|object| object.info.len_bytes)
+    }
+
+    /// Gives up a finished object that no checkpoint named yet; others are left alone.
+    pub fn discard_object(&self, id: ObjectId) {
+        let mut objects = self.objects.borrow_mut();
+        if objects.get(&id).is_some_and(|object| !object.in_checkpoint)
+            && let Some(object) = objects.remove(&id)
+        {
+            self.release_segments(&object.info.segments);
+        }
+    }
+
+    /// The cipher that everything is encrypted with; `None` without a key.
+    pub fn suite(&self) -> Option<Suite> {
+        self.superblock.suite
+    }
+
+    /// How free segments are divided.
+    pub(crate) fn reserves(&self) -> Reserves {
+        self.segments.borrow().reserves()
+    }
+
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// A free segment for an object.
+    pub(crate) fn allocate_segment(&self) -> Option<SegmentId> {
+        let mut segments = self.segments.borrow_mut();
+        if segments.free() <= segments.reserves().segments_for_tidying() {
+            return None;
+        }
+        segments.allocate(SegmentKind::Object, self.log.log_blocks())
+    }
+
+    pub(crate) fn release_segments(&self, segments: &[SegmentId]) {
+        let mut table = self.segments.borrow_mut();
+        for &segment in segments {
+            table.release(segment);
+        }
+    }
+
+    pub(crate) fn add_object(&self, id: ObjectId, info: ObjectInfo) {
+        let object = Object {
+            info,
+            in_checkpoint: false,
+        };
+        self.objects.borrow_mut().insert(id, object);
+    }
+
+    pub(crate) fn count_written(&self, blocks: usize) {
+        self.log
+            .count(|counters| counters.bytes_written += (blocks * BLOCK_SIZE) as u64);
+    }
+
+    /// A write outside the log failed: nothing more is promised until the next mount.
+    pub(crate) fn write_failed(&self, error: DeviceError) -> ObjectWriteError {
+        self.log.fail();
+        ObjectWriteError::Device(error)
+    }
+}

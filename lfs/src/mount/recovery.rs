@@ -1,0 +1,786 @@
+//! Mounting: the newest valid checkpoint, then the log from there (SPEC.md, "Recovery").
+//!
+//! The layer above drives it: it looks at the manifest, reads its objects, then takes the commits
+//! after the horizon one by one with [`Recovery::next_commit`], and [`Recovery::finish`]es. What commits say
+//! of files is applied to the trees on the way.
+//!
+//! **Torn tail or damage.** The log ends at the first place where the next group of the chain is not
+//! valid. Since a group is written only after the one before it was durable, a header with a *higher*
+//! sequence number anywhere ahead proves that the missing group was durable, and maybe acknowledged:
+//! that is damage, and the mount is refused. Otherwise the group was never acknowledged, and the log
+//! ends before it. The checkpoint also names a group known to be durable: ending before it is damage.
+//!
+//! Nothing is written to the device before [`Recovery::finish`], which flushes. Where the device keeps two copies,
+//! what is read is taken from whichever proves right, and the other gets it too (DESIGN.md, "Mirror").
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use super::filesystem::FileSystem;
+use super::format::read_superblock;
+use super::read_ahead::{LoadedSegment, ReadAhead};
+use super::unlock::{Unlock, unlock};
+use crate::checkpoint::{Checkpoint, ObjectReader, read_slot, segments_for};
+use crate::disk::read_checked;
+use crate::disk::superblock::{SegmentId, State, Superblock, SuperblockFault};
+use crate::log::{Commit, GroupHeader, GroupKind, Log, LogCursor, Replay, ReplayFault};
+use crate::seal::{SharedVault, Vault};
+use crate::space::{Segment, SegmentKind, Segments};
+use crate::transaction::Volume;
+use crate::tree::Held;
+use crate::{
+    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
+    MountError, ObjectId, ObjectReadError, Structure,
+};
+
+/// A mount under way.
+pub struct Recovery<D: BlockDevice> {
+    device: D,
+    superblock: Superblock,
+    checkpoint: Checkpoint,
+    vault: SharedVault,
+    segments: Rc<RefCell<Segments>>,
+    volume: Volume,
+    cursor: LogCursor,
+    read_ahead: ReadAhead,
+    /// The segment the cursor is in, once it was looked at.
+    current: Option<LoadedSegment>,
+    /// Groups that not all copies have as the one that was believed.
+    uneven: Vec<Uneven>,
+    replay: Replay,
+    layer: Vec<u8>,
+    /// The newest commit in which the layer above recorded something, or its horizon.
+    layer_commit: CommitNumber,
+    log_blocks: u64,
+    counters: Counters,
+}
+
+struct Group {
+    header: GroupHeader,
+    checksum: u32,
+    /// Which of the segment's buffers has it.
+    copy: usize,
+}
+
+/// A group that was read from one copy and is something else on another.
+#[derive(Clone, Copy)]
+struct Uneven {
+    block: BlockIndex,
+    blocks: u32,
+    copy: usize,
+}
+
+impl<D: BlockDevice> Recovery<D> {
+    /// Reads superblock, checkpoint and segment table and prepares to replay.
+    ///
+    /// # Errors
+    /// When there is no file system, or one that must not be mounted; see [`MountError`].
+    pub async fn open(device: D) -> Result<Self, MountError> {
+        Self::open_in(device, State::Ready, None).await
+    }
+
+    /// As [`open`](Self::open), with what opens a file system that has a key. One without a key is refused then.
+    ///
+    /// # Errors
+    /// [`MountError::Key`] if the key is wrong or missing; else as [`open`](Self::open).
+    pub async fn open_with(device: D, key: Option<&Unlock<'_>>) -> Result<Self, MountError> {
+        Self::open_in(device, State::Ready, key).await
+    }
+
+    /// As [`open`](Self::open), for a file system that [`format_unfinished`](crate::format_unfinished) made and nobody else
+    /// can mount yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_unfinished(device: D) -> Result<Self, MountError> {
+        Self::open_in(device, State::Formatting, None).await
+    }
+
+    /// As [`open_unfinished`](Self::open_unfinished), of what
+    /// [`format_encrypted_unfinished`](crate::format_encrypted_unfinished) made.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub async fn open_unfinished_with(
+        device: D,
+        key: Option<&Unlock<'_>>,
+    ) -> Result<Self, MountError> {
+        Self::open_in(device, State::Formatting, key).await
+    }
+
+    async fn open_in(
+        device: D,
+        state: State,
+        key: Option<&Unlock<'_>>,
+    ) -> Result<Self, MountError> {
+        let superblock = match read_superblock(&device).await? {
+            Ok(superblock) if superblock.state == state => superblock,
+            Ok(_) | Err(SuperblockFault::Invalid) => return Err(MountError::NotFound),
+            Err(SuperblockFault::Unknown { version, features }) => {
+                return Err(MountError::Unknown { version, features });
+            }
+        };
+        require(&device, superblock.blocks_min())?;
+        let vault = unlock(&device, &superblock, key).await?;
+        let checkpoint = read_checkpoint(&device, &superblock, &vault).await?;
+        let segments = read_table(&device, &superblock, &vault, &checkpoint).await?;
+        Self::begin(device, superblock, vault, checkpoint, segments).await
+    }
+
+    /// As [`open`](Self::open), with what it reads first.
+    pub(crate) async fn begin(
+        device: D,
+        superblock: Superblock,
+        vault: SharedVault,
+        checkpoint: Checkpoint,
+        mut segments: Segments,
+    ) -> Result<Self, MountError> {
+        let Some(cursor) = claim_segments(&superblock, &checkpoint, &mut segments) else {
+            return Err(MountError::Damaged {
+                structure: Structure::Checkpoint,
+                block: superblock.slot_block(Checkpoint::slot(checkpoint.sequence)),
+            });
+        };
+        let segments = Rc::new(RefCell::new(segments));
+        let horizon = checkpoint.horizon.min(checkpoint.tree_commit);
+        let volume = Volume::new(
+            superblock,
+            Rc::clone(&vault),
+            Rc::clone(&segments),
+            &checkpoint,
+        );
+        let mut recovery = Self {
+            volume: volume.map_err(|damaged| MountError::Damaged {
+                structure: Structure::Node,
+                block: damaged.block,
+            })?,
+            cursor,
+            read_ahead: ReadAhead::default(),
+            current: None,
+            uneven: Vec::new(),
+            replay: Replay::new(
+                checkpoint.start.commit,
+                checkpoint.start.continued,
+                horizon.0,
+                superblock.commit_bytes_max(),
+            ),
+            layer: Vec::new(),
+            layer_commit: checkpoint.horizon,
+            log_blocks: checkpoint.log_blocks,
+            counters: Counters::default(),
+            device,
+            superblock,
+            vault,
+            checkpoint,
+            segments,
+        };
+        recovery.load_snapshots().await?;
+        recovery.load_compression().await?;
+        Ok(recovery)
+    }
+
+    /// What the layer above left in the checkpoint; empty after a format.
+    pub fn manifest(&self) -> &[u8] {
+        &self.checkpoint.manifest
+    }
+
+    /// The last commit that is in the objects; replay yields those after it.
+    pub fn horizon(&self) -> CommitNumber {
+        self.checkpoint.horizon
+    }
+
+    /// The last commit of the oldest state that can be seen on the way: the replay of the log brings back every one from
+    /// there on.
+    pub fn oldest_state(&self) -> CommitNumber {
+        self.checkpoint.horizon.max(self.checkpoint.tree_commit)
+    }
+
+    /// The device, for [`ObjectReader::next_frame`].
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Opens an object of the checkpoint.
+    ///
+    /// # Errors
+    /// [`ObjectReadError::NotFound`] when the checkpoint does not name it.
+    pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
+        let info = self
+            .checkpoint
+            .objects
+            .get(&id)
+            .ok_or(ObjectReadError::NotFound)?;
+        Ok(ObjectReader::new(
+            self.superblock,
+            Rc::clone(&self.vault),
+            id,
+            info.clone(),
+        ))
+    }
+
+    /// The next commit after the horizon: its number and what the layer above recorded in it (nothing, when it
+    /// was only about files), or `None` at the log's end.
+    ///
+    /// # Errors
+    /// [`MountError::Damaged`] when commits that were acknowledged cannot be read any more.
+    pub async fn next_commit(&mut self) -> Result<Option<(CommitNumber, &[u8])>, MountError> {
+        loop {
+            if let Some(commit) = self.replay.take() {
+                let number = CommitNumber(commit.number);
+                if number > self.checkpoint.tree_commit {
+                    self.apply(&commit).await?;
+                }
+                if number <= self.checkpoint.horizon {
+                    continue;
+                }
+                self.counters.replayed_commits += 1;
+                if !commit.layer.is_empty() {
+                    self.layer_commit = number;
+                }
+                self.layer = commit.layer;
+                return Ok(Some((number, &self.layer)));
+            }
+            let Some(group) = self.next_group().await? else {
+                self.check_end().await?;
+                return Ok(None);
+            };
+            self.take_group(&group)?;
+        }
+    }
+
+    /// The trees, with what was replayed so far.
+    pub(crate) fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// The last commit that was found in the log so far.
+    pub fn last_commit(&self) -> CommitNumber {
+        CommitNumber(self.replay.next_number().saturating_sub(1))
+    }
+
+    fn take_group(&mut self, group: &Group) -> Result<(), MountError> {
+        let header = &group.header;
+        if header.checkpoint > self.checkpoint.sequence {
+            // There was a newer checkpoint, and what it no longer named may be overwritten.
+            return Err(MountError::Damaged {
+                structure: Structure::Checkpoint,
+                block: self
+                    .superblock
+                    .slot_block(Checkpoint::slot(header.checkpoint)),
+            });
+        }
+        let start = self.cursor.next_block as usize * BLOCK_SIZE;
+        let current = self.current.clone();
+        let copies = || {
+            let current = current.iter();
+            current.flat_map(|segment| segment.copies(&self.superblock))
+        };
+        let believed = copies().nth(group.copy);
+        let bytes = believed
+            .and_then(|bytes| bytes.get(start..))
+            .unwrap_or_default();
+        let len = header.blocks() as usize * BLOCK_SIZE;
+        let differs = |other: &[u8]| other.get(start..start + len) != bytes.get(..len);
+        // Where data are damaged on both, each may have what the other lacks: who reads them puts them together.
+        if copies().any(differs) && header.has_data(bytes) {
+            self.uneven.push(Uneven {
+                block: self.cursor.block(&self.superblock),
+                blocks: header.blocks(),
+                copy: group.copy,
+            });
+        }
+        let block = self.cursor.block(&self.superblock);
+        // The checksum of what is stored was right: what does not open now was not written by this file system.
+        let records = header.records(&self.superblock, &self.vault, block, bytes);
+        let Some(records) = records else {
+            return Err(self.damaged_group());
+        };
+        let taken = self.replay.push(block, header, &records);
+        taken.map_err(|fault| match fault {
+            ReplayFault::Broken => self.damaged_group(),
+            ReplayFault::OutOfMemory => MountError::OutOfMemory,
+        })?;
+        if !self.take_announcement(header) {
+            return Err(self.damaged_group());
+        }
+        self.cursor.step(
+            header.blocks(),
+            header.first_commit,
+            header.continued,
+            group.checksum,
+        );
+        self.log_blocks += u64::from(header.blocks());
+        Ok(())
+    }
+
+    /// Notes which segments the log goes to next; false when that contradicts what is known.
+    fn take_announcement(&mut self, header: &GroupHeader) -> bool {
+        for (at, next) in header.next_segments.iter().enumerate() {
+            let Some(next) = *next else { return true };
+            match self.cursor.ahead.get(at) {
+                Some(known) if *known == next => {}
+                Some(_) => return false,
+                None => {
+                    let mut segments = self.segments.borrow_mut();
+                    if !segments.claim(next, SegmentKind::Log, self.log_blocks)
+                        && !take(&mut segments, next, SegmentKind::Log)
+                    {
+                        return false;
+                    }
+                    self.cursor.ahead.push_back(next);
+                }
+            }
+        }
+        true
+    }
+
+    /// Applies what a commit says of files.
+    async fn apply(&mut self, commit: &Commit) -> Result<(), MountError> {
+        let mut held = Held::default();
+        loop {
+            match self.volume.plan(commit.number, &commit.changes) {
+                Ok(plan) => match self.volume.prepare(&plan) {
+                    Ok(()) => {
+                        self.volume.apply(plan, &[]);
+                        return Ok(());
+                    }
+                    Err(fault) => self.load(fault.into(), &mut held).await?,
+                },
+                Err(error) => self.load(error, &mut held).await?,
+            }
+        }
+    }
+
+    async fn load_snapshots(&mut self) -> Result<(), MountError> {
+        let mut held = Held::default();
+        while let Err(error) = self.volume.load_snapshots() {
+            self.load(error, &mut held).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_compression(&mut self) -> Result<(), MountError> {
+        let mut held = Held::default();
+        while let Err(error) = self.volume.load_compression() {
+            self.load(error, &mut held).await?;
+        }
+        Ok(())
+    }
+
+    /// Loads what a fault asks for; other errors end the mount.
+    async fn load(&mut self, error: FileError, held: &mut Held) -> Result<(), MountError> {
+        let FileError::Fault(Fault::Node(pointer)) = error else {
+            return Err(mount_error(error));
+        };
+        self.counters.bytes_read += BLOCK_SIZE as u64;
+        let loaded = Volume::load_node(&self.volume.cache, &self.device, pointer, held).await;
+        loaded.map_err(mount_error)
+    }
+
+    /// Ends the mount: from here on the log goes on after the last commit found.
+    ///
+    /// What was replayed is made durable first: after a crash of the machine but not of the disk, a
+    /// group can be readable that no flush covered yet.
+    ///
+    /// # Errors
+    /// When the flush fails, or memory does not suffice. Must follow a `next_commit` that was `None`.
+    pub async fn finish(self) -> Result<FileSystem<D>, MountError> {
+        self.even_out().await?;
+        self.advise();
+        self.device.flush().await?;
+        Ok(self.finish_without_writing())
+    }
+
+    /// Gives all copies the groups that were believed: after a power cut the newest may be on one only.
+    async fn even_out(&self) -> Result<(), MountError> {
+        for uneven in &self.uneven {
+            let buffer = Buffer::zeroed(uneven.blocks as usize)?;
+            let copy = u8::try_from(uneven.copy).unwrap_or(u8::MAX);
+            let (buffer, read) = self.device.read_copy(copy, uneven.block, buffer).await;
+            read?;
+            let address = uneven.block.0 * BLOCK_SIZE as u64;
+            self.device.mend(copy, address, buffer.bytes()).await;
+        }
+        Ok(())
+    }
+
+    /// Tells a mirror what it need not copy, and where a disk that is away may have a group that this one does not.
+    fn advise(&self) {
+        let superblock = &self.superblock;
+        let blocks = u64::from(superblock.segment_blocks);
+        let segments = self.segments.borrow();
+        let free = |(_, segment): &(SegmentId, &Segment)| {
+            segment.kind == SegmentKind::Free && !segment.pinned
+        };
+        for (id, _) in segments.iter().filter(free) {
+            let start = superblock.segment_start(id);
+            self.device.advise(start, blocks, Advice::Unneeded);
+        }
+        let next = [
+            Some(self.cursor.current()),
+            self.cursor.ahead.front().copied(),
+        ];
+        for id in next.into_iter().flatten() {
+            let start = superblock.segment_start(id);
+            self.device.advise(start, blocks, Advice::Doubtful);
+        }
+    }
+
+    /// As [`finish`](Self::finish), for a device that must not be written: only reads may follow.
+    pub fn finish_without_writing(self) -> FileSystem<D> {
+        let last = CommitNumber(self.replay.next_number() - 1);
+        let log = Log::new(
+            self.superblock,
+            (Rc::clone(&self.segments), self.vault),
+            self.cursor,
+            last,
+            self.checkpoint.sequence,
+            self.log_blocks,
+            self.counters,
+        );
+        FileSystem::new(
+            self.device,
+            self.superblock,
+            self.segments,
+            self.volume,
+            log,
+            self.layer_commit,
+            self.checkpoint,
+        )
+    }
+
+    /// The next group of the chain, with the cursor moved to where it begins.
+    async fn next_group(&mut self) -> Result<Option<Group>, MountError> {
+        let current = match self.current.take() {
+            Some(loaded) => loaded,
+            None => self.read_segment(&self.cursor.clone()).await?,
+        };
+        let found = self.group_at_cursor(&self.cursor, &current);
+        self.current = Some(current);
+        if let Some(group) = found {
+            return Ok(Some(group));
+        }
+        let mut next = self.cursor.clone();
+        // A segment is only left for the next once it has a group, and the next one did not fit.
+        if self.cursor.next_block == 0
+            || next.window.len() >= self.superblock.log_segments as usize
+            || !next.advance()
+        {
+            return Ok(None);
+        }
+        let ahead = self.read_segment(&next).await?;
+        let Some(group) = self.group_at_cursor(&next, &ahead) else {
+            return Ok(None);
+        };
+        self.current = Some(ahead);
+        self.cursor = next;
+        Ok(Some(group))
+    }
+
+    /// The group at the cursor from the copy that has all of it, else from one of which only data are damaged.
+    fn group_at_cursor(&self, cursor: &LogCursor, segment: &LoadedSegment) -> Option<Group> {
+        let copies = || segment.copies(&self.superblock).enumerate();
+        let whole = copies().find_map(|(copy, bytes)| self.group_in(cursor, copy, bytes, true));
+        whole.or_else(|| {
+            copies().find_map(|(copy, bytes)| self.group_in(cursor, copy, bytes, false))
+        })
+    }
+
+    fn group_in(
+        &self,
+        cursor: &LogCursor,
+        copy: usize,
+        segment: &[u8],
+        with_data: bool,
+    ) -> Option<Group> {
+        let start = cursor.next_block as usize * BLOCK_SIZE;
+        let bytes = segment.get(start..)?;
+        let block = cursor.block(&self.superblock);
+        let (header, checksum) =
+            GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, bytes)?;
+        let valid = header.sequence == cursor.sequence
+            && header.previous_checksum == cursor.previous_checksum
+            && header.has_records(bytes)
+            // Of a group that is known to have been durable, damaged data are no torn tail: they are damaged data,
+            // which shows where they are read.
+            && (header.has_data(bytes)
+                || (!with_data && header.sequence <= self.checkpoint.durable_group));
+        valid.then_some(Group {
+            header,
+            checksum,
+            copy,
+        })
+    }
+
+    /// The chain ends at the cursor: makes sure that nothing acknowledged lies behind.
+    async fn check_end(&mut self) -> Result<(), MountError> {
+        let damaged = Err(self.damaged_group());
+        if self.cursor.sequence <= self.checkpoint.durable_group {
+            return damaged;
+        }
+        let (id, first) = (self.cursor.current(), self.cursor.next_block);
+        let current = self.current.iter();
+        let later = current
+            .flat_map(|segment| segment.copies(&self.superblock))
+            .any(|copy| self.has_later_group(id, first, copy));
+        if later {
+            return damaged;
+        }
+        let mut next = self.cursor.clone();
+        if next.advance() {
+            let segment = self.read_segment(&next).await?;
+            let mut copies = segment.copies(&self.superblock);
+            if copies.any(|copy| self.has_later_group(next.current(), 0, copy)) {
+                return damaged;
+            }
+        }
+        for id in next.ahead {
+            // Only its first block: a segment is filled from there, and a first group that is
+            // damaged has its successor in the same or, seen above, the segment before.
+            let copies = self.read_first_block(id).await?;
+            let mut copies = copies.iter().map(Buffer::bytes);
+            if copies.any(|copy| self.has_later_group(id, 0, copy)) {
+                return damaged;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what a copy has of a segment holds, from the segment's block `first` on, a header after the one that is missing.
+    fn has_later_group(&self, id: SegmentId, first: u32, copy: &[u8]) -> bool {
+        let start = self.superblock.segment_start(id).0;
+        let blocks = copy.chunks_exact(BLOCK_SIZE).zip(start..);
+        let mut behind = blocks.skip(first as usize);
+        behind.any(|(bytes, block)| {
+            let own = BlockIndex(block);
+            GroupHeader::decode(GroupKind::Commits, self.superblock.id, own, bytes)
+                .is_some_and(|(header, _)| header.sequence > self.cursor.sequence)
+        })
+    }
+
+    fn damaged_group(&self) -> MountError {
+        MountError::Damaged {
+            structure: Structure::CommitGroup,
+            block: self.cursor.block(&self.superblock),
+        }
+    }
+
+    /// The segment that `cursor` is in.
+    async fn read_segment(&mut self, cursor: &LogCursor) -> Result<LoadedSegment, MountError> {
+        let before = self.read_ahead.bytes_read;
+        let count = self.segments.borrow().count();
+        let (device, superblock) = (&self.device, &self.superblock);
+        let read = self
+            .read_ahead
+            .segment(device, superblock, cursor.current(), count);
+        let loaded = read.await;
+        self.counters.bytes_read += self.read_ahead.bytes_read - before;
+        loaded
+    }
+
+    /// The first block of a segment, of all copies that can be read.
+    async fn read_first_block(&mut self, id: SegmentId) -> Result<Vec<Buffer>, MountError> {
+        let start = self.superblock.segment_start(id);
+        let mut copies = Vec::new();
+        let mut failed = Ok(());
+        for copy in 0..self.device.copies() {
+            self.counters.bytes_read += BLOCK_SIZE as u64;
+            let buffer = Buffer::zeroed(1)?;
+            match self.device.read_copy(copy, start, buffer).await {
+                (buffer, Ok(())) => copies.push(buffer),
+                (_, Err(error)) => failed = Err(error),
+            }
+        }
+        if copies.is_empty() {
+            failed?;
+        }
+        Ok(copies)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn mount_error(error: FileError) -> MountError {
+    match error {
+        FileError::Damaged { structure, block } => MountError::Damaged { structure, block },
+        FileError::Device(error) => MountError::Device(error),
+        _ => MountError::OutOfMemory,
+    }
+}
+
+/// Refuses a device that has fewer than `blocks` blocks.
+fn require<D: BlockDevice>(device: &D, blocks: u64) -> Result<(), MountError> {
+    let device_blocks = device.geometry().block_count;
+    if blocks > device_blocks {
+        return Err(MountError::DeviceTooSmall {
+            needed_bytes: blocks.saturating_mul(BLOCK_SIZE as u64),
+            device_bytes: device_blocks.saturating_mul(BLOCK_SIZE as u64),
+        });
+    }
+    Ok(())
+}
+
+/// The valid checkpoint with the highest sequence number.
+async fn read_checkpoint<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    vault: &Vault,
+) -> Result<Checkpoint, MountError> {
+    let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
+    for slot in 0..2 {
+        let own = superblock.slot_block(slot);
+        // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
+        // disk that does not have all that was acknowledged is not asked.
+        let mut unread = None;
+        let mut readable = 0;
+        for copy in 0..device.copies() {
+            let buffer = match read_slot(device, superblock, own, copy).await {
+                Ok(buffer) => buffer,
+                Err(MountError::Device(error)) => {
+                    unread = Some(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            readable += 1;
+            if let Some(head) = Checkpoint::head_of(superblock, own, buffer.bytes())
+                && superblock.allows(head.segment_count)
+            {
+                // Not one to pass over for an older one that may have been smaller.
+                require(device, superblock.blocks_for(head.segment_count))?;
+            }
+            let device_blocks = device.geometry().block_count;
+            let found = Checkpoint::decode(superblock, vault, own, buffer.bytes(), device_blocks);
+            if let Some(found) = found
+                && newest
+                    .as_ref()
+                    .is_none_or(|(best, ..)| found.sequence > best.sequence)
+            {
+                newest = Some((found, copy, own));
+            }
+        }
+        if let Some(error) = unread
+            && readable == 0
+        {
+            return Err(error.into());
+        }
+    }
+    if let Some((newest, copy, own)) = newest {
+        if device.copies() > 1 {
+            // It may be whole on one copy only; all it names was durable on both before.
+            let buffer = read_slot(device, superblock, own, copy).await?;
+            let address = own.0 * BLOCK_SIZE as u64;
+            device.mend(copy, address, buffer.bytes()).await;
+        }
+        return Ok(newest);
+    }
+    Err(MountError::Damaged {
+        structure: Structure::Checkpoint,
+        block: superblock.slot_block(0),
+    })
+}
+
+/// Blocks of the segment table that one request reads.
+const TABLE_BLOCKS_AT_ONCE: u32 = 64;
+
+/// The segment table as the checkpoint says it is.
+async fn read_table<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    vault: &Vault,
+    checkpoint: &Checkpoint,
+) -> Result<Segments, MountError> {
+    let count = checkpoint.segment_count;
+    let mut segments = Segments::new(superblock, count).ok_or(MountError::OutOfMemory)?;
+    let used = crate::disk::superblock::table_blocks_for(count);
+    for first in (0..used).step_by(TABLE_BLOCKS_AT_ONCE as usize) {
+        let count = TABLE_BLOCKS_AT_ONCE.min(used - first);
+        let buffer = Buffer::zeroed(2 * count as usize)?;
+        let start = superblock.table_block(first, 0);
+        let (buffer, read) = device.read(start, buffer).await;
+        read?;
+        for index in first..first + count {
+            let home = checkpoint.table_homes.get(index as usize).copied();
+            let home = home.unwrap_or(0);
+            let at = (2 * (index - first) + u32::from(home)) as usize * BLOCK_SIZE;
+            let bytes = buffer.bytes().get(at..at + BLOCK_SIZE).unwrap_or_default();
+            if !segments.load_block(superblock, vault, index, home, bytes) {
+                let block = superblock.table_block(index, home);
+                let load = |bytes: &[u8]| {
+                    let loaded = segments.load_block(superblock, vault, index, home, bytes);
+                    loaded.then_some(()).ok_or(())
+                };
+                let (_, loaded) = read_checked(device, block, Buffer::zeroed(1)?, load).await;
+                loaded?.map_err(|()| MountError::Damaged {
+                    structure: Structure::SegmentTable,
+                    block,
+                })?;
+            }
+        }
+    }
+    Ok(segments)
+}
+
+/// No count on disk gets here in the life of a disk; beyond, adding could overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// Compares the segments that a checkpoint names with the table, and gives the log as it begins; `None` when
+/// they contradict each other.
+fn claim_segments(
+    superblock: &Superblock,
+    checkpoint: &Checkpoint,
+    segments: &mut Segments,
+) -> Option<LogCursor> {
+    let sane = (1..=superblock.log_segments as usize + crate::log::AHEAD)
+        .contains(&checkpoint.log_segments.len())
+        && checkpoint.ahead_count < checkpoint.log_segments.len()
+        && (1..NUMBER_MAX).contains(&checkpoint.start.commit)
+        && (1..NUMBER_MAX).contains(&checkpoint.start.group)
+        && checkpoint.sequence < NUMBER_MAX
+        && checkpoint.next_object < NUMBER_MAX
+        && checkpoint.next_inode < NUMBER_MAX
+        && checkpoint.log_blocks < NUMBER_MAX
+        && checkpoint.segment_count == segments.count();
+    if !sane {
+        return None;
+    }
+    for &id in &checkpoint.log_segments {
+        // Free in the table: the log decided on it while the checkpoint was being written.
+        let taken = segments.claim(id, SegmentKind::Log, checkpoint.log_blocks)
+            || take(segments, id, SegmentKind::Log);
+        if !taken {
+            return None;
+        }
+    }
+    for (id, object) in &checkpoint.objects {
+        let whole = object.segments.len() as u64 == segments_for(superblock, object.len_bytes)
+            && id.0 < checkpoint.next_object;
+        let all = object
+            .segments
+            .iter()
+            .all(|&id| take(segments, id, SegmentKind::Object));
+        if !whole || !all {
+            return None;
+        }
+    }
+    // Objects that were being written when the checkpoint was made do not exist.
+    let lost = segments
+        .iter()
+        .filter(|(_, segment)| segment.kind == SegmentKind::Object && !segment.pinned);
+    for id in lost.map(|(id, _)| id).collect::<Vec<_>>() {
+        segments.release(id);
+    }
+    let (&first, rest) = checkpoint.log_segments.split_first()?;
+    let mut cursor = LogCursor::at_start(first, checkpoint.start);
+    cursor.ahead = rest.iter().copied().collect();
+    Some(cursor)
+}
+
+/// Pins a segment that must be of this kind and must not be taken yet.
+fn take(segments: &mut Segments, id: SegmentId, kind: SegmentKind) -> bool {
+    let fits = segments
+        .get(id)
+        .is_some_and(|segment| segment.kind == kind && !segment.pinned);
+    segments.set_pinned(id, true);
+    fits
+}

@@ -1,0 +1,355 @@
+//! The cleaner: makes segments empty that are mostly not meant any more (DESIGN.md, "Cleaner").
+//!
+//! A victim's extents that are still meant are copied to a segment of survivors, tree nodes are written anew by the next
+//! checkpoint; after a checkpoint the victim is free. Copying needs no log record: until the checkpoint is
+//! durable the old place holds, and replay of commits does not depend on where data are.
+//!
+//! Victims are chosen by what they bring and how old they are. What has survived more often goes to segments of
+//! its own, so that old data are not copied along with young.
+//!
+//! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for at most four times as
+//! many bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]).
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use self::survivors::Pending;
+use crate::disk::read_checked;
+use crate::disk::superblock::SegmentId;
+use crate::space::heads::SURVIVOR_HEADS;
+use crate::space::segments::{Segment, SegmentKind};
+use crate::transaction::Loaded;
+use crate::tree::{Key, NodeHeader, TreeKind, inspect};
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileError, FileSystem};
+
+mod cold;
+mod survivors;
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// Blocks of a segment of nodes that are read at once.
+const NODE_BLOCKS_AT_ONCE: u32 = 32;
+
+/// A segment is worth cleaning when at least this part of it, one in so many, could be used better.
+const WORTH_ONE_IN: u32 = 16;
+
+/// Steps between segments that are few and hardly any.
+const PACE_STEPS: u64 = 64;
+
+/// What the cleaner remembers.
+#[derive(Default)]
+pub(crate) struct CleanerState {
+    /// Segments that could not be cleaned: what is in them is damaged and stays where it is.
+    refused: BTreeSet<SegmentId>,
+    /// Segments of nodes whose nodes the next checkpoint writes elsewhere.
+    awaiting: BTreeSet<SegmentId>,
+    /// Victims, and what is left to do with each: survivors to be written, and one more while it is gone through.
+    in_work: BTreeMap<SegmentId, usize>,
+    /// Survivors to be written, by generation.
+    pending: [Pending; SURVIVOR_HEADS],
+    /// Bytes that were made free since the mount, credited as the cleaner goes through a victim.
+    pub freed_bytes: u64,
+    /// Bytes that commits took since segments became few, and more than that where they are very few.
+    pub taken_bytes: u64,
+    /// Bytes that the victims of this run gave.
+    pub given_bytes: u64,
+    /// Bytes that their survivors took.
+    pub spent_bytes: u64,
+    /// Whether it last found nothing to gain, or could not go on: then it is not worth waiting for.
+    pub in_vain: bool,
+}
+
+impl<D: BlockDevice> FileSystem<D> {
+    pub(crate) async fn clean_loop(&self, clock: &impl Clock) {
+        loop {
+            self.changed
+                .until(|| {
+                    let wanted = self.wants_cleaning() || self.wants_room_for_objects();
+                    (self.is_ending() || wanted).then_some(())
+                })
+                .await;
+            if self.is_ending() {
+                return;
+            }
+            let cleaned = self.clean_some().await;
+            self.cleaner.borrow_mut().in_vain = cleaned != Ok(true);
+            self.log.nudge();
+            match cleaned {
+                Ok(true) => {}
+                // Nothing to gain before something changes.
+                Ok(false) => {
+                    let pressing = self.wants_cleaning();
+                    self.pause(clock, if pressing { 50 } else { 1000 }).await;
+                }
+                Err(_) if self.is_ending() => return,
+                Err(_) => self.pause(clock, 50).await,
+            }
+            self.log.nudge();
+            embassy_futures::yield_now().await;
+        }
+    }
+
+    /// Cleans until there are enough segments, and writes all survivors; false when there was nothing to gain.
+    async fn clean_some(&self) -> Result<bool, FileError> {
+        {
+            let mut state = self.cleaner.borrow_mut();
+            (state.given_bytes, state.spent_bytes) = (0, 0);
+        }
+        let cleaned = self.clean_victims().await;
+        let mut state = self.cleaner.borrow_mut();
+        // Survivors can take what their victims gave.
+        let cleaned = cleaned.map(|()| state.given_bytes > state.spent_bytes);
+        // Of those that something kept from being cleaned.
+        for victim in core::mem::take(&mut state.in_work).into_keys() {
+            self.segments.borrow_mut().set_pinned(victim, false);
+        }
+        state.pending = Default::default();
+        cleaned
+    }
+
+    /// Of what is to be done with a victim, one thing is. When it was the last, the victim is let go.
+    fn done_with(&self, victim: SegmentId) {
+        let mut state = self.cleaner.borrow_mut();
+        let Some(left) = state.in_work.get_mut(&victim) else {
+            return;
+        };
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        state.in_work.remove(&victim);
+        let mut segments = self.segments.borrow_mut();
+        segments.set_pinned(victim, false);
+        // All survivors are written: what is still meant is told of by no group there.
+        let of_extents = |kind| matches!(kind, SegmentKind::Log | SegmentKind::Survivors);
+        let left = segments.get(victim);
+        if left.is_some_and(|s| of_extents(s.kind) && s.live_bytes > 0) {
+            state.refused.insert(victim);
+        }
+    }
+
+    async fn clean_victims(&self) -> Result<(), FileError> {
+        while (self.wants_more_cleaning() || self.wants_room_for_objects()) && !self.is_ending() {
+            let Some((victim, segment)) = self.pick_victim() else {
+                break;
+            };
+            let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
+            // It may become empty on the way, and must not be used anew under the cleaner's eyes.
+            self.segments.borrow_mut().set_pinned(victim, true);
+            self.cleaner.borrow_mut().in_work.insert(victim, 1);
+            let cleaned = match segment.kind {
+                SegmentKind::Nodes => self.clean_nodes(victim, dead).await,
+                _ => self.clean_extents(victim, &segment, dead).await,
+            };
+            match cleaned {
+                Ok(()) => {
+                    self.log.count(|counters| counters.segments_cleaned += 1);
+                    let nodes = segment.kind == SegmentKind::Nodes;
+                    let live = if nodes { segment.live_bytes } else { 0 };
+                    let given = self.superblock.segment_bytes() as u64 - u64::from(live);
+                    self.cleaner.borrow_mut().given_bytes += given;
+                }
+                Err(FileError::Damaged { .. }) => {
+                    self.cleaner.borrow_mut().refused.insert(victim);
+                }
+                Err(error) => return Err(error),
+            }
+            self.done_with(victim);
+            self.log.nudge();
+        }
+        for generation in 0..SURVIVOR_HEADS {
+            while self.write_survivors(generation).await? {}
+        }
+        Ok(())
+    }
+
+    /// Whether free segments, and those that the next checkpoint frees, are few.
+    pub(crate) fn wants_cleaning(&self) -> bool {
+        self.segments.borrow().free() + self.segments_coming() < self.reserves().segments_few()
+    }
+
+    /// Whether the cleaner goes on once it has begun: several victims at once fill the groups of their survivors.
+    fn wants_more_cleaning(&self) -> bool {
+        self.segments.borrow().free() + self.segments_coming() < self.reserves().segments_low()
+    }
+
+    /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
+    pub(crate) fn wants_room_for_objects(&self) -> bool {
+        let promised = self.segments_promised();
+        let wanted = self.reserves().segments_low() + promised;
+        promised > 0 && self.segments.borrow().free() + self.segments_coming() < wanted
+    }
+
+    /// Whether the cleaner last found nothing to gain.
+    pub(crate) fn cleans_in_vain(&self) -> bool {
+        self.cleaner.borrow().in_vain
+    }
+
+    /// Whether there is no room, and none will come by itself.
+    pub(crate) fn is_full(&self) -> bool {
+        self.cleans_in_vain()
+            && self.wants_cleaning()
+            && !self.log.has_room()
+            && !self.log.wants_checkpoint()
+            && self.segments_coming() == 0
+    }
+
+    /// Segments that the next checkpoint frees, or the one after it: of the log's, it lets go at the first.
+    pub(crate) fn segments_coming(&self) -> u32 {
+        let state = self.cleaner.borrow();
+        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        let in_work = count(state.in_work.len());
+        // What the cleaner is at may be among the log's.
+        let of_log = if self.layer_pins_log() {
+            0
+        } else {
+            self.log.segments_only_log().saturating_sub(in_work)
+        };
+        let emptied = self.segments.borrow().emptied_count();
+        emptied + of_log + count(state.awaiting.len()) + in_work
+    }
+
+    /// A checkpoint is in force that was frozen when these nodes were already on their way elsewhere.
+    pub(crate) fn forget_awaiting(&self, moved: &BTreeSet<SegmentId>) {
+        let mut state = self.cleaner.borrow_mut();
+        state.awaiting.retain(|segment| !moved.contains(segment));
+    }
+
+    /// Segments of nodes that a checkpoint frozen now will empty.
+    pub(crate) fn awaiting(&self) -> BTreeSet<SegmentId> {
+        self.cleaner.borrow().awaiting.clone()
+    }
+
+    /// The segment that brings most for what it costs: (1 - u) · √age / (1 + u). The root keeps old segments that
+    /// are nearly full from being copied again and again.
+    fn pick_victim(&self) -> Option<(SegmentId, Segment)> {
+        let scarce = self.scarcity() > PACE_STEPS / 2;
+        let segments = self.segments.borrow();
+        let state = self.cleaner.borrow();
+        let now = self.log.log_blocks();
+        let size = u64::try_from(self.superblock.segment_bytes()).unwrap_or(u64::MAX);
+        let score = |segment: &Segment| {
+            let live = u64::from(segment.live_bytes).min(size);
+            // Where there is hardly room to work in, what brings most comes first.
+            let age = if scarce {
+                1
+            } else {
+                now.saturating_sub(segment.written_at) + 1
+            };
+            u128::from(size - live) * u128::from(age.isqrt()) * 1024 / u128::from(size + live)
+        };
+        let full = self.superblock.segment_capacity_bytes();
+        let worth = |segment: &Segment| {
+            u64::from(segment.live_bytes) + size / u64::from(WORTH_ONE_IN) <= full
+        };
+        segments
+            .iter()
+            .filter(|(id, segment)| {
+                matches!(
+                    segment.kind,
+                    SegmentKind::Log | SegmentKind::Survivors | SegmentKind::Nodes
+                ) && !segment.pinned
+                    && segment.live_bytes > 0
+                    && worth(segment)
+                    && !state.refused.contains(id)
+                    && !state.awaiting.contains(id)
+                    && !state.in_work.contains_key(id)
+            })
+            .max_by_key(|(_, segment)| score(segment))
+            .map(|(id, segment)| (id, *segment))
+    }
+
+    /// Makes the next checkpoint write the nodes in a segment elsewhere.
+    async fn clean_nodes(&self, victim: SegmentId, dead: u64) -> Result<(), FileError> {
+        let start = self.superblock.segment_start(victim).0;
+        let count = self.superblock.segment_blocks;
+        let mut loaded = Loaded::default();
+        for first in (0..count).step_by(NODE_BLOCKS_AT_ONCE as usize) {
+            let blocks = NODE_BLOCKS_AT_ONCE.min(count - first);
+            let at = BlockIndex(start + u64::from(first));
+            let buffer = self.read_blocks(at, blocks as usize).await?;
+            for (bytes, block) in buffer.bytes().chunks_exact(BLOCK_SIZE).zip(at.0..) {
+                let own = BlockIndex(block);
+                let mut found = inspect(bytes, &self.vault, own);
+                if found.is_none() && self.device.copies() > 1 {
+                    found = self.inspect_copies(own).await?;
+                }
+                let Some((header, first_key)) = found else {
+                    continue;
+                };
+                while let Err(fault) = self.redirty(&header, &first_key) {
+                    self.load(fault, &mut loaded).await?;
+                }
+            }
+            self.credit(dead * u64::from(blocks) / u64::from(count));
+            // Changed nodes are bounded, and so is what a step holds on to.
+            self.log.nudge();
+            self.log
+                .until(|| (self.may_dirty_more() || self.is_ending()).then_some(()))
+                .await;
+        }
+        self.cleaner.borrow_mut().awaiting.insert(victim);
+        Ok(())
+    }
+
+    /// The node at `own`, from whichever copy has one there.
+    async fn inspect_copies(
+        &self,
+        own: BlockIndex,
+    ) -> Result<Option<(NodeHeader, Key)>, FileError> {
+        let buffer = Buffer::zeroed(1).map_err(|_| FileError::OutOfMemory)?;
+        let look = |bytes: &[u8]| inspect(bytes, &self.vault, own).ok_or(());
+        let (_, found) = read_checked(&self.device, own, buffer, look).await;
+        Ok(found.map_err(FileError::Device)?.ok())
+    }
+
+    fn redirty(&self, header: &NodeHeader, first_key: &Key) -> Result<bool, Fault> {
+        let volume = &mut *self.volume.borrow_mut();
+        let tree = match header.tree {
+            TreeKind::Live => &mut volume.live,
+            TreeKind::History => &mut volume.history,
+        };
+        tree.redirty(header.block, header.level, first_key)
+    }
+
+    /// Counts bytes as made free.
+    fn credit(&self, bytes: u64) {
+        self.cleaner.borrow_mut().freed_bytes += bytes;
+        self.log.nudge();
+    }
+
+    /// Segments by which those that are free or coming are fewer than the cleaner keeps, up to `PACE_STEPS`
+    /// where they are as few as commits may leave.
+    fn scarcity(&self) -> u64 {
+        let level = self.segments.borrow().free() + self.segments_coming();
+        let low = self.reserves().segments_few();
+        let span = low - self.reserves().segments_for_tidying();
+        let short = low.saturating_sub(level).min(span);
+        u64::from(short) * PACE_STEPS / u64::from(span.max(1))
+    }
+
+    /// Counts a commit of `bytes` bytes against what the cleaner frees: up to fourfold, so that segments become
+    /// more again whatever trees and survivors take besides.
+    pub(crate) fn charge(&self, bytes: u64) {
+        let charged = bytes + bytes * 3 * self.scarcity() / PACE_STEPS;
+        let few = self.wants_cleaning();
+        let mut state = self.cleaner.borrow_mut();
+        if few {
+            state.taken_bytes += charged;
+        } else {
+            state.taken_bytes = state.freed_bytes;
+        }
+        drop(state);
+        self.changed.notify();
+    }
+
+    /// Whether a commit may go ahead: while segments are few, commits take no more than the cleaner has freed, but for
+    /// a group's worth. So each waits for the cleaning of at most four times what it writes, and of no segment as a whole.
+    pub(crate) fn pace(&self) -> bool {
+        let slack = u64::from(self.superblock.group_blocks_max()) * BLOCK;
+        let credit = {
+            let state = self.cleaner.borrow();
+            state.in_vain || state.taken_bytes <= state.freed_bytes + slack
+        };
+        credit || !self.wants_cleaning() || self.is_ending()
+    }
+}
