@@ -659,10 +659,18 @@ struct Piece {
 impl Piece {
     fn decode(value: &[u8]) -> Fallible<Self> {
         let mut taker = Taker(value);
-        let (flags, encoding) = (taker.byte()?, taker.byte()?);
-        let (address, extent_len, stored_len) = (taker.varint()?, taker.varint()?, taker.varint()?);
+        let form = taker.byte()?;
+        let encoding = form & !(4 | 8 | 16);
+        let address = taker.varint()?;
+        let extent_len = if form & 4 != 0 { 4096 } else { taker.varint()? };
+        let units = extent_len.div_ceil(4096);
+        let stored_len = match (encoding & 0x7F, encoding & 0x80) {
+            (0, 0) => 4 * units + extent_len,
+            (0, _) => 20 + 16 * units + extent_len,
+            _ => taker.varint()?,
+        };
         let (mut first_unit, mut skip, mut len) = (0, 0, extent_len);
-        if flags & 1 == 0 {
+        if form & 8 == 0 {
             (first_unit, skip, len) = (taker.varint()?, taker.varint()?, taker.varint()?);
         }
         Ok(Self {
@@ -678,15 +686,14 @@ impl Piece {
 
     /// Always in the long form: nobody but this reader sees it.
     fn encode(&self) -> Vec<u8> {
-        let mut value = vec![0, self.encoding];
-        for mut number in [
-            self.address,
-            self.extent_len,
-            self.stored_len,
-            self.first_unit,
-            self.skip,
-            self.len,
-        ] {
+        let mut value = vec![self.encoding];
+        let compressed = self.encoding & 0x7F != 0;
+        let stored_len = compressed.then_some(self.stored_len);
+        let piece = [self.first_unit, self.skip, self.len];
+        let numbers = [self.address, self.extent_len]
+            .into_iter()
+            .chain(stored_len);
+        for mut number in numbers.chain(piece) {
             while number >= 0x80 {
                 value.push(number as u8 | 0x80);
                 number >>= 7;

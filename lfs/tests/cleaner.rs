@@ -7,8 +7,11 @@
 
 mod common;
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{FileKind, FormatOptions, NewInode, ROOT};
+use lfs::{Clock, Counters, FileKind, FormatOptions, NewInode, ROOT};
 
 const DISK_BYTES: u64 = 128 << 20;
 const UNIT: u64 = 4096;
@@ -85,4 +88,76 @@ fn what_is_dead_within_an_extent_is_left_behind() {
 #[test]
 fn what_is_dead_within_a_compressed_extent_is_left_behind() {
     overwrite_here_and_there(32);
+}
+
+/// What many at once overwrite, nine in ten times a tenth of the data, on a file system that is full to four fifths of its
+/// capacity: they share groups and do not fall apart into parties, and what is cold is not copied with what is hot.
+#[test]
+fn hot_and_cold_data_are_kept_apart() {
+    const AT_ONCE: u64 = 16;
+    let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
+    let mut executor = Executor::new(1);
+    let target = disk.clone();
+    executor.run(async move {
+        let options = FormatOptions::for_device_bytes(DISK_BYTES);
+        let formatted = common::key::format(&target, options, common::ID);
+        formatted.await.unwrap();
+    });
+    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
+    let units = filesystem.usage().capacity_bytes / 5 * 4 / (UNIT + 4);
+    let filled = Rc::clone(&filesystem);
+    let inode = executor.run(async move {
+        let new = NewInode::new(FileKind::File, 0o644);
+        let create = filled.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
+        let (inode, _) = create.await.unwrap();
+        let mut random = Random::new(1);
+        for unit in 0..units {
+            let bytes = unit_bytes(&mut random, 64);
+            let write = filled.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+            write.await.unwrap();
+        }
+        inode
+    });
+    let mut overwrite = |count: u64| {
+        let before = filesystem.counters();
+        let done = Rc::new(Cell::new(0));
+        for worker in 0..AT_ONCE {
+            let (filesystem, done) = (Rc::clone(&filesystem), Rc::clone(&done));
+            let mut random = Random::new(count + worker);
+            executor.spawn(async move {
+                for _ in 0..count / AT_ONCE {
+                    let unit = match random.below(10) {
+                        0 => random.below(units),
+                        _ => random.below(units / 10),
+                    };
+                    let bytes = unit_bytes(&mut random, 64);
+                    let write =
+                        filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+                    let ((), commit) = write.await.unwrap();
+                    filesystem.wait_durable(commit).await.unwrap();
+                }
+                done.set(done.get() + 1);
+            });
+        }
+        let clock = executor.clock();
+        executor.run(async move {
+            while done.get() < AT_ONCE {
+                clock.sleep_ms(10).await;
+            }
+        });
+        let after = filesystem.counters();
+        let of = |figure: fn(&Counters) -> u64| figure(&after) - figure(&before);
+        let commits = of(|counters| counters.commits);
+        (
+            commits * 100 / of(|counters| counters.groups),
+            of(|counters| counters.bytes_written) * 100 / (commits * UNIT),
+        )
+    };
+    overwrite(units * 2);
+    let (commits_per_group, bytes_per_byte) = overwrite(units);
+    println!(
+        "hundredths: {commits_per_group} commits in a group, {bytes_per_byte} device bytes per new byte"
+    );
+    assert!(commits_per_group >= 1200);
+    assert!(bytes_per_byte <= 170);
 }

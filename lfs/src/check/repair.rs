@@ -203,16 +203,9 @@ async fn table_block<D: BlockDevice>(
             SegmentKind::Free
         };
         let live_bytes = u32::try_from(live).unwrap_or(u32::MAX);
-        table.restore(
-            id,
-            Segment {
-                kind,
-                live_bytes,
-                written_at: found.checkpoint.log_blocks,
-                generation: 0,
-                pinned: false,
-            },
-        );
+        let mut segment = Segment::new(kind, found.checkpoint.log_blocks);
+        segment.live_bytes = live_bytes;
+        table.restore(id, segment);
     }
     let sequence = found.checkpoint.sequence;
     let block = table.encoded_block(superblock, &found.vault, index, own, sequence);

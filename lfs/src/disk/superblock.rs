@@ -311,14 +311,16 @@ impl Reserves {
     /// Segments that are not counted as capacity: those that are free, about to be, or on the way, and a few to
     /// clean in when everything else is full.
     pub(crate) fn segments_reserved(&self) -> u32 {
-        self.segments_low() + self.segment_count / 16 + 2
+        let commit = u32::try_from(commit_segments_max(self.log_segments)).unwrap_or(u32::MAX);
+        self.segments_needed(commit) + self.segment_count / 24 + 2 + self.segment_count / 14 + 2
     }
 
-    /// Changed tree nodes that may gather before a checkpoint: about as many as there are leaves when the disk is full of
-    /// files in pieces of a block, so that random overwrites do not make checkpoints for their sake; at most 16 MiB.
+    /// Changed tree nodes that may gather before a checkpoint: more than there are leaves when the disk is full of
+    /// files in pieces of a block, so that random overwrites do not make checkpoints for their sake; at most 8 MiB of nodes,
+    /// which take up to five times that in memory.
     pub(crate) fn dirty_nodes_max(&self) -> usize {
-        let segments = self.segment_count as usize / 128 + 5;
-        (segments * self.segment_blocks as usize * 3 / 4).min(4096)
+        let segments = self.segment_count as usize / 256 + 4;
+        (segments * self.segment_blocks as usize * 3 / 4).min(2048)
     }
 
     /// Free segments that everything else leaves to checkpoints, which bring free segments and so must always have some:
@@ -340,21 +342,20 @@ impl Reserves {
         self.segments_for_cleaning() + 3
     }
 
-    /// Free segments at which a checkpoint is made for those that were emptied: what a commit of any size needs.
-    pub(crate) fn segments_needed(&self) -> u32 {
-        let commit = u32::try_from(commit_segments_max(self.log_segments)).unwrap_or(u32::MAX);
-        self.segments_for_tidying() + commit + 4
+    /// Free segments at which a checkpoint is made for those that were emptied: what a commit of `commit` segments needs.
+    pub(crate) fn segments_needed(&self, commit: u32) -> u32 {
+        self.segments_for_tidying() + commit + 2
     }
 
     /// Segments that are free or emptied below which the cleaner begins.
-    pub(crate) fn segments_few(&self) -> u32 {
-        self.segments_low() - self.segment_count / 48 - 1
+    pub(crate) fn segments_few(&self, commit: u32) -> u32 {
+        self.segments_low(commit) - self.segment_count / 48 - 1
     }
 
     /// Segments that are free or emptied at which the cleaner ends. The more are emptied before a checkpoint
     /// frees them, the fewer checkpoints there are.
-    pub(crate) fn segments_low(&self) -> u32 {
-        self.segments_needed() + self.segment_count / 24 + 2
+    pub(crate) fn segments_low(&self, commit: u32) -> u32 {
+        self.segments_needed(commit) + self.segment_count / 24 + 2
     }
 }
 

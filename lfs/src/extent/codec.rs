@@ -85,6 +85,11 @@ impl Encoding {
     pub(crate) fn is_compressed(self) -> bool {
         self.algorithm != Algorithm::None
     }
+
+    /// What an extent of `len` bytes takes in the log if its length does not depend on its content.
+    pub(crate) fn plain_len(self, len: u32) -> Option<u32> {
+        (!self.is_compressed()).then(|| prefix_len(self, len) + len)
+    }
 }
 
 /// Why an extent could not be made or read.

@@ -27,7 +27,7 @@ use crate::log::ExtentRecord;
 use crate::seal::Sealer;
 use crate::varint::{put_varint, take_byte, take_varint, take_varint_u32};
 use crate::{BLOCK_SIZE, BlockIndex, CommitNumber, FileError, Structure};
-use codec::{Encoding, ExtentError, ExtentIdentity, ExtentShape, UNIT_BYTES};
+use codec::{Encoding, ExtentError, ExtentIdentity, ExtentShape, UNIT, UNIT_BYTES};
 
 /// Most bytes of a file in one extent.
 pub(crate) const EXTENT_BYTES_MAX: u32 = 64 << 10;
@@ -38,7 +38,16 @@ pub(crate) const STORED_BYTES_MAX: u32 = EXTENT_BYTES_MAX + 1024;
 /// Largest size of a file.
 pub(crate) const FILE_BYTES_MAX: u64 = (1 << 63) - 1;
 
-const WHOLE: u8 = 1;
+/// The form of an item's value: the encoding, and what is left out because it follows from that.
+mod form {
+    /// The stored extent holds one unit.
+    pub(super) const UNIT: u8 = 4;
+    /// The piece is all of an extent as first written.
+    pub(super) const WHOLE: u8 = 8;
+    /// See [`Piece::lasting`](super::Piece).
+    pub(super) const LASTING: u8 = 16;
+    pub(super) const ALL: u8 = UNIT | WHOLE | LASTING;
+}
 
 /// A piece of file data: the value of an extent item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +65,8 @@ pub(crate) struct Piece {
     pub skip: u32,
     /// Bytes of this piece.
     pub len: u32,
+    /// What its commit replaced had been moved by the cleaner before: a hint that this may last as well.
+    pub lasting: bool,
 }
 
 impl Piece {
@@ -69,17 +80,24 @@ impl Piece {
             unit_first: extent.unit_first,
             skip: 0,
             len: extent.len,
+            lasting: false,
         }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut value = Vec::with_capacity(24);
         let whole = self.skip == 0 && self.len == self.extent_len && self.unit_first == 0;
-        value.push(if whole { WHOLE } else { 0 });
-        value.push(self.encoding);
+        let unit = self.extent_len == UNIT;
+        let flag = |set, flag| if set { flag } else { 0 };
+        let flags = flag(unit, form::UNIT) | flag(whole, form::WHOLE);
+        value.push(self.encoding | flags | flag(self.lasting, form::LASTING));
         put_varint(&mut value, self.address);
-        put_varint(&mut value, u64::from(self.extent_len));
-        put_varint(&mut value, u64::from(self.stored_len));
+        if !unit {
+            put_varint(&mut value, u64::from(self.extent_len));
+        }
+        if self.plain_len() != Some(self.stored_len) {
+            put_varint(&mut value, u64::from(self.stored_len));
+        }
         if !whole {
             put_varint(&mut value, u64::from(self.unit_first));
             put_varint(&mut value, u64::from(self.skip));
@@ -88,38 +106,50 @@ impl Piece {
         value
     }
 
+    /// What the stored extent takes if it is not compressed.
+    fn plain_len(&self) -> Option<u32> {
+        Encoding::from_number(self.encoding)?.plain_len(self.extent_len)
+    }
+
     /// The piece in an item's value; `None` when it cannot be one.
     pub(crate) fn decode(mut value: &[u8]) -> Option<Self> {
         let bytes = &mut value;
-        let flags = take_byte(bytes)?;
-        let encoding = take_byte(bytes)?;
+        let form = take_byte(bytes)?;
         let address = take_varint(bytes)?;
-        let extent_len = take_varint_u32(bytes)?;
-        let stored_len = take_varint_u32(bytes)?;
+        let unit = form & form::UNIT != 0;
+        let extent_len = if unit { UNIT } else { take_varint_u32(bytes)? };
         let mut piece = Self {
             address,
             extent_len,
-            stored_len,
-            encoding,
+            stored_len: 0,
+            encoding: form & !form::ALL,
             unit_first: 0,
             skip: 0,
             len: extent_len,
+            lasting: form & form::LASTING != 0,
         };
-        if flags & WHOLE == 0 {
+        if !(1..=EXTENT_BYTES_MAX).contains(&extent_len) {
+            return None;
+        }
+        Encoding::from_number(piece.encoding)?;
+        piece.stored_len = match piece.plain_len() {
+            Some(len) => len,
+            None => take_varint_u32(bytes)?,
+        };
+        if form & form::WHOLE == 0 {
             piece.unit_first = take_varint_u32(bytes)?;
             piece.skip = take_varint_u32(bytes)?;
             piece.len = take_varint_u32(bytes)?;
         }
-        let units = EXTENT_BYTES_MAX / 4096;
+        let units = EXTENT_BYTES_MAX / UNIT;
         let possible = bytes.is_empty()
-            && flags <= WHOLE
-            && (1..=EXTENT_BYTES_MAX).contains(&extent_len)
-            && (1..=STORED_BYTES_MAX).contains(&stored_len)
+            && unit == (extent_len == UNIT)
+            && (1..=STORED_BYTES_MAX).contains(&piece.stored_len)
             && piece.len > 0
             && piece.skip <= EXTENT_BYTES_MAX
             && piece.unit_first < units
             && piece.skip.checked_add(piece.len)? <= extent_len
-            && address.checked_add(u64::from(stored_len)).is_some();
+            && address.checked_add(u64::from(piece.stored_len)).is_some();
         possible.then_some(piece)
     }
 
@@ -206,6 +236,7 @@ mod tests {
             unit_first: 0,
             skip: 0,
             len: 60_001,
+            lasting: true,
         }
     }
 

@@ -39,6 +39,14 @@ use crate::{
 };
 use gather::SealedGroup;
 
+/// Turns that others have before the next group is written, and how many of them may bring nothing: in the first its
+/// task may come before theirs.
+const TURNS_MAX: usize = 8;
+const TURNS_IDLE: usize = 2;
+
+/// Segments that commits of ordinary size may take.
+const COMMIT_SEGMENTS: usize = AHEAD;
+
 /// Buffers of written groups kept for the next ones.
 const BUFFERS_KEPT: usize = 3;
 
@@ -76,6 +84,8 @@ struct State {
     flushes_done: u64,
     /// A flush at least this recent is wanted even if no group needs one.
     flush_wanted: u64,
+    /// Segments that the next commit may take.
+    commit_segments: usize,
     condition: Condition,
     counters: Counters,
 }
@@ -149,6 +159,7 @@ impl Log {
         log_blocks: u64,
         counters: Counters,
     ) -> Self {
+        segments.borrow_mut().set_clock(log_blocks);
         let state = State {
             durable_group: cursor.sequence.saturating_sub(1),
             cursor,
@@ -164,6 +175,7 @@ impl Log {
             flushes_started: 0,
             flushes_done: 0,
             flush_wanted: 0,
+            commit_segments: COMMIT_SEGMENTS,
             condition: Condition::Running,
             counters,
         };
@@ -235,7 +247,14 @@ impl Log {
                 self.seal(state);
             }
             let plan = self.plan(state, parts, bytes)?;
-            self.decide_ahead(state, plan.advances, shrinking)?;
+            if let Err(no_room) = self.decide_ahead(state, plan.advances, shrinking) {
+                // From here on there is only room when there is for this one.
+                state.commit_segments = state.commit_segments.max(plan.advances + AHEAD);
+                return Err(no_room);
+            }
+            if plan.advances + AHEAD >= state.commit_segments {
+                state.commit_segments = COMMIT_SEGMENTS;
+            }
             let fresh = self.build(state, parts, number, &plan)?;
             if let Some(open) = state.open.as_mut().filter(|_| plan.begun > 0) {
                 let begun = parts.get(..plan.begun).unwrap_or_default();
@@ -370,6 +389,11 @@ impl Log {
     /// Whether a commit of any size would be taken now.
     pub(crate) fn has_room(&self) -> bool {
         self.room(&self.state.borrow())
+    }
+
+    /// Segments that there have to be free for the next commit.
+    pub(crate) fn commit_segments(&self) -> u32 {
+        u32::try_from(self.state.borrow().commit_segments).unwrap_or(u32::MAX)
     }
 
     /// Whether a commit would be taken that frees space, and takes hardly any.
@@ -554,11 +578,32 @@ impl Log {
     pub(crate) async fn run(&self, device: &impl BlockDevice) {
         loop {
             match self.work.until(|| self.next_step()).await {
-                Step::Group(group) => self.write_group(device, group).await,
+                Step::Group(group) => {
+                    self.write_group(device, group).await;
+                    self.let_in().await;
+                }
                 Step::Flush => {
                     let _ = self.flush(device).await;
                 }
                 Step::Stop => return,
+            }
+        }
+    }
+
+    /// Lets those go on who waited for the last group, as long as they have more: what they commit goes into the next one.
+    /// Without that there would soon be several parties that take turns, each with a flush of its own.
+    async fn let_in(&self) {
+        let mut idle = 0;
+        for _ in 0..TURNS_MAX {
+            let before = self.appended();
+            embassy_futures::yield_now().await;
+            idle = if self.appended() == before {
+                idle + 1
+            } else {
+                0
+            };
+            if idle == TURNS_IDLE {
+                break;
             }
         }
     }
@@ -652,6 +697,7 @@ impl Log {
         let (group, sum, blocks) = group.seal(GroupKind::Commits, &self.vault, chain);
         state.cursor.step(blocks, commit, continued, sum);
         state.log_blocks += u64::from(blocks);
+        self.segments.borrow_mut().set_clock(state.log_blocks);
         state.sealed_bytes += group.buffer.bytes().len();
         state.sealed.push_back(group);
     }
@@ -703,7 +749,7 @@ impl Log {
             Condition::Running => {
                 let queued =
                     state.sealed_bytes + state.open.as_ref().map_or(0, OpenGroup::len_bytes);
-                let commit = self.superblock.commit_segments_max();
+                let commit = state.commit_segments;
                 let ahead = state.cursor.ahead.len();
                 let segments = self.segments.borrow();
                 let left = segments.reserves().segments_for_tidying();

@@ -229,7 +229,8 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether the log is so long, or room so scarce, that a checkpoint of the layer above should be made.
     pub fn wants_checkpoint(&self) -> bool {
-        let enough = self.reserves().segments_needed() + self.segments_promised();
+        let enough =
+            self.reserves().segments_needed(self.log.commit_segments()) + self.segments_promised();
         let short = || self.segments.borrow().free() <= enough && self.log.segments_only_log() > 1;
         self.layer_pins_log() && (self.log.wants_checkpoint() || short())
     }

@@ -87,7 +87,8 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether a checkpoint would bring free segments that are needed.
     fn wants_segments(&self) -> bool {
-        let wanted = self.reserves().segments_needed() + self.segments_promised();
+        let wanted =
+            self.reserves().segments_needed(self.log.commit_segments()) + self.segments_promised();
         let free = self.segments.borrow().free();
         let enough = if self.cleans_in_vain() { 1 } else { 2 };
         free <= wanted && self.segments_coming() >= enough

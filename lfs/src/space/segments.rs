@@ -6,7 +6,7 @@
 //!
 //! It alone knows how many segments there are at the moment ([`Segments::count`]), which grows.
 //!
-//! Bound: 32 bytes of memory per segment.
+//! Bound: 64 bytes of memory per segment.
 
 use alloc::borrow::Cow;
 use alloc::collections::BTreeMap;
@@ -47,6 +47,9 @@ impl SegmentKind {
     }
 }
 
+/// Losses by which is told how much a segment loses: with fewer chance decides, more tell of times long gone.
+const LOSSES: usize = 4;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {
     pub kind: SegmentKind,
@@ -57,9 +60,36 @@ pub(crate) struct Segment {
     pub generation: u8,
     /// Something is still being written to it, or the log needs it for replay: not to be cleaned or freed.
     pub pinned: bool,
+    /// When something in it was last no longer meant, newest first, in blocks of log. Only in memory.
+    losses: [u64; LOSSES],
 }
 
 impl Segment {
+    /// A segment with this content, of that age.
+    pub(crate) fn new(kind: SegmentKind, written_at: u64) -> Self {
+        Self {
+            kind,
+            written_at,
+            losses: [written_at; LOSSES],
+            ..FREE
+        }
+    }
+
+    /// Since when it has had its last few losses: the longer ago, the less it loses. What it has lost in one group counts
+    /// once.
+    pub(crate) fn losing_since(&self) -> u64 {
+        self.losses.last().copied().unwrap_or(self.written_at)
+    }
+
+    fn note_loss(&mut self, now: u64) {
+        if self.losses.first().is_some_and(|last| *last < now) {
+            self.losses.rotate_right(1);
+            if let Some(last) = self.losses.first_mut() {
+                *last = now;
+            }
+        }
+    }
+
     /// Whether nothing in it is meant and nobody holds it.
     fn is_emptied(&self) -> bool {
         !self.pinned
@@ -79,6 +109,7 @@ const FREE: Segment = Segment {
     written_at: 0,
     generation: 0,
     pinned: false,
+    losses: [0; LOSSES],
 };
 
 #[derive(Clone)]
@@ -89,6 +120,8 @@ pub(crate) struct Segments {
     segment_bytes: u64,
     reserves: Reserves,
     free: u32,
+    /// The clock of segments: blocks of log ever written.
+    clock: u64,
     /// Where the next search begins: allocation goes round the disk, which spreads wear.
     cursor: u32,
     /// Live bytes of all segments.
@@ -128,6 +161,7 @@ impl Segments {
             segment_bytes: superblock.segment_bytes() as u64,
             reserves: superblock.reserves(0),
             free: 0,
+            clock: 0,
             cursor: 0,
             live_bytes: 0,
             emptied: 0,
@@ -239,10 +273,8 @@ impl Segments {
         }
         self.update(id, |segment| {
             *segment = Segment {
-                kind,
-                written_at,
                 pinned: true,
-                ..FREE
+                ..Segment::new(kind, written_at)
             };
         });
         self.free -= 1;
@@ -270,10 +302,16 @@ impl Segments {
         self.update(id, |segment| segment.pinned = pinned);
     }
 
+    /// Moves the clock on that losses are noted by.
+    pub(crate) fn set_clock(&mut self, log_blocks: u64) {
+        self.clock = log_blocks;
+    }
+
     /// Sets a segment's age and how often its content has survived.
     pub(crate) fn set_age(&mut self, id: SegmentId, written_at: u64, generation: u8) {
         self.update(id, |segment| {
             segment.written_at = written_at;
+            segment.losses = [written_at; LOSSES];
             segment.generation = generation;
         });
         self.touch(id);
@@ -296,6 +334,10 @@ impl Segments {
 
     /// Counts `bytes` in a segment as no longer meant.
     pub(crate) fn remove_live(&mut self, id: SegmentId, bytes: u64) {
+        let clock = self.clock;
+        if let Some(segment) = self.table.get_mut(id.0 as usize) {
+            segment.note_loss(clock);
+        }
         self.set_live(id, |live| live.saturating_sub(bytes));
     }
 
@@ -526,11 +568,9 @@ impl Segments {
                 return false;
             }
             *segment = Segment {
-                kind,
                 live_bytes,
-                written_at: entry.written_at.get(),
                 generation: entry.generation,
-                pinned: false,
+                ..Segment::new(kind, entry.written_at.get())
             };
             self.emptied += u32::from(segment.is_emptied());
             self.live_bytes += u64::from(live_bytes);

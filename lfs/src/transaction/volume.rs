@@ -21,7 +21,7 @@ use crate::disk::superblock::Superblock;
 use crate::extent::{COMPRESSION_PROPERTY, Compression, Piece};
 use crate::log::{Change, ExtentRecord};
 use crate::seal::SharedVault;
-use crate::space::Segments;
+use crate::space::{SegmentKind, Segments};
 use crate::tree::{Damaged, Held, Item, Key, NodeCache, SharedCache, Tree, TreeKind};
 use crate::{
     BlockDevice, BlockIndex, Buffer, CommitNumber, Description, Fault, FileError, ItemKey,
@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     mutations: Vec<Mutation>,
     /// Pieces of data that new extents replace, with what they account for.
     freed: Vec<(u64, u32)>,
+    /// Objects and offsets where data are replaced that the cleaner has moved before.
+    outlived: Vec<(u64, u64)>,
     next_object: u64,
 }
 
@@ -139,6 +141,7 @@ impl Volume {
             commit,
             mutations: Vec::new(),
             freed: Vec::new(),
+            outlived: Vec::new(),
             next_object: self.next_object.get(),
         };
         let mut ranges: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
@@ -253,6 +256,9 @@ impl Volume {
                 break;
             }
             let piece = Piece::decode(&item.value).ok_or(damaged_item())?;
+            if self.is_survivor(&piece) {
+                plan.outlived.push((object, start.max(first.0)));
+            }
             let end = start.saturating_add(u64::from(piece.len));
             while ranges.get(next_range).is_some_and(|range| range.1 <= start) {
                 next_range += 1;
@@ -269,6 +275,14 @@ impl Volume {
             next = self.piece_from(&after(&key))?;
         }
         Ok(())
+    }
+
+    /// Whether the cleaner moved a piece where it is.
+    fn is_survivor(&self, piece: &Piece) -> bool {
+        let segments = self.segments.borrow();
+        let segment = self.superblock.segment_of(piece.address);
+        let segment = segment.and_then(|segment| segments.get(segment));
+        segment.is_some_and(|segment| segment.kind == SegmentKind::Survivors)
     }
 
     /// The piece of `object` that holds the byte at `offset`, or else the first one behind it.
@@ -328,7 +342,15 @@ impl Volume {
                 }
                 Mutation::Extent(key, extent, address) => {
                     let address = addresses.next().copied().unwrap_or(address);
-                    let piece = Piece::whole(&extent, address);
+                    let end = extent.offset + u64::from(extent.len);
+                    let at = plan
+                        .outlived
+                        .partition_point(|at| *at < (extent.object, extent.offset));
+                    let outlived = plan.outlived.get(at);
+                    let piece = Piece {
+                        lasting: outlived.is_some_and(|at| *at < (extent.object, end)),
+                        ..Piece::whole(&extent, address)
+                    };
                     let item = Item::new(plan.commit, &piece.encode());
                     let done = self.live.put(key, &item);
                     debug_assert!(done.is_ok(), "prepared");

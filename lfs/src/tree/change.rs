@@ -18,6 +18,9 @@ const JOIN_BELOW_BYTES: usize = NODE_PAYLOAD_BYTES / 4;
 /// Unless the two together take more than this.
 const JOINED_BYTES_MAX: usize = NODE_PAYLOAD_BYTES / 8 * 7;
 
+/// Two neighbours are evened out when one is too large and they take no more than this together.
+const EVENED_BYTES_MAX: usize = NODE_PAYLOAD_BYTES / 8 * 15;
+
 /// Nodes that a split made, with the keys at which they begin.
 type Parts = Vec<(Key, Child)>;
 
@@ -51,17 +54,16 @@ impl Tree {
             self.ledger.dirty_nodes += 1;
             Child::Dirty(Rc::new(Node::empty(self.ledger.kind, 0)))
         });
-        let (old, mut parts) = self.ledger.put(root, &place, key, item)?;
-        while !parts.is_empty() {
+        let old = self.ledger.put(root, &place, key, item)?;
+        while let Some(Child::Dirty(root)) = &self.root
+            && !root.fits()
+        {
             place.level += 1;
             let mut node = Node::empty(self.ledger.kind, place.level);
             if let Some(root) = self.root.take() {
                 node.insert_child(0, Key::MIN, root);
             }
-            for (index, (low, part)) in parts.drain(..).enumerate() {
-                node.insert_child(index + 1, low, part);
-            }
-            parts = self.ledger.split(&mut node);
+            self.ledger.relieve(&mut node, 0);
             self.ledger.dirty_nodes += 1;
             self.root = Some(Child::Dirty(Rc::new(node)));
             self.level = place.level;
@@ -151,36 +153,79 @@ impl Tree {
 }
 
 impl Ledger {
+    /// Puts an item below `child`, which may be too large then.
     fn put(
         &mut self,
         child: &mut Child,
         place: &Expected,
         key: Key,
         item: &Item,
-    ) -> Result<(Option<Item>, Parts), Fault> {
+    ) -> Result<Option<Item>, Fault> {
         let node = self.dirty(child, place)?;
         if node.level() == 0 {
-            let old = node.put(key, item);
-            return Ok((old, self.split(node)));
+            return Ok(node.put(key, item));
         }
         node.lower_first(&key, place.range.low);
         let index = node.route(&key);
         let below = Self::below(node, index, place);
         let Some(child) = node.child_mut(index) else {
-            return Ok((None, Vec::new()));
+            return Ok(None);
         };
-        let (old, parts) = self.put(child, &below, key, item)?;
-        for (offset, (low, part)) in parts.into_iter().enumerate() {
-            node.insert_child(index + 1 + offset, low, part);
+        let old = self.put(child, &below, key, item)?;
+        self.relieve(node, index);
+        Ok(old)
+    }
+
+    /// If child `index` of `node` is too large, evens it out with a neighbour that is changed as well and has room, or
+    /// splits it.
+    fn relieve(&mut self, node: &mut Node, index: usize) {
+        let crowded =
+            |child: Option<&Child>| matches!(child, Some(Child::Dirty(child)) if !child.fits());
+        if !crowded(node.child(index)) {
+            return;
         }
-        Ok((old, self.split(node)))
+        let mut at = index;
+        if let Some(left) = Self::pair_with_room(node, index)
+            && let Some((low, Child::Dirty(right))) = node.remove_child(left + 1)
+            && let Some(Child::Dirty(into)) = node.child_mut(left)
+        {
+            self.dirty_nodes -= 1;
+            Rc::make_mut(into).join(Rc::unwrap_or_clone(right), low);
+            at = left;
+        }
+        let Some(Child::Dirty(child)) = node.child_mut(at) else {
+            return;
+        };
+        let parts = self.split(Rc::make_mut(child));
+        for (offset, (low, part)) in parts.into_iter().enumerate() {
+            node.insert_child(at + 1 + offset, low, part);
+        }
+    }
+
+    /// The left one of child `index` and a neighbour with which it can share its entries so that neither is full.
+    fn pair_with_room(node: &Node, index: usize) -> Option<usize> {
+        let changed = |index: usize| match node.child(index) {
+            Some(Child::Dirty(child)) => Some(child),
+            _ => None,
+        };
+        if changed(index)?.is_run() {
+            return None;
+        }
+        let room = |left: &usize| {
+            let (Some(first), Some(second)) = (changed(*left), changed(left + 1)) else {
+                return false;
+            };
+            first.joined_size(second) <= EVENED_BYTES_MAX
+                && first.len() + second.len() <= entries_max() / 8 * 15
+        };
+        [Some(index), index.checked_sub(1)]
+            .into_iter()
+            .flatten()
+            .find(room)
     }
 
     /// Splits a node that is too large.
     fn split(&mut self, node: &mut Node) -> Parts {
-        if node.fits() {
-            return Vec::new();
-        }
         let rights = node.split();
         self.dirty_nodes += rights.len();
         let mut last = node.key(node.len().saturating_sub(1));

@@ -16,8 +16,9 @@ use super::codec::{self, NODE_PAYLOAD_BYTES};
 use super::key::{Item, ItemRef, Key, KeyRange, TreeKind};
 use crate::{ItemKind, NodePointer};
 
-/// Most entries of a node. Bounds the memory of a node whose entries are tiny on disk.
-pub(crate) const NODE_ENTRIES_MAX: usize = 256;
+/// Most entries of a node: a few more than it holds pieces of one file, which are the smallest. Bounds the memory of a
+/// node, 20 KiB.
+pub(crate) const NODE_ENTRIES_MAX: usize = 384;
 
 /// [`NODE_ENTRIES_MAX`], but that tests grow high trees from few items.
 #[cfg(not(test))]

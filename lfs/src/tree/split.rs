@@ -37,6 +37,11 @@ impl Node {
         parts.append(&mut rest);
     }
 
+    /// Whether entries come one behind the other.
+    pub(super) fn is_run(&self) -> bool {
+        self.run >= RUN_MIN || self.last_insert.checked_add(1) == Some(self.len())
+    }
+
     fn split_point(&self) -> usize {
         let latest = self.last_insert;
         if latest.checked_add(1) == Some(self.len()) {

@@ -164,18 +164,20 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether free segments, and those that the next checkpoint frees, are few.
     pub(crate) fn wants_cleaning(&self) -> bool {
-        self.segments.borrow().free() + self.segments_coming() < self.reserves().segments_few()
+        self.segments.borrow().free() + self.segments_coming()
+            < self.reserves().segments_few(self.log.commit_segments())
     }
 
     /// Whether the cleaner goes on once it has begun: several victims at once fill the groups of their survivors.
     fn wants_more_cleaning(&self) -> bool {
-        self.segments.borrow().free() + self.segments_coming() < self.reserves().segments_low()
+        self.segments.borrow().free() + self.segments_coming()
+            < self.reserves().segments_low(self.log.commit_segments())
     }
 
     /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
     pub(crate) fn wants_room_for_objects(&self) -> bool {
         let promised = self.segments_promised();
-        let wanted = self.reserves().segments_low() + promised;
+        let wanted = self.reserves().segments_low(self.log.commit_segments()) + promised;
         promised > 0 && self.segments.borrow().free() + self.segments_coming() < wanted
     }
 
@@ -219,8 +221,8 @@ impl<D: BlockDevice> FileSystem<D> {
         self.cleaner.borrow().awaiting.clone()
     }
 
-    /// The segment that brings most for what it costs: (1 - u) · √age / (1 + u). The root keeps old segments that
-    /// are nearly full from being copied again and again.
+    /// The segment that brings most for what it costs, (1 - u) · √calm / (1 + u), and will not bring more soon: calm is how long
+    /// its last losses took. The root keeps calm segments that are nearly full from being copied again and again.
     fn pick_victim(&self) -> Option<(SegmentId, Segment)> {
         let scarce = self.scarcity() > PACE_STEPS / 2;
         let segments = self.segments.borrow();
@@ -230,12 +232,12 @@ impl<D: BlockDevice> FileSystem<D> {
         let score = |segment: &Segment| {
             let live = u64::from(segment.live_bytes).min(size);
             // Where there is hardly room to work in, what brings most comes first.
-            let age = if scarce {
+            let calm = if scarce {
                 1
             } else {
-                now.saturating_sub(segment.written_at) + 1
+                now.saturating_sub(segment.losing_since()) + 1
             };
-            u128::from(size - live) * u128::from(age.isqrt()) * 1024 / u128::from(size + live)
+            u128::from(size - live) * u128::from(calm.isqrt()) * 1024 / u128::from(size + live)
         };
         let full = self.superblock.segment_capacity_bytes();
         let worth = |segment: &Segment| {
@@ -321,7 +323,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// where they are as few as commits may leave.
     fn scarcity(&self) -> u64 {
         let level = self.segments.borrow().free() + self.segments_coming();
-        let low = self.reserves().segments_few();
+        let low = self.reserves().segments_few(self.log.commit_segments());
         let span = low - self.reserves().segments_for_tidying();
         let short = low.saturating_sub(level).min(span);
         u64::from(short) * PACE_STEPS / u64::from(span.max(1))

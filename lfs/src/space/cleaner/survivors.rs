@@ -33,6 +33,8 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 pub(crate) struct Survivor {
     pub record: ExtentRecord,
     victim: SegmentId,
+    /// See [`Piece::lasting`].
+    lasting: bool,
     /// Where it was.
     pub from: u64,
     pub stored: Vec<u8>,
@@ -95,6 +97,9 @@ impl<D: BlockDevice> FileSystem<D> {
             )? {
                 let place = (victim, block);
                 for mut survivor in self.survivors(place, &record, address, &buffer).await? {
+                    // What replaces what had lasted goes to where such things are, and not to those that may be gone soon.
+                    let lasting = segment.kind == SegmentKind::Log && survivor.lasting;
+                    let generation = if lasting { 1 } else { generation };
                     if self.presses(generation) {
                         self.press(&mut survivor).await;
                     }
@@ -188,11 +193,13 @@ impl<D: BlockDevice> FileSystem<D> {
             .bytes()
             .get(start..start.saturating_add(record.stored_len as usize));
         let stored = stored.ok_or_else(|| damaged_at(address))?;
+        let lasting = references.iter().all(|reference| reference.piece.lasting);
         let mut survivors = Vec::new();
         for (record, stored) in self.cut(record, address, stored, &rows)? {
             survivors.push(Survivor {
                 record,
                 victim,
+                lasting,
                 from: address,
                 stored,
             });
@@ -481,6 +488,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 unit_first: record.unit_first,
                 skip: u32::try_from(skip).unwrap_or(u32::MAX),
                 len: old.len,
+                lasting: false,
             };
             for (piece, add) in [(&old, false), (&moved, true)] {
                 let Some(segment) = self.superblock.segment_of(piece.address) else {
