@@ -4,10 +4,11 @@
 //! in memory and both fit into one. A leaf that has become empty stays until the next step: another prepared key
 //! may belong there, and the neighbour that takes its range over need not be in memory. No empty node is ever written.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::codec::NODE_PAYLOAD_BYTES;
+use super::codec::{self, NODE_PAYLOAD_BYTES};
 use super::key::{Expected, Item, Key};
 use super::node::{Child, Node, entries_max};
 use super::{Ledger, Tree};
@@ -24,6 +25,99 @@ const EVENED_BYTES_MAX: usize = NODE_PAYLOAD_BYTES / 8 * 15;
 /// Nodes that a split made, with the keys at which they begin.
 type Parts = Vec<(Key, Child)>;
 
+/// Children that an interior node has at least when one too large was halved.
+const HALVED_CHILDREN: usize = NODE_PAYLOAD_BYTES / 2 / (codec::ENTRY_OVERHEAD_BYTES_MAX + 12);
+/// Bytes by which an entry and the next can grow when another item takes the place of one.
+const REPLACED_BYTES_MAX: usize = 24;
+
+/// What a step that is being [prepared](Tree::prepare_counted) does to the nodes of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Nodes that have not changed since they were written.
+    stored: BTreeSet<BlockIndex>,
+    /// Leaves that get something, by the first key that belongs there.
+    leaves: BTreeMap<Key, Grown>,
+    /// Levels of the tree above the leaves.
+    levels: usize,
+}
+
+/// What a leaf would come to if it were not split.
+#[derive(Debug, Clone, Copy)]
+struct Grown {
+    bytes: usize,
+    entries: usize,
+    /// Bytes of the largest entry that is added.
+    largest: usize,
+    /// Places between the entries that are there at which some are added, and the last of them.
+    gaps: usize,
+    last_gap: usize,
+}
+
+impl Grown {
+    fn of(leaf: &Node) -> Self {
+        Self {
+            bytes: leaf.size(),
+            entries: leaf.len(),
+            largest: 0,
+            gaps: 0,
+            last_gap: usize::MAX,
+        }
+    }
+
+    /// Nodes that it is split into, less one. Items come in the order of their keys: of those that come one behind the other a
+    /// split leaves a node behind that is full but for one entry, of others one that is half of that.
+    fn splits(&self) -> usize {
+        let over = |count: usize, max: usize, full: usize| match count.checked_sub(max + 1) {
+            Some(over) => (over / full + self.gaps.max(1)).min(2 * over / full + 1),
+            None => 0,
+        };
+        let full = NODE_PAYLOAD_BYTES - self.largest.max(REPLACED_BYTES_MAX);
+        let bytes = over(self.bytes, NODE_PAYLOAD_BYTES, full);
+        bytes.max(over(self.entries, entries_max(), entries_max()))
+    }
+}
+
+impl Touched {
+    /// By how many the changed nodes become more, at most.
+    pub(crate) fn nodes(&self) -> usize {
+        let splits = self.leaves.values().map(Grown::splits).sum::<usize>();
+        let above = match splits {
+            0 => 0,
+            _ => self.levels + 1 + splits / HALVED_CHILDREN,
+        };
+        self.stored.len() + splits + above
+    }
+
+    /// Notes an item that is put into a leaf.
+    fn grow(&mut self, low: Key, leaf: &Node, key: &Key, put: Put) {
+        let grown = self.leaves.entry(low).or_insert_with(|| Grown::of(leaf));
+        // Births are kept relative to the least.
+        grown.bytes += leaf.size_with(leaf.base().min(put.birth)) - leaf.size();
+        match leaf.search(key) {
+            Ok(index) => {
+                let old = leaf.item(index).map_or(0, |(_, item)| item.value.len());
+                grown.bytes += put.value_bytes.saturating_sub(old) + REPLACED_BYTES_MAX;
+                grown.largest = grown.largest.max(put.value_bytes);
+            }
+            Err(gap) => {
+                let bytes = put.value_bytes + codec::ENTRY_OVERHEAD_BYTES_MAX;
+                grown.bytes += bytes;
+                grown.entries += 1;
+                grown.largest = grown.largest.max(bytes);
+                grown.gaps += usize::from(gap != grown.last_gap);
+                grown.last_gap = gap;
+            }
+        }
+    }
+}
+
+/// An item that is about to be put.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Put {
+    pub birth: u64,
+    pub value_bytes: usize,
+}
+
 impl Tree {
     /// Makes sure that `key` can be put or removed. Every key of a step is prepared before the first is put or removed.
     ///
@@ -32,6 +126,33 @@ impl Tree {
     pub(crate) fn prepare(&mut self, key: &Key) -> Result<(), Fault> {
         self.tidy();
         self.leaf_of(key).map(drop)
+    }
+
+    /// The same, for a step whose changes are counted: `put` or, without it, a removal.
+    ///
+    /// # Errors
+    /// What must be loaded first.
+    pub(crate) fn prepare_counted(
+        &mut self,
+        key: &Key,
+        put: Option<Put>,
+        touched: &mut Touched,
+    ) -> Result<(), Fault> {
+        self.tidy();
+        touched.levels = usize::from(self.level);
+        let stored = &mut touched.stored;
+        let leaf = self.go_down(key, |pointer| {
+            stored.insert(pointer.block);
+        })?;
+        if let Some(put) = put {
+            let (low, leaf) = leaf.unwrap_or_else(|| {
+                // The first leaf of all.
+                let empty = Node::empty(self.ledger.kind, 0);
+                (Key::MIN, Rc::new(empty))
+            });
+            touched.grow(low, &leaf, key, put);
+        }
+        Ok(())
     }
 
     /// Sets the item under `key`; returns what was there.
