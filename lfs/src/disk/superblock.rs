@@ -90,6 +90,10 @@ pub(crate) struct Reserves {
     log_segments: u32,
 }
 
+/// Bytes that an extent takes in a group beside data and checks, and a group beside extents, at most.
+const EXTENT_OVERHEAD: u32 = 64;
+const GROUP_OVERHEAD: u32 = 256;
+
 /// Segments that the largest commit can take.
 fn commit_segments_max(log_segments: u32) -> usize {
     (log_segments / 8) as usize * 4 / 3 + 2
@@ -182,10 +186,19 @@ impl Superblock {
         commit_segments_max(self.log_segments)
     }
 
-    /// Most bytes of a file in one extent: an eighth of a group, so that groups fill up.
+    /// Most bytes of a file in one extent: an eighth of a group or a little less, whatever fills groups best with extents that
+    /// do not compress. What is left at the end of a segment costs a group of its own, and so a flush.
     pub(crate) fn extent_bytes_max(&self) -> u32 {
-        let eighth = self.group_blocks_max() / 8 * 4096;
-        eighth.clamp(4096, crate::extent::EXTENT_BYTES_MAX)
+        let most = (self.group_blocks_max() / 8).clamp(1, crate::extent::EXTENT_BYTES_MAX / 4096);
+        let blocks = (most - most / 4..=most).max_by_key(|blocks| self.extents_in_group(*blocks) * blocks);
+        blocks.unwrap_or(most) * 4096
+    }
+
+    /// Extents of so many blocks that fit into the largest group, with their checks and records.
+    fn extents_in_group(&self, blocks: u32) -> u32 {
+        let check = if self.suite.is_some() { 16 } else { 4 };
+        let extent = blocks * (4096 + check) + EXTENT_OVERHEAD;
+        (self.group_blocks_max() * 4096 - GROUP_OVERHEAD) / extent
     }
 
     /// Bytes of extents or nodes that a segment holds when it is full: each group gives up a block to its header, its
@@ -373,6 +386,26 @@ pub(crate) mod tests {
             table_blocks: 1,
             segment_count_max: 200,
             suite: None,
+        }
+    }
+
+    /// Seven extents of an eighth filled a group to seven eighths, and a third group was made of the rest of each segment.
+    #[test]
+    fn extents_that_do_not_compress_fill_groups() {
+        for segment_blocks in [8, 16, 32, 64, 128, 256, 512, 1024, 4096, 65_536] {
+            for suite in [None, Some(Suite::default())] {
+                let superblock = Superblock {
+                    segment_blocks,
+                    suite,
+                    ..example()
+                };
+                let extent_blocks = superblock.extent_bytes_max() / 4096;
+                let group_blocks = superblock.group_blocks_max();
+                assert!(extent_blocks * 8 <= group_blocks.max(8));
+                let filled = superblock.extents_in_group(extent_blocks) * extent_blocks;
+                let rest = group_blocks - filled;
+                assert!(rest <= 2 + group_blocks / 32, "{segment_blocks}: {rest}");
+            }
         }
     }
 

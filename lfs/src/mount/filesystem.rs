@@ -59,6 +59,12 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) open: SharedRegistry,
     pub(crate) closing: Cell<bool>,
     pub(crate) scrub: RefCell<ScrubStatus>,
+    /// Bytes in a second that a scrub reads at most.
+    pub(crate) scrub_rate: Cell<Option<u64>>,
+    /// Somebody wants a checkpoint that [`run`](Self::run) makes.
+    pub(crate) checkpoint_due: Cell<bool>,
+    /// How many are loading something from the device.
+    pub(crate) loading: Cell<usize>,
 }
 
 pub(crate) struct Object {
@@ -125,6 +131,9 @@ impl<D: BlockDevice> FileSystem<D> {
             open,
             closing: Cell::new(false),
             scrub: RefCell::default(),
+            scrub_rate: Cell::default(),
+            checkpoint_due: Cell::default(),
+            loading: Cell::default(),
             volume: RefCell::new(volume),
         }
     }

@@ -1,6 +1,6 @@
 //! What goes on in the background: the log's writer, checkpoints, orphans.
 
-use embassy_futures::join::join4;
+use embassy_futures::join::{join4, join5};
 use embassy_futures::select::select;
 
 use crate::{BlockDevice, Clock, FileError, FileSystem};
@@ -82,7 +82,10 @@ impl<D: BlockDevice> FileSystem<D> {
         };
         // While the layer above has not moved its state on, the log stays as long as it is.
         let log = self.log.wants_checkpoint() && !self.layer_pins_log();
-        log || dirty >= self.reserves().dirty_nodes_max() / 8 * 7 || self.wants_segments()
+        self.checkpoint_due.get()
+            || log
+            || dirty >= self.reserves().dirty_nodes_max() / 8 * 7
+            || self.wants_segments()
     }
 
     /// Whether a checkpoint would bring free segments that are needed.
@@ -94,11 +97,12 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {
-        join4(
+        join5(
             self.grow_loop(clock),
             self.commit_loop(clock),
             self.orphan_loop(clock),
             self.history_loop(clock),
+            self.renewal_loop(clock),
         )
         .await;
     }
