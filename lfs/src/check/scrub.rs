@@ -619,7 +619,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                         return true;
                     }
                 }
-                Err(Fault::Data(_) | Fault::Suspect(_)) => return true,
+                Err(Fault::Data(_) | Fault::Suspect(_) | Fault::Unseen(_)) => return true,
             }
         }
     }

@@ -243,6 +243,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 loaded.verified.insert(range);
                 Ok(())
             }
+            Fault::Unseen(unseen) => {
+                loaded.unseen.note(unseen);
+                // What was gone through is not needed again; what is comes with the next run.
+                loaded.nodes.clear();
+                embassy_futures::yield_now().await;
+                Ok(())
+            }
         }
     }
 
@@ -367,25 +374,24 @@ impl<D: BlockDevice> FileSystem<D> {
         changes.extend(freed_ranges(set));
 
         let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
-        let (plan, growing) = {
+        let (plan, taken) = {
             let mut volume = self.volume.borrow_mut();
             let plan = volume.plan(number.0, changes)?;
             volume.prepare(&plan).map_err(CommitStop::Fault)?;
             let items = changes.iter().map(|change| volume.growth_bytes(change));
-            let taken = (data_bytes + items.sum::<usize>()) as u64;
-            let growing = !set.tidying && taken > plan.freed_bytes();
-            (plan, growing)
+            (plan, data_bytes + items.sum::<usize>())
         };
+        let growing = !set.tidying && taken as u64 > plan.freed_bytes();
         // On a full disk it may use what is left to commits that free space: it takes hardly anything.
         let shrinking = !growing && layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
-        let grown = data_bytes + changes.len() * 64;
+        let grown = taken + changes.len() * 64;
         if growing && !self.has_space_for(grown as u64) {
             self.open.borrow_mut().end_oldest_for_space();
             return Err(CommitStop::Error(FileError::NoSpace));
         }
         let mut addresses = Vec::new();
         let layer_records = layer.chunks(self.layer_chunk_bytes());
-        let taken = append_changes(
+        let appended = append_changes(
             &self.log,
             shrinking,
             changes,
@@ -393,13 +399,14 @@ impl<D: BlockDevice> FileSystem<D> {
             layer_records,
             &mut addresses,
         );
-        taken.map_err(|error| match error {
+        appended.map_err(|error| match error {
             AppendError::NoRoom if shrinking => CommitStop::NoRoomToShrink,
             AppendError::NoRoom => CommitStop::NoRoom,
             AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
             AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
             AppendError::ReadOnly => CommitStop::Error(FileError::ReadOnly),
         })?;
+        self.open.borrow_mut().commit_taken();
         if !layer.is_empty() {
             self.layer_commit.set(number);
         }

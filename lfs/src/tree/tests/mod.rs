@@ -112,7 +112,7 @@ impl Bench {
                     held.hold(self.cache.borrow_mut().insert(pointer, block).unwrap());
                     self.loads += 1;
                 }
-                Err(Fault::Data(_) | Fault::Suspect(_)) => unreachable!(),
+                Err(_) => unreachable!(),
             }
         }
     }
