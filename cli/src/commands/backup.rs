@@ -10,20 +10,29 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lfs::host::interrupted;
 use lfs::{BackupSection, BackupVerifier};
 use serde_json::{Map, Value};
 
 use crate::arguments::Backup;
 use crate::backup::{self, Frame, Known, OpenStore, Source, StreamReader};
-use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::{end_at_second_signal, interrupted};
-use crate::output::{Output, human};
+use crate::error::{About as _, Error, Outcome, complain, say_aside};
+use crate::image::end_at_second_signal;
+use crate::output::{Output, human, json_line};
 
 /// Snapshots that are made, should the source let their keys go each time.
 const ATTEMPTS_MAX: usize = 3;
 
 pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     let mut target = Target::open(&arguments)?;
+    let outcome = transfer(&arguments, &mut target).await;
+    if outcome.is_err() {
+        target.abandon();
+    }
+    outcome
+}
+
+async fn transfer(arguments: &Backup, target: &mut Target) -> Outcome<()> {
     let mut source = match arguments.at {
         Some(_) if backup::address(&arguments.source).is_some() => {
             return Err(Error::Usage("--at is for images".to_owned()));
@@ -35,12 +44,19 @@ pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     // The snapshot that is of no use unless the backup comes to its end, or can go on.
     let made = RefCell::new(None);
     let outcome = tokio::select! {
-        outcome = run(&mut source, &arguments, &mut target, &made) => outcome,
+        outcome = run(&mut source, arguments, target, &made) => outcome,
         () = interrupted() => Err(Error::Interrupted),
     };
     if outcome.is_err() {
-        match (&target, made.take()) {
-            (Target::Stdout, Some(name)) => source.forget(&name).await?,
+        match (&*target, made.take()) {
+            (Target::Stdout, Some(name)) => {
+                if let Err(error) = source.forget(&name).await {
+                    complain(format_args!(
+                        "{name} stays: {}",
+                        error.message().unwrap_or_default()
+                    ));
+                }
+            }
             (Target::File { partial, .. }, Some(_)) => complain(format_args!(
                 "{} keeps what there is; the same command goes on from there",
                 partial.display()
@@ -51,7 +67,7 @@ pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     let closed = source.close().await;
     let done = outcome?;
     closed?;
-    report(&arguments, &done)
+    report(arguments, &done)
 }
 
 /// A backup that is whole.
@@ -161,22 +177,23 @@ fn report(arguments: &Backup, done: &Done) -> Outcome<()> {
             (done.since > 0).then_some(done.since).into(),
         );
         put("bytes", done.bytes.into());
-        format!("{}\n", Value::Object(object))
+        json_line(object)
     } else if name.is_empty() {
-        format!("commit: {}\n", done.snapshot.commit)
+        format!("commit: {}", done.snapshot.commit)
     } else {
-        format!("snapshot: {name}\n")
+        format!("snapshot: {name}")
     };
     let Some(path) = &arguments.output else {
         // The standard output has the backup.
-        eprint!("{text}");
+        say_aside(text);
         return Ok(());
     };
     let mut output = Output::new();
-    output.text(format_args!("{text}"))?;
+    output.name(text.as_bytes())?;
+    output.text(format_args!("\n"))?;
     output.finish()?;
     if io::stderr().is_terminal() {
-        eprintln!("{}: {}", path.display(), human(done.bytes));
+        say_aside(format_args!("{}: {}", path.display(), human(done.bytes)));
     }
     Ok(())
 }
@@ -209,6 +226,11 @@ impl Target {
         };
         if same(&arguments.source) {
             return Err(Error::Usage("a backup does not go to its image".to_owned()));
+        }
+        if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            // A device must not become a file.
+            let message = "not a file; without -o the backup goes to the standard output";
+            return Err(Error::new(path.display(), message));
         }
         let mut partial = OsString::from(&path);
         partial.push(".partial");
@@ -298,6 +320,15 @@ impl Target {
                 *bytes += u64::try_from(frame.len()).unwrap_or(u64::MAX);
                 file.write_all(frame).about(&partial.display())
             }
+        }
+    }
+
+    /// Nothing came of it: what holds nothing is not left behind.
+    fn abandon(&self) {
+        if let Self::File { partial, file, .. } = self
+            && file.metadata().is_ok_and(|found| found.len() == 0)
+        {
+            let _ = std::fs::remove_file(partial);
         }
     }
 

@@ -8,6 +8,8 @@
 
 pub mod backup;
 pub mod fsck;
+pub mod keys;
+pub mod mirror;
 pub mod mount;
 pub mod request_parser;
 mod resp;

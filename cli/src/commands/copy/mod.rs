@@ -12,10 +12,12 @@ mod image;
 mod node;
 mod walk;
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use lfs::host::{Access, interrupted};
 use lfs::{FileError, FileKind};
 
 use self::host::{HostSource, HostTarget};
@@ -23,9 +25,8 @@ use self::image::{TreeSource, TreeTarget};
 use self::node::{Source, Target};
 use self::walk::{Progress, Walk};
 use crate::arguments::Cp;
-use crate::device::Access;
 use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::{Image, interrupted, writing};
+use crate::image::{Image, writing};
 use crate::location::{ImageName, ImagePath, Location};
 
 pub(crate) async fn cp(arguments: Cp) -> Outcome<()> {
@@ -70,7 +71,11 @@ async fn to_host(arguments: &Cp, path: &Path) -> Outcome<()> {
         let parent = parent.unwrap_or(Path::new("."));
         Place::As(parent.to_owned(), name.as_bytes().to_vec())
     };
-    let target = HostTarget::new();
+    let named = match &place {
+        Place::As(parent, name) => Some(parent.join(OsStr::from_bytes(name))),
+        Place::Into(_) => None,
+    };
+    let target = HostTarget::new(named);
     let mut copy = Copy::new(arguments, &target, place);
     for source in &arguments.sources {
         copy.one(source, None).await?;
