@@ -21,6 +21,8 @@ extern crate alloc;
 
 mod backup;
 mod dirty;
+#[doc(hidden)]
+pub mod engine;
 mod error;
 mod files;
 mod index;

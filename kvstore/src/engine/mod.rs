@@ -1,0 +1,12 @@
+//! The parts of the engine that holds more than memory (`ENGINE.md`, section 10): each stands by itself, and nothing
+//! uses them yet.
+//!
+//! - `types`, `varint`: what they share;
+//! - `pool`: memory in pieces of one size.
+
+pub mod pool;
+pub mod types;
+mod varint;
+
+#[cfg(test)]
+mod testing;
