@@ -2,9 +2,11 @@
 //! uses them yet.
 //!
 //! - `types`, `varint`: what they share;
-//! - `pool`: memory in pieces of one size.
+//! - `pool`: memory in pieces of one size;
+//! - `range_set`: range deletes.
 
 pub mod pool;
+pub mod range_set;
 pub mod types;
 mod varint;
 
