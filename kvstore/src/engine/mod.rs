@@ -3,8 +3,10 @@
 //!
 //! - `types`, `varint`: what they share;
 //! - `pool`: memory in pieces of one size;
-//! - `range_set`: range deletes.
+//! - `range_set`: range deletes;
+//! - `memtable`: the newest commits.
 
+pub mod memtable;
 pub mod pool;
 pub mod range_set;
 pub mod types;
