@@ -4,8 +4,10 @@
 //! - `types`, `varint`: what they share;
 //! - `pool`: memory in pieces of one size;
 //! - `range_set`: range deletes;
-//! - `memtable`: the newest commits.
+//! - `memtable`: the newest commits;
+//! - `block`: some sorted versions, as a table stores them.
 
+pub mod block;
 pub mod memtable;
 pub mod pool;
 pub mod range_set;

@@ -11,7 +11,9 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::ops::Range;
 
-use super::types::{BlockError, ENGINE_KEY_BYTES_MAX, Malformed, OutOfMemory, RangeDelete};
+use super::types::{
+    BlockError, ENGINE_KEY_BYTES_MAX, Malformed, Missing, OutOfMemory, RangeDelete, shared_bytes,
+};
 use super::varint::{put_varint, take_bytes, take_len, take_varint};
 use crate::Timestamp;
 
@@ -22,7 +24,7 @@ const TAIL_MAX: usize = 256;
 pub const RANGES_PER_CHUNK_MAX: usize = 4096;
 
 /// Bytes of keys of one encoded chunk before they are coded, at most.
-const CHUNK_KEY_BYTES_MAX: usize = 512 << 10;
+const CHUNK_KEY_BYTES_MAX: usize = 256 << 10;
 
 /// Bytes of an encoded chunk from which on the next range goes into another one.
 const CHUNK_BYTES: usize = 32 << 10;
@@ -335,8 +337,8 @@ impl RangeSet {
         Ok(())
     }
 
-    /// The range deletes of a chunk. Allocates at most [`CHUNK_KEY_BYTES_MAX`] for keys, and for
-    /// [`RANGES_PER_CHUNK_MAX`] ranges.
+    /// The range deletes of a chunk. Allocates for keys at most twice what a chunk may have of them, 256 KiB, and for
+    /// twice [`RANGES_PER_CHUNK_MAX`] ranges.
     ///
     /// # Errors
     /// The bytes are no such chunk, or there is no memory.
@@ -438,6 +440,35 @@ impl RangeSet {
     }
 }
 
+/// Range deletes, wherever they are.
+pub trait Covering {
+    /// The newest timestamp `≤ at` of those that cover `key`, and whether this holds only up to the key that is put
+    /// into `until`; else it holds for all keys behind.
+    ///
+    /// # Errors
+    /// Something is not in memory.
+    fn covering_until(
+        &self,
+        key: &[u8],
+        at: Timestamp,
+        until: &mut Vec<u8>,
+    ) -> Result<(Option<Timestamp>, bool), Missing>;
+}
+
+impl Covering for RangeSet {
+    fn covering_until(
+        &self,
+        key: &[u8],
+        at: Timestamp,
+        until: &mut Vec<u8>,
+    ) -> Result<(Option<Timestamp>, bool), Missing> {
+        let (newest, end) = Self::covering_until(self, key, at);
+        until.clear();
+        until.extend_from_slice(end.unwrap_or_default());
+        Ok((newest, end.is_some()))
+    }
+}
+
 impl Window {
     fn has(&self, timestamp: Timestamp) -> bool {
         self.after < timestamp && timestamp <= self.until
@@ -462,11 +493,6 @@ fn bytes_of(keys: &[u8], span: Span) -> &[u8] {
 fn order_of<'k>(keys: &'k [u8], item: &Item) -> (&'k [u8], Reverse<Timestamp>, &'k [u8]) {
     let (start, end) = (bytes_of(keys, item.start), bytes_of(keys, item.end));
     (start, Reverse(item.timestamp), end)
-}
-
-fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
-    let pairs = one.iter().zip(other);
-    pairs.take_while(|(one, other)| one == other).count()
 }
 
 /// Takes a key off `bytes` that shares its start with `key`, which it becomes.

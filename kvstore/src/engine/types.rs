@@ -282,8 +282,7 @@ pub enum BlockError {
 
 /// A walk over versions, key ascending and timestamp descending.
 ///
-/// After [`Missing`] the same call can be made again when what was missing is there; until one succeeds, what the
-/// cursor stands on is not to be relied on, unless the call was `next`: then it stands where it stood.
+/// After [`Missing`] it stands where it stood, and the same call can be made again when what was missing is there.
 pub trait Cursor {
     /// To the first version at or behind (`key`, `at`).
     ///
@@ -319,6 +318,12 @@ pub fn engine_key(db: DatabaseIndex, key: &[u8]) -> SmallVec<[u8; 64]> {
     engine_key.push(db.0);
     engine_key.extend_from_slice(key);
     engine_key
+}
+
+/// Bytes that two keys have in common at their start.
+pub(super) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
+    let pairs = one.iter().zip(other);
+    pairs.take_while(|(one, other)| one == other).count()
 }
 
 #[cfg(test)]
