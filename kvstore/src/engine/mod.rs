@@ -5,9 +5,11 @@
 //! - `pool`: memory in pieces of one size;
 //! - `range_set`: range deletes;
 //! - `memtable`: the newest commits;
-//! - `block`: some sorted versions, as a table stores them.
+//! - `block`: some sorted versions, as a table stores them;
+//! - `filter`: what is certainly not among some keys.
 
 pub mod block;
+pub mod filter;
 pub mod memtable;
 pub mod pool;
 pub mod range_set;
