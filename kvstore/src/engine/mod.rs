@@ -6,13 +6,17 @@
 //! - `range_set`: range deletes;
 //! - `memtable`: the newest commits;
 //! - `block`: some sorted versions, as a table stores them;
-//! - `filter`: what is certainly not among some keys.
+//! - `filter`: what is certainly not among some keys;
+//! - `table`: all of a sorted, immutable object;
+//! - `merge`: several of them as one.
 
 pub mod block;
 pub mod filter;
 pub mod memtable;
+pub mod merge;
 pub mod pool;
 pub mod range_set;
+pub mod table;
 pub mod types;
 mod varint;
 
