@@ -8,10 +8,12 @@
 //! - `block`: some sorted versions, as a table stores them;
 //! - `filter`: what is certainly not among some keys;
 //! - `table`: all of a sorted, immutable object;
-//! - `merge`: several of them as one.
+//! - `merge`: several of them as one;
+//! - `keep`: which versions are needed.
 
 pub mod block;
 pub mod filter;
+pub mod keep;
 pub mod memtable;
 pub mod merge;
 pub mod pool;
