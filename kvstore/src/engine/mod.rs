@@ -9,9 +9,11 @@
 //! - `filter`: what is certainly not among some keys;
 //! - `table`: all of a sorted, immutable object;
 //! - `merge`: several of them as one;
-//! - `keep`: which versions are needed.
+//! - `keep`: which versions are needed;
+//! - `cache`: what was read, by one of three policies.
 
 pub mod block;
+pub mod cache;
 pub mod filter;
 pub mod keep;
 pub mod memtable;
