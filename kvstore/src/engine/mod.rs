@@ -10,17 +10,21 @@
 //! - `table`: all of a sorted, immutable object;
 //! - `merge`: several of them as one;
 //! - `keep`: which versions are needed;
-//! - `cache`: what was read, by one of three policies.
+//! - `cache`: what was read, by one of three policies; `budget`: who has how much memory;
+//! - `manifest`, `timeline`: what a checkpoint keeps.
 
 pub mod block;
+pub mod budget;
 pub mod cache;
 pub mod filter;
 pub mod keep;
+pub mod manifest;
 pub mod memtable;
 pub mod merge;
 pub mod pool;
 pub mod range_set;
 pub mod table;
+pub mod timeline;
 pub mod types;
 mod varint;
 
