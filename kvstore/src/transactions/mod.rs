@@ -2,5 +2,6 @@
 //!
 //! Under construction: its parts are here and tested, and nothing of the store uses them yet.
 
+pub mod digest;
 pub mod locks;
 pub mod reads;
