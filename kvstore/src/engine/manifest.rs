@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use lfs::ObjectId;
 
+use super::table::{Dropped, TableRef, TableStats};
 use super::timeline::Timeline;
 use super::types::{BlockError, ChunkRef, Malformed, OutOfMemory};
 use super::varint::{put_varint, take_array, take_bytes, take_len, take_varint, unzigzag, zigzag};
@@ -55,63 +56,14 @@ pub struct Count {
 pub struct RunRef {
     /// How often it was merged; [`BASE`] of the base.
     pub tier: u8,
+    /// The tier that a job moves it to, which has begun: it goes on with just these runs.
+    pub job: Option<u8>,
     /// It holds commits from here.
     pub first: Timestamp,
     /// To here.
     pub last: Timestamp,
     /// At least one.
     pub tables: Vec<TableRef>,
-}
-
-/// A table, and which part of it counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableRef {
-    /// The object that it is.
-    pub object: ObjectId,
-    /// Its length.
-    pub bytes: u64,
-    /// Where its head is.
-    pub head: ChunkRef,
-    /// Keys from here on are its; what is before has moved to another run.
-    pub from: Key,
-    /// Up to here, not included. `None`: to the end of all keys.
-    pub to: Option<Key>,
-    /// What is in it.
-    pub stats: TableStats,
-    /// What has become of its dropped pointers.
-    pub dropped: Dropped,
-}
-
-/// What is in a table, as a whole: a part that was cut off is included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TableStats {
-    /// Versions.
-    pub entries: u64,
-    /// Those of them that are tombstones.
-    pub tombstones: u64,
-    /// Those of them that expire.
-    pub expiring: u64,
-    /// Bytes of versions that history alone needs.
-    pub history_bytes: u64,
-    /// Bytes of large values that it names.
-    pub large_bytes: u64,
-    /// The oldest version.
-    pub least: Timestamp,
-    /// The newest one.
-    pub greatest: Timestamp,
-    /// The earliest expiry; [`NEVER`](super::types::NEVER) without one.
-    pub least_expiry_ms: i64,
-    /// The latest one of those that expire.
-    pub greatest_expiry_ms: i64,
-}
-
-/// What has become of a table's dropped pointers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// There may be some, and the sweep has not been there.
-    Pending,
-    /// There are none, or they are freed.
-    Swept,
 }
 
 /// Where a manifest's body is.
@@ -185,7 +137,7 @@ impl Manifest {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), OutOfMemory> {
         // The greatest there can be of each part, before it is added.
         const HEAD_BYTES_MAX: usize = 64 + 20 * DATABASE_COUNT;
-        const TABLE_BYTES_MAX: usize = 160;
+        const TABLE_BYTES_MAX: usize = 200;
         out.try_reserve(HEAD_BYTES_MAX + 20 * self.timeline.len())?;
         put_varint(out, self.floor.0);
         put_varint(out, self.next_slot);
@@ -198,7 +150,8 @@ impl Manifest {
         put_varint(out, self.runs.len() as u64);
         for run in &self.runs {
             out.try_reserve(40)?;
-            out.push(run.tier);
+            // No job goes to tier 0.
+            out.extend_from_slice(&[run.tier, run.job.unwrap_or(0)]);
             put_varint(out, run.first.0);
             put_varint(out, run.last.0);
             put_varint(out, run.tables.len() as u64);
@@ -274,9 +227,10 @@ impl RunRef {
     }
 
     fn decode(bytes: &mut &[u8]) -> Result<Self, BlockError> {
-        let [tier] = take_array(bytes).ok_or(Malformed)?;
+        let [tier, job] = take_array(bytes).ok_or(Malformed)?;
         let mut run = Self {
             tier,
+            job: (job != 0).then_some(job),
             first: Timestamp(take(bytes)?),
             last: Timestamp(take(bytes)?),
             tables: Vec::new(),
@@ -310,24 +264,15 @@ impl TableRef {
                 | flag(self.to.is_some(), HAS_END)
                 | flag(joined, JOINED),
         );
-        let stats = &self.stats;
         for number in [
             self.object.0,
             self.bytes,
             self.head.offset,
             u64::from(self.head.len),
-            stats.entries,
-            stats.tombstones,
-            stats.expiring,
-            stats.history_bytes,
-            stats.large_bytes,
-            stats.least.0,
-            stats.greatest.0,
         ] {
             put_varint(out, number);
         }
-        put_signed(out, stats.least_expiry_ms);
-        put_signed(out, stats.greatest_expiry_ms);
+        self.stats.encode(out);
         let from = (!joined).then_some(&self.from);
         for key in from.into_iter().chain(&self.to) {
             put_varint(out, key.len() as u64);
@@ -342,17 +287,7 @@ impl TableRef {
             offset: take(bytes)?,
             len: take(bytes)?.try_into().map_err(|_| Malformed)?,
         };
-        let stats = TableStats {
-            entries: take(bytes)?,
-            tombstones: take(bytes)?,
-            expiring: take(bytes)?,
-            history_bytes: take(bytes)?,
-            large_bytes: take(bytes)?,
-            least: Timestamp(take(bytes)?),
-            greatest: Timestamp(take(bytes)?),
-            least_expiry_ms: take_signed(bytes)?,
-            greatest_expiry_ms: take_signed(bytes)?,
-        };
+        let stats = TableStats::decode(bytes).ok_or(Malformed)?;
         let end_before = before.map(|table| table.to.as_ref());
         let from = match end_before {
             // Behind one without an end there is nothing.
@@ -372,7 +307,7 @@ impl TableRef {
         let is_consistent = flags & !(SWEPT | HAS_END | JOINED) == 0
             && stats.tombstones <= stats.entries
             && stats.expiring <= stats.entries
-            && stats.least <= stats.greatest
+            && stats.least_timestamp <= stats.greatest_timestamp
             && head_end.is_some_and(|end| end <= len);
         if !is_consistent {
             return Err(Malformed);
@@ -417,7 +352,6 @@ mod tests {
     use lfs::sim::Random;
 
     use super::*;
-    use crate::engine::types::NEVER;
     use crate::testing::{random, short_key};
 
     fn any(random: &mut Random) -> u64 {
@@ -454,12 +388,13 @@ mod tests {
                     entries,
                     tombstones: random.below(entries),
                     expiring: random.below(entries),
+                    key_bytes: any(random),
                     history_bytes: any(random),
                     large_bytes: any(random),
-                    least: Timestamp(least),
-                    greatest: Timestamp(least + random.below(1000)),
+                    least_timestamp: Timestamp(least),
+                    greatest_timestamp: Timestamp(least + random.below(1000)),
                     least_expiry_ms: any(random).cast_signed(),
-                    greatest_expiry_ms: NEVER,
+                    ..TableStats::default()
                 },
                 dropped: if random.one_in(2) {
                     Dropped::Pending
@@ -492,6 +427,7 @@ mod tests {
             commit -= 1 + random.below(100);
             let mut run = |random: &mut Random, low: &[u8], high: &[u8]| RunRef {
                 tier,
+                job: Some(tier + 1).filter(|_| random.one_in(2)),
                 first: Timestamp(commit),
                 last,
                 tables: tables(random, &mut objects, low, high),

@@ -11,7 +11,8 @@
 //! - `merge`: several of them as one;
 //! - `keep`: which versions are needed;
 //! - `cache`: what was read, by one of three policies; `budget`: who has how much memory;
-//! - `manifest`, `timeline`: what a checkpoint keeps.
+//! - `manifest`, `timeline`: what a checkpoint keeps;
+//! - `pick`: what compaction does next.
 
 pub mod block;
 pub mod budget;
@@ -21,6 +22,7 @@ pub mod keep;
 pub mod manifest;
 pub mod memtable;
 pub mod merge;
+pub mod pick;
 pub mod pool;
 pub mod range_set;
 pub mod table;

@@ -172,7 +172,7 @@ impl Piece {
     /// Its first key is there as a whole.
     fn first_key(&self) -> &[u8] {
         match self.bytes.split_first_chunk::<HEAD_BYTES>() {
-            Some((head, rest)) => rest.get(..lens(head).1).unwrap_or_default(),
+            Some((head, rest)) => rest.get(..lens(*head).1).unwrap_or_default(),
             None => &[],
         }
     }
@@ -195,7 +195,7 @@ struct Entries<'p> {
 impl Entries<'_> {
     fn next(&mut self) -> Option<u32> {
         let (head, rest) = self.rest.split_first_chunk::<HEAD_BYTES>()?;
-        let (shared, unshared) = lens(head);
+        let (shared, unshared) = lens(*head);
         let (suffix, rest) = rest.split_at_checked(unshared)?;
         self.rest = rest;
         self.key.truncate(shared);
@@ -205,7 +205,7 @@ impl Entries<'_> {
 }
 
 /// How much of an entry's key is shared, and how much is not.
-fn lens(&[shared, a, b, c, ..]: &[u8; HEAD_BYTES]) -> (usize, usize) {
+fn lens([shared, a, b, c, ..]: [u8; HEAD_BYTES]) -> (usize, usize) {
     let unshared = u32::from_le_bytes([a, b, c, 0]);
     (usize::from(shared), unshared as usize)
 }

@@ -93,7 +93,8 @@ impl TableStats {
         self.greatest_timestamp = self.greatest_timestamp.max(timestamp);
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends them, as a head and a manifest have them.
+    pub(in crate::engine) fn encode(&self, out: &mut Vec<u8>) {
         for number in self.numbers() {
             put_varint(out, number);
         }
@@ -117,7 +118,8 @@ impl TableStats {
         ]
     }
 
-    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+    /// Takes them off the front of `bytes`.
+    pub(in crate::engine) fn decode(bytes: &mut &[u8]) -> Option<Self> {
         let mut take = || take_varint(bytes);
         Some(Self {
             entries: take()?,

@@ -125,7 +125,7 @@ impl Cached {
 }
 
 /// A table, as the list of a run has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TableRef {
     /// The object.
     pub object: ObjectId,
