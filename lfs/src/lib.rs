@@ -31,6 +31,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+extern crate std;
 
 mod backup;
 mod check;

@@ -86,6 +86,7 @@ impl<A: BlockDevice> Mirror<A> {
                     0
                 };
                 *before = oldest;
+                if oldest.is_some() {std::println!("DBG oldest {member} {oldest:?} {times}");}
                 if *times >= SILENCE_MAX && self.state(|state| state.give_up(member)) {
                     self.inner.gone.notify();
                     self.inner.changed.notify();
@@ -106,6 +107,7 @@ impl<A: BlockDevice> Mirror<A> {
                 })
             };
             let member = self.inner.changed.until(out).await;
+            std::println!("DBG bring back {member}");
             if self.rejoin(member, clock).await.is_ok() {
                 backoff_ms = BACKOFF_MS.start;
                 self.inner.changed.notify();
@@ -128,6 +130,7 @@ impl<A: BlockDevice> Mirror<A> {
             let found = Record::read(device).await;
             let new = || self.state(|state| state.adopted_record(member));
             let own = found.record.clone().or_else(new).ok_or(Failed)?;
+            std::println!("DBG found {own:?}");
             let lack = self.lack_of(member, &own, found.unread.is_some())?;
             // From here on it is of no use alone.
             let own = Record {
