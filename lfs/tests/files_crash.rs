@@ -297,10 +297,8 @@ fn base(seed: u64, cramped: bool) -> Base {
         }
         // What else there is in an object, which is looked at by nobody.
         let mut object = worker.filesystem.create_object().unwrap();
-        object
-            .append(&[7; 11 * SEGMENT_BLOCKS * BLOCK_SIZE])
-            .await
-            .unwrap();
+        let bytes = vec![7; 11 * SEGMENT_BLOCKS * BLOCK_SIZE];
+        object.append(&bytes).await.unwrap();
         let object = object.finish().await.unwrap();
         worker.world.borrow_mut().kept.push(object);
         perform(&worker, Act::Checkpoint, 0).await;
@@ -395,7 +393,7 @@ impl Workload {
         self.run_on(base.disk.snapshot(seed), base.world.fork(), seed, states)
     }
 
-    fn run_on<'s>(self, disk: SimDisk, mut world: World, seed: u64, states: &'s States) -> Run<'s> {
+    fn run_on(self, disk: SimDisk, mut world: World, seed: u64, states: &States) -> Run<'_> {
         let Self { acts, first, open } = self;
         world.random = Random::new(seed);
         let what = format!("{acts:?}, seed {seed}, open: {open}");
@@ -454,25 +452,36 @@ impl Run<'_> {
         for events in 0..=self.disk.event_count() {
             let crash = self.disk.crash_at(events);
             for survivors in subsets(&crash, random, singles) {
-                let state = self.check(&crash, events, &survivors);
-                if let Some((disk, found)) = state
-                    && random.one_in(GOES_ON_ONCE_IN)
-                {
+                let Some((disk, found)) = self.check(&crash, events, &survivors) else {
+                    continue;
+                };
+                self.check_mount(&disk, events, random);
+                if random.one_in(GOES_ON_ONCE_IN) {
                     let what = format!("{}, event {events}, survivors {survivors:?}", self.what);
-                    self.go_on(disk, &found, what, random);
+                    self.go_on(disk, &found, &what, random);
                     let all = Survivors::new(crash.open_sectors(), |_| true);
                     if survivors == all {
                         // The machine begins anew, but the disk keeps its power: all can be read, and lost later.
                         let what = format!("{}, event {events}, reset", self.what);
-                        self.go_on(crash.reset(events as u64), &found, what, random);
+                        self.go_on(crash.reset(events as u64), &found, &what, random);
                     }
                 }
             }
         }
     }
 
+    /// A mount may have written, and the power may have failed again.
+    fn check_mount(&self, disk: &SimDisk, events: usize, random: &mut Random) {
+        for of_mount in 1..disk.event_count() {
+            let crash = disk.crash_at(of_mount);
+            for survivors in subsets(&crash, random, 8) {
+                self.check(&crash, events, &survivors);
+            }
+        }
+    }
+
     /// Works on from a state and loses power again at some moments, the last one too.
-    fn go_on(&self, disk: SimDisk, found: &Found, what: String, random: &mut Random) {
+    fn go_on(&self, disk: SimDisk, found: &Found, what: &str, random: &mut Random) {
         let mut world = self.world.fork();
         world.go_back_to(found.commit, &found.snapshots);
         let mut acts = vec![ACTS[random.index(ACTS.len())], Act::Create];
@@ -543,7 +552,7 @@ impl Run<'_> {
         assert!(few, "{}: {snapshots:?}", what());
         let everything = everything(commit, &snapshots, &audit, &disk);
         // Some that need not be looked at are, to see that they need not.
-        if self.looked_at.borrow_mut().insert(everything) || image.is_multiple_of(16) {
+        if self.looked_at.borrow_mut().insert(everything) || image.is_multiple_of(64) {
             self.look(&mut executor, &filesystem, &audit, &what);
         }
         disk.be_prompt(false);
@@ -882,7 +891,11 @@ mod campaign {
                     (seed, bases, self.states_of(seed))
                 };
                 let (_, [wide, cramped], states) = known.insert(same.unwrap_or_else(begin));
-                let base = if number % 2 == 0 { wide } else { cramped };
+                let base = if number.is_multiple_of(2) {
+                    wide
+                } else {
+                    cramped
+                };
                 explore(base, workload, seed, SINGLES, states);
                 if number.is_multiple_of(500) {
                     self.report(number);
