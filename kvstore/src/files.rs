@@ -176,7 +176,7 @@ fn refusal(stop: CommitStop, stuck: bool) -> CommitError {
     match stop {
         CommitStop::Fault(fault) => CommitError::Fault(Box::new(fault)),
         CommitStop::NoRoom if stuck => CommitError::DiskFull,
-        CommitStop::NoRoom | CommitStop::NoRoomToShrink => CommitError::Busy,
+        CommitStop::NoRoom | CommitStop::NoRoomToShrink(_) => CommitError::Busy,
         CommitStop::Error(FileError::NoSpace) => CommitError::FilesFull,
         CommitStop::Error(FileError::TransactionTooLarge) => CommitError::TooLarge,
         CommitStop::Error(FileError::Conflict) => CommitError::Conflict,

@@ -488,6 +488,9 @@ async fn load_run<D: BlockDevice>(
         _ => damaged,
     };
     let mut reader = RunReader::new(recovery.open_object(run.object)?.by_segment());
+    if recovery.object_len_bytes(run.object) != Some(run.len_bytes) {
+        return Err(OpenError::DamagedManifest);
+    }
     let mut len = 0;
     loop {
         reader

@@ -337,8 +337,8 @@ pub enum FileError {
     /// `ENOSPC`.
     #[error("no space left on the device")]
     NoSpace,
-    /// The transaction holds more than one commit takes.
-    #[error("the transaction is larger than the log takes at once")]
+    /// The transaction holds more than one commit takes, or touches more of the trees than may change between two checkpoints.
+    #[error("the transaction is larger than the log takes at once, or touches too much")]
     TransactionTooLarge,
     /// Somebody else committed something this transaction depends on.
     #[error("another transaction got there first")]

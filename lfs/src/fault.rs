@@ -36,6 +36,10 @@ pub struct SuspectData(pub(crate) PieceAt);
 pub enum Fault {
     /// A node of the tree.
     Node(NodePointer),
+    /// Nodes of the tree: the first, and others that will be asked for next.
+    Nodes(Vec<NodePointer>),
+    /// Not something to read: a checkpoint, after which so many more nodes may change.
+    Changes(usize),
     /// File data.
     Data(Vec<StoredRange>),
     /// File data that were loaded and are damaged: another copy may have them.

@@ -20,8 +20,8 @@
 //! - `backup`: a snapshot as a stream, and back;
 //! - `sim`: a disk that loses its power, and a seeded executor, for tests of every layer.
 //!
-//! Beside them is what all of them share: `error`, `fault` (what has to be read before an operation can go on), `notify`,
-//! `varint`.
+//! Beside them is what all of them share: `error`, `fault` (what has to be done before an operation can go on), `notify`,
+//! `together` (futures under way at once), `varint`.
 //!
 //! `DESIGN.md` says why it is so and argues each crash case.
 //!
@@ -47,6 +47,7 @@ mod seal;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod space;
+mod together;
 mod transaction;
 mod tree;
 mod varint;
@@ -78,6 +79,7 @@ pub use extent::codec::{
 };
 pub use extent::{Algorithm, Compression, DecompressError, compress, decompress, decompress_into};
 pub use fault::{Fault, NodePointer, StoredRange, SuspectData};
+pub use log::RoomWanted;
 pub use mount::{
     Content, DEVICE_BYTES_MIN, Encryption, Entropy, FileSystem, FormatOptions, KeyChange,
     KeySlotInfo, Recovery, Unlock, change_keys, finish_format, format, format_encrypted,

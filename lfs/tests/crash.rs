@@ -5,6 +5,7 @@
 //! checkpoint names reads back as it was written. And a format that is cut short is begun anew.
 #![allow(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::large_stack_arrays,
@@ -13,13 +14,13 @@
 
 mod common;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use common::{FORMAT, ID, TestFileSystem, formatted, mount, seed, try_mount};
-use lfs::sim::{Crash, Executor, Random, SimClock, SimDisk};
-use lfs::{CommitNumber, Content, ObjectId, ObjectWriteError};
+use common::{FORMAT, ID, SEGMENT_BLOCKS, TestFileSystem, formatted, mount, seed, try_mount};
+use lfs::sim::{Crash, Executor, Random, Request, SimClock, SimDisk};
+use lfs::{Clock, CommitNumber, Content, Notify, ObjectId, ObjectWriteError};
 
 /// What a workload did, as far as a crash may show.
 #[derive(Default)]
@@ -251,4 +252,116 @@ fn a_format_that_is_cut_short_is_begun_anew() {
         }
     }
     assert_ne!(ID, lfs::FileSystemId([1; 16]));
+}
+
+/// A clock on which nothing but a checkpoint sleeps: it says when one does, and how long is the test's to say.
+#[derive(Default)]
+struct Held {
+    asleep: Cell<u32>,
+    awake: Cell<u32>,
+    changed: Notify,
+}
+
+impl Held {
+    /// Waits until somebody sleeps.
+    async fn somebody_sleeps(&self) {
+        let sleeps = || (self.asleep.get() > self.awake.get()).then_some(());
+        self.changed.until(sleeps).await;
+    }
+
+    fn wake(&self) {
+        self.awake.set(self.asleep.get());
+        self.changed.notify();
+    }
+}
+
+impl Clock for Held {
+    fn monotonic_us(&self) -> u64 {
+        0
+    }
+
+    fn unix_us(&self) -> i64 {
+        0
+    }
+
+    async fn sleep_ms(&self, _: u64) {
+        self.asleep.set(self.asleep.get() + 1);
+        let number = self.asleep.get();
+        self.changed.notify();
+        let over = || (self.awake.get() >= number).then_some(());
+        self.changed.until(over).await;
+    }
+}
+
+/// Blocks of segments in the order in which a disk's next objects of a segment each would be written there, once around.
+async fn round_of_segments(filesystem: &TestFileSystem, writes: &RefCell<Vec<u64>>) -> Vec<u64> {
+    let mut round = Vec::new();
+    loop {
+        let segment = one_segment(filesystem, writes).await;
+        if round.first() == Some(&segment) {
+            return round;
+        }
+        round.push(segment);
+    }
+}
+
+/// Writes an object of one segment and gives it up: where it was.
+async fn one_segment(filesystem: &TestFileSystem, writes: &RefCell<Vec<u64>>) -> u64 {
+    let mut object = filesystem.create_object().unwrap();
+    object.append(&[1; 100]).await.unwrap();
+    writes.borrow_mut().clear();
+    let id = object.finish().await.unwrap();
+    filesystem.discard_object(id);
+    writes.borrow()[0]
+}
+
+/// The table was written with the segment as an object's; when the slot was, the log had it.
+#[test]
+fn a_segment_that_an_object_gave_up_while_a_checkpoint_was_written_may_be_the_logs() {
+    let disk = formatted(72, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let writes = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&writes);
+    disk.set_faults(move |request| {
+        if let Request::Write(block, _) = request {
+            seen.borrow_mut().push(block.0);
+        }
+        None
+    });
+    let noted = Rc::clone(&writes);
+    let (given_up, acknowledged) = executor.run(async move {
+        // Segments are taken in turn. One that an object is being written to, so that it comes next when that is given up.
+        let mut object = filesystem.create_object().unwrap();
+        object.append(&[2; SEGMENT_BLOCKS * 4096]).await.unwrap();
+        let given_up = noted.borrow()[0];
+        let round = round_of_segments(&filesystem, &noted).await;
+        for _ in 1..round.len() {
+            one_segment(&filesystem, &noted).await;
+        }
+        let clock = Held::default();
+        let checkpoint = filesystem.checkpoint(CommitNumber(0), &[], &[], &clock);
+        let meanwhile = async {
+            clock.somebody_sleeps().await;
+            drop(object);
+            let mut newest = CommitNumber(0);
+            let mut random = Random::new(1);
+            for _ in 0..12 {
+                let payload = common::world::random_bytes(&mut random, 10_000);
+                newest = filesystem.append(&payload).unwrap();
+            }
+            clock.wake();
+            newest
+        };
+        let (made, newest) = embassy_futures::join::join(checkpoint, meanwhile).await;
+        made.unwrap();
+        filesystem.wait_durable(newest).await.unwrap();
+        (given_up, newest)
+    });
+    assert!(
+        writes.borrow().contains(&given_up),
+        "the log did not come to segment at {given_up}"
+    );
+    let mounted = try_mount(&disk.snapshot(1)).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(mounted.filesystem.durable(), acknowledged);
 }

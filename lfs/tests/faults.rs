@@ -19,8 +19,8 @@ use std::rc::Rc;
 use common::{SEGMENT_BLOCKS, formatted, mount, seed, try_mount};
 use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{
-    AppendError, BLOCK_SIZE, BlockIndex, CheckpointError, CommitNumber, DeviceError, MountError,
-    ObjectWriteError, Structure,
+    AppendError, BLOCK_SIZE, BlockIndex, CheckpointError, CommitNumber, DeviceError, FileKind,
+    MountError, NewInode, ObjectWriteError, ROOT, Structure,
 };
 
 /// Makes `count` commits, each a group of its own, and returns the blocks their groups begin at.
@@ -377,4 +377,72 @@ fn what_cannot_be_mounted_is_not_formatted() {
         bytes_max: 1024 * 8 * 4096,
     };
     assert_eq!(formatted, Err(refused));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_made_gives_back_what_it_took() {
+    let disk = formatted(100, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        // Items in some leaves, fewer than a checkpoint is made for.
+        for number in 0..50 {
+            let make = filesystem.transact(1, |transaction| {
+                let new = NewInode::new(FileKind::File, 0o600);
+                let name = format!("file {number}").into_bytes();
+                let file = transaction.files().create(ROOT, &name, &new)?;
+                transaction.files().write(file, 0, &[number; 700])
+            });
+            let ((), commit) = make.await.unwrap();
+            filesystem.wait_durable(commit).await.unwrap();
+        }
+        let before = (filesystem.usage(), filesystem.counters());
+        // Its nodes are written when it turns out that it does not fit into a slot.
+        let manifest = vec![0; 1 << 20];
+        for attempt in 0..20 {
+            let horizon = CommitNumber(0);
+            let made = filesystem.checkpoint(horizon, &[], &manifest, &clock);
+            assert_eq!(made.await, Err(CheckpointError::TooLarge));
+            let after = filesystem.usage();
+            assert_eq!(after, before.0, "attempt {attempt}");
+        }
+        let counters = filesystem.counters();
+        assert_eq!(counters.checkpoints, before.1.checkpoints);
+        assert!(
+            counters.bytes_written >= before.1.bytes_written + 20 * 12 * BLOCK_SIZE as u64,
+            "nothing was written"
+        );
+        let audit = filesystem.audit().await.unwrap();
+        assert!(audit.contradictions.is_empty(), "{audit:?}");
+        let made = filesystem.checkpoint(CommitNumber(0), &[], b"fits", &clock);
+        made.await.unwrap();
+        let audit = filesystem.audit().await.unwrap();
+        assert!(audit.contradictions.is_empty(), "{audit:?}");
+    });
+    assert_eq!(try_mount(&disk.snapshot(0)).unwrap().manifest, b"fits");
+}
+
+#[test]
+fn a_checkpoint_whose_maker_is_gone_is_the_last() {
+    let disk = formatted(72, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    let acknowledged = executor.run(async move {
+        let commit = filesystem.append(&[1; 100]).unwrap();
+        filesystem.wait_durable(commit).await.unwrap();
+        let checkpoint = filesystem.checkpoint(commit, &[], b"m", &clock);
+        let gone = embassy_futures::yield_now();
+        // One of its requests may be on its way for long, over whatever another one wrote.
+        embassy_futures::select::select(gone, checkpoint).await;
+        assert!(filesystem.is_failed());
+        let again = filesystem.checkpoint(commit, &[], b"m", &clock).await;
+        assert_eq!(again, Err(CheckpointError::ReadOnly));
+        commit
+    });
+    assert_eq!(
+        try_mount(&disk.snapshot(0)).unwrap().filesystem.durable(),
+        acknowledged
+    );
 }

@@ -197,3 +197,49 @@ fn snapshots_on_a_full_disk() {
         check(&mut machine, "no snapshots any more");
     }
 }
+
+/// Each file is in a leaf with a few others, and a checkpoint has to have room for all leaves that have changed.
+#[test]
+fn a_transaction_that_touches_too_much_is_refused_and_smaller_ones_go_on() {
+    let seed = seed(11);
+    let mut machine = Machine::new(formatted(SEGMENTS, seed), seed);
+    let worker = machine.worker();
+    machine.run(async move {
+        let made = fill(&worker, "small", 0, 900).await;
+        assert!(made > 300, "{made} files fitted");
+        let filesystem = &worker.filesystem;
+        let before = filesystem.appended();
+        let change = SetAttributes {
+            mode: Some(0o600),
+            ..SetAttributes::default()
+        };
+        let all = filesystem.transact(1, |transaction| {
+            for number in 0..made {
+                let name = format!("small{number}");
+                let mut files = transaction.files();
+                let file = files.lookup(ROOT, name.as_bytes())?;
+                files.set_attributes(file, &change)?;
+            }
+            Ok(())
+        });
+        assert_eq!(all.await.err(), Some(FileError::TransactionTooLarge));
+        assert_eq!(filesystem.appended(), before, "something happened");
+        // At once, so that checkpoints have to make room for each of them.
+        let lots = (0..made).step_by(made / 20).map(|first| {
+            let changes = (first..made).step_by(97).map(|number| {
+                let target = at(&format!("/small{number}"));
+                Operation::SetAttributes { target, change }
+            });
+            changes.take(10).collect::<Vec<_>>()
+        });
+        for lot in lots {
+            worker.transact(&lot).await.unwrap();
+        }
+        for number in 0..made {
+            let name = format!("/small{number}");
+            worker.transact(&[unlink(&name)]).await.unwrap();
+        }
+    });
+    machine.compare("emptied");
+    check(&mut machine, "emptied");
+}

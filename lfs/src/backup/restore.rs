@@ -34,24 +34,25 @@ impl<D: BlockDevice> FileSystem<D> {
         let piece = (commit_bytes / BLOCK_SIZE * BLOCK_SIZE).max(BLOCK_SIZE);
         let records = decode(records, piece)?;
         let mut rest = &records[..];
+        let mut most = RECORDS_PER_COMMIT;
         while !rest.is_empty() {
             let mut bytes = 0;
             let fits = |record: &&Record<'_>| {
                 bytes += RECORD_BYTES + body_bytes(record);
                 bytes <= commit_bytes
             };
-            let count = rest
-                .iter()
-                .take(RECORDS_PER_COMMIT)
-                .take_while(fits)
-                .count();
+            let count = rest.iter().take(most).take_while(fits).count();
             let (now, later) = rest.split_at(count.max(1).min(rest.len()));
-            self.transact(0, |transaction| {
+            let restored = self.transact(0, |transaction| {
                 let mut records = now.iter();
                 records.try_for_each(|record| transaction.restore(record))
-            })
-            .await?;
-            rest = later;
+            });
+            match restored.await {
+                Ok(_) => rest = later,
+                // They touch more of the trees than may change at once.
+                Err(FileError::TransactionTooLarge) if now.len() > 1 => most = now.len() / 2,
+                Err(error) => return Err(error),
+            }
             embassy_futures::yield_now().await;
         }
         Ok(())

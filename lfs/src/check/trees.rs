@@ -332,7 +332,7 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
                     let loaded = Volume::load_node(cache, self.device, pointer, &mut held).await;
                     loaded.ok()?;
                 }
-                Err(Fault::Data(_) | Fault::Suspect(_)) => return None,
+                Err(_) => return None,
             }
         }
     }

@@ -7,7 +7,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::{Checkpoint, ObjectInfo};
+use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::SegmentId;
+use crate::log::Log;
 use crate::mount::LayerState;
 use crate::space::{Head, SegmentKind};
 use crate::tree::Frozen;
@@ -33,12 +35,18 @@ struct Moment {
     next_inode: u64,
     /// Nothing in these is meant any more.
     emptied: Vec<SegmentId>,
-    /// Nodes that this checkpoint wrote, to be taken back if it fails.
+    /// Where the node before its first went.
+    head: Option<Head>,
+    /// Segments of the nodes that it wrote, one for each.
     written: Vec<SegmentId>,
+    /// Segments that it began for nodes.
+    begun: Vec<SegmentId>,
     /// Node segments that were filled on the way.
     filled: Vec<SegmentId>,
     /// Segments that the cleaner has made this checkpoint empty.
     cleaned: BTreeSet<SegmentId>,
+    /// Its slot may be on the disk, and with it all that it names.
+    said: bool,
 }
 
 /// The right to make a checkpoint.
@@ -49,6 +57,17 @@ impl<'f, D: BlockDevice> Turn<'f, D> {
         let free = || (!filesystem.checkpointing.replace(true)).then_some(());
         filesystem.changed.until(free).await;
         Self(filesystem)
+    }
+}
+
+/// Latches the log if it is dropped: whoever made a checkpoint is gone, and a write of it may be under way.
+struct Abandoned<'l>(Option<&'l Log>);
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        if let Some(log) = self.0 {
+            log.fail();
+        }
     }
 }
 
@@ -66,10 +85,11 @@ impl<D: BlockDevice> FileSystem<D> {
     /// objects not kept become free. Durable on return, kept objects included.
     ///
     /// Costs what changed since the last one, one slot write and two flushes, which commits' flushes stand in for
-    /// when there are some within a second. Several at once wait for each other.
+    /// when there are some within a second. Several at once wait for each other. Dropped before it is through it leaves the file system
+    /// read-only until the next mount, as a failed write does.
     ///
     /// # Errors
-    /// The checkpoint before stays in force; see [`CheckpointError`].
+    /// The checkpoint before stays in force, and what this one took is given back; see [`CheckpointError`].
     pub async fn checkpoint(
         &self,
         horizon: CommitNumber,
@@ -107,17 +127,16 @@ impl<D: BlockDevice> FileSystem<D> {
         segment_count: u32,
         clock: &impl Clock,
     ) -> Result<(), CheckpointError> {
-        let objects = layer
-            .keep
-            .iter()
-            .map(|id| Some((*id, self.objects.borrow().get(id)?.info.clone())))
-            .collect::<Option<BTreeMap<_, _>>>()
-            .ok_or(CheckpointError::Invalid)?;
         let sequence = self.checkpoint_sequence.get() + 1;
+        if sequence >= NUMBER_MAX {
+            return Err(CheckpointError::TooLarge);
+        }
+        let objects = self.name_objects(&layer.keep)?;
         if self.layer_commit.get() <= layer.horizon {
             // The layer above recorded nothing since: it does not need the log.
             layer.horizon = layer.horizon.max(self.log.appended());
         }
+        let mut abandoned = Abandoned(Some(&self.log));
         let mut moment = self.freeze(sequence);
         let written = self
             .write_checkpoint(
@@ -128,7 +147,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 clock,
             )
             .await;
-        match written {
+        let made = match written {
             Ok((objects, homes, dropped)) => {
                 // Durably said: from here on something may be written there.
                 self.segments
@@ -142,7 +161,41 @@ impl<D: BlockDevice> FileSystem<D> {
                 self.give_up(&moment);
                 Err(error)
             }
+        };
+        abandoned.0 = None;
+        made
+    }
+
+    /// What there is to say of objects, which are not given up before it is said or the checkpoint has failed.
+    fn name_objects(
+        &self,
+        keep: &[ObjectId],
+    ) -> Result<BTreeMap<ObjectId, ObjectInfo>, CheckpointError> {
+        let mut objects = self.objects.borrow_mut();
+        let named = keep
+            .iter()
+            .map(|id| Some((*id, objects.get(id)?.info.clone())))
+            .collect::<Option<BTreeMap<_, _>>>()
+            .ok_or(CheckpointError::Invalid)?;
+        for id in named.keys() {
+            if let Some(object) = objects.get_mut(id) {
+                object.being_named = true;
+            }
         }
+        Ok(named)
+    }
+
+    /// A checkpoint that was to name objects has failed.
+    fn unname_objects(&self) {
+        let mut gone = Vec::new();
+        self.objects.borrow_mut().retain(|_, object| {
+            object.being_named = false;
+            if object.given_up {
+                gone.append(&mut object.info.segments);
+            }
+            !object.given_up
+        });
+        self.release_segments(&gone);
     }
 
     /// Takes the state of this moment.
@@ -155,9 +208,12 @@ impl<D: BlockDevice> FileSystem<D> {
             tree_commit: self.log.appended(),
             next_inode: volume.next_object.get(),
             emptied: Vec::new(),
+            head: self.heads.borrow().nodes,
             written: Vec::new(),
+            begun: Vec::new(),
             filled: Vec::new(),
             cleaned: self.awaiting(),
+            said: false,
         };
         segments.freeze();
         for freed in moment.live.freed().iter().chain(moment.history.freed()) {
@@ -174,8 +230,13 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Takes back what a checkpoint that failed has counted.
+    /// Gives back what a checkpoint that failed has taken, and takes back what it has counted.
     fn give_up(&self, moment: &Moment) {
+        if moment.said {
+            // Whether the disk has it is not known, so all that it names stays as it is. The log has ended: no other one follows.
+            return;
+        }
+        self.unname_objects();
         let mut segments = self.segments.borrow_mut();
         for freed in moment.live.freed().iter().chain(moment.history.freed()) {
             let address = freed.0 * BLOCK_SIZE as u64;
@@ -189,6 +250,16 @@ impl<D: BlockDevice> FileSystem<D> {
         for &segment in &moment.filled {
             segments.set_pinned(segment, false);
         }
+        // Nothing on the disk names what it wrote, and none of its writes is under way.
+        for &segment in &moment.begun {
+            segments.release(segment);
+        }
+        self.heads.borrow_mut().nodes = moment.head;
+        if let Some(head) = moment.head {
+            segments.set_pinned(head.segment, true);
+        }
+        drop(segments);
+        self.log.nudge();
     }
 
     /// Writes everything; durable on return. Gives the objects named, the homes of the segment table, and how many
@@ -243,6 +314,7 @@ impl<D: BlockDevice> FileSystem<D> {
             let buffer = checkpoint
                 .encode(&self.superblock, &self.vault, slot)
                 .map_err(|_| CheckpointError::TooLarge)?;
+            moment.said = true;
             self.write(slot, buffer).await?;
             self.log
                 .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
@@ -283,6 +355,7 @@ impl<D: BlockDevice> FileSystem<D> {
             live,
             history,
             written,
+            begun,
             filled,
             ..
         } = moment;
@@ -298,10 +371,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 (SegmentKind::Nodes, log_blocks),
                 1,
             )?;
-            if let Some(before) = before.filter(|&before| before != segment) {
+            if before != Some(segment) {
+                begun.push(segment);
                 // Not to be cleaned before this checkpoint is in force.
-                segments.set_pinned(before, true);
-                filled.push(before);
+                if let Some(left) = before {
+                    segments.set_pinned(left, true);
+                    filled.push(left);
+                }
             }
             segments.add_frozen(segment, NODE_BYTES);
             written.push(segment);
@@ -397,6 +473,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 return false;
             }
             object.in_checkpoint |= keep;
+            (object.being_named, object.given_up) = (false, false);
             true
         });
         for segment in gone {
@@ -422,8 +499,8 @@ impl<D: BlockDevice> FileSystem<D> {
         start: BlockIndex,
         buffer: Buffer,
     ) -> Result<(), CheckpointError> {
-        if self.log.is_failed() {
-            // What became durable before the failure is not known: it may name the place that is written here.
+        if self.log.has_ended() {
+            // What became durable before that is not known: it may name the place that is written here.
             return Err(CheckpointError::ReadOnly);
         }
         let blocks = buffer.len_blocks();

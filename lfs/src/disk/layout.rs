@@ -20,6 +20,10 @@ pub(crate) const SURVIVORS_MAGIC: [u8; 4] = *b"SiSv";
 pub(crate) const FRAME_MAGIC: [u8; 4] = *b"SiOb";
 pub(crate) const TABLE_MAGIC: [u8; 4] = *b"SiTb";
 
+/// Numbers of commits, groups, checkpoints and objects, and clocks, stay below: nothing counts that far in the life of a disk. What is read and
+/// is not below is damage, so that whoever adds to a number need not think of overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
 /// Nonce and tag; zero without a key.
 pub(crate) const SEAL_BYTES: usize = 40;
 /// Where the seal is in nodes, frames and blocks of the segment table: behind magic, checksum, id and own block.

@@ -315,12 +315,18 @@ impl Reserves {
         self.segments_needed(commit) + self.segment_count / 24 + 2 + self.segment_count / 14 + 2
     }
 
-    /// Changed tree nodes that may gather before a checkpoint: more than there are leaves when the disk is full of
+    /// Changed tree nodes at which commits wait for a checkpoint: more than there are leaves when the disk is full of
     /// files in pieces of a block, so that random overwrites do not make checkpoints for their sake; at most 8 MiB of nodes,
     /// which take up to five times that in memory.
     pub(crate) fn dirty_nodes_max(&self) -> usize {
         let segments = self.segment_count as usize / 256 + 4;
         (segments * self.segment_blocks as usize * 3 / 4).min(2048)
+    }
+
+    /// Changed tree nodes that there may ever be: more do not fit into what is left to a checkpoint, but for a segment, since what a
+    /// commit comes to is only known about.
+    pub(crate) fn dirty_nodes_limit(&self) -> usize {
+        (self.segments_for_checkpoints() as usize - 1) * self.segment_blocks as usize
     }
 
     /// Free segments that everything else leaves to checkpoints, which bring free segments and so must always have some:

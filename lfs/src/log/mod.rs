@@ -30,12 +30,14 @@ pub(crate) use record::{ExtentRecord, RECORD_HEAD_BYTES_MAX, Record};
 pub(crate) use replay::{Change, Commit, Replay, ReplayFault, take_frame};
 
 use crate::checkpoint::ReplayStart;
+use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::{SegmentId, Superblock};
 use crate::notify::Notify;
 use crate::seal::SharedVault;
 use crate::space::{SegmentKind, Segments};
 use crate::{
-    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, ReadOnly,
+    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, CommitNumber,
+    Counters, ReadOnly,
 };
 use gather::SealedGroup;
 
@@ -49,6 +51,14 @@ const COMMIT_SEGMENTS: usize = AHEAD;
 
 /// Buffers of written groups kept for the next ones.
 const BUFFERS_KEPT: usize = 3;
+
+/// Numbers that groups of what was taken may still need.
+const GROUPS_KEPT: u64 = 1 << 32;
+
+/// The clock that segments age by, when the log has written `blocks` more. Only a disk that lies gets it to its end.
+pub(crate) fn clock_after(log_blocks: u64, blocks: u32) -> u64 {
+    (log_blocks + u64::from(blocks)).min(NUMBER_MAX - 1)
+}
 
 pub(crate) struct Log {
     superblock: Superblock,
@@ -88,6 +98,48 @@ struct State {
     commit_segments: usize,
     condition: Condition,
     counters: Counters,
+}
+
+/// Room that a commit needs and the log did not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoomWanted {
+    /// Segments that it goes on to.
+    segments: usize,
+    /// It frees more than it takes, and may use what others leave to tidying.
+    shrinking: bool,
+}
+
+impl RoomWanted {
+    /// Whether it is what a full disk has for commits that free space.
+    pub(crate) fn is_set_aside(self) -> bool {
+        self.shrinking && self.segments <= 1
+    }
+}
+
+/// Why the log did not take a commit. Nothing of it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    TooLarge,
+    NoRoom(RoomWanted),
+    OutOfMemory,
+    ReadOnly,
+}
+
+impl From<Refused> for AppendError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::TooLarge => Self::TooLarge,
+            Refused::NoRoom(_) => Self::NoRoom,
+            Refused::OutOfMemory => Self::OutOfMemory,
+            Refused::ReadOnly => Self::ReadOnly,
+        }
+    }
+}
+
+impl From<BufferAllocError> for Refused {
+    fn from(_: BufferAllocError) -> Self {
+        Self::OutOfMemory
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -202,6 +254,12 @@ impl Log {
         self.state.borrow().condition == Condition::Failed
     }
 
+    /// Whether the writer has ended, or is about to: nothing more becomes durable.
+    pub(crate) fn has_ended(&self) -> bool {
+        let condition = self.state.borrow().condition;
+        matches!(condition, Condition::Failed | Condition::Stopped)
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         self.state.borrow().counters
     }
@@ -225,40 +283,48 @@ impl Log {
         parts: &[Part<'_>],
         addresses: &mut Vec<u64>,
         shrinking: bool,
-    ) -> Result<CommitNumber, AppendError> {
+    ) -> Result<CommitNumber, Refused> {
         let state = &mut *self.state.borrow_mut();
         if state.condition != Condition::Running {
-            return Err(AppendError::ReadOnly);
+            return Err(Refused::ReadOnly);
         }
+        let wanted = |segments| RoomWanted {
+            segments,
+            shrinking,
+        };
         let bytes = framed_bytes(parts);
         if bytes > self.superblock.commit_bytes_max() {
-            return Err(AppendError::TooLarge);
+            return Err(Refused::TooLarge);
         }
         let number = state.appended + 1;
+        if number >= NUMBER_MAX || state.cursor.sequence >= NUMBER_MAX - GROUPS_KEPT {
+            return Err(Refused::ReadOnly);
+        }
         let fits = |open: &&mut OpenGroup| bytes <= open.room_bytes();
         if let Some(open) = state.open.as_mut().filter(fits) {
-            open.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            open.reserve(parts)?;
             open.add(parts, |address| addresses.push(address));
             open.commits_ending += 1;
         } else {
             if bytes <= capacity_bytes(self.superblock.group_blocks_max()) {
                 // How long a group is, is known once its records are compressed; what follows goes right behind it.
-                let _ = self.decide_ahead(state, 0, shrinking);
+                let _ = self.decide_ahead(state, wanted(0));
                 self.seal(state);
             }
             let plan = self.plan(state, parts, bytes)?;
-            if let Err(no_room) = self.decide_ahead(state, plan.advances, shrinking) {
+            let wanted = wanted(plan.advances);
+            if let Err(no_room) = self.decide_ahead(state, wanted) {
                 // From here on there is only room when there is for this one.
-                state.commit_segments = state.commit_segments.max(plan.advances + AHEAD);
+                state.commit_segments = state.commit_segments.max(wanted.segments + AHEAD);
                 return Err(no_room);
             }
-            if plan.advances + AHEAD >= state.commit_segments {
+            if wanted.segments + AHEAD >= state.commit_segments {
                 state.commit_segments = COMMIT_SEGMENTS;
             }
             let fresh = self.build(state, parts, number, &plan)?;
             if let Some(open) = state.open.as_mut().filter(|_| plan.begun > 0) {
                 let begun = parts.get(..plan.begun).unwrap_or_default();
-                open.reserve(begun).map_err(|_| AppendError::OutOfMemory)?;
+                open.reserve(begun)?;
                 open.add(begun, |address| addresses.push(address));
                 open.continues = true;
             }
@@ -269,7 +335,7 @@ impl Log {
                 self.seal(state);
                 if chunk.advance && !state.cursor.advance() {
                     // `decide_ahead` has seen to it that there is a next segment.
-                    return Err(AppendError::NoRoom);
+                    return Err(Refused::NoRoom(wanted));
                 }
                 state.open = Some(group);
                 addresses.extend(at);
@@ -284,11 +350,11 @@ impl Log {
     }
 
     /// How to spread a commit that does not fit into the open group.
-    fn plan(&self, state: &State, parts: &[Part<'_>], bytes: usize) -> Result<Plan, AppendError> {
+    fn plan(&self, state: &State, parts: &[Part<'_>], bytes: usize) -> Result<Plan, Refused> {
         let group_max = self.superblock.group_blocks_max();
         let blocks_for =
             |bytes: usize| u32::try_from((GROUP_HEADER_BYTES + bytes).div_ceil(BLOCK_SIZE));
-        let blocks_for = |bytes| blocks_for(bytes).map_err(|_| AppendError::TooLarge);
+        let blocks_for = |bytes| blocks_for(bytes).map_err(|_| Refused::TooLarge);
         let open = state.open.as_ref();
         let open_blocks = open.map_or(Ok(0), |open| blocks_for(open.len_bytes()))?;
         let mut left = state
@@ -327,7 +393,7 @@ impl Log {
             let (count, bytes) = fitting(rest, room);
             if count == 0 {
                 if left == segment_blocks {
-                    return Err(AppendError::TooLarge);
+                    return Err(Refused::TooLarge);
                 }
                 plan.advances += 1;
                 (left, advance) = (segment_blocks, true);
@@ -352,7 +418,7 @@ impl Log {
         parts: &[Part<'_>],
         number: u64,
         plan: &Plan,
-    ) -> Result<Vec<(OpenGroup, Vec<u64>)>, AppendError> {
+    ) -> Result<Vec<(OpenGroup, Vec<u64>)>, Refused> {
         let group_max = self.superblock.group_blocks_max();
         let mut ahead = state.cursor.ahead.iter();
         let mut segment = state.cursor.current();
@@ -360,7 +426,8 @@ impl Log {
         let last = plan.chunks.len().saturating_sub(1);
         for (at, chunk) in plan.chunks.iter().enumerate() {
             if chunk.advance {
-                segment = *ahead.next().ok_or(AppendError::NoRoom)?;
+                // As many as were decided on.
+                segment = *ahead.next().ok_or(Refused::TooLarge)?;
             }
             let end = self.superblock.segment_start(segment).0
                 + u64::from(self.superblock.segment_blocks);
@@ -373,9 +440,8 @@ impl Log {
                 buffer,
                 number,
                 at > 0 || plan.begun > 0,
-            )
-            .map_err(|_| AppendError::OutOfMemory)?;
-            group.reserve(parts).map_err(|_| AppendError::OutOfMemory)?;
+            )?;
+            group.reserve(parts)?;
             let mut addresses = Vec::new();
             group.add(parts, |address| addresses.push(address));
             group.commits_ending = u32::from(at == last);
@@ -396,14 +462,29 @@ impl Log {
         u32::try_from(self.state.borrow().commit_segments).unwrap_or(u32::MAX)
     }
 
-    /// Whether a commit would be taken that frees space, and takes hardly any.
-    pub(crate) fn has_room_to_shrink(&self) -> bool {
+    /// Whether a commit that needs such room would find it, or would meet another error.
+    pub(crate) fn has_room_for(&self, wanted: RoomWanted) -> bool {
         let state = self.state.borrow();
-        let free = self.segments.borrow().free()
-            > self.segments.borrow().reserves().segments_for_cleaning();
-        let announced = state.cursor.ahead.len() >= AHEAD;
-        let window = state.cursor.window.len() < self.superblock.log_segments as usize;
-        window && (free || announced) || state.condition != Condition::Running
+        self.may_advance(&state, wanted) || state.condition != Condition::Running
+    }
+
+    /// Whether there are segments to go on to, and one more, so that groups can say where the log goes on.
+    fn may_advance(&self, state: &State, wanted: RoomWanted) -> bool {
+        let window = state.cursor.window.len() + wanted.segments;
+        let free = self.segments.borrow().free();
+        let free = free.saturating_sub(self.segments_left(wanted.shrinking)) as usize;
+        window <= self.superblock.log_segments as usize
+            && state.cursor.ahead.len() + free > wanted.segments
+    }
+
+    /// Free segments that commits leave to others.
+    fn segments_left(&self, shrinking: bool) -> u32 {
+        let reserves = self.segments.borrow().reserves();
+        if shrinking {
+            reserves.segments_for_cleaning()
+        } else {
+            reserves.segments_for_tidying()
+        }
     }
 
     /// Waits until a commit of any size would be taken and `also` holds, or `or_else` does; they are asked
@@ -696,41 +777,26 @@ impl Log {
         let (commit, continued) = (group.first_commit, group.continued);
         let (group, sum, blocks) = group.seal(GroupKind::Commits, &self.vault, chain);
         state.cursor.step(blocks, commit, continued, sum);
-        state.log_blocks += u64::from(blocks);
+        state.log_blocks = clock_after(state.log_blocks, blocks);
         self.segments.borrow_mut().set_clock(state.log_blocks);
         state.sealed_bytes += group.buffer.bytes().len();
         state.sealed.push_back(group);
     }
 
-    /// Decides on the segments that the next `advances` steps need, and those that groups then announce.
-    fn decide_ahead(
-        &self,
-        state: &mut State,
-        advances: usize,
-        shrinking: bool,
-    ) -> Result<(), AppendError> {
-        let window = state.cursor.window.len() + advances;
-        if window > self.superblock.log_segments as usize {
-            return Err(AppendError::NoRoom);
+    /// Decides on the segments that the next steps need, and those that groups then announce.
+    fn decide_ahead(&self, state: &mut State, wanted: RoomWanted) -> Result<(), Refused> {
+        if !self.may_advance(state, wanted) {
+            return Err(Refused::NoRoom(wanted));
         }
-        let left = if shrinking {
-            self.segments.borrow().reserves().segments_for_cleaning()
-        } else {
-            self.segments.borrow().reserves().segments_for_tidying()
-        };
+        let left = self.segments_left(wanted.shrinking);
         let mut segments = self.segments.borrow_mut();
-        while state.cursor.ahead.len() < advances + AHEAD && segments.free() > left {
+        while state.cursor.ahead.len() < wanted.segments + AHEAD && segments.free() > left {
             let Some(id) = segments.allocate(SegmentKind::Log, state.log_blocks) else {
                 break;
             };
             state.cursor.ahead.push_back(id);
         }
-        // A group must be able to say where the log goes on.
-        if state.cursor.ahead.len() > advances {
-            Ok(())
-        } else {
-            Err(AppendError::NoRoom)
-        }
+        Ok(())
     }
 
     /// Segments of commits that a checkpoint takes over at most.
@@ -751,9 +817,8 @@ impl Log {
                     state.sealed_bytes + state.open.as_ref().map_or(0, OpenGroup::len_bytes);
                 let commit = state.commit_segments;
                 let ahead = state.cursor.ahead.len();
-                let segments = self.segments.borrow();
-                let left = segments.reserves().segments_for_tidying();
-                let free = segments.free().saturating_sub(left);
+                let free = self.segments.borrow().free();
+                let free = free.saturating_sub(self.segments_left(false));
                 queued < 2 * capacity_bytes(self.superblock.group_blocks_max())
                     && state.cursor.window.len() <= self.window_usable()
                     && ahead + free as usize > commit
@@ -761,5 +826,90 @@ impl Log {
             // Whoever asks shall go on and meet the error.
             _ => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::disk::superblock::tests::example;
+    use crate::seal::Vault;
+    use crate::sim::{Random, seed_from};
+
+    /// A log of which only little is left, in one way or another.
+    fn nearly_full(random: &mut Random) -> Log {
+        let superblock = example();
+        let mut segments = Segments::new(&superblock, 100).unwrap();
+        let mut take = || segments.allocate(SegmentKind::Log, 0).unwrap();
+        let start = ReplayStart {
+            group: 1,
+            commit: 1,
+            continued: false,
+            previous_checksum: 0,
+        };
+        let mut cursor = LogCursor::at_start(take(), start);
+        for _ in 0..random.below(16) {
+            cursor.step(1, 1, false, 0);
+            cursor.ahead.push_back(take());
+            assert!(cursor.advance());
+        }
+        if let blocks @ 1.. = random.below(9) {
+            cursor.step(u32::try_from(blocks).unwrap(), 1, false, 0);
+        }
+        // Groups always could say where the log goes on.
+        for _ in 0..1 + random.below(3) {
+            cursor.ahead.push_back(take());
+        }
+        let left = segments.reserves().segments_for_cleaning() - 1;
+        let left = left + u32::try_from(random.below(8)).unwrap();
+        while segments.free() > left {
+            segments.allocate(SegmentKind::Object, 0).unwrap();
+        }
+        let vault = Vault::plain(superblock.id);
+        let segments = Rc::new(RefCell::new(segments));
+        let counters = Counters::default();
+        Log::new(
+            superblock,
+            (segments, vault),
+            cursor,
+            CommitNumber(1),
+            1,
+            0,
+            counters,
+        )
+    }
+
+    /// Whoever waited for room that was there would never wait, and never come through.
+    #[test]
+    fn what_a_refused_commit_waits_for_is_not_there() {
+        let text = std::env::var("SILTSTONE_SEED").ok();
+        let seed = seed_from(text.as_deref(), 5);
+        std::println!("SILTSTONE_SEED={seed}");
+        let mut random = Random::new(seed);
+        let mut refused = [0; 2];
+        for round in 0..4000 {
+            let log = nearly_full(&mut random);
+            let shrinking = random.one_in(2);
+            let head = [7; 500];
+            let part = Part {
+                head: &head,
+                body: &[],
+                data: &[],
+            };
+            for _ in 0..20 {
+                let parts = alloc::vec![part; 1 + random.index(120)];
+                match log.append(&parts, &mut Vec::new(), shrinking) {
+                    Ok(_) => {}
+                    Err(Refused::NoRoom(wanted)) => {
+                        assert!(!log.has_room_for(wanted), "round {round}: {wanted:?}");
+                        refused[usize::from(shrinking)] += 1;
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(refused.iter().all(|&count| count > 1000), "{refused:?}");
     }
 }

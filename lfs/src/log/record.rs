@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use crate::disk::layout::NUMBER_MAX;
 use crate::varint::{put_varint, take_byte, take_bytes, take_varint, take_varint_u32};
 use crate::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 
@@ -70,7 +71,8 @@ fn take_key(bytes: &mut &[u8]) -> Option<ItemKey> {
     let kind = ItemKind::from_number(take_byte(bytes)?)?;
     let object = take_varint(bytes)?;
     let position = take_varint(bytes)?;
-    Some(ItemKey::new(object, kind, position))
+    let key = ItemKey::new(object, kind, position);
+    key.is_possible().then_some(key)
 }
 
 impl<'r> Record<'r> {
@@ -153,7 +155,7 @@ impl<'r> Record<'r> {
                 let object = take_varint(bytes)?;
                 let from = take_varint(bytes)?;
                 let to = take_varint(bytes)?;
-                if to != 0 && to <= from {
+                if to != 0 && to <= from || object >= NUMBER_MAX {
                     return None;
                 }
                 Self::Free {
@@ -170,6 +172,9 @@ impl<'r> Record<'r> {
                 let mut extent = ExtentRecord::take(bytes, commit)?;
                 extent.birth = take_varint(bytes)?;
                 extent.unit_first = take_varint_u32(bytes)?;
+                if !extent.is_possible() {
+                    return None;
+                }
                 Self::Moved(extent)
             }
             _ => return None,
@@ -207,7 +212,9 @@ impl ExtentRecord {
     /// Whether this can be an extent at all.
     pub(crate) fn is_possible(&self) -> bool {
         let block = crate::BLOCK_SIZE as u64;
-        (1..=crate::extent::EXTENT_BYTES_MAX).contains(&self.len)
+        self.object < NUMBER_MAX
+            && self.birth < NUMBER_MAX
+            && (1..=crate::extent::EXTENT_BYTES_MAX).contains(&self.len)
             && self.offset.is_multiple_of(block)
             && self.offset <= crate::extent::FILE_BYTES_MAX - u64::from(self.len)
             && self.stored_len > 0

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::group::{GROUP_HEADER_BYTES, GroupHeader};
 use super::record::{ExtentRecord, Record};
@@ -79,6 +80,18 @@ impl Replay {
         self.ready.pop_front()
     }
 
+    /// The commits that the groups so far have all of, in order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Commit> {
+        self.ready.iter()
+    }
+
+    /// Whether they are, and make, fewer than so many changes, and fewer than so many bytes of the layer above.
+    pub(crate) fn has_room(&self, changes: usize, bytes: usize) -> bool {
+        let of_items = self.waiting().map(|commit| commit.changes.len().max(1));
+        let of_layer = self.waiting().map(|commit| commit.layer.len());
+        of_items.sum::<usize>() < changes && of_layer.sum::<usize>() < bytes
+    }
+
     /// Takes the records of the next group, which begins at `block`.
     pub(crate) fn push(
         &mut self,
@@ -107,12 +120,13 @@ impl Replay {
             let (own, data_len) = take_frame(&mut rest).ok_or(ReplayFault::Broken)?;
             let last = rest.is_empty();
             let ends = !(last && header.continues);
-            self.add(own, address, ends)?;
-            ending += u32::from(ends);
-            address = address
+            let data_end = address
                 .checked_add(data_len)
                 .filter(|end| end - data_start <= u64::from(header.data_len))
                 .ok_or(ReplayFault::Broken)?;
+            self.add(own, address..data_end, ends)?;
+            ending += u32::from(ends);
+            address = data_end;
         }
         if ending != header.commits_ending {
             return Err(ReplayFault::Broken);
@@ -120,8 +134,13 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes what a group has of one commit, whose data begin at `address`.
-    fn add(&mut self, mut records: &[u8], mut address: u64, ends: bool) -> Result<(), ReplayFault> {
+    /// Takes what a group has of one commit, whose data are at these addresses.
+    fn add(
+        &mut self,
+        mut records: &[u8],
+        mut data: Range<u64>,
+        ends: bool,
+    ) -> Result<(), ReplayFault> {
         let number = self.next;
         if ends {
             self.next += 1;
@@ -144,8 +163,11 @@ impl Replay {
                 Record::Put { key, value } => Change::Put(key, value.to_vec()),
                 Record::Remove { key } => Change::Remove(key),
                 Record::Write(extent) => {
-                    let at = address;
-                    address = address.saturating_add(u64::from(extent.stored_len));
+                    let at = data.start;
+                    data.start += u64::from(extent.stored_len);
+                    if data.start > data.end {
+                        return Err(ReplayFault::Broken);
+                    }
                     Change::Write(extent, at)
                 }
                 Record::Free { object, from, to } => Change::Free { object, from, to },
@@ -167,6 +189,9 @@ impl Replay {
         }
         if ends {
             self.partial_bytes = 0;
+            self.ready
+                .try_reserve(1)
+                .map_err(|_| ReplayFault::OutOfMemory)?;
             self.ready.push_back(commit);
         } else {
             self.partial = Some(commit);

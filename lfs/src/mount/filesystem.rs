@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use crate::checkpoint::{Checkpoint, ObjectInfo, ObjectReader, ObjectWriter};
+use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::{Reserves, SegmentId, Superblock};
 use crate::log::{Log, Part, Record};
 use crate::notify::Notify;
@@ -43,6 +44,10 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) object_reserve: Cell<u64>,
     /// Somebody makes a checkpoint.
     pub(crate) checkpointing: Cell<bool>,
+    /// Somebody wants one to be made in the background.
+    pub(crate) checkpoint_due: Cell<bool>,
+    /// By how many nodes somebody waits to change more than is possible before the next one.
+    pub(crate) nodes_wanted: Cell<usize>,
     /// Inodes that somebody has open, and how often.
     pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
     /// Inodes that may have lost their last name, or other work in the background.
@@ -65,6 +70,21 @@ pub(crate) struct Object {
     pub info: ObjectInfo,
     /// Whether the checkpoint in force names it.
     pub in_checkpoint: bool,
+    /// Whether one that is being made does: its segments are not to be given away meanwhile.
+    pub being_named: bool,
+    /// It was given up while it was being named.
+    pub given_up: bool,
+}
+
+impl Object {
+    fn new(info: ObjectInfo, in_checkpoint: bool) -> Self {
+        Self {
+            info,
+            in_checkpoint,
+            being_named: false,
+            given_up: false,
+        }
+    }
 }
 
 /// What the layer above keeps in a checkpoint.
@@ -91,13 +111,7 @@ impl<D: BlockDevice> FileSystem<D> {
             manifest: checkpoint.manifest,
         };
         let objects = checkpoint.objects.into_iter();
-        let objects = objects.map(|(id, info)| {
-            let object = Object {
-                info,
-                in_checkpoint: true,
-            };
-            (id, object)
-        });
+        let objects = objects.map(|(id, info)| (id, Object::new(info, true)));
         let open = Rc::clone(&volume.open);
         let changed = open.borrow().changed();
         Self {
@@ -116,6 +130,8 @@ impl<D: BlockDevice> FileSystem<D> {
             cleaner: RefCell::default(),
             object_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
+            checkpoint_due: Cell::new(false),
+            nodes_wanted: Cell::new(0),
             held_inodes: RefCell::default(),
             orphans_due: Cell::new(true),
             restoring: Cell::new(false),
@@ -194,11 +210,50 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Whether the trees may get more changed nodes before a checkpoint: its room is bounded.
+    /// Whether the trees may get more changed nodes before a checkpoint: its room is bounded. Not while somebody waits who needs more than
+    /// there is: otherwise others would always be there first.
     pub(crate) fn may_dirty_more(&self) -> bool {
-        let volume = self.volume.borrow();
-        let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
-        dirty < self.reserves().dirty_nodes_max() || self.log.is_failed()
+        let dirty = self.volume.borrow().dirty_nodes();
+        let wanted = self.nodes_wanted.get();
+        (dirty < self.reserves().dirty_nodes_max() && self.has_nodes_for(wanted))
+            || self.is_ending()
+    }
+
+    /// By how many the changed nodes may become more before a checkpoint.
+    pub(crate) fn nodes_left(&self) -> usize {
+        let dirty = self.volume.borrow().dirty_nodes();
+        self.reserves().dirty_nodes_limit().saturating_sub(dirty)
+    }
+
+    /// Whether so many more nodes may change before a checkpoint.
+    pub(crate) fn has_nodes_for(&self, nodes: usize) -> bool {
+        nodes <= self.nodes_left()
+    }
+
+    /// Waits until so many more nodes may change, or the end. Others that change nodes wait meanwhile.
+    pub(crate) async fn wait_for_nodes(&self, nodes: usize) {
+        /// Who waited needs no more.
+        struct Waiting<'f, D: BlockDevice>(&'f FileSystem<D>);
+        impl<D: BlockDevice> Drop for Waiting<'_, D> {
+            fn drop(&mut self) {
+                // Others that wait say so again.
+                self.0.nodes_wanted.set(0);
+                self.0.log.nudge();
+            }
+        }
+        let _waiting = Waiting(self);
+        embassy_futures::yield_now().await;
+        self.log
+            .until(|| {
+                let may = self.has_nodes_for(nodes) || self.is_ending();
+                if !may && self.nodes_wanted.get() < nodes {
+                    self.nodes_wanted.set(nodes);
+                    // Whoever makes checkpoints looks again.
+                    self.log.nudge();
+                }
+                may.then_some(())
+            })
+            .await;
     }
 
     /// The newest commit taken.
@@ -330,9 +385,12 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Begins a new object.
     ///
     /// # Errors
-    /// [`ObjectWriteError::OutOfMemory`].
+    /// [`ObjectWriteError::OutOfMemory`]; [`ObjectWriteError::Full`] when there is no number left, which only a disk that lies makes happen.
     pub fn create_object(&self) -> Result<ObjectWriter<'_, D>, ObjectWriteError> {
         let id = self.next_object.get();
+        if id >= NUMBER_MAX {
+            return Err(ObjectWriteError::Full);
+        }
         self.next_object.set(id + 1);
         ObjectWriter::new(self, ObjectId(id))
     }
@@ -360,12 +418,15 @@ impl<D: BlockDevice> FileSystem<D> {
             .map(|object| object.info.len_bytes)
     }
 
-    /// Gives up a finished object that no checkpoint named yet; others are left alone.
+    /// Gives up a finished object that no checkpoint named yet; others are left alone. One that is being named is given up if that fails.
     pub fn discard_object(&self, id: ObjectId) {
         let mut objects = self.objects.borrow_mut();
-        if objects.get(&id).is_some_and(|object| !object.in_checkpoint)
-            && let Some(object) = objects.remove(&id)
-        {
+        let Some(object) = objects.get_mut(&id).filter(|object| !object.in_checkpoint) else {
+            return;
+        };
+        if object.being_named {
+            object.given_up = true;
+        } else if let Some(object) = objects.remove(&id) {
             self.release_segments(&object.info.segments);
         }
     }
@@ -401,10 +462,7 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     pub(crate) fn add_object(&self, id: ObjectId, info: ObjectInfo) {
-        let object = Object {
-            info,
-            in_checkpoint: false,
-        };
+        let object = Object::new(info, false);
         self.objects.borrow_mut().insert(id, object);
     }
 

@@ -45,9 +45,7 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     fn is_dirty(&self) -> bool {
-        let volume = self.volume.borrow();
-        volume.live.dirty_nodes() + volume.history.dirty_nodes() > 0
-            || self.appended() > self.layer.borrow().horizon
+        self.volume.borrow().dirty_nodes() > 0 || self.appended() > self.layer.borrow().horizon
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -68,21 +66,33 @@ impl<D: BlockDevice> FileSystem<D> {
             if self.is_ending() {
                 return;
             }
-            if self.checkpoint_trees(clock).await.is_err() {
+            self.checkpoint_due.set(false);
+            let made = self.checkpoint_trees(clock).await;
+            self.log.nudge();
+            if made.is_err() {
                 self.pause(clock, RETRY_MS).await;
             }
         }
     }
 
+    /// Has a checkpoint made in the background, and waits until that was tried, or the end.
+    pub(crate) async fn ask_for_checkpoint(&self) {
+        self.checkpoint_due.set(true);
+        self.log.nudge();
+        let tried = || !self.checkpoint_due.get() && !self.checkpointing.get();
+        self.log
+            .until(|| (tried() || self.is_ending()).then_some(()))
+            .await;
+    }
+
     /// Whether a checkpoint should be made for the trees' or the log's sake.
     fn wants_own_checkpoint(&self) -> bool {
-        let dirty = {
-            let volume = self.volume.borrow();
-            volume.live.dirty_nodes() + volume.history.dirty_nodes()
-        };
+        let dirty = self.volume.borrow().dirty_nodes();
         // While the layer above has not moved its state on, the log stays as long as it is.
         let log = self.log.wants_checkpoint() && !self.layer_pins_log();
-        log || dirty >= self.reserves().dirty_nodes_max() / 8 * 7 || self.wants_segments()
+        let crowded = dirty >= self.reserves().dirty_nodes_max() / 8 * 7
+            || (dirty > 0 && !self.has_nodes_for(self.nodes_wanted.get()));
+        log || crowded || self.checkpoint_due.get() || self.wants_segments()
     }
 
     /// Whether a checkpoint would bring free segments that are needed.
@@ -142,7 +152,7 @@ impl<D: BlockDevice> FileSystem<D> {
     async fn reclaim_orphans(&self, clock: &impl Clock) -> Result<(), FileError> {
         let now_ns = clock.unix_us().saturating_mul(1000);
         // Even of a file in pieces of a block each, they are in few enough nodes for a checkpoint.
-        let reclaim_bytes =
+        let mut reclaim_bytes =
             (self.reserves().dirty_nodes_max() as u64 * (64 << 10)).min(RECLAIM_BYTES_MAX);
         let mut after = 0;
         loop {
@@ -164,8 +174,14 @@ impl<D: BlockDevice> FileSystem<D> {
                     let step = self.transact_tidying(now_ns, |transaction| {
                         transaction.files().reclaim_orphan(orphan.id, reclaim_bytes)
                     });
-                    if step.await? {
-                        break;
+                    match step.await {
+                        Ok(true) => break,
+                        Ok(false) => {}
+                        // What it touches is in too many nodes: less of it at once, in the end a single item.
+                        Err(FileError::TransactionTooLarge) if reclaim_bytes > 1 => {
+                            reclaim_bytes /= 4;
+                        }
+                        Err(error) => return Err(error),
                     }
                     embassy_futures::yield_now().await;
                 }

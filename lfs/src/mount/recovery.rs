@@ -13,6 +13,7 @@
 //! Nothing is written to the device before [`Recovery::finish`], which flushes. Where the device keeps two copies,
 //! what is read is taken from whichever proves right, and the other gets it too (DESIGN.md, "Mirror").
 
+use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -22,17 +23,27 @@ use super::format::read_superblock;
 use super::read_ahead::{LoadedSegment, ReadAhead};
 use super::unlock::{Unlock, unlock};
 use crate::checkpoint::{Checkpoint, ObjectReader, read_slot, segments_for};
+use crate::disk::layout::NUMBER_MAX;
 use crate::disk::read_checked;
 use crate::disk::superblock::{SegmentId, State, Superblock, SuperblockFault};
-use crate::log::{Commit, GroupHeader, GroupKind, Log, LogCursor, Replay, ReplayFault};
+use crate::log::{
+    Commit, GroupHeader, GroupKind, Log, LogCursor, Replay, ReplayFault, clock_after,
+};
 use crate::seal::{SharedVault, Vault};
 use crate::space::{Segment, SegmentKind, Segments};
 use crate::transaction::Volume;
-use crate::tree::Held;
+use crate::tree::{Held, Missing};
 use crate::{
     Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
     MountError, ObjectId, ObjectReadError, Structure,
 };
+
+/// The log is replayed this many changes, or a commit, at a time: the nodes that they ask for are loaded together.
+const CHANGES_AHEAD: usize = 64;
+/// Bytes of the layer above for which no more changes are waited for.
+const BYTES_AHEAD: usize = 64 << 10;
+/// Nodes that are loaded together at most, but for one round.
+const NODES_AHEAD: usize = 256;
 
 /// A mount under way.
 pub struct Recovery<D: BlockDevice> {
@@ -49,6 +60,12 @@ pub struct Recovery<D: BlockDevice> {
     /// Groups that not all copies have as the one that was believed.
     uneven: Vec<Uneven>,
     replay: Replay,
+    /// How the log ends, once that was seen.
+    end: Option<Result<(), MountError>>,
+    /// Commits, of those that replay has ready, whose nodes were loaded ahead.
+    ahead: usize,
+    /// And are held until they are applied.
+    held_ahead: Held,
     layer: Vec<u8>,
     /// The newest commit in which the layer above recorded something, or its horizon.
     layer_commit: CommitNumber,
@@ -165,6 +182,9 @@ impl<D: BlockDevice> Recovery<D> {
                 horizon.0,
                 superblock.commit_bytes_max(),
             ),
+            end: None,
+            ahead: 0,
+            held_ahead: Held::default(),
             layer: Vec::new(),
             layer_commit: checkpoint.horizon,
             log_blocks: checkpoint.log_blocks,
@@ -219,6 +239,12 @@ impl<D: BlockDevice> Recovery<D> {
         ))
     }
 
+    /// Length of an object of the checkpoint in bytes.
+    pub fn object_len_bytes(&self, id: ObjectId) -> Option<u64> {
+        let object = self.checkpoint.objects.get(&id)?;
+        Some(object.len_bytes)
+    }
+
     /// The next commit after the horizon: its number and what the layer above recorded in it (nothing, when it
     /// was only about files), or `None` at the log's end.
     ///
@@ -226,7 +252,12 @@ impl<D: BlockDevice> Recovery<D> {
     /// [`MountError::Damaged`] when commits that were acknowledged cannot be read any more.
     pub async fn next_commit(&mut self) -> Result<Option<(CommitNumber, &[u8])>, MountError> {
         loop {
+            if self.ahead == 0 {
+                self.look_ahead().await;
+                self.load_ahead().await;
+            }
             if let Some(commit) = self.replay.take() {
+                self.ahead = self.ahead.saturating_sub(1);
                 let number = CommitNumber(commit.number);
                 if number > self.checkpoint.tree_commit {
                     self.apply(&commit).await?;
@@ -241,12 +272,31 @@ impl<D: BlockDevice> Recovery<D> {
                 self.layer = commit.layer;
                 return Ok(Some((number, &self.layer)));
             }
-            let Some(group) = self.next_group().await? else {
-                self.check_end().await?;
-                return Ok(None);
-            };
-            self.take_group(&group)?;
+            if let Some(end) = self.end {
+                return end.map(|()| None);
+            }
         }
+    }
+
+    /// Takes the groups that say the next few commits, or notes how the log ends: what comes before that is not lost with it.
+    async fn look_ahead(&mut self) {
+        while self.end.is_none() && self.replay.has_room(CHANGES_AHEAD, BYTES_AHEAD) {
+            self.end = match self.next_commits().await {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(())),
+                Err(error) => Some(Err(error)),
+            };
+        }
+    }
+
+    /// Takes the next group; false at the log's end.
+    async fn next_commits(&mut self) -> Result<bool, MountError> {
+        let Some(group) = self.next_group().await? else {
+            self.check_end().await?;
+            return Ok(false);
+        };
+        self.take_group(&group)?;
+        Ok(true)
     }
 
     /// The trees, with what was replayed so far.
@@ -310,7 +360,7 @@ impl<D: BlockDevice> Recovery<D> {
             header.continued,
             group.checksum,
         );
-        self.log_blocks += u64::from(header.blocks());
+        self.log_blocks = clock_after(self.log_blocks, header.blocks());
         Ok(())
     }
 
@@ -338,17 +388,56 @@ impl<D: BlockDevice> Recovery<D> {
     /// Applies what a commit says of files.
     async fn apply(&mut self, commit: &Commit) -> Result<(), MountError> {
         let mut held = Held::default();
+        let (number, changes) = (commit.number, &commit.changes);
         loop {
-            match self.volume.plan(commit.number, &commit.changes) {
-                Ok(plan) => match self.volume.prepare(&plan) {
-                    Ok(()) => {
-                        self.volume.apply(plan, &[]);
-                        return Ok(());
-                    }
-                    Err(fault) => self.load(fault.into(), &mut held).await?,
-                },
-                Err(error) => self.load(error, &mut held).await?,
+            let prepared = self.volume.plan(number, changes).and_then(|plan| {
+                self.volume.prepare(&plan)?;
+                Ok(plan)
+            });
+            match prepared {
+                Ok(plan) => {
+                    self.volume.apply(plan, &[]);
+                    return Ok(());
+                }
+                Err(FileError::Fault(fault)) => {
+                    let fault = self.volume.with_others(fault, number, changes);
+                    self.load(fault.into(), &mut held).await?;
+                }
+                Err(error) => return Err(mount_error(error)),
             }
+        }
+    }
+
+    /// Loads what the next commits will ask for: their keys are known, and one wait does for many. What cannot be read shows when it is
+    /// asked for.
+    async fn load_ahead(&mut self) {
+        let mut changes = 0;
+        let few = |commit: &&Commit| {
+            let first = changes == 0;
+            changes += commit.changes.len().max(1);
+            first || changes <= CHANGES_AHEAD
+        };
+        self.ahead = self.replay.waiting().take_while(few).count();
+        self.held_ahead.clear();
+        let mut asked = BTreeSet::new();
+        while asked.len() < NODES_AHEAD {
+            let mut missing = Missing::default();
+            for commit in self.replay.waiting().take(self.ahead) {
+                if commit.number > self.checkpoint.tree_commit.0 {
+                    self.volume
+                        .note_missing(commit.number, &commit.changes, &mut missing);
+                }
+            }
+            let mut pointers = missing.into_pointers();
+            // Each once, whatever it turns out to be.
+            pointers.retain(|pointer| asked.insert(pointer.block));
+            if pointers.is_empty() {
+                return;
+            }
+            self.counters.bytes_read += (pointers.len() * BLOCK_SIZE) as u64;
+            let loaded = Volume::load_nodes(&self.volume.cache, &self.device, &pointers).await;
+            let nodes = loaded.into_iter().flatten();
+            nodes.for_each(|node| self.held_ahead.hold(node));
         }
     }
 
@@ -370,12 +459,20 @@ impl<D: BlockDevice> Recovery<D> {
 
     /// Loads what a fault asks for; other errors end the mount.
     async fn load(&mut self, error: FileError, held: &mut Held) -> Result<(), MountError> {
-        let FileError::Fault(Fault::Node(pointer)) = error else {
-            return Err(mount_error(error));
+        let pointers = match error {
+            FileError::Fault(Fault::Node(pointer)) => alloc::vec![pointer],
+            FileError::Fault(Fault::Nodes(pointers)) => pointers,
+            error => return Err(mount_error(error)),
         };
-        self.counters.bytes_read += BLOCK_SIZE as u64;
-        let loaded = Volume::load_node(&self.volume.cache, &self.device, pointer, held).await;
-        loaded.map_err(mount_error)
+        self.counters.bytes_read += (pointers.len() * BLOCK_SIZE) as u64;
+        let loaded = Volume::load_nodes(&self.volume.cache, &self.device, &pointers).await;
+        let mut loaded = loaded.into_iter();
+        // What is wrong with others than the first shows when they are asked for.
+        if let Some(first) = loaded.next() {
+            held.hold(first.map_err(mount_error)?);
+        }
+        loaded.flatten().for_each(|node| held.hold(node));
+        Ok(())
     }
 
     /// Ends the mount: from here on the log goes on after the last commit found.
@@ -429,7 +526,9 @@ impl<D: BlockDevice> Recovery<D> {
 
     /// As [`finish`](Self::finish), for a device that must not be written: only reads may follow.
     pub fn finish_without_writing(self) -> FileSystem<D> {
-        let last = CommitNumber(self.replay.next_number() - 1);
+        // Of a mount that ends early, the last that was handed out.
+        let next = self.replay.waiting().next();
+        let last = next.map_or(self.last_commit(), |next| CommitNumber(next.number - 1));
         let log = Log::new(
             self.superblock,
             (Rc::clone(&self.segments), self.vault),
@@ -516,7 +615,9 @@ impl<D: BlockDevice> Recovery<D> {
     /// The chain ends at the cursor: makes sure that nothing acknowledged lies behind.
     async fn check_end(&mut self) -> Result<(), MountError> {
         let damaged = Err(self.damaged_group());
-        if self.cursor.sequence <= self.checkpoint.durable_group {
+        let vouched_for = self.checkpoint.horizon.max(self.checkpoint.tree_commit);
+        if self.cursor.sequence <= self.checkpoint.durable_group || self.last_commit() < vouched_for
+        {
             return damaged;
         }
         let (id, first) = (self.cursor.current(), self.cursor.next_block);
@@ -721,9 +822,6 @@ async fn read_table<D: BlockDevice>(
     Ok(segments)
 }
 
-/// No count on disk gets here in the life of a disk; beyond, adding could overflow.
-const NUMBER_MAX: u64 = 1 << 62;
-
 /// Compares the segments that a checkpoint names with the table, and gives the log as it begins; `None` when
 /// they contradict each other.
 fn claim_segments(
@@ -731,26 +829,33 @@ fn claim_segments(
     checkpoint: &Checkpoint,
     segments: &mut Segments,
 ) -> Option<LogCursor> {
+    let start = &checkpoint.start;
+    let numbers = [
+        checkpoint.sequence,
+        checkpoint.horizon.0,
+        checkpoint.tree_commit.0,
+        checkpoint.durable_group,
+        start.group,
+        start.commit,
+        checkpoint.log_blocks,
+        // What is given out next may be the first that is not.
+        checkpoint.next_object.saturating_sub(1),
+        checkpoint.next_inode.saturating_sub(1),
+    ];
+    if numbers.iter().any(|number| *number >= NUMBER_MAX) {
+        return None;
+    }
+    // Replay must not begin behind what it is to bring back.
+    let next = checkpoint.horizon.min(checkpoint.tree_commit).0 + 1;
     let sane = (1..=superblock.log_segments as usize + crate::log::AHEAD)
         .contains(&checkpoint.log_segments.len())
         && checkpoint.ahead_count < checkpoint.log_segments.len()
-        && (1..NUMBER_MAX).contains(&checkpoint.start.commit)
-        && (1..NUMBER_MAX).contains(&checkpoint.start.group)
-        && checkpoint.sequence < NUMBER_MAX
-        && checkpoint.next_object < NUMBER_MAX
-        && checkpoint.next_inode < NUMBER_MAX
-        && checkpoint.log_blocks < NUMBER_MAX
+        && start.group > 0
+        && start.commit > 0
+        && (start.commit < next || (start.commit == next && !start.continued))
         && checkpoint.segment_count == segments.count();
     if !sane {
         return None;
-    }
-    for &id in &checkpoint.log_segments {
-        // Free in the table: the log decided on it while the checkpoint was being written.
-        let taken = segments.claim(id, SegmentKind::Log, checkpoint.log_blocks)
-            || take(segments, id, SegmentKind::Log);
-        if !taken {
-            return None;
-        }
     }
     for (id, object) in &checkpoint.objects {
         let whole = object.segments.len() as u64 == segments_for(superblock, object.len_bytes)
@@ -763,12 +868,21 @@ fn claim_segments(
             return None;
         }
     }
-    // Objects that were being written when the checkpoint was made do not exist.
+    // Objects that were being written when the checkpoint was made do not exist. Before the log's: one may have been given up
+    // while the checkpoint was being written, and the log have decided on its segment.
     let lost = segments
         .iter()
         .filter(|(_, segment)| segment.kind == SegmentKind::Object && !segment.pinned);
     for id in lost.map(|(id, _)| id).collect::<Vec<_>>() {
         segments.release(id);
+    }
+    for &id in &checkpoint.log_segments {
+        // Free in the table: the log decided on it while the checkpoint was being written.
+        let taken = segments.claim(id, SegmentKind::Log, checkpoint.log_blocks)
+            || take(segments, id, SegmentKind::Log);
+        if !taken {
+            return None;
+        }
     }
     let (&first, rest) = checkpoint.log_segments.split_first()?;
     let mut cursor = LogCursor::at_start(first, checkpoint.start);

@@ -42,11 +42,11 @@ impl<'a> Value<'a> {
         let mut reader = Reader::new(payload);
         let stored = match reader.byte() {
             Some(1) => return Ok(Self::Inline(reader.rest())),
-            Some(2) => reader.varint().zip(reader.varint()).zip(reader.end()),
+            Some(2) => reader.object().zip(reader.varint()).zip(reader.end()),
             _ => None,
         };
         let ((object, size), ()) = stored.ok_or(DAMAGED)?;
-        if object == 0 || size == 0 || size > ATTRIBUTE_BYTES_MAX as u64 {
+        if size == 0 || size > ATTRIBUTE_BYTES_MAX as u64 {
             return Err(DAMAGED);
         }
         Ok(Self::Stored { object, size })

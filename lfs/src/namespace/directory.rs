@@ -34,7 +34,7 @@ impl Named {
         let mut reader = Reader::new(payload);
         let mut read = || {
             let kind = FileKind::from_number(reader.byte()?)?;
-            let inode = InodeNumber(reader.varint().filter(|&number| number != 0)?);
+            let inode = InodeNumber(reader.object()?);
             reader.end()?;
             Some(Self { inode, kind })
         };

@@ -10,6 +10,7 @@ use super::types::{
     ATTRIBUTE_NAMES_BYTES_MAX, FILE_BYTES_MAX, FileKind, InodeNumber, LINKS_MAX, NewInode, ROOT,
     SetAttributes, Stat,
 };
+use crate::disk::layout::NUMBER_MAX;
 use crate::{FileError, ItemKey, ItemKind, View};
 
 const VERSION: u8 = 1;
@@ -161,7 +162,7 @@ impl Inode {
         let ctime_ns = mtime_ns.wrapping_add(reader.signed()?);
         let atime_ns = btime_ns.wrapping_add(reader.signed()?);
         let parent = if kind == FileKind::Directory {
-            reader.varint().filter(|&parent| parent != 0)?
+            reader.object()?
         } else {
             0
         };
@@ -173,7 +174,7 @@ impl Inode {
             }
         };
         let device = optional(HAS_DEVICE)?;
-        let data_object = optional(HAS_DATA_OBJECT)?;
+        let data_object = optional(HAS_DATA_OBJECT).filter(|&object| object < NUMBER_MAX)?;
         let attribute_names_bytes = u32::try_from(optional(HAS_ATTRIBUTES)?).ok()?;
         let cuts = if has & HAS_CUTS == 0 {
             Cuts::default()

@@ -60,7 +60,7 @@ impl State {
                 2 => Self::Tree,
                 3 => Self::Cuts,
                 4 => Self::Data {
-                    object: reader.varint().filter(|&object| object != 0)?,
+                    object: reader.object()?,
                     size: reader
                         .varint()
                         .filter(|&size| i64::try_from(size).is_ok())?,

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::cipher::{KEY_BYTES, NONCE_BYTES, TAG_BYTES};
 use super::keys::{check, wrapping_key};
 use super::{DataKey, KdfCost, Purpose, Random, Secret, Suite};
-use crate::disk::layout::checksum;
+use crate::disk::layout::{NUMBER_MAX, checksum};
 use crate::{BlockIndex, FileSystemId};
 
 /// Slots in a block.
@@ -185,6 +185,7 @@ impl KeySlots {
             });
         };
         let sound = usize::from(layout.slot_count) == KEY_SLOT_COUNT
+            && layout.generation.get() < NUMBER_MAX
             && layout.slots.iter().all(SlotLayout::is_sound)
             && layout.slots.iter().any(SlotLayout::is_used);
         sound

@@ -7,13 +7,13 @@
 //!
 //! What was kept for open transactions alone is listed (`transaction::open`), and let go of without a walk.
 //!
-//! Bound: a step looks at [`ITEMS_PER_STEP`] items, and waits while too many nodes are changed.
+//! Bound: a step looks at [`ITEMS_PER_STEP`] items and changes no more nodes than there is room for; it waits while too many are changed.
 
 use alloc::vec::Vec;
 
 use crate::extent::Piece;
 use crate::transaction::{KeptItem, Loaded, Volume, after};
-use crate::tree::{Item, Key};
+use crate::tree::{Item, Key, Touched};
 use crate::{BlockDevice, Clock, Fault, FileError, FileSystem, ItemKind};
 
 /// Items looked at before others get a turn.
@@ -53,7 +53,8 @@ impl<D: BlockDevice> FileSystem<D> {
     async fn let_go_of_kept(&self) -> Result<(), FileError> {
         let mut loaded = Loaded::default();
         while self.open.borrow().kept.has_loose() && !self.is_ending() {
-            let step = self.volume.borrow_mut().forget_kept();
+            let nodes_max = self.nodes_left();
+            let step = self.volume.borrow_mut().forget_kept(nodes_max);
             match step {
                 Ok(()) => {
                     loaded = Loaded::default();
@@ -69,10 +70,8 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Waits while too many nodes are changed.
-    async fn may_go_on(&self) {
-        self.log
-            .until(|| (self.may_dirty_more() || self.is_ending()).then_some(()))
-            .await;
+    pub(crate) async fn may_go_on(&self) {
+        self.log.until(|| self.may_dirty_more().then_some(())).await;
     }
 
     async fn walk_history(&self) -> Result<(), FileError> {
@@ -82,7 +81,8 @@ impl<D: BlockDevice> FileSystem<D> {
             if self.is_ending() {
                 return Ok(());
             }
-            let step = self.volume.borrow_mut().forget_unseen(from);
+            let nodes_max = self.nodes_left();
+            let step = self.volume.borrow_mut().forget_unseen(from, nodes_max);
             match step {
                 Ok(found) => {
                     next = found;
@@ -100,8 +100,9 @@ impl<D: BlockDevice> FileSystem<D> {
 }
 
 impl Volume {
-    /// Removes of the next items of the history those that no snapshot sees; where to go on, if there are more.
-    fn forget_unseen(&mut self, from: Key) -> Result<Option<Key>, Fault> {
+    /// Removes of the next items of the history those that no snapshot sees, one or as many as change at most `nodes_max` nodes; where to go
+    /// on, if there are more.
+    fn forget_unseen(&mut self, from: Key, nodes_max: usize) -> Result<Option<Key>, Fault> {
         let mut unseen: Vec<(Key, Item)> = Vec::new();
         let mut next = Some(from);
         for _ in 0..ITEMS_PER_STEP {
@@ -114,26 +115,45 @@ impl Volume {
                 unseen.push((key, item));
             }
         }
+        let mut touched = Touched::default();
+        let mut ready = 0;
         for (key, _) in &unseen {
-            self.history.prepare(key)?;
+            self.history.prepare_counted(key, None, &mut touched)?;
+            if ready > 0 && touched.nodes() > nodes_max {
+                next = Some(*key);
+                break;
+            }
+            ready += 1;
         }
-        for (key, _) in unseen {
-            self.forget(&key);
+        for (key, _) in unseen.iter().take(ready) {
+            self.forget(key);
         }
         Ok(next)
     }
 
-    /// Goes through some items that were kept for transactions which are over, and removes those that nobody sees.
-    fn forget_kept(&mut self) -> Result<(), Fault> {
+    /// Goes through some items that were kept for transactions which are over, and removes those that nobody sees, one or as many as change at
+    /// most `nodes_max` nodes.
+    fn forget_kept(&mut self, nodes_max: usize) -> Result<(), Fault> {
         let items = self.open.borrow_mut().kept.take_loose(ITEMS_PER_STEP);
         // One that a snapshot sees by now stays for that.
         let unseen = |item: &&KeptItem| !self.is_shown(item.birth, item.key.version);
-        let unseen = items.iter().filter(unseen).copied().collect::<Vec<_>>();
+        let mut unseen = items.iter().filter(unseen).copied().collect::<Vec<_>>();
+        let mut touched = Touched::default();
+        let mut ready = 0;
         for item in &unseen {
-            if let Err(fault) = self.history.prepare(&item.key) {
+            let prepared = self.history.prepare_counted(&item.key, None, &mut touched);
+            if let Err(fault) = prepared {
                 self.open.borrow_mut().kept.put_back(items);
                 return Err(fault);
             }
+            if ready > 0 && touched.nodes() > nodes_max {
+                break;
+            }
+            ready += 1;
+        }
+        let later = unseen.split_off(ready);
+        if !later.is_empty() {
+            self.open.borrow_mut().kept.put_back(later);
         }
         for item in unseen {
             let mut open = self.open.borrow_mut();

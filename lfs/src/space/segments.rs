@@ -295,6 +295,10 @@ impl Segments {
         self.update(id, |segment| *segment = FREE);
         self.free += 1;
         self.touch(id);
+        if let Some(since) = &mut self.since_freeze {
+            // What it held is no part of what it will hold.
+            since.remove(&id);
+        }
     }
 
     /// Pins a segment or lets it go.
@@ -345,7 +349,9 @@ impl Segments {
         let Some(before) = self.get(id).map(|segment| segment.live_bytes) else {
             return;
         };
-        let after = u32::try_from(change(u64::from(before))).unwrap_or(u32::MAX);
+        // More than there is room for is only counted where what is stored contradicts itself, and no table may say so.
+        let after = change(u64::from(before)).min(self.segment_bytes);
+        let after = u32::try_from(after).unwrap_or(u32::MAX);
         self.update(id, |segment| segment.live_bytes = after);
         self.live_bytes = self.live_bytes + u64::from(after) - u64::from(before);
         if let Some(since) = &mut self.since_freeze {
@@ -524,7 +530,10 @@ impl Segments {
             };
             let since = self.since_freeze.as_ref().and_then(|since| since.get(&id));
             let live = i64::from(segment.live_bytes) - since.copied().unwrap_or(0);
-            let live = u32::try_from(live.max(0)).unwrap_or(u32::MAX);
+            let live = match segment.kind {
+                SegmentKind::Free => 0,
+                _ => u32::try_from(live.max(0)).unwrap_or(u32::MAX),
+            };
             let layout = SegmentLayout {
                 kind: segment.kind as u8,
                 generation: segment.generation,
@@ -669,6 +678,44 @@ mod tests {
             );
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    /// Nodes that the checkpoint itself put there are in use, whatever was there since it was frozen.
+    #[test]
+    fn a_segment_given_up_and_taken_again_while_a_checkpoint_is_written_says_what_it_holds() {
+        let superblock = example();
+        let vault = Vault::plain(superblock.id);
+        let mut segments = Segments::new(&superblock, 100).unwrap();
+        assert!(segments.claim(SegmentId(1), SegmentKind::Object, 0));
+        segments.freeze();
+        assert!(segments.claim(SegmentId(2), SegmentKind::Object, 0));
+        for id in [1, 2].map(SegmentId) {
+            segments.release(id);
+            assert!(segments.claim(id, SegmentKind::Nodes, 0));
+            segments.add_frozen(id, 4096);
+        }
+        let mut blocks = segments
+            .changed_blocks(&superblock, &vault, 5, &[])
+            .unwrap();
+        let block = blocks.pop().unwrap();
+        let mut read = Segments::new(&superblock, 100).unwrap();
+        assert!(read.load_block(&superblock, &vault, 0, 1, block.buffer.bytes()));
+        for id in [1, 2].map(SegmentId) {
+            assert_eq!(read.get(id).unwrap().live_bytes, 4096);
+        }
+        assert_eq!(read.emptied(), []);
+    }
+
+    #[test]
+    fn no_segment_says_that_more_is_in_use_than_it_has() {
+        let mut segments = Segments::new(&example(), 100).unwrap();
+        assert!(segments.claim(SegmentId(1), SegmentKind::Log, 0));
+        for _ in 0..3 {
+            segments.add_live(SegmentId(1), 30_000);
+        }
+        let live = segments.get(SegmentId(1)).unwrap().live_bytes;
+        assert_eq!(u64::from(live), segments.segment_bytes);
+        assert_eq!(segments.live_bytes(), segments.segment_bytes);
     }
 
     #[test]

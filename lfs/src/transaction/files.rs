@@ -5,15 +5,17 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use super::At;
-use super::volume::{Volume, encode_snapshot};
+use super::volume::{Plan, Volume, encode_snapshot};
 use super::write_set::{Loaded, Staged, WriteSet};
 use crate::check::{PieceAt, damaged_bytes};
+use crate::disk::layout::NUMBER_MAX;
 use crate::extent::codec::{ExtentIdentity, encode};
 use crate::fault::SuspectData;
-use crate::log::{Change, ExtentRecord, Part, Record};
+use crate::log::{Change, ExtentRecord, Part, Record, Refused, RoomWanted};
+use crate::together::together;
 use crate::{
-    AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, Fault,
-    FileError, FileSystem, ItemKey, ItemKind, SnapshotId, SnapshotInfo, StoredRange, Transaction,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, Fault, FileError,
+    FileSystem, ItemKey, ItemKind, NodePointer, SnapshotId, SnapshotInfo, StoredRange, Transaction,
     View,
 };
 
@@ -25,7 +27,7 @@ pub enum CommitStop {
     /// The log has no room at the moment; [`FileSystem::admit`] waits for some.
     NoRoom,
     /// The same of a commit that frees space: sooner or later there is room for those.
-    NoRoomToShrink,
+    NoRoomToShrink(RoomWanted),
     /// It cannot be committed.
     Error(FileError),
 }
@@ -88,7 +90,14 @@ impl<D: BlockDevice> FileSystem<D> {
                     .await;
                 Ok(())
             }
-            CommitStop::NoRoomToShrink => self.make_room_to_shrink().await,
+            // More than is set aside for those that free space may never come.
+            CommitStop::NoRoomToShrink(wanted) if !wanted.is_set_aside() && self.is_full() => {
+                Err(FileError::NoSpace)
+            }
+            CommitStop::NoRoomToShrink(wanted) => {
+                let in_vain = || !wanted.is_set_aside() && self.is_full();
+                self.make_room_to_shrink(wanted, in_vain).await
+            }
             CommitStop::Error(FileError::NoSpace) if self.frees_space() => {
                 let over = || !self.frees_space() || self.is_ending();
                 self.changed.until(|| over().then_some(())).await;
@@ -111,9 +120,10 @@ impl<D: BlockDevice> FileSystem<D> {
             match self.try_transact(now_ns, true, &loaded, &mut body) {
                 Ok((done, _)) => return Ok(done),
                 Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
-                Err(CommitStop::NoRoom | CommitStop::NoRoomToShrink) => {
-                    self.make_room_to_shrink().await?;
+                Err(CommitStop::NoRoomToShrink(wanted)) => {
+                    self.make_room_to_shrink(wanted, || false).await?;
                 }
+                Err(CommitStop::NoRoom) => return Err(FileError::NoSpace),
                 Err(CommitStop::Error(error)) => return Err(error),
             }
         }
@@ -213,22 +223,19 @@ impl<D: BlockDevice> FileSystem<D> {
     pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
         let use_of = |address| self.volume.borrow().use_of(address);
         match fault {
-            Fault::Node(pointer) => {
-                let address = pointer.block.0.saturating_mul(BLOCK_SIZE as u64);
-                let asked_in = use_of(address);
-                let cache = Rc::clone(&self.volume.borrow().cache);
-                let read = Volume::load_node(&cache, &self.device, pointer, &mut loaded.nodes);
-                match read.await {
-                    Err(FileError::Damaged { .. }) if use_of(address) != asked_in => Ok(()),
-                    read => read,
-                }
+            Fault::Node(pointer) => self.load_nodes(&[pointer], loaded).await,
+            Fault::Nodes(pointers) => self.load_nodes(&pointers, loaded).await,
+            Fault::Changes(nodes) => {
+                self.wait_for_nodes(nodes).await;
+                Ok(())
             }
             Fault::Data(ranges) => {
-                let asked_in = ranges.iter().map(|range| use_of(range.address));
-                let asked_in = asked_in.collect::<Vec<_>>();
-                for (range, asked_in) in ranges.into_iter().zip(asked_in) {
-                    let bytes = self.read_stored(range).await?;
-                    loaded.keep(range, asked_in, bytes);
+                let reads = ranges.into_iter().map(|range| {
+                    let asked_in = use_of(range.address);
+                    async move { (range, asked_in, self.read_stored(range).await) }
+                });
+                for (range, asked_in, bytes) in together(reads).await {
+                    loaded.keep(range, asked_in, bytes?);
                 }
                 Ok(())
             }
@@ -244,6 +251,31 @@ impl<D: BlockDevice> FileSystem<D> {
                 Ok(())
             }
         }
+    }
+
+    /// Loads nodes, of which the first is needed.
+    async fn load_nodes(
+        &self,
+        pointers: &[NodePointer],
+        loaded: &mut Loaded,
+    ) -> Result<(), FileError> {
+        let address = |pointer: &NodePointer| pointer.block.0.saturating_mul(BLOCK_SIZE as u64);
+        let use_of = |pointer| self.volume.borrow().use_of(address(pointer));
+        let asked_in = pointers.first().map(use_of);
+        let cache = Rc::clone(&self.volume.borrow().cache);
+        let mut found = Volume::load_nodes(&cache, &self.device, pointers)
+            .await
+            .into_iter();
+        let first = found.next();
+        // What is wrong with the others shows when they are asked for.
+        found.flatten().for_each(|node| loaded.nodes.hold(node));
+        match first {
+            Some(Ok(node)) => loaded.nodes.hold(node),
+            Some(Err(FileError::Damaged { .. })) if pointers.first().map(use_of) != asked_in => {}
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Reads bytes of the log that were found damaged, from a copy that has them right if one does.
@@ -368,16 +400,17 @@ impl<D: BlockDevice> FileSystem<D> {
 
         let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
         let (plan, growing) = {
-            let mut volume = self.volume.borrow_mut();
-            let plan = volume.plan(number.0, changes)?;
-            volume.prepare(&plan).map_err(CommitStop::Fault)?;
+            let (plan, nodes) = self.planned(number.0, changes)?;
+            self.admit_nodes(nodes)?;
+            let volume = self.volume.borrow();
             let items = changes.iter().map(|change| volume.growth_bytes(change));
             let taken = (data_bytes + items.sum::<usize>()) as u64;
             let growing = !set.tidying && taken > plan.freed_bytes();
             (plan, growing)
         };
         // On a full disk it may use what is left to commits that free space: it takes hardly anything.
-        let shrinking = !growing && layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
+        let takes_little = layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
+        let shrinking = set.tidying || (!growing && takes_little);
         let grown = data_bytes + changes.len() * 64;
         if growing && !self.has_space_for(grown as u64) {
             self.open.borrow_mut().end_oldest_for_space();
@@ -394,11 +427,11 @@ impl<D: BlockDevice> FileSystem<D> {
             &mut addresses,
         );
         taken.map_err(|error| match error {
-            AppendError::NoRoom if shrinking => CommitStop::NoRoomToShrink,
-            AppendError::NoRoom => CommitStop::NoRoom,
-            AppendError::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
-            AppendError::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
-            AppendError::ReadOnly => CommitStop::Error(FileError::ReadOnly),
+            Refused::NoRoom(wanted) if shrinking => CommitStop::NoRoomToShrink(wanted),
+            Refused::NoRoom(_) => CommitStop::NoRoom,
+            Refused::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
+            Refused::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
+            Refused::ReadOnly => CommitStop::Error(FileError::ReadOnly),
         })?;
         if !layer.is_empty() {
             self.layer_commit.set(number);
@@ -409,7 +442,7 @@ impl<D: BlockDevice> FileSystem<D> {
         volume.note_changes(number.0, changes, set.tidying);
         volume.apply(plan, &addresses);
         let next_object = volume.next_object.get().max(set.next_object);
-        volume.next_object.set(next_object);
+        volume.next_object.set(next_object.min(NUMBER_MAX));
         drop(volume);
         let orphan =
             |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);
@@ -492,16 +525,40 @@ impl<D: BlockDevice> FileSystem<D> {
             changes.push(Change::Write(record, 0));
         }
         changes.extend(freed_ranges(set));
-        let mut volume = self.volume.borrow_mut();
-        let plan = volume.plan(number, &changes)?;
-        volume.prepare(&plan).map_err(CommitStop::Fault)
+        let (_, nodes) = self.planned(number, &changes)?;
+        self.admit_nodes(nodes)
+    }
+
+    /// What commit `number` with these changes does, all of which is in memory, and by how many nodes the changed ones become more, at most.
+    fn planned(&self, number: u64, changes: &[Change]) -> Result<(Plan, usize), FileError> {
+        let volume = &mut *self.volume.borrow_mut();
+        let prepared = volume.plan(number, changes).and_then(|plan| {
+            let nodes = volume.prepare(&plan)?;
+            Ok((plan, nodes))
+        });
+        prepared.map_err(|error| match error {
+            FileError::Fault(fault) => volume.with_others(fault, number, changes).into(),
+            error => error,
+        })
+    }
+
+    /// Whether so many more nodes may change.
+    fn admit_nodes(&self, nodes: usize) -> Result<(), CommitStop> {
+        if self.is_ending() || self.has_nodes_for(nodes) {
+            return Ok(());
+        }
+        // Not even after a checkpoint.
+        if nodes > self.reserves().dirty_nodes_limit() {
+            return Err(CommitStop::Error(FileError::TransactionTooLarge));
+        }
+        Err(CommitStop::Fault(Fault::Changes(nodes)))
     }
 
     /// Whether files may grow by `bytes`.
     fn has_space_for(&self, bytes: u64) -> bool {
         let usage = self.usage();
         let volume = self.volume.borrow();
-        let dirty = volume.live.dirty_nodes() + volume.history.dirty_nodes();
+        let dirty = volume.dirty_nodes();
         let freed = volume.live.freed_blocks().len() + volume.history.freed_blocks().len();
         let in_blocks = |blocks: usize| (blocks * BLOCK_SIZE) as u64;
         // What the next checkpoint writes, and what it takes the place of: that still counts as live.
@@ -513,12 +570,17 @@ impl<D: BlockDevice> FileSystem<D> {
             && (self.object_reserve.get() == 0 || usage.object_bytes_max >= objects_keep)
     }
 
-    /// Waits for a commit that frees space to be taken.
-    async fn make_room_to_shrink(&self) -> Result<(), FileError> {
+    /// Waits until a commit that frees space would be taken, or `in_vain` holds.
+    async fn make_room_to_shrink(
+        &self,
+        wanted: RoomWanted,
+        in_vain: impl Fn() -> bool,
+    ) -> Result<(), FileError> {
         if self.is_ending() {
             return Err(FileError::ReadOnly);
         }
-        self.make_room(|| self.log.has_room_to_shrink()).await;
+        self.make_room(|| self.log.has_room_for(wanted) || in_vain())
+            .await;
         Ok(())
     }
 
@@ -528,6 +590,8 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.nudge();
         let appended = self.appended();
         let _ = self.log.wait_durable(appended).await;
+        // Whatever is waited for, others have their turn.
+        embassy_futures::yield_now().await;
         self.log
             .until(|| (made() || self.is_ending()).then_some(()))
             .await;
@@ -671,7 +735,7 @@ fn append_changes<'r>(
     extents: &'r [Vec<u8>],
     layer: impl Iterator<Item = &'r [u8]>,
     addresses: &mut Vec<u64>,
-) -> Result<CommitNumber, AppendError> {
+) -> Result<CommitNumber, Refused> {
     let mut heads = Vec::new();
     let mut ends = Vec::new();
     let mut extents = extents.iter();

@@ -36,6 +36,7 @@ pub(crate) use volume::{Volume, after, damaged_item, decode_snapshot, extent_key
 pub use write_set::Loaded;
 
 use crate::check::PieceAt;
+use crate::disk::layout::NUMBER_MAX;
 use crate::extent::{FILE_BYTES_MAX, Piece};
 use crate::fault::SuspectData;
 use crate::tree::{Item, Key, Tree};
@@ -527,7 +528,7 @@ impl View for Transaction<'_> {
     fn new_object(&mut self) -> u64 {
         let next = &self.volume.next_object;
         if self.reads.is_some() {
-            return next.replace(next.get() + 1);
+            return next.replace((next.get() + 1).min(NUMBER_MAX));
         }
         let object = self.set.next_object;
         self.set.next_object += 1;

@@ -16,17 +16,25 @@ use core::cell::{Cell, RefCell};
 use super::open::{InodeChange, KeptItem, Registry, SharedRegistry, change_of};
 use super::{SnapshotId, SnapshotInfo};
 use crate::checkpoint::Checkpoint;
+use crate::disk::layout::NUMBER_MAX;
 use crate::disk::read_checked;
 use crate::disk::superblock::Superblock;
 use crate::extent::{COMPRESSION_PROPERTY, Compression, Piece};
 use crate::log::{Change, ExtentRecord};
 use crate::seal::SharedVault;
 use crate::space::{SegmentKind, Segments};
-use crate::tree::{Damaged, Held, Item, Key, NodeCache, SharedCache, Tree, TreeKind};
+use crate::together::together;
+use crate::tree::{
+    Damaged, Held, Item, Key, Missing, NodeCache, NodeHandle, Put, SharedCache, Touched, Tree,
+    TreeKind,
+};
 use crate::{
     BlockDevice, BlockIndex, Buffer, CommitNumber, Description, Fault, FileError, ItemKey,
     ItemKind, NodePointer, Structure, describe_item,
 };
+
+/// Bytes of an extent item's value at most.
+const PIECE_BYTES_MAX: usize = 32;
 
 /// Memory for unchanged nodes when nobody says otherwise.
 const NODE_CACHE_BYTES: usize = 2 << 20;
@@ -167,7 +175,11 @@ impl Volume {
                     *object
                 }
             };
-            plan.next_object = plan.next_object.max(object.saturating_add(1));
+            if object >= NUMBER_MAX {
+                // Numbers have come to their end: the disk said that they begin there.
+                return Err(FileError::NoSpace);
+            }
+            plan.next_object = plan.next_object.max(object + 1);
         }
         for (object, mut ranges) in ranges {
             ranges.sort_unstable();
@@ -194,15 +206,74 @@ impl Volume {
         Ok(plan)
     }
 
-    /// Makes sure that all that a plan touches is in memory.
-    pub(crate) fn prepare(&mut self, plan: &Plan) -> Result<(), Fault> {
+    /// Makes sure that all that a plan touches is in memory; gives by how many the changed nodes become more when it is carried out,
+    /// at most.
+    pub(crate) fn prepare(&mut self, plan: &Plan) -> Result<usize, Fault> {
+        let [mut live, mut history] = [Touched::default(), Touched::default()];
         for mutation in &plan.mutations {
-            match mutation {
-                Mutation::Live(key, _) | Mutation::Extent(key, ..) => self.live.prepare(key)?,
-                Mutation::History(key, _) => self.history.prepare(key)?,
+            let (tree, key, value_bytes, touched) = match mutation {
+                Mutation::Live(key, item) => {
+                    let bytes = item.as_ref().map(|item| (item.birth, item.value.len()));
+                    (&mut self.live, key, bytes, &mut live)
+                }
+                Mutation::Extent(key, ..) => {
+                    let bytes = Some((plan.commit, PIECE_BYTES_MAX));
+                    (&mut self.live, key, bytes, &mut live)
+                }
+                Mutation::History(key, item) => {
+                    let bytes = Some((item.birth, item.value.len()));
+                    (&mut self.history, key, bytes, &mut history)
+                }
+            };
+            let put = value_bytes.map(|(birth, value_bytes)| Put { birth, value_bytes });
+            tree.prepare_counted(key, put, touched)?;
+        }
+        Ok(live.nodes() + history.nodes())
+    }
+
+    /// Nodes that are not in memory, of those that planning and preparing `changes` look at. What else they ask for shows when
+    /// those are there.
+    pub(crate) fn note_missing(&self, commit: u64, changes: &[Change], missing: &mut Missing) {
+        let kept = self.newest_shown().is_some();
+        for change in changes {
+            if missing.is_full() {
+                return;
+            }
+            let (first, last) = match change {
+                Change::Put(key, _) | Change::Remove(key) => (*key, *key),
+                Change::Write(extent, _) => {
+                    let end = extent.offset + u64::from(extent.len);
+                    let at = |offset| ItemKey::new(extent.object, ItemKind::Extent, offset);
+                    (at(extent.offset), at(end))
+                }
+                Change::Free { object, from, to } => {
+                    let at = |offset| ItemKey::new(*object, ItemKind::Extent, offset);
+                    (at(*from), at(to.unwrap_or(u64::MAX)))
+                }
+            };
+            let live = Key::live(first)..=Key::live(last);
+            self.live.note_missing(&live, missing);
+            if kept {
+                let dead = Key::dead(first, commit)..=Key::dead(last, commit);
+                self.history.note_missing(&dead, missing);
             }
         }
-        Ok(())
+    }
+
+    /// The same fault, and what else `changes` will ask for with it.
+    pub(crate) fn with_others(&self, fault: Fault, commit: u64, changes: &[Change]) -> Fault {
+        let Fault::Node(first) = fault else {
+            return fault;
+        };
+        let mut missing = Missing::default();
+        missing.note(first);
+        self.note_missing(commit, changes, &mut missing);
+        Fault::Nodes(missing.into_pointers())
+    }
+
+    /// Nodes that the next checkpoint has to write, at most.
+    pub(crate) fn dirty_nodes(&self) -> usize {
+        self.live.dirty_nodes() + self.history.dirty_nodes()
     }
 
     /// An item is about to be replaced or removed: snapshots may still see it.
@@ -439,17 +510,34 @@ impl Volume {
         pointer: NodePointer,
         held: &mut Held,
     ) -> Result<(), FileError> {
+        held.hold(Self::read_node(cache, device, pointer).await?);
+        Ok(())
+    }
+
+    /// Loads nodes together. Who holds the handles keeps them in memory.
+    pub(crate) async fn load_nodes(
+        cache: &SharedCache,
+        device: &impl BlockDevice,
+        pointers: &[NodePointer],
+    ) -> Vec<Result<NodeHandle, FileError>> {
+        let reads = pointers.iter();
+        together(reads.map(|pointer| Self::read_node(cache, device, *pointer))).await
+    }
+
+    async fn read_node(
+        cache: &SharedCache,
+        device: &impl BlockDevice,
+        pointer: NodePointer,
+    ) -> Result<NodeHandle, FileError> {
         let buffer = Buffer::zeroed(1).map_err(|_| FileError::OutOfMemory)?;
         let insert = |bytes: &[u8]| cache.borrow_mut().insert(pointer, bytes);
         let (_, inserted) = read_checked(device, pointer.block, buffer, insert).await;
-        let node = inserted
+        inserted
             .map_err(FileError::Device)?
             .map_err(|damaged| FileError::Damaged {
                 structure: Structure::Node,
                 block: damaged.block,
-            })?;
-        held.hold(node);
-        Ok(())
+            })
     }
 }
 

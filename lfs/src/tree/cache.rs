@@ -38,6 +38,32 @@ pub(crate) struct NodeHandle(
     #[cfg_attr(not(test), expect(dead_code, reason = "it is held, not used"))] Rc<Node>,
 );
 
+/// Nodes that are to be loaded together, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Missing(Vec<NodePointer>);
+
+impl Missing {
+    /// Nodes that one look for missing ones finds at most.
+    pub(crate) const MAX: usize = 32;
+
+    /// Notes a node, if there is room.
+    pub(crate) fn note(&mut self, pointer: NodePointer) {
+        if !self.is_full() && !self.0.contains(&pointer) {
+            self.0.push(pointer);
+        }
+    }
+
+    /// Whether no more are noted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.len() >= Self::MAX
+    }
+
+    /// In the order in which they were noted.
+    pub(crate) fn into_pointers(self) -> Vec<NodePointer> {
+        self.0
+    }
+}
+
 /// The nodes that an operation has loaded. Empty it, or drop it, when the operation is through.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Vec<NodeHandle>);

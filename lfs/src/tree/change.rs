@@ -4,10 +4,11 @@
 //! in memory and both fit into one. A leaf that has become empty stays until the next step: another prepared key
 //! may belong there, and the neighbour that takes its range over need not be in memory. No empty node is ever written.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::codec::NODE_PAYLOAD_BYTES;
+use super::codec::{self, NODE_PAYLOAD_BYTES};
 use super::key::{Expected, Item, Key};
 use super::node::{Child, Node, entries_max};
 use super::{Ledger, Tree};
@@ -24,6 +25,122 @@ const EVENED_BYTES_MAX: usize = NODE_PAYLOAD_BYTES / 8 * 15;
 /// Nodes that a split made, with the keys at which they begin.
 type Parts = Vec<(Key, Child)>;
 
+/// Children that an interior node has at least when one too large was halved.
+const HALVED_CHILDREN: usize = NODE_PAYLOAD_BYTES / 2 / (codec::ENTRY_OVERHEAD_BYTES_MAX + 12);
+/// Bytes by which an entry and the next can grow when another item takes the place of one.
+const REPLACED_BYTES_MAX: usize = 24;
+
+/// What a step that is being [prepared](Tree::prepare_counted) does to the nodes of a tree.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Nodes that have not changed since they were written.
+    stored: BTreeSet<BlockIndex>,
+    /// Leaves that get something, by the first key that belongs there.
+    leaves: BTreeMap<Key, Grown>,
+    /// Levels of the tree above the leaves.
+    levels: usize,
+    /// There is no leaf so far.
+    is_first: bool,
+}
+
+/// A leaf and what a step adds to it.
+#[derive(Debug, Clone, Copy)]
+struct Grown {
+    bytes: Growth,
+    entries: Growth,
+    /// Bytes of the largest entry that is added.
+    largest: usize,
+    /// Places between the entries that are there at which some are added, and the last of them.
+    gaps: usize,
+    last_gap: usize,
+}
+
+/// How much is there, and how much is added.
+#[derive(Debug, Clone, Copy)]
+struct Growth {
+    before: usize,
+    added: usize,
+}
+
+impl Growth {
+    /// By how much it is more than `max` in the end. What gets more than a little may have been evened out with a neighbour
+    /// before, and then was as full as that makes it; what gets little fits even so.
+    fn over(self, max: usize) -> Option<usize> {
+        let evened = if self.added > max / 32 { max / 16 * 15 } else { 0 };
+        (self.before.max(evened) + self.added).checked_sub(max + 1)
+    }
+}
+
+impl Grown {
+    fn of(leaf: &Node) -> Self {
+        let growth = |before| Growth { before, added: 0 };
+        Self {
+            bytes: growth(leaf.size()),
+            entries: growth(leaf.len()),
+            largest: 0,
+            gaps: 0,
+            last_gap: usize::MAX,
+        }
+    }
+
+    /// Nodes that it is split into, less one. Items come in the order of their keys: of those that come one behind the other a
+    /// split leaves a node behind that is full but for one entry, of others two that are half of that. Evening out two nodes
+    /// makes neither so full that the sum of what they have beyond their halves became more, so it delays splits and causes none
+    /// but of what [`Growth::over`] counts.
+    fn splits(&self) -> usize {
+        let parts = |over: Option<usize>, full: usize| match over {
+            Some(over) => (over / full + self.gaps.max(1)).min((2 * over).div_ceil(full) + 1),
+            None => 0,
+        };
+        let full = NODE_PAYLOAD_BYTES - self.largest.max(REPLACED_BYTES_MAX);
+        let bytes = parts(self.bytes.over(NODE_PAYLOAD_BYTES), full);
+        bytes.max(parts(self.entries.over(entries_max()), entries_max()))
+    }
+}
+
+impl Touched {
+    /// By how many the changed nodes become more, at most.
+    pub(crate) fn nodes(&self) -> usize {
+        let halves = self.leaves.values().map(Grown::splits).sum::<usize>();
+        // A node is halved where an entry ends: the larger half is the next to be too large.
+        let splits = halves + halves.div_ceil(2);
+        let above = match splits {
+            0 => 0,
+            _ => self.levels + 1 + splits / HALVED_CHILDREN,
+        };
+        usize::from(self.is_first) + self.stored.len() + splits + above
+    }
+
+    /// Notes an item that is put into a leaf.
+    fn grow(&mut self, low: Key, leaf: &Node, key: &Key, put: Put) {
+        let grown = self.leaves.entry(low).or_insert_with(|| Grown::of(leaf));
+        // Births are kept relative to the least.
+        grown.bytes.added += leaf.size_with(leaf.base().min(put.birth)) - leaf.size();
+        match leaf.search(key) {
+            Ok(index) => {
+                let old = leaf.item(index).map_or(0, |(_, item)| item.value.len());
+                grown.bytes.added += put.value_bytes.saturating_sub(old) + REPLACED_BYTES_MAX;
+                grown.largest = grown.largest.max(put.value_bytes);
+            }
+            Err(gap) => {
+                let bytes = put.value_bytes + codec::ENTRY_OVERHEAD_BYTES_MAX;
+                grown.bytes.added += bytes;
+                grown.entries.added += 1;
+                grown.largest = grown.largest.max(bytes);
+                grown.gaps += usize::from(gap != grown.last_gap);
+                grown.last_gap = gap;
+            }
+        }
+    }
+}
+
+/// An item that is about to be put.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Put {
+    pub birth: u64,
+    pub value_bytes: usize,
+}
+
 impl Tree {
     /// Makes sure that `key` can be put or removed. Every key of a step is prepared before the first is put or removed.
     ///
@@ -32,6 +149,33 @@ impl Tree {
     pub(crate) fn prepare(&mut self, key: &Key) -> Result<(), Fault> {
         self.tidy();
         self.leaf_of(key).map(drop)
+    }
+
+    /// The same, for a step whose changes are counted: `put` or, without it, a removal.
+    ///
+    /// # Errors
+    /// What must be loaded first.
+    pub(crate) fn prepare_counted(
+        &mut self,
+        key: &Key,
+        put: Option<Put>,
+        touched: &mut Touched,
+    ) -> Result<(), Fault> {
+        self.tidy();
+        touched.levels = usize::from(self.level);
+        let stored = &mut touched.stored;
+        let leaf = self.go_down(key, |pointer| {
+            stored.insert(pointer.block);
+        })?;
+        if let Some(put) = put {
+            touched.is_first = leaf.is_none();
+            let (low, leaf) = leaf.unwrap_or_else(|| {
+                let empty = Node::empty(self.ledger.kind, 0);
+                (Key::MIN, Rc::new(empty))
+            });
+            touched.grow(low, &leaf, key, put);
+        }
+        Ok(())
     }
 
     /// Sets the item under `key`; returns what was there.
@@ -366,7 +510,7 @@ impl Ledger {
             return false;
         };
         if first.joined_size(&second) > JOINED_BYTES_MAX
-            || first.len() + second.len() > entries_max()
+            || first.len() + second.len() > entries_max() / 8 * 7
         {
             return false;
         }

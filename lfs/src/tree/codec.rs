@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::key::{Defect, Expected, Key, TreeKind};
 use super::node::{Child, Entry, NODE_ENTRIES_MAX, Node};
-use crate::disk::layout::{SEAL_AT, SEAL_BYTES, checksum_after_head};
+use crate::disk::layout::{NUMBER_MAX, SEAL_AT, SEAL_BYTES, checksum_after_head};
 use crate::seal::{Purpose, Vault};
 use crate::{BLOCK_SIZE, BlockIndex, ITEM_BYTES_MAX, ItemKind, NodePointer};
 
@@ -232,7 +232,8 @@ fn decode_entries(layout: &NodeLayout, tree: TreeKind, payload: &[u8]) -> Option
     for _ in 0..count {
         let previous = entries.last();
         let mut entry = take_entry(level, base, previous, &mut reader)?;
-        if previous.is_some_and(|previous: &Entry| previous.key() >= entry.key()) {
+        let ordered = previous.is_none_or(|previous: &Entry| previous.key() < entry.key());
+        if !ordered || !is_possible(tree, &entry) {
             return None;
         }
         if level == 0 {
@@ -249,6 +250,15 @@ fn decode_entries(layout: &NodeLayout, tree: TreeKind, payload: &[u8]) -> Option
     let node = Node::from_parts(tree, level, entries, values, children);
     let canonical = reader.0.is_empty() && node.size() == used.len() && node.base() == base;
     canonical.then_some(node)
+}
+
+/// Whether an entry's numbers are such as are given out: then the key that follows its own can be named.
+fn is_possible(tree: TreeKind, entry: &Entry) -> bool {
+    let versions = match tree {
+        TreeKind::Live => 1,
+        TreeKind::History => NUMBER_MAX,
+    };
+    entry.key().item_key().is_possible() && entry.version < versions && entry.birth < NUMBER_MAX
 }
 
 /// Bytes that `entry` takes behind `previous`, with its value or pointer.

@@ -4,6 +4,8 @@
 //! and object 0, which stands for the file system itself. Keys sort by object first, so all that belongs
 //! to one file or directory lies together.
 
+use crate::disk::layout::NUMBER_MAX;
+
 /// What an item says of its object, and what its position means there (SPEC.md, "Items").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -62,6 +64,12 @@ impl ItemKey {
             kind,
             position,
         }
+    }
+
+    /// Whether the numbers in it are such as are given out.
+    pub(crate) const fn is_possible(&self) -> bool {
+        let numbered = matches!(self.kind, ItemKind::Orphan | ItemKind::Snapshot);
+        self.object < NUMBER_MAX && !(numbered && self.position >= NUMBER_MAX)
     }
 }
 

@@ -35,7 +35,8 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use core::ops::RangeInclusive;
 
-pub(crate) use cache::{Held, NodeCache, SharedCache};
+pub(crate) use cache::{Held, Missing, NodeCache, NodeHandle, SharedCache};
+pub(crate) use change::{Put, Touched};
 pub(crate) use codec::{NodeHeader, inspect};
 pub(crate) use frozen::Frozen;
 #[cfg(test)]
@@ -51,6 +52,9 @@ use crate::{BlockIndex, Fault, NodePointer};
 use frozen::Settling;
 use key::Expected;
 use node::Child;
+
+/// Nodes in memory that a search for [missing](Tree::note_missing) ones looks at.
+const LOOKS_MAX: usize = 256;
 
 /// The highest level a node may be at. A tree that high holds more than any disk.
 pub(crate) const LEVEL_MAX: u8 = 15;
@@ -315,10 +319,27 @@ impl Tree {
     }
 
     fn leaf_of(&self, key: &Key) -> Result<Option<Rc<Node>>, Fault> {
+        let found = self.go_down(key, |_| ())?;
+        Ok(found.map(|(_, leaf)| leaf))
+    }
+
+    /// Goes down to the leaf that `key` leads to: the first key that belongs there, and the leaf. `visit` is called with each node on
+    /// the way that is on the disk as it is.
+    fn go_down(
+        &self,
+        key: &Key,
+        mut visit: impl FnMut(NodePointer),
+    ) -> Result<Option<(Key, Rc<Node>)>, Fault> {
+        let mut visit = |child: &Child| {
+            if let Child::Stored(pointer) = child {
+                visit(*pointer);
+            }
+        };
         let Some(root) = &self.root else {
             return Ok(None);
         };
         let mut place = self.ledger.root_place(self.level);
+        visit(root);
         let mut node = self.ledger.load(root, &place)?;
         while node.level() > 0 {
             let index = node.route(key);
@@ -326,9 +347,21 @@ impl Tree {
             let Some(child) = node.child(index) else {
                 return Ok(None);
             };
+            visit(child);
             node = self.ledger.load(child, &place)?;
         }
-        Ok(Some(node))
+        Ok(Some((place.range.low, node)))
+    }
+
+    /// Notes nodes that those would have to load who go through the items of `range`, as far as that can be told from
+    /// nodes in memory.
+    pub(crate) fn note_missing(&self, range: &RangeInclusive<Key>, missing: &mut Missing) {
+        if let Some(root) = &self.root {
+            let place = self.ledger.root_place(self.level);
+            let mut looks = LOOKS_MAX;
+            self.ledger
+                .note_missing(root, &place, range, missing, &mut looks);
+        }
     }
 
     fn last(&self, key: &Key, inclusive: bool) -> Result<Option<(Key, Item)>, Fault> {
@@ -374,6 +407,32 @@ impl Ledger {
             Child::Stored(pointer) => {
                 let found = self.cache.borrow_mut().find(*pointer, place);
                 found.ok_or(Fault::Node(*pointer))
+            }
+        }
+    }
+
+    fn note_missing(
+        &self,
+        child: &Child,
+        place: &Expected,
+        range: &RangeInclusive<Key>,
+        missing: &mut Missing,
+        looks: &mut usize,
+    ) {
+        if missing.is_full() || *looks == 0 {
+            return;
+        }
+        *looks -= 1;
+        let node = match self.load(child, place) {
+            Ok(node) => node,
+            Err(Fault::Node(pointer)) => return missing.note(pointer),
+            Err(_) => return,
+        };
+        let within = node.route(range.start())..=node.route(range.end());
+        for (index, child) in node.children().iter().enumerate() {
+            if within.contains(&index) {
+                let place = Self::below(&node, index, place);
+                self.note_missing(child, &place, range, missing, looks);
             }
         }
     }

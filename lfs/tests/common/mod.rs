@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod check;
+pub mod counting;
 pub mod full;
 pub mod generator;
 pub mod images;

@@ -3,8 +3,8 @@
 //! Invariants: whatever is on the disk, a check, a dump and a repair end, without a panic. A check says that it mounts exactly
 //! when it does. When a check that reads everything finds nothing wrong, every file can be read, from its first to its last byte.
 //!
-//! The input is either the disk itself, or a script of [`Damage`] to a disk in use. Because checksums catch nearly all
-//! of that, a third kind of input makes all checksums right again after the damage, up to the checkpoint's: what only
+//! The input is either the disk itself, or a script of [damage](damaged) to a disk in use. Because checksums catch nearly all
+//! of that, further kinds of input make all checksums right again after the damage, up to the checkpoint's: what only
 //! sense can catch.
 
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use lfs::{
     FileSystem, FileSystemId, FormatOptions, MountError, NewInode, ROOT, Recovery, XattrMode,
 };
 
-use crate::mount::Damage;
+use crate::mount::damaged;
 
 const DISK_BLOCKS: usize = 640;
 const VERBATIM_BYTES_MAX: usize = 4 << 20;
@@ -34,14 +34,7 @@ pub fn run(input: &[u8]) -> CheckSummary {
         return examine(&disk);
     }
     let [earlier, used] = disk_in_use();
-    let mut disk = used.clone();
-    for step in rest.as_chunks().0 {
-        Damage::parse(*step).apply(&mut disk, earlier);
-    }
-    if kind >= 2 {
-        forge(&mut disk);
-    }
-    examine(&disk)
+    examine(&damaged(kind, rest, earlier, used))
 }
 
 fn examine(bytes: &[u8]) -> CheckSummary {
@@ -200,96 +193,4 @@ fn use_disk(disk: &SimDisk, first: u64, orderly: bool) {
             filesystem.stop();
         }
     });
-}
-
-/// Makes the checksums of all structures right, and those that name them.
-fn forge(disk: &mut [u8]) {
-    for at in (0..disk.len()).step_by(BLOCK_SIZE) {
-        let rest = disk.get_mut(at..).unwrap_or_default();
-        match rest.get(..4) {
-            Some(b"SiTb") => set_checksum(rest, 4, 8..BLOCK_SIZE),
-            Some(b"SiGr" | b"SiSv") => {
-                let (data, records) = (number(rest, 68), number(rest, 76));
-                let data = 160..160_usize.saturating_add(data);
-                let records = data.end..data.end.saturating_add(records);
-                set_checksum(rest, 72, data);
-                set_checksum(rest, 84, records);
-                set_checksum(rest, 4, 8..160);
-            }
-            _ => {}
-        }
-    }
-    // Nodes are named with their checksums, up to the checkpoint.
-    for _ in 0..6 {
-        let mut renamed = Vec::new();
-        for at in (0..disk.len()).step_by(BLOCK_SIZE) {
-            let node = disk.get_mut(at..at + BLOCK_SIZE).unwrap_or_default();
-            if !node.starts_with(b"SiTn") {
-                continue;
-            }
-            let mut name = ((at / BLOCK_SIZE) as u64).to_le_bytes().to_vec();
-            let mut new = name.clone();
-            name.extend_from_slice(node.get(4..8).unwrap_or_default());
-            set_checksum(node, 4, 8..BLOCK_SIZE);
-            new.extend_from_slice(node.get(4..8).unwrap_or_default());
-            if name != new {
-                renamed.push((name, new));
-            }
-        }
-        if renamed.is_empty() {
-            break;
-        }
-        for block in disk.chunks_exact_mut(BLOCK_SIZE) {
-            if !(block.starts_with(b"SiTn") || block.starts_with(b"SiCp")) {
-                continue;
-            }
-            for (name, new) in &renamed {
-                let found = block.windows(12).position(|window| window == name);
-                if let Some(target) = found.and_then(|at| block.get_mut(at..at + 12)) {
-                    target.copy_from_slice(new);
-                }
-            }
-        }
-    }
-    for at in (0..disk.len()).step_by(BLOCK_SIZE) {
-        let rest = disk.get_mut(at..).unwrap_or_default();
-        match rest.get(..8) {
-            Some(b"SILTSTON") => set_checksum(rest, 8, 12..512),
-            Some(head) if head.starts_with(b"SiCp") => {
-                let end = 240_usize.saturating_add(number(rest, 40));
-                set_checksum(rest, 4, 8..end);
-            }
-            _ => {}
-        }
-    }
-}
-
-fn number(bytes: &[u8], at: usize) -> usize {
-    let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.first_chunk());
-    bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
-}
-
-fn set_checksum(bytes: &mut [u8], at: usize, range: std::ops::Range<usize>) {
-    let Some(covered) = bytes.get(range) else {
-        return;
-    };
-    let sum = crc32(covered).to_le_bytes();
-    if let Some(target) = bytes.get_mut(at..at + 4) {
-        target.copy_from_slice(&sum);
-    }
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    static TABLE: OnceLock<[u32; 256]> = OnceLock::new();
-    let table = TABLE.get_or_init(|| {
-        std::array::from_fn(|at| {
-            (0..8).fold(u32::try_from(at).unwrap_or(0), |crc, _| {
-                (crc >> 1) ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 }
-            })
-        })
-    });
-    !bytes.iter().fold(!0, |crc, &byte| {
-        let index = (crc ^ u32::from(byte)) & 0xFF;
-        table.get(index as usize).copied().unwrap_or(0) ^ (crc >> 8)
-    })
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a body reports")]
 
 pub mod backup;
+mod forge;
 pub mod fsck;
 pub mod mount;
 pub mod request_parser;

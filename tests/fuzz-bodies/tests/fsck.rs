@@ -10,7 +10,7 @@ const SCRIPTS: usize = 1500;
 
 #[test]
 fn an_undamaged_disk_is_clean() {
-    for kind in [1, 2] {
+    for kind in [1, 2, 3] {
         let summary = fsck::run(&[kind]);
         assert!(summary.is_clean() && summary.mounts, "{kind}: {summary:?}");
         assert!(summary.inodes > 50 && summary.snapshots > 1, "{summary:?}");
@@ -28,7 +28,7 @@ fn corpus() {
 #[test]
 fn damage_is_found_and_survived() {
     let mut rng = seed::rng();
-    for kind in [1, 2] {
+    for kind in [1, 2, 3] {
         let (mut found, mut mounted) = (0, 0);
         for _ in 0..SCRIPTS {
             let steps = rng.usize(1..6);

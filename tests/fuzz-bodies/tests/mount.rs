@@ -1,4 +1,4 @@
-//! The mount body without libFuzzer: the committed corpus, and seeded scripts of damage.
+//! The mount body without libFuzzer: the committed corpus, and seeded scripts of damage, with and without checksums made right.
 //!
 //! Beyond the body's own invariants: damage never invents. A store that opens holds exactly what some
 //! number of commits had made of the keys, however its disk was damaged.
@@ -7,6 +7,7 @@ use fuzz_bodies::mount::{self, COMMITS, Contents, Damage};
 use tests::{root, seed};
 
 const SCRIPTS: usize = 10_000;
+const FORGED_SCRIPTS: usize = 4000;
 
 #[test]
 fn an_undamaged_disk_has_everything() {
@@ -48,6 +49,34 @@ fn damage_never_invents() {
         opened < SCRIPTS,
         "the damage is too slight to test anything"
     );
+}
+
+/// Numbers and bytes that only sense can catch: it opens or says why not, and nothing runs in circles.
+#[test]
+fn forged_disks_open_or_are_refused() {
+    let mut rng = seed::rng();
+    for kind in [2, 3] {
+        assert_eq!(mount::run(&[kind]), Ok(mount::contents_after(COMMITS)));
+        let mut opened = 0;
+        for _ in 0..FORGED_SCRIPTS {
+            let steps = rng.usize(1..6);
+            let mut script = vec![0; 1 + steps * Damage::BYTES];
+            rng.fill(&mut script);
+            script[0] = kind;
+            for step in script[1..].chunks_exact_mut(Damage::BYTES) {
+                // Mostly bytes, and half of them in the head of the disk.
+                if rng.u8(..) < 220 {
+                    step[0] = 0;
+                }
+                if rng.bool() {
+                    step[1..3].fill(0);
+                }
+            }
+            opened += usize::from(mount::run(&script).is_ok());
+        }
+        println!("kind {kind}: {opened} of {FORGED_SCRIPTS} opened");
+        assert!(opened > FORGED_SCRIPTS / 20 && opened < FORGED_SCRIPTS);
+    }
 }
 
 #[test]

@@ -278,16 +278,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 let Some((header, first_key)) = found else {
                     continue;
                 };
+                self.may_go_on().await;
                 while let Err(fault) = self.redirty(&header, &first_key) {
                     self.load(fault, &mut loaded).await?;
                 }
             }
             self.credit(dead * u64::from(blocks) / u64::from(count));
-            // Changed nodes are bounded, and so is what a step holds on to.
             self.log.nudge();
-            self.log
-                .until(|| (self.may_dirty_more() || self.is_ending()).then_some(()))
-                .await;
         }
         self.cleaner.borrow_mut().awaiting.insert(victim);
         Ok(())

@@ -456,6 +456,7 @@ impl<D: BlockDevice> FileSystem<D> {
     async fn move_references(&self, survivor: &Survivor, address: u64) -> Result<(), FileError> {
         let mut loaded = Loaded::default();
         loop {
+            self.may_go_on().await;
             match self.try_move(survivor, address) {
                 Ok(()) => return Ok(()),
                 Err(FileError::Fault(fault)) => self.load(fault, &mut loaded).await?,

@@ -226,7 +226,7 @@ fn a_node_in_two_places_is_damage_where_it_does_not_belong() {
                 let block = &bench.disk.blocks[&pointer.block];
                 held.hold(bench.cache.borrow_mut().insert(pointer, block)?);
             }
-            Err(Fault::Data(_) | Fault::Suspect(_)) => unreachable!(),
+            Err(fault) => unreachable!("{fault:?}"),
         }
     };
     // Being in memory for the right place does not make it right elsewhere, nor wrong there.

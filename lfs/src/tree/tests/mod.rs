@@ -112,7 +112,7 @@ impl Bench {
                     held.hold(self.cache.borrow_mut().insert(pointer, block).unwrap());
                     self.loads += 1;
                 }
-                Err(Fault::Data(_) | Fault::Suspect(_)) => unreachable!(),
+                Err(fault) => unreachable!("{fault:?}"),
             }
         }
     }
@@ -299,7 +299,7 @@ fn random_key(random: &mut Random, kind: TreeKind) -> Key {
     ];
     let kind_of_item = kinds[random.index(kinds.len())];
     Key {
-        object: random.below(6) * if random.one_in(9) { 1 << 60 } else { 1 },
+        object: random.below(6) * if random.one_in(9) { 1 << 59 } else { 1 },
         kind: kind_of_item,
         position: match kind_of_item {
             ItemKind::Inode => 0,

@@ -4,6 +4,7 @@
 use std::vec::Vec;
 
 use super::*;
+use crate::disk::layout::NUMBER_MAX;
 
 /// A tree of three levels on the disk, opened afresh with a cache in which nothing stays.
 fn stored(items: u64) -> Bench {
@@ -317,10 +318,10 @@ fn an_old_item_between_many_young_ones_finds_room() {
     let mut bench = Bench::new(TreeKind::History, 1 << 20);
     for index in 0..2000 {
         let key = Key {
-            version: u64::MAX - index % 2,
+            version: NUMBER_MAX - 1 - index % 2,
             ..extent(index / 2, 1 << 40)
         };
-        bench.put(key, &Item::new(u64::MAX - index % 3, b""));
+        bench.put(key, &Item::new(NUMBER_MAX - 1 - index % 3, b""));
     }
     bench.checkpoint();
     for index in [700, 3, 999, 0] {
@@ -333,4 +334,74 @@ fn an_old_item_between_many_young_ones_finds_room() {
     }
     bench.checkpoint();
     bench.check_all();
+}
+
+/// What is admitted by count must not turn out to be more.
+#[test]
+fn a_step_changes_no_more_nodes_than_it_said() {
+    let first = seed(9);
+    for seed in first..first + 8 {
+        let mut random = Random::new(seed);
+        let (mut said, mut found) = (0, 0);
+        for kind in [TreeKind::Live, TreeKind::History] {
+            ENTRIES_MAX.set(if random.one_in(2) {
+                NODE_ENTRIES_MAX
+            } else {
+                20
+            });
+            let mut bench = Bench::new(kind, 0);
+            for round in 0..250 {
+                let mut changes = Map::new();
+                let mut removals = BTreeSet::new();
+                let mut next = random_key(&mut random, kind);
+                let most = if random.one_in(20) { 600 } else { 30 };
+                for _ in 0..random.index(most) {
+                    // Here and there, or one behind the other.
+                    next = match random.below(4) {
+                        0 => random_key(&mut random, kind),
+                        _ => Key {
+                            position: next.position.wrapping_add(4096),
+                            ..next
+                        },
+                    };
+                    let there = bench.map.range(next..).next().map(|(key, _)| *key);
+                    match there.filter(|_| random.one_in(3)) {
+                        Some(there) if random.one_in(2) => drop(removals.insert(there)),
+                        there => {
+                            let item = random_item(&mut random, 1 + round * 1000);
+                            changes.insert(there.unwrap_or(next), item);
+                        }
+                    }
+                }
+                let removals = removals.into_iter().map(|key| (key, None));
+                let puts = changes.into_iter().map(|(key, item)| (key, Some(item)));
+                let changes = removals.chain(puts).collect::<Vec<_>>();
+                let nodes = bench.run(|tree| {
+                    let mut touched = Touched::default();
+                    for (key, item) in &changes {
+                        let put = item.as_ref().map(|item| Put {
+                            birth: item.birth,
+                            value_bytes: item.value.len(),
+                        });
+                        tree.prepare_counted(key, put, &mut touched)?;
+                    }
+                    Ok(touched.nodes())
+                });
+                let before = bench.tree.dirty_nodes();
+                bench.step(&changes);
+                let more = bench.tree.dirty_nodes().saturating_sub(before);
+                assert!(
+                    more <= nodes,
+                    "seed {seed}, round {round}: {more}, not {nodes}"
+                );
+                said += nodes;
+                found += more;
+                if random.one_in(4) {
+                    bench.checkpoint();
+                }
+            }
+        }
+        println!("{said} said, {found} changed");
+        assert!(said < 3 * found, "{said} said, {found} changed");
+    }
 }
