@@ -13,6 +13,7 @@
 mod support;
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use lfs::DeviceError;
@@ -155,6 +156,136 @@ fn a_directory_is_listed_in_steps_while_it_changes() {
                 .filter(|name| **name == format!("f{number}"))
                 .count();
             assert_eq!(count, 1, "f{number}");
+        }
+    });
+}
+
+/// A reply to FS.LS: where to go on, and the names.
+fn listing(reply: &Value) -> (String, Vec<String>) {
+    let Value::List('*', reply) = reply else {
+        panic!("{reply}")
+    };
+    let [next, Value::List('*', names)] = reply.as_slice() else {
+        panic!("{reply:?}")
+    };
+    (next.text(), names.iter().map(Value::text).collect())
+}
+
+/// As SCAN does: what is there from the first step to the last is listed exactly once, what is not there all the time never,
+/// whatever else comes and goes, changes its name, takes the place of others, and also if the server is started again in between.
+#[test]
+fn a_listing_shows_what_stays_once_whatever_else_changes() {
+    let first = support::seed(20);
+    for round in 0..6 {
+        let mut random = Random::new(first + round);
+        let mut world = World::new(first + round, &[]);
+        let mut client = world.connect();
+        world.run(async move {
+            client.call(&["FS.MKDIR", "/d"]).await;
+            for number in 0..150 {
+                let path = format!("/d/stays{number}");
+                assert_eq!(client.call(&["FS.PUT", &path, "x"]).await, Value::ok());
+            }
+        });
+        let mut loose = Vec::new();
+        let mut ever = BTreeSet::new();
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let mut cursor = "0".to_owned();
+        for step in 0.. {
+            assert!(step < 1000, "it comes to an end");
+            let count = (1 + random.below(25)).to_string();
+            let mut client = world.connect();
+            let question = ["FS.LS", "/d", "CURSOR", &cursor, "COUNT", &count].map(str::to_owned);
+            let reply = world.run(async move {
+                let question = question.each_ref().map(String::as_str);
+                client.call(&question).await
+            });
+            let (next, names) = listing(&reply);
+            assert!(names.len() <= count.parse().unwrap());
+            for name in names {
+                *seen.entry(name).or_default() += 1;
+            }
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+            for change in 0..random.below(8) {
+                let new = format!("/d/{}-{step}-{change}", random.below(1000));
+                let stays = format!("/d/stays{}", random.below(150));
+                let old = match loose.is_empty() {
+                    true => None,
+                    false => Some(loose.swap_remove(random.index(loose.len()))),
+                };
+                let mut commands = Vec::new();
+                match (random.below(6), old) {
+                    (0, Some(old)) => commands.push(vec!["FS.RM".into(), old]),
+                    (1, Some(old)) => {
+                        commands.push(vec!["FS.MV".into(), old, new.clone()]);
+                        loose.push(new.clone());
+                    }
+                    (2, Some(old)) => commands.push(vec!["FS.MV".into(), old, stays]),
+                    (3, Some(old)) => {
+                        let exchange = "EXCHANGE".to_owned();
+                        commands.push(vec!["FS.MV".into(), old.clone(), stays, exchange]);
+                        loose.push(old);
+                    }
+                    (4, Some(old)) => {
+                        commands.push(vec!["FS.LINK".into(), stays, new.clone()]);
+                        loose.extend([old, new.clone()]);
+                    }
+                    (_, old) => {
+                        commands.push(vec!["FS.PUT".into(), new.clone(), "x".into()]);
+                        loose.extend(old);
+                        loose.push(new.clone());
+                    }
+                }
+                ever.insert(new.strip_prefix("/d/").unwrap().to_owned());
+                let mut client = world.connect();
+                world.run(async move {
+                    for command in commands {
+                        let command = command.iter().map(String::as_str).collect::<Vec<_>>();
+                        assert_eq!(client.call(&command).await, Value::ok(), "{command:?}");
+                    }
+                });
+            }
+            if random.one_in(10) {
+                world = restarted(&mut world, first + step);
+            }
+        }
+        for number in 0..150 {
+            let name = format!("stays{number}");
+            assert_eq!(seen.remove(&name), Some(1), "{name}, round {round}");
+        }
+        assert!(seen.len() > 5 && seen.keys().all(|name| ever.contains(name)));
+        assert!(seen.values().all(|&times| times == 1), "{seen:?}");
+    }
+}
+
+#[test]
+fn any_number_is_a_cursor_and_only_numbers_are() {
+    let mut world = filled(support::seed(21));
+    let mut client = world.connect();
+    world.run(async move {
+        let end = u64::MAX.to_string();
+        for (cursor, at_most) in [("1", 60), ("4096", 60), (end.as_str(), 0)] {
+            let reply = client.call(&["FS.LS", "/d9", "CURSOR", cursor]).await;
+            let (next, names) = listing(&reply);
+            assert!(next == "0" && names.len() <= at_most, "{cursor}");
+        }
+        // No more than is there: then it is the end at once.
+        for (count, end) in [
+            ("59", false),
+            ("60", true),
+            ("4096", true),
+            ("1000000", true),
+        ] {
+            let reply = client.call(&["FS.LS", "/d9", "COUNT", count]).await;
+            let (next, names) = listing(&reply);
+            assert_eq!((next == "0", names.len()), (end, if end { 60 } else { 59 }));
+        }
+        for cursor in ["-1", "x", "", "18446744073709551616"] {
+            let reply = client.call(&["FS.LS", "/d9", "CURSOR", cursor]).await;
+            assert!(reply.is_error("ERR invalid cursor"), "{cursor}: {reply}");
         }
     });
 }

@@ -71,7 +71,7 @@ fn walk(
     path: &str,
     tree: &mut Tree,
 ) -> Result<(), FileError> {
-    for entry in files.read_dir(directory, 0, usize::MAX)? {
+    for entry in files.read_dir(directory, 0, usize::MAX)?.entries {
         let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
         if entry.kind == FileKind::Directory {
             tree.insert(path.clone(), None);

@@ -55,6 +55,8 @@ pub struct Inode {
     pub kind: u8,
     pub links: u64,
     pub size: u64,
+    /// Bytes of room that its data take.
+    pub allocated: u64,
     data_object: u64,
     cuts: Vec<(u64, u64)>,
 }
@@ -534,10 +536,17 @@ impl Reader {
                 cuts.push((start, end));
             }
         }
+        let allocated = match (has & 16 != 0, kind) {
+            (true, _) => taker.varint()?,
+            (false, 1 | 3) if size > 1024 => size.next_multiple_of(BLOCK as u64),
+            (false, 1 | 3) => size,
+            _ => 0,
+        };
         Ok(Inode {
             kind,
             links,
             size,
+            allocated,
             data_object: if data_object == 0 {
                 number
             } else {
@@ -545,6 +554,21 @@ impl Reader {
             },
             cuts,
         })
+    }
+
+    /// The room that the data of an inode take, counted.
+    pub fn room(&self, state: &BTreeMap<Key, Item>, number: u64) -> Fallible<u64> {
+        let object = self.inode(state, number)?.data_object;
+        let inline = state.get(&(object, INLINE, 0));
+        let mut room = inline.map_or(0, |(_, content)| content.len() as u64);
+        let mut counted_to = 0;
+        for (key, (_, value)) in state.range((object, EXTENT, 0)..=(object, EXTENT, u64::MAX)) {
+            // What was cut within a block is in two pieces in a snapshot.
+            let first = (key.2 / BLOCK as u64).max(counted_to);
+            counted_to = (key.2 + Piece::decode(value)?.len).div_ceil(BLOCK as u64);
+            room += (counted_to - first) * BLOCK as u64;
+        }
+        Ok(room)
     }
 
     /// The content of a file, or the target of a symbolic link.

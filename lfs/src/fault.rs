@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use crate::BlockIndex;
 use crate::check::PieceAt;
+use crate::transaction::Unseen;
 
 /// Where a tree node is on the disk, and how to know it again. Kept in its parent, or in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +32,7 @@ pub struct StoredRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SuspectData(pub(crate) PieceAt);
 
-/// Something that must be loaded first. Nothing has been changed.
+/// Something that must be loaded, or done, first. Nothing has been changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// A node of the tree.
@@ -44,4 +45,6 @@ pub enum Fault {
     Data(Vec<StoredRange>),
     /// File data that were loaded and are damaged: another copy may have them.
     Suspect(SuspectData),
+    /// Nothing is missing, but much was passed by that the state does not show: others should have their turn.
+    Unseen(Unseen),
 }

@@ -87,8 +87,9 @@ pub use mount::{
 };
 pub use namespace::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, Description, DirectoryEntry, FILE_BYTES_MAX,
-    FileKind, InodeNumber, LINKS_MAX, NAME_BYTES_MAX, Namespace, NewInode, Orphan, PATH_BYTES_MAX,
-    ROOT, RenameFlags, SetAttributes, Stat, XattrMode, describe_item, is_position_of,
+    FileKind, InodeNumber, LINKS_MAX, Listing, NAME_BYTES_MAX, Namespace, NewInode, Orphan,
+    PATH_BYTES_MAX, ROOT, RenameFlags, SetAttributes, Sought, Stat, XattrMode, describe_item,
+    is_position_of,
 };
 pub use notify::Notify;
 pub use seal::{
@@ -98,8 +99,8 @@ pub use seal::{
 pub use space::Span;
 pub use transaction::{
     CommitStop, FileChanges, Isolation, Loaded, OPEN_TRANSACTIONS_MAX, OpenTransaction,
-    OpenTransactionInfo, OpenTransactions, SnapshotId, SnapshotInfo, Transaction, TransactionId,
-    View,
+    OpenTransactionInfo, OpenTransactions, SnapshotId, SnapshotInfo, SomeItems, Transaction,
+    TransactionId, Unseen, View,
 };
 pub use tree::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 

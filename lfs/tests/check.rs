@@ -438,6 +438,68 @@ fn wrong_counts_are_found_and_repaired() {
     }
 }
 
+/// Whether the data are under the inode's own number or another one, and also where there are none.
+#[test]
+fn room_that_is_counted_wrong_is_found_and_counted_again() {
+    let disk = with_items(&family(), |tx| {
+        let mut files = lfs::Namespace::with_small_limits(tx);
+        let file = lfs::NewInode::new(lfs::FileKind::File, 0o644);
+        // Truncated to nothing, a file that is not small gets another object.
+        for name in [&b"elsewhere"[..], b"nowhere"] {
+            let inode = files.create(lfs::ROOT, name, &file)?;
+            files.write(inode, 0, &[7; 20_000])?;
+            files.truncate(inode, 0)?;
+        }
+        let elsewhere = files.lookup(lfs::ROOT, b"elsewhere")?;
+        files.write(elsewhere, 40_960, &[7; 5000])
+    });
+    assert!(check(&disk).0.is_clean());
+    for (path, room) in [
+        (&b"/outer/other"[..], 8192),
+        (b"/outer/third", 0),
+        (b"/elsewhere", 8192),
+        (b"/nowhere", 0),
+    ] {
+        let inode = inode_of(&disk, path);
+        let hurt = with_items(&disk, move |tx| {
+            let mut value = tx.get(inode_item(inode))?.unwrap();
+            if value[2] & 16 != 0 {
+                // The varint at the end is that of 0 or of 8,192.
+                value.truncate(value.len() - if room == 0 { 1 } else { 2 });
+            }
+            value[2] |= 16;
+            value.extend([0x80, 0x60]);
+            tx.put(inode_item(inode), value);
+            Ok(())
+        });
+        let (summary, findings) = check(&hurt);
+        assert_eq!((summary.errors, summary.warnings), (0, 1), "{findings:?}");
+        let found = |f: &Finding| {
+            let recorded = 0x60 << 7;
+            f.inode.map(|i| i.0) == Some(inode)
+                && f.problem
+                    == Problem::Allocated {
+                        recorded,
+                        counted: room,
+                    }
+                && f.path.as_deref() == Some(path)
+        };
+        assert!(has(&findings, found), "{findings:?}");
+        let outcome = repair(&hurt);
+        assert!(outcome.after.is_clean(), "{outcome:?}");
+        assert!(mounted_contents(&hurt) == mounted_contents(&disk));
+    }
+}
+
+fn inode_of(disk: &SimDisk, path: &[u8]) -> u64 {
+    let path = path.to_vec();
+    let mut executor = Executor::new(0);
+    let filesystem = mount(&mut executor, &disk.snapshot(0)).unwrap().filesystem;
+    let found =
+        executor.run(async move { filesystem.read(|tx| tx.files().resolve(&path, true)).await });
+    found.unwrap().0
+}
+
 #[test]
 fn broken_structure_is_found() {
     let disk = family();

@@ -5,12 +5,17 @@ mod common;
 
 use std::rc::Rc;
 
-use common::full::{SEGMENTS, SNAPSHOT, Setting, UNITS_MAX, at, check, fill, full, unlink, write};
+use common::full::{
+    SEGMENTS, SNAPSHOT, Setting, UNITS_MAX, at, check, create, fill, full, unlink, write,
+};
 use common::operation::Operation;
-use common::world::{Machine, random_bytes};
+use common::world::{Machine, Worker, random_bytes};
 use common::{formatted, mount, seed};
 use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{CommitStop, FileError, FileKind, FormatOptions, Loaded, NewInode, ROOT, SetAttributes};
+use lfs::{
+    CommitStop, FileError, FileKind, FormatOptions, Loaded, NewInode, ROOT, SetAttributes,
+    XattrMode,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -95,6 +100,97 @@ fn a_disk_full_of_small_files_can_be_emptied_under_a_snapshot() {
         machine = machine.reboot(seed);
     }
     check(&mut machine, "emptied");
+}
+
+/// What is overwritten under a snapshot stays, be it content, an attribute or what an inode says: so it needs room, and what
+/// is set aside for others is left alone.
+#[test]
+fn overwriting_everything_under_a_snapshot_takes_no_more_than_there_is() {
+    let content = |name: &str| write(name, 0, 900);
+    let attribute = |name: &str| Operation::SetXattr {
+        target: at(name),
+        name: b"user.a".to_vec(),
+        value: random_bytes(&mut Random::new(name.len() as u64), 900),
+        mode: XattrMode::Any,
+    };
+    let mode = |name: &str| Operation::SetAttributes {
+        target: at(name),
+        change: SetAttributes {
+            mode: Some(0o600),
+            ..SetAttributes::default()
+        },
+    };
+    let blocks = |name: &str| write(name, 0, 8192);
+    type Change = fn(&str) -> Operation;
+    let cases: [(&str, Change); 4] = [
+        ("content", content),
+        ("attributes", attribute),
+        ("inodes", mode),
+        ("blocks", blocks),
+    ];
+    let seed = seed(11);
+    for (what, change) in cases {
+        let mut machine = Machine::new(formatted(SEGMENTS, seed), seed);
+        let worker = machine.worker();
+        let first = machine.run(async move {
+            let made = fill_with(&worker, change).await;
+            let mut gone = 0;
+            while worker.filesystem.snapshot_count() == 0 {
+                let name = format!("/f{gone}");
+                worker.transact(&[unlink(&name)]).await.unwrap();
+                gone += 1;
+                worker.create_snapshot_named(SNAPSHOT.to_owned()).await;
+            }
+            assert!(gone < made / 2, "{gone} of {made} files for a snapshot");
+            let mut refused = 0;
+            for number in gone..made {
+                match worker.transact(&[change(&format!("/f{number}"))]).await {
+                    Ok(()) => {}
+                    Err(FileError::NoSpace) => refused += 1,
+                    Err(error) => panic!("{what}: {error}"),
+                }
+                let usage = worker.filesystem.usage();
+                assert!(
+                    usage.live_bytes <= usage.capacity_bytes,
+                    "{what}: {} bytes too many after {number} of {made}, {refused} refused",
+                    usage.live_bytes - usage.capacity_bytes
+                );
+            }
+            println!("{what}: {refused} of {made} refused");
+            assert!(refused > 0, "{what}: {made} overwritten");
+            for number in gone..made {
+                worker
+                    .transact(&[unlink(&format!("/f{number}"))])
+                    .await
+                    .unwrap();
+            }
+            made
+        });
+        machine.compare(what);
+        let worker = machine.worker();
+        machine.run(async move {
+            worker.delete_snapshot_named(SNAPSHOT).await;
+            worker.settle().await;
+            // All of it came back.
+            let again = fill_with(&worker, change).await;
+            assert!(again >= first * 9 / 10, "{what}: {again} after {first}");
+        });
+        machine.compare(what);
+        check(&mut machine, what);
+    }
+}
+
+/// Makes files, each with what `change` sets, until there is no space; how many there are then.
+async fn fill_with(worker: &Worker, change: fn(&str) -> Operation) -> usize {
+    for number in 0.. {
+        let name = format!("/f{number}");
+        let operations = [create(&name, FileKind::File), change(&name)];
+        if let Err(error) = worker.transact(&operations).await {
+            assert_eq!(error, FileError::NoSpace);
+            return number;
+        }
+    }
+    unreachable!("a disk has an end");
 }
 
 /// With records of a layer above, which are there if the change of files is.

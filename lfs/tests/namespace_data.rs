@@ -8,7 +8,7 @@
 use lfs::sim::MemoryView;
 use lfs::{
     FILE_BYTES_MAX, FileError, FileKind, InodeNumber, ItemKind, Namespace, NewInode, ROOT,
-    SetAttributes, XattrMode,
+    SetAttributes, Sought, XattrMode,
 };
 
 const MIB: u64 = 1 << 20;
@@ -78,10 +78,13 @@ fn what_was_never_written_reads_as_zeros_and_takes_no_space() {
     assert_eq!((stat.size, stat.allocated_bytes), (FILE_BYTES_MAX, 4096));
     assert_eq!(files.read(file, 1 << 40, 3), Ok(vec![0; 3]));
     let last = (FILE_BYTES_MAX - 1) / 4096 * 4096;
-    assert_eq!(files.seek(file, 0, true), Ok(Some(last)));
-    assert_eq!(files.seek(file, 0, false), Ok(Some(0)));
-    assert_eq!(files.seek(file, last, false), Ok(Some(FILE_BYTES_MAX)));
-    assert_eq!(files.seek(file, FILE_BYTES_MAX, false), Ok(None));
+    assert_eq!(files.seek(file, 0, true), Ok(Sought::At(last)));
+    assert_eq!(files.seek(file, 0, false), Ok(Sought::At(0)));
+    assert_eq!(
+        files.seek(file, last, false),
+        Ok(Sought::At(FILE_BYTES_MAX))
+    );
+    assert_eq!(files.seek(file, FILE_BYTES_MAX, false), Ok(Sought::Nowhere));
 }
 
 #[test]
@@ -166,9 +169,9 @@ fn truncating_a_large_file_in_the_middle_is_a_small_step_and_takes_effect_at_onc
     assert_eq!(size(&mut view, file), middle);
     let mut files = Namespace::new(&mut view);
     files.truncate(file, 60 * MIB).unwrap();
-    assert_eq!(files.seek(file, middle, true), Ok(None));
-    assert_eq!(files.seek(file, 20 * MIB, true), Ok(None));
-    assert_eq!(files.seek(file, 0, false), Ok(Some(middle)));
+    assert_eq!(files.seek(file, middle, true), Ok(Sought::Nowhere));
+    assert_eq!(files.seek(file, 20 * MIB, true), Ok(Sought::Nowhere));
+    assert_eq!(files.seek(file, 0, false), Ok(Sought::At(middle)));
     assert!(
         files
             .read(file, middle, 60 << 20)
@@ -182,7 +185,10 @@ fn truncating_a_large_file_in_the_middle_is_a_small_step_and_takes_effect_at_onc
     for _ in 0..2 {
         let mut files = Namespace::new(&mut view);
         assert_eq!(files.read(file, 30 * MIB, 106), Ok(expected.clone()));
-        let data = files.seek(file, 20 * MIB, true).unwrap().unwrap();
+        let data = files.seek(file, 20 * MIB, true).unwrap();
+        let Sought::At(data) = data else {
+            panic!("{data:?}");
+        };
         assert!((30 * MIB..=30 * MIB + 50).contains(&data));
         let (_, most) = reclaim(&mut view, MIB);
         assert!(most <= 256 + 2, "{most} blocks at most");

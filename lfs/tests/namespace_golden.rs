@@ -59,10 +59,10 @@ fn items_are_as_documented() {
         ),
         (named(1, ItemKind::Entry, 0x1000), "01 65 01 02"),
         (named(1, ItemKind::Entry, 0x2000), "02 6162 01 02"),
-        // File 2: data in object 6, two names of attributes, cut from 1 to 16,384.
+        // File 2: data in object 6, two names of attributes, cut from 1 to 16,384, which still take 16,384 bytes.
         (
             inode(2),
-            "01 01 0e a403 05 06 02 01 0403020100000000 06 05 03 06 04 01 01 ff7f",
+            "01 01 1e a403 05 06 02 01 0403020100000000 06 05 03 06 04 01 01 ff7f 808001",
         ),
         (named(2, ItemKind::Attribute, 0x1000), "01 78 01 736d616c6c"),
         (named(2, ItemKind::Attribute, 0x1001), "01 79 02 04 b009"),

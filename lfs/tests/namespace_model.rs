@@ -145,7 +145,7 @@ impl Run {
         let entries = self
             .view
             .transact(|files| files.read_dir(ROOT, 0, usize::MAX));
-        for entry in entries.unwrap() {
+        for entry in entries.unwrap().entries {
             self.view
                 .transact(|files| files.remove_tree(ROOT, &entry.name))
                 .unwrap();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use lfs::sim::MemoryView;
 use lfs::{
-    BlockIndex, FileError, FileKind, InodeNumber, ItemKey, ItemKind, LINKS_MAX, Namespace,
+    BlockIndex, FileError, FileKind, InodeNumber, ItemKey, ItemKind, LINKS_MAX, Listing, Namespace,
     NewInode, ROOT, RenameFlags, SetAttributes, Structure, View,
 };
 
@@ -72,7 +72,7 @@ impl<V: View> Shell for Namespace<'_, V> {
 
     fn names(&mut self, path: &str) -> Vec<String> {
         let directory = self.at(path).unwrap();
-        let entries = self.read_dir(directory, 0, usize::MAX).unwrap();
+        let entries = self.read_dir(directory, 0, usize::MAX).unwrap().entries;
         let name = |entry: lfs::DirectoryEntry| String::from_utf8(entry.name).unwrap();
         let mut names: Vec<_> = entries.into_iter().map(name).collect();
         names.sort();
@@ -194,7 +194,7 @@ fn a_removed_directory_takes_nothing_and_shows_nothing() {
     assert_eq!(files.link(file, removed, b"x"), Err(FileError::NotFound));
     let moved = files.rename(ROOT, b"f", removed, b"x", PLAIN);
     assert_eq!(moved, Err(FileError::NotFound));
-    assert_eq!(files.read_dir(removed, 0, 9), Ok(vec![]));
+    assert_eq!(files.read_dir(removed, 0, 9), Ok(Listing::default()));
     assert_eq!(files.parent(removed), Err(FileError::NotFound));
     assert_eq!(
         files.resolve_from(removed, b"..", true),
@@ -448,12 +448,12 @@ fn listing_goes_on_behind_a_cookie_while_the_directory_changes() {
             files.make(&format!("/{number}"), FileKind::File);
         }
         let mut seen = BTreeSet::new();
-        let mut after = 0;
+        let mut after = Some(0);
         for round in 0.. {
-            let some = files.read_dir(ROOT, after, 7).unwrap();
-            let Some(last) = some.last() else { break };
-            after = last.cookie;
-            for entry in some {
+            let Some(cookie) = after else { break };
+            let some = files.read_dir(ROOT, cookie, 7).unwrap();
+            after = some.next;
+            for entry in some.entries {
                 assert!(entry.cookie >= 4096 && entry.cookie < 1 << 63);
                 let name = String::from_utf8(entry.name).unwrap();
                 assert!(seen.insert(name), "listed twice");
@@ -605,7 +605,7 @@ fn a_tree_of_any_depth_is_removed_at_once_and_freed_bit_by_bit() {
     assert!(view.accesses() - before < 20, "one step");
     let mut files = Namespace::new(&mut view);
     assert_eq!(files.names("/"), ["outside"]);
-    assert_eq!(files.read_dir(top, 0, 10), Ok(vec![]));
+    assert_eq!(files.read_dir(top, 0, 10), Ok(Listing::default()));
     let moved = files.rename(ROOT, b"outside", here, b"x", PLAIN);
     assert_eq!(moved, Err(FileError::NotFound), "it would be lost there");
     reclaim(&mut files);

@@ -25,6 +25,9 @@ fn read(reader: &Reader, commit: Option<u64>) -> Contents {
     };
     let files = reader.files(&state).unwrap();
     let files = files.into_iter().map(|found| {
+        let allocated = reader.inode(&state, found.inode).unwrap().allocated;
+        let room = reader.room(&state, found.inode).unwrap();
+        assert_eq!(allocated, room, "inode {}", found.inode);
         let content = match kind(found.kind) {
             FileKind::Directory => Vec::new(),
             _ => reader.content(&state, found.inode).unwrap(),

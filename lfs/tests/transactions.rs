@@ -18,8 +18,9 @@ use std::rc::Rc;
 use common::{TestFileSystem, formatted, mount};
 use lfs::sim::{Executor, SimClock, SimDisk};
 use lfs::{
-    Clock, Conflict, ConflictKind, FileError, FileKind, InodeNumber, Isolation, ItemKind, NewInode,
-    OPEN_TRANSACTIONS_MAX, OpenTransaction, ROOT, RenameFlags, Transaction,
+    Clock, CommitNumber, CommitStop, Conflict, ConflictKind, FileError, FileKind, InodeNumber,
+    Isolation, ItemKind, NewInode, OPEN_TRANSACTIONS_MAX, OpenTransaction, ROOT, RenameFlags,
+    Transaction,
 };
 
 const NOW: i64 = 1_700_000_000_000_000_000;
@@ -87,8 +88,9 @@ fn rename(transaction: &mut Transaction<'_>, from: &str, to: &str) -> Result<(),
 fn names(transaction: &mut Transaction<'_>, path: &str) -> Result<Vec<String>, FileError> {
     let mut files = transaction.files();
     let directory = files.resolve(path.as_bytes(), true)?;
-    let entries = files.read_dir(directory, 0, usize::MAX)?.into_iter();
+    let entries = files.read_dir(directory, 0, usize::MAX)?.entries;
     let mut names = entries
+        .into_iter()
         .map(|entry| String::from_utf8(entry.name).unwrap())
         .collect::<Vec<_>>();
     names.sort_unstable();
@@ -596,6 +598,143 @@ fn nobody_fills_the_disk_by_leaving_a_transaction_open() {
         let from = 199 * 97;
         assert!(seen == random[from..from + 30_000]);
         drop((oldest, open));
+        assert_all_let_go(&fs, &clock).await;
+    });
+}
+
+/// What a transaction sees of what others change in these tests.
+async fn seen(fs: &TestFileSystem, open: &mut OpenTransaction) -> (Vec<u8>, Vec<String>, u64) {
+    let seen = step(fs, open, |t| {
+        let stat = t.files().stat(ROOT)?;
+        Ok((read(t, "/f")?, names(t, "/")?, stat.size))
+    });
+    seen.await.unwrap()
+}
+
+/// Fills the disk with files until so many bytes are left, without anybody having been refused.
+async fn fill_but(fs: &TestFileSystem, clock: &SimClock, left: u64) {
+    for number in 0.. {
+        // What the trees take is known when they are written.
+        fs.checkpoint(CommitNumber(0), &[], &[], clock)
+            .await
+            .unwrap();
+        let usage = fs.usage();
+        if usage.live_bytes + left + 8192 > usage.capacity_bytes {
+            return;
+        }
+        other(fs, |t| write(t, &format!("/fill{number}"), &noise(6_000))).await;
+    }
+}
+
+#[test]
+fn a_commit_for_which_there_is_no_room_leaves_the_transaction_as_it_was() {
+    for isolation in [Isolation::Snapshot, Isolation::Serializable] {
+        on_new(72, move |fs, clock| async move {
+            other(&fs, |t| write(t, "/f", b"old")).await;
+            let mut open = begin(&fs, isolation);
+            step(&fs, &mut open, |t| create(t, "/zero")).await.unwrap();
+            assert_eq!(open.savepoint(), Ok(0));
+            step(&fs, &mut open, |t| create(t, "/one")).await.unwrap();
+            let at = open.sees();
+            let before = (
+                b"old".to_vec(),
+                vec!["f".into(), "one".into(), "zero".into()],
+                3,
+            );
+            assert!(seen(&fs, &mut open).await == before);
+            if isolation == Isolation::Serializable {
+                // What it has read stays: only in a directory that it has not looked at.
+                other(&fs, |t| make_directory(t, "/elsewhere")).await;
+            }
+            other(&fs, |t| write(t, "/f", b"new")).await;
+            other(&fs, |t| create(t, "/other")).await;
+            // The log takes no more before something of it is written.
+            let layer = [7; 20_000];
+            while fs.append(&layer).is_ok() {}
+            for _ in 0..2 {
+                let refused = fs.try_commit_open(&mut open, &layer);
+                if isolation == Isolation::Serializable {
+                    let Err(CommitStop::Error(FileError::ConflictOn(_))) = refused else {
+                        panic!("{refused:?}");
+                    };
+                    break;
+                }
+                assert_eq!(refused, Err(CommitStop::NoRoom));
+                assert_eq!(open.sees(), at);
+                assert!(seen(&fs, &mut open).await == before);
+            }
+            let end = match isolation {
+                Isolation::Serializable => {
+                    // A conflict is its end.
+                    assert_eq!(open.sees(), None);
+                    let ended = Some(FileError::TransactionEnded);
+                    assert_eq!(step(&fs, &mut open, |t| read(t, "/f")).await.err(), ended);
+                    drop(open);
+                    vec!["elsewhere", "f", "other"]
+                }
+                Isolation::Snapshot => {
+                    // It can go on, back, and be committed when there is room.
+                    open.roll_back_to(0).unwrap();
+                    step(&fs, &mut open, |t| create(t, "/two")).await.unwrap();
+                    fs.admit(|| false).await;
+                    fs.commit_open(open, &[]).await.unwrap();
+                    vec!["f", "other", "two", "zero"]
+                }
+            };
+            assert_eq!(other(&fs, |t| names(t, "/")).await, end);
+            let stat = other(&fs, |t| t.files().stat(ROOT)).await;
+            assert_eq!(stat.size, end.len() as u64);
+            assert_eq!(other(&fs, |t| read(t, "/f")).await, b"new");
+            assert_all_let_go(&fs, &clock).await;
+        });
+    }
+}
+
+#[test]
+fn a_commit_that_finds_the_disk_full_leaves_the_transaction_as_it_was() {
+    on_new(72, |fs, clock| async move {
+        other(&fs, |t| write(t, "/f", b"old")).await;
+        let mut open = begin(&fs, Isolation::Snapshot);
+        step(&fs, &mut open, |t| write(t, "/large", &noise(40_000)))
+            .await
+            .unwrap();
+        other(&fs, |t| write(t, "/f", b"new")).await;
+        fill_but(&fs, &clock, 30_000).await;
+        let before = (b"old".to_vec(), vec!["f".into(), "large".into()], 2);
+        for _ in 0..2 {
+            let refused = fs.try_commit_open(&mut open, &[]);
+            assert_eq!(refused, Err(CommitStop::Error(FileError::NoSpace)));
+            assert!(seen(&fs, &mut open).await == before);
+        }
+        step(&fs, &mut open, |t| remove(t, "/large")).await.unwrap();
+        step(&fs, &mut open, |t| write(t, "/small", b"fits"))
+            .await
+            .unwrap();
+        fs.commit_open(open, &[]).await.unwrap();
+        assert_eq!(other(&fs, |t| read(t, "/small")).await, b"fits");
+        assert_all_let_go(&fs, &clock).await;
+    });
+}
+
+/// What it sees and what it writes together would not fit.
+#[test]
+fn what_is_kept_for_a_transaction_makes_room_for_its_own_commit() {
+    on_new(72, |fs, clock| async move {
+        other(&fs, |t| write(t, "/f", &noise(60_000))).await;
+        let mut open = begin(&fs, Isolation::Snapshot);
+        other(&fs, |t| remove(t, "/f")).await;
+        step(&fs, &mut open, |t| write(t, "/large", &noise(50_000)))
+            .await
+            .unwrap();
+        fill_but(&fs, &clock, 20_000).await;
+        let refused = fs.try_commit_open(&mut open, &[]);
+        assert_eq!(refused, Err(CommitStop::Error(FileError::NoSpace)));
+        assert_eq!(
+            step(&fs, &mut open, |t| read(t, "/f")).await.unwrap(),
+            noise(60_000)
+        );
+        fs.commit_open(open, &[]).await.unwrap();
+        assert_eq!(other(&fs, |t| read(t, "/large")).await, noise(50_000));
         assert_all_let_go(&fs, &clock).await;
     });
 }

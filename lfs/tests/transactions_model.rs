@@ -219,12 +219,11 @@ fn carry_out(transaction: &mut Transaction<'_>, action: &Action) -> Result<Answe
         },
         Action::List => {
             let mut names = Vec::new();
-            let mut after = 0;
-            loop {
-                let entries = files.read_dir(ROOT, after, 3)?;
-                let Some(last) = entries.last() else { break };
-                after = last.cookie;
-                for entry in entries {
+            let mut after = Some(0);
+            while let Some(cookie) = after {
+                let some = files.read_dir(ROOT, cookie, 3)?;
+                after = some.next;
+                for entry in some.entries {
                     let text = String::from_utf8(entry.name).unwrap();
                     names.push(text.strip_prefix("file ").unwrap().parse().unwrap());
                 }

@@ -195,17 +195,14 @@ impl Walk<'_> {
 
     async fn entries(&self, tree: &Tree, path: &[u8], directory: InodeNumber) -> Outcome<Entries> {
         let mut entries = Entries::new();
-        let mut after = 0;
-        loop {
+        let mut after = Some(0);
+        while let Some(cookie) = after {
             let some = tree
-                .read(|tx| tx.files().read_dir(directory, after, ENTRIES_AT_ONCE))
+                .read(|tx| tx.files().read_dir(directory, cookie, ENTRIES_AT_ONCE))
                 .await;
             let some = some.about(&String::from_utf8_lossy(path))?;
-            let Some(last) = some.last() else {
-                return Ok(entries);
-            };
-            after = last.cookie;
-            for entry in some {
+            after = some.next;
+            for entry in some.entries {
                 let named = Named {
                     inode: entry.inode,
                     kind: entry.kind,
@@ -213,6 +210,7 @@ impl Walk<'_> {
                 entries.insert(entry.name, named);
             }
         }
+        Ok(entries)
     }
 
     fn print(&mut self, change: Change, path: &[u8], kind: FileKind) -> Outcome<()> {

@@ -90,16 +90,16 @@ impl Listing<'_> {
         directory: InodeNumber,
     ) -> Result<Vec<(Vec<u8>, InodeNumber, FileKind)>, lfs::FileError> {
         let mut entries = Vec::new();
-        let mut after = 0;
-        loop {
+        let mut after = Some(0);
+        while let Some(cookie) = after {
             let batch = self
                 .tree
-                .read(|tx| tx.files().read_dir(directory, after, BATCH))
+                .read(|tx| tx.files().read_dir(directory, cookie, BATCH))
                 .await?;
-            let Some(last) = batch.last() else { break };
-            after = last.cookie;
+            after = batch.next;
             entries.extend(
                 batch
+                    .entries
                     .into_iter()
                     .map(|entry| (entry.name, entry.inode, entry.kind)),
             );

@@ -159,7 +159,7 @@ async fn is_empty(image: &Path) -> Outcome<bool> {
     loop {
         let mut transaction = store.transaction_with_files(0, 0, &mut loaded);
         let names = transaction.files(|files| {
-            let entries = files.files().read_dir(ROOT, 0, 1)?.len();
+            let entries = files.files().read_dir(ROOT, 0, 1)?.entries.len();
             let attributes = files.files().list_xattrs(ROOT)?.len();
             Ok(entries + attributes)
         });

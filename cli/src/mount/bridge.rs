@@ -550,11 +550,11 @@ async fn list(
             }
         }
     }
-    let mut after = if offset <= COOKIE_DOT_DOT { 0 } else { offset };
-    loop {
-        let batch = mounted.list(directory, after, LIST_BATCH, stats).await?;
+    let mut after = Some(if offset <= COOKIE_DOT_DOT { 0 } else { offset });
+    while let Some(cookie) = after {
+        let (batch, next) = mounted.list(directory, cookie, LIST_BATCH, stats).await?;
+        after = next;
         for (entry, stat) in &batch {
-            after = entry.cookie;
             let full = add(Listed {
                 cookie: entry.cookie,
                 name: &entry.name,
@@ -566,10 +566,8 @@ async fn list(
                 return Ok(());
             }
         }
-        if batch.len() < LIST_BATCH {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
 fn caller(request: &Request) -> Caller {

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use fuser::Errno;
 use lfs::{
     DirectoryEntry, FileError, FileKind, InodeNumber, NewInode, ROOT, RenameFlags, SetAttributes,
-    Stat, Transaction, XattrMode,
+    Sought, Stat, Transaction, XattrMode,
 };
 
 use super::attributes::inherit;
@@ -310,11 +310,15 @@ impl Mounted {
 
     /// `lseek` to data or to a hole.
     pub(super) async fn seek(&self, inode: InodeNumber, offset: i64, data: bool) -> Reply<i64> {
-        let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-        let found = self.read(|tx| tx.files().seek(inode, offset, data)).await?;
-        found
-            .and_then(|found| i64::try_from(found).ok())
-            .ok_or(Errno::ENXIO)
+        let mut from = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        loop {
+            match self.read(|tx| tx.files().seek(inode, from, data)).await? {
+                Sought::At(place) => return i64::try_from(place).map_err(|_| Errno::ENXIO),
+                Sought::Nowhere => return Err(Errno::ENXIO),
+                Sought::Further(place) => from = place,
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(super) async fn copy_range(
@@ -343,18 +347,19 @@ impl Mounted {
         u32::try_from(copied).map_err(|_| Errno::EINVAL)
     }
 
-    /// Entries of a directory behind `after`, and what each stands for if `stats` are wanted.
+    /// Entries of a directory behind `after`, what each stands for if `stats` are wanted, and where to go on.
     pub(super) async fn list(
         &self,
         directory: InodeNumber,
         after: u64,
         limit: usize,
         stats: bool,
-    ) -> Reply<Vec<(DirectoryEntry, Option<Stat>)>> {
+    ) -> Reply<(Vec<(DirectoryEntry, Option<Stat>)>, Option<u64>)> {
         self.read(|tx| {
             let mut files = tx.files();
-            let entries = files.read_dir(directory, after, limit)?;
-            entries
+            let listing = files.read_dir(directory, after, limit)?;
+            let entries = listing
+                .entries
                 .into_iter()
                 .map(|entry| {
                     if !stats {
@@ -368,7 +373,8 @@ impl Mounted {
                     };
                     Ok((entry, stat))
                 })
-                .collect()
+                .collect::<Result<_, FileError>>()?;
+            Ok((entries, listing.next))
         })
         .await
     }

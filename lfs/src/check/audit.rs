@@ -69,7 +69,8 @@ pub struct Audit {
     pub unseen: Vec<ItemKey>,
     /// All items of the newest state but pieces of data.
     pub items: Vec<(ItemKey, Vec<u8>)>,
-    /// Objects of the newest state that have data, and where it ends.
+    /// Objects of the newest state that have data, and the room that they take: see
+    /// [`Stat::allocated_bytes`](crate::Stat::allocated_bytes).
     pub data: BTreeMap<u64, u64>,
 }
 
@@ -266,8 +267,7 @@ impl Count {
         } else {
             self.found.items.push((key.item_key(), item.value.to_vec()));
             if key.kind == ItemKind::Inline {
-                let end = item.value.len() as u64;
-                self.found.data.insert(key.object, end);
+                self.takes(key.object, item.value.len() as u64);
             }
         }
     }
@@ -278,13 +278,17 @@ impl Count {
         }
     }
 
+    fn takes(&mut self, object: u64, room: u64) {
+        *self.found.data.entry(object).or_default() += room;
+    }
+
     fn piece(&mut self, key: Key, item: ItemRef<'_>, death: u64) {
         let Some(piece) = Piece::decode(item.value) else {
             return self.impossible(key);
         };
         let end = key.position.saturating_add(u64::from(piece.len));
         if death == u64::MAX {
-            self.found.data.insert(key.object, end);
+            self.takes(key.object, u64::from(piece.len).div_ceil(BLOCK) * BLOCK);
         }
         self.pieces
             .push((key.object, key.position, end, item.birth, death));

@@ -17,8 +17,10 @@ use crate::{FileKind, ROOT};
 pub(super) enum Class {
     /// A directory entry for a file of that kind.
     Name(u8),
-    /// The owner of data: an inode, an attribute, or an orphan item.
+    /// The owner of data: an attribute or an orphan item.
     Data,
+    /// An inode that owns data under another number.
+    Content,
     /// An orphan item for an inode without a name.
     Nameless,
     /// An orphan item for an inode with cuts.
@@ -31,6 +33,7 @@ pub(super) struct Reference {
     pub target: u64,
     pub class: Class,
     pub from: u64,
+    /// Of the item that names; of an inode that owns data the room that it says they take.
     pub position: u64,
 }
 
@@ -46,10 +49,12 @@ pub(super) struct Entity {
     /// Its content is under its own number.
     pub own_data: bool,
     pub has_cuts: bool,
+    /// The room that data under this number take.
+    pub room: u64,
 }
 
 impl Entity {
-    pub(super) fn data_only(number: u64) -> Self {
+    pub(super) fn data_only(number: u64, room: u64) -> Self {
         Self {
             number,
             parent: 0,
@@ -58,6 +63,7 @@ impl Entity {
             has_data: true,
             own_data: false,
             has_cuts: false,
+            room,
         }
     }
 
@@ -279,6 +285,10 @@ fn dangling(references: &[Reference], sink: &mut Sink<'_>) {
     for reference in references {
         let target = reference.target;
         // Data of an inode may be all holes.
+        if reference.class == Class::Content {
+            compare_room(reference, 0, sink);
+            continue;
+        }
         if reference.class == Class::Data || sink.is_damaged(target) {
             continue;
         }
@@ -288,6 +298,17 @@ fn dangling(references: &[Reference], sink: &mut Sink<'_>) {
             from => finding.of(from),
         });
     }
+}
+
+/// What an inode says of the room that its data under another number take, and what they take.
+fn compare_room(content: &Reference, counted: u64, sink: &mut Sink<'_>) {
+    let (inode, recorded) = (content.from, content.position);
+    if recorded == counted || sink.is_damaged(inode) || sink.is_damaged(content.target) {
+        return;
+    }
+    let problem = Problem::Allocated { recorded, counted };
+    let finding = Finding::new(Part::Files, problem).of(inode);
+    sink.report(finding.by(Repair::Allocated));
 }
 
 /// An inode or object with all that names it.
@@ -301,7 +322,11 @@ fn compare_one(entity: &Entity, references: &[Reference], sink: &mut Sink<'_>) {
     let names = count(|class| matches!(class, Class::Name(_)));
     let nameless = count(|class| *class == Class::Nameless);
     let cuts = count(|class| *class == Class::Cuts);
-    let owners = count(|class| *class == Class::Data) + u64::from(entity.own_data);
+    let is_owner = |class: &Class| matches!(class, Class::Data | Class::Content);
+    let owners = count(is_owner) + u64::from(entity.own_data);
+    for content in references.iter().filter(|r| r.class == Class::Content) {
+        compare_room(content, entity.room, sink);
+    }
     if entity.has_data && owners > 1 || (entity.kind == 0 && owners == 0 && !sink.has_damage()) {
         let object = number;
         if owners == 0 {
@@ -311,7 +336,7 @@ fn compare_one(entity: &Entity, references: &[Reference], sink: &mut Sink<'_>) {
         }
     }
     if entity.kind == 0 {
-        let others = references.iter().filter(|r| r.class != Class::Data);
+        let others = references.iter().filter(|r| !is_owner(&r.class));
         for reference in others {
             let problem = Problem::DanglingName { target: number };
             let finding = Finding::new(Part::Files, problem);

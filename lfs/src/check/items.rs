@@ -77,6 +77,13 @@ pub(crate) struct PieceAt {
     pub piece: Piece,
 }
 
+impl PieceAt {
+    /// Where its data end in the file.
+    pub(crate) fn end(&self) -> u64 {
+        self.position.saturating_add(u64::from(self.piece.len))
+    }
+}
+
 /// The object whose items come at the moment.
 #[derive(Default)]
 struct Current {
@@ -87,6 +94,8 @@ struct Current {
     attribute_bytes: u64,
     inline_bytes: Option<u64>,
     data_end: u64,
+    /// The room that extents take.
+    room: u64,
     has_extents: bool,
     has_names: bool,
     bucket: u64,
@@ -315,6 +324,8 @@ impl<'s> Scan<'s> {
         }
         self.current.has_extents = true;
         self.current.data_end = self.current.data_end.max(end);
+        let blocks = u64::from(piece.len).div_ceil(BLOCK_SIZE as u64);
+        self.current.room += blocks * BLOCK_SIZE as u64;
         let kinds = [SegmentKind::Log, SegmentKind::Survivors];
         if !self
             .ground
@@ -336,6 +347,7 @@ impl<'s> Scan<'s> {
         let current = core::mem::take(&mut self.current);
         let object = current.object;
         let has_data = current.has_extents || current.inline_bytes.is_some();
+        let room = current.room + current.inline_bytes.unwrap_or(0);
         if object == 0 {
             return;
         }
@@ -348,7 +360,7 @@ impl<'s> Scan<'s> {
                 self.report(sink, finding(Problem::NoInode));
             }
             if has_data {
-                graph.add(Entity::data_only(object));
+                graph.add(Entity::data_only(object, room));
             }
             return;
         };
@@ -361,8 +373,8 @@ impl<'s> Scan<'s> {
             graph.refer(Reference {
                 target: inode.data_object,
                 from: object,
-                position: 0,
-                class: Class::Data,
+                position: inode.allocated,
+                class: Class::Content,
             });
         } else if has_data {
             let end = current.data_end.max(current.inline_bytes.unwrap_or(0));
@@ -379,6 +391,7 @@ impl<'s> Scan<'s> {
             has_data,
             own_data: inode.data_object == 0,
             has_cuts: !inode.cuts.is_empty(),
+            room,
         });
         if sink.is_damaged(object) {
             return;
@@ -389,6 +402,13 @@ impl<'s> Scan<'s> {
                 counted: current.attribute_bytes,
             };
             self.report(sink, finding(problem).by(Repair::AttributeNames));
+        }
+        if inode.data_object == 0 && inode.allocated != room {
+            let problem = Problem::Allocated {
+                recorded: inode.allocated,
+                counted: room,
+            };
+            self.report(sink, finding(problem).by(Repair::Allocated));
         }
         if !inode.is_directory() {
             if current.entries > 0 {

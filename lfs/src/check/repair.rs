@@ -3,7 +3,7 @@
 //! - A damaged copy of the superblock is written again from the good one.
 //! - A damaged block of the segment table is written again, in place, when all tree nodes are intact: they say what
 //!   each segment holds.
-//! - Links, entry counts and attribute sizes that do not fit what is there are set in ordinary commits, and the space
+//! - Links, entry counts, attribute sizes and the room of data that do not fit what is there are set in ordinary commits, and the space
 //!   of segments is counted again in an ordinary checkpoint: a power cut in between leaves a file system
 //!   that is repaired in part.
 //!
@@ -306,6 +306,7 @@ async fn repair_files<D: BlockDevice>(
                 Problem::AttributeNames { counted, .. } => {
                     inode.attribute_names_bytes = narrow(counted)?;
                 }
+                Problem::Allocated { counted, .. } => inode.allocated = counted,
                 _ => return Ok(false),
             }
             let value = inode.encode();

@@ -252,6 +252,14 @@ pub enum Problem {
     /// The root directory is not there.
     #[error("there is no root directory")]
     NoRoot,
+    /// The room that an inode's data take.
+    #[error("the inode says that its data take {recorded} bytes, but they take {counted}")]
+    Allocated {
+        /// In the inode.
+        recorded: u64,
+        /// What the pieces of its data come to.
+        counted: u64,
+    },
     /// A directory that cannot be reached from the root.
     #[error("the directory cannot be reached from the root: it is in a circle of directories")]
     DirectoryCircle,
@@ -326,7 +334,10 @@ impl Problem {
             | Self::LogReplayed { .. }
             | Self::CirclesUnchecked { .. }
             | Self::HistoryUnused { .. } => Severity::Note,
-            Self::SuperblockCopy | Self::KeySlotsCopy | Self::LiveBytes { .. } => Severity::Warning,
+            Self::SuperblockCopy
+            | Self::KeySlotsCopy
+            | Self::LiveBytes { .. }
+            | Self::Allocated { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }
@@ -350,6 +361,8 @@ pub enum Repair {
     Entries,
     /// Sets the bytes of an inode's attribute names to what is there, in an ordinary commit.
     AttributeNames,
+    /// Sets the room that an inode's data take to what they take, in an ordinary commit.
+    Allocated,
 }
 
 impl fmt::Display for Repair {
@@ -361,6 +374,7 @@ impl fmt::Display for Repair {
             Self::Links => "set the number of links",
             Self::Entries => "set the number of entries",
             Self::AttributeNames => "set the bytes of names",
+            Self::Allocated => "set the room that the data take",
         })
     }
 }

@@ -13,6 +13,9 @@ use super::types::{
 };
 use crate::{FileError, ITEM_BYTES_MAX, ItemKey, ItemKind, View};
 
+/// Names that are listed in one go, for a list of all.
+const NAMES_AT_ONCE: usize = 256;
+
 /// Bytes of an item that holds a value besides the name and the value.
 const INLINE_OVERHEAD_BYTES: usize = 2;
 
@@ -144,14 +147,21 @@ impl<V: View> Namespace<'_, V> {
         let found = self.glance(inode)?;
         let mut left = found.attribute_names_bytes;
         let mut names = Vec::new();
-        let mut after = None;
-        while let Some((position, value)) =
-            named::next(self.view, inode.0, ItemKind::Attribute, after)?
-        {
-            let (name, _) = decode_attribute(&value)?;
-            left = left.checked_sub(listed_bytes(name)).ok_or(DAMAGED)?;
-            names.push(name.to_vec());
-            after = Some(position);
+        let mut after = Some(0);
+        while let Some(position) = after {
+            let items;
+            (items, after) = named::some(
+                self.view,
+                inode.0,
+                ItemKind::Attribute,
+                position,
+                NAMES_AT_ONCE,
+            )?;
+            for (_, value) in items {
+                let (name, _) = decode_attribute(&value)?;
+                left = left.checked_sub(listed_bytes(name)).ok_or(DAMAGED)?;
+                names.push(name.to_vec());
+            }
         }
         Ok(names)
     }

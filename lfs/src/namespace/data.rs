@@ -1,7 +1,7 @@
 //! Content of files: reading, writing, truncating, holes.
 //!
 //! **Large truncations.** Freeing data takes time in proportion to its pieces, and a transaction must not
-//! take long. So up to `FREE_BYTES_MAX` (as counted in chunks that hold data) is freed at once; of
+//! take long. So a transaction frees up to 64 chunks that hold data (16 MiB at most) at once; of
 //! more the inode only notes that the range is *cut*: it reads as zeros from then on, and
 //! [`reclaim_orphan`](Namespace::reclaim_orphan) frees what is in it. A file that is truncated to nothing
 //! gets a new, empty data object instead, and the old one becomes an orphan. Either way the truncation is
@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use super::Namespace;
 use super::cuts::{CUTS_MAX, Cuts};
 use super::inode::Inode;
-use super::types::{FILE_BYTES_MAX, FileKind, InodeNumber};
+use super::types::{FILE_BYTES_MAX, FileKind, InodeNumber, Sought};
 use crate::{FileError, View};
 
 /// Bounds of the work that one operation does.
@@ -21,7 +21,7 @@ use crate::{FileError, View};
 pub(super) struct Limits {
     /// Data is counted, and freed in the background, in pieces of a file of this many bytes.
     pub(super) chunk_bytes: u64,
-    /// Most chunks with data that an operation frees at once.
+    /// Most chunks with data that a transaction frees at once.
     pub(super) chunks_freed_max: u64,
 }
 
@@ -123,11 +123,12 @@ impl<V: View> Namespace<'_, V> {
         if !found.cuts.is_empty() {
             let mut cuts = found.cuts.clone();
             cuts.subtract(offset, end);
-            self.free_small_cuts(inode, &found, &mut cuts)?;
+            self.free_small_cuts(inode, &mut found, &mut cuts)?;
             found.cuts = cuts;
         }
         let (object, size) = (found.data(inode), found.data_size());
-        self.view.write_data(object, size, offset, bytes)?;
+        let room = self.view.write_data(object, size, offset, bytes)?;
+        found.takes_more(room);
         found.size = found.size.max(end);
         self.store_changed(inode, &mut found);
         Ok(())
@@ -148,6 +149,7 @@ impl<V: View> Namespace<'_, V> {
                 self.note_data_to_free(found.data(inode), found.data_size());
                 found.data_object = self.view.new_object();
                 found.cuts = Cuts::default();
+                found.allocated = 0;
             } else {
                 self.cut(inode, &mut found, size, end)?;
             }
@@ -198,8 +200,8 @@ impl<V: View> Namespace<'_, V> {
         Ok(())
     }
 
-    /// The first offset at or behind `offset` where the file has data, or a hole; its end is a hole. `None`
-    /// when there is no more data, or `offset` is not within the file.
+    /// The first offset at or behind `offset` where the file has data, or a hole; its end is a hole. Nowhere, when there is
+    /// no more data, or `offset` is not within the file. In a file of very many pieces the search goes in steps.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -208,30 +210,34 @@ impl<V: View> Namespace<'_, V> {
         inode: InodeNumber,
         offset: u64,
         data: bool,
-    ) -> Result<Option<u64>, FileError> {
+    ) -> Result<Sought, FileError> {
         let found = self.load_file(inode)?;
         let (object, size) = (found.data(inode), found.data_size());
         if offset >= found.size {
-            return Ok(None);
+            return Ok(Sought::Nowhere);
         }
         if !data {
-            let hole = self.view.seek_data(object, size, offset, false)?;
             let cut = found.cuts.at_or_after(offset);
-            let cut = cut.map_or(found.size, |(low, _)| low.max(offset));
-            return Ok(Some(hole.unwrap_or(size).min(cut).min(found.size)));
+            let hole = cut.map_or(found.size, |(low, _)| low.clamp(offset, found.size));
+            return Ok(match self.view.seek_data(object, size, offset, false)? {
+                Sought::Further(place) if place < hole => Sought::Further(place),
+                Sought::At(place) => Sought::At(place.min(hole)),
+                _ => Sought::At(hole),
+            });
         }
         let mut from = offset;
         while from < found.size {
-            let next = self.view.seek_data(object, size, from, true)?;
-            let Some(place) = next.filter(|&place| place < found.size) else {
-                return Ok(None);
+            let place = match self.view.seek_data(object, size, from, true)? {
+                Sought::At(place) if place < found.size => place,
+                Sought::Further(place) if place < found.size => return Ok(Sought::Further(place)),
+                _ => break,
             };
             match found.cuts.at_or_after(place) {
                 Some((low, high)) if low <= place => from = high,
-                _ => return Ok(Some(place)),
+                _ => return Ok(Sought::At(place)),
             }
         }
-        Ok(None)
+        Ok(Sought::Nowhere)
     }
 
     /// Takes the data of `from..to` out of a file, at once or later. The inode is not stored, and when `to`
@@ -256,7 +262,8 @@ impl<V: View> Namespace<'_, V> {
             let size = self.free_small_cuts(inode, found, &mut cuts)?;
             let shrinks = to == found.size && cuts.end() <= from;
             let bound = (!shrinks).then_some(to);
-            self.view.free_data(object, size, from, bound)?;
+            let room = self.view.free_data(object, size, from, bound)?;
+            found.takes_more(room);
         }
         found.cuts = cuts;
         Ok(())
@@ -267,7 +274,7 @@ impl<V: View> Namespace<'_, V> {
     fn free_small_cuts(
         &mut self,
         inode: InodeNumber,
-        found: &Inode,
+        found: &mut Inode,
         cuts: &mut Cuts,
     ) -> Result<u64, FileError> {
         let (object, size) = (found.data(inode), found.data_size());
@@ -291,26 +298,30 @@ impl<V: View> Namespace<'_, V> {
             }
         }
         for (low, high) in freed {
-            self.view.free_data(object, size, low, Some(high))?;
+            found.takes_more(self.view.free_data(object, size, low, Some(high))?);
             cuts.subtract(low, high);
         }
         let size_now = found.size.max(cuts.end());
         if size_now < size {
-            self.view.free_data(object, size, size_now, None)?;
+            found.takes_more(self.view.free_data(object, size, size_now, None)?);
         }
         Ok(size_now)
     }
 
-    /// Whether more data is in the range than an operation frees at once.
+    /// Whether more data is in the range than a transaction frees at once, with what it has freed already.
     fn is_much(&mut self, object: u64, size: u64, from: u64, to: u64) -> Result<bool, FileError> {
         let limits = self.limits;
-        if to - from <= limits.chunk_bytes * limits.chunks_freed_max {
+        let freed = self.view.freed_bytes().div_ceil(limits.chunk_bytes);
+        let chunks_max = limits.chunks_freed_max.saturating_sub(freed);
+        if to - from <= limits.chunk_bytes * chunks_max {
             return Ok(false);
         }
         let mut at = from;
-        for _ in 0..limits.chunks_freed_max {
+        for _ in 0..chunks_max {
             match self.view.seek_data(object, size, at, true)? {
-                Some(place) if place < to => at = limits.chunk_end(place),
+                Sought::At(place) if place < to => at = limits.chunk_end(place),
+                // Much to look at, whether or not there is anything to free.
+                Sought::Further(place) if place < to => return Ok(true),
                 _ => return Ok(false),
             }
             if at >= to {
@@ -318,7 +329,7 @@ impl<V: View> Namespace<'_, V> {
             }
         }
         let next = self.view.seek_data(object, size, at, true)?;
-        Ok(next.is_some_and(|place| place < to))
+        Ok(matches!(next, Sought::At(place) | Sought::Further(place) if place < to))
     }
 
     fn load_file(&mut self, inode: InodeNumber) -> Result<Inode, FileError> {

@@ -31,6 +31,8 @@ pub enum Description {
         data_object: u64,
         /// How large that object is: at least as large as the content.
         data_bytes: u64,
+        /// The room that the object's data take.
+        allocated_bytes: u64,
         /// What the names of its attributes take, one byte more for each.
         attribute_names_bytes: u32,
         /// It has ranges to free: with links it must have an orphan item.
@@ -122,6 +124,7 @@ fn describe_inode(key: ItemKey, inode: &Inode) -> Description {
         parent: InodeNumber(inode.parent),
         data_object: if has_data { data_object } else { 0 },
         data_bytes: if has_data { inode.data_size() } else { 0 },
+        allocated_bytes: inode.allocated,
         attribute_names_bytes: inode.attribute_names_bytes,
         has_cuts: !inode.cuts.is_empty(),
     }

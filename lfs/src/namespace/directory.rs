@@ -7,9 +7,13 @@ use super::codec::{DAMAGED, Reader, put_varint};
 use super::inode::Inode;
 use super::named::{self, Place};
 use super::types::{
-    DirectoryEntry, FileKind, InodeNumber, LINKS_MAX, NAME_BYTES_MAX, NewInode, PATH_BYTES_MAX,
+    DirectoryEntry, FileKind, InodeNumber, LINKS_MAX, Listing, NAME_BYTES_MAX, NewInode,
+    PATH_BYTES_MAX,
 };
 use crate::{FileError, ItemKey, ItemKind, View};
+
+/// Entries that are listed at once.
+const LISTED_MAX: usize = 4096;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +135,8 @@ impl<V: View> Namespace<'_, V> {
         }
         let (number, mut inode) = self.new_inode(directory, new);
         if new.kind == FileKind::Symlink {
-            self.view.write_data(number.0, 0, 0, &new.target)?;
+            let room = self.view.write_data(number.0, 0, 0, &new.target)?;
+            inode.takes_more(room);
             inode.size = new.target.len() as u64;
         }
         self.store(number, &inode);
@@ -144,9 +149,9 @@ impl<V: View> Namespace<'_, V> {
         Ok(number)
     }
 
-    /// Up to `limit` entries of a directory behind `after`: 0, or the cookie of an entry listed before. They
-    /// come in an order of the directory's own. Who goes through a directory while it changes sees each
-    /// entry that is there all the time exactly once. `.` and `..` are not among them.
+    /// Up to `limit` entries of a directory, at most 4,096 and perhaps fewer, behind `after`: 0, where an earlier listing said to
+    /// go on, or the cookie of an entry. There are none only when there are no more. Who goes through a directory while it
+    /// changes sees each entry that is there all the time exactly once. `.` and `..` are not among them.
     ///
     /// # Errors
     /// [`FileError::NotFound`] for the inode, [`FileError::NotADirectory`].
@@ -155,25 +160,23 @@ impl<V: View> Namespace<'_, V> {
         directory: InodeNumber,
         after: u64,
         limit: usize,
-    ) -> Result<Vec<DirectoryEntry>, FileError> {
-        let removed = self.load_directory(directory)?.links == 0;
-        let mut entries = Vec::new();
-        let mut cookie = after;
-        while entries.len() < limit && !removed {
-            let next = named::next(self.view, directory.0, ItemKind::Entry, Some(cookie))?;
-            let Some((position, value)) = next else {
-                break;
-            };
-            cookie = position;
+    ) -> Result<Listing, FileError> {
+        if self.load_directory(directory)?.links == 0 {
+            return Ok(Listing::default());
+        }
+        let limit = limit.min(LISTED_MAX);
+        let (items, next) = named::some(self.view, directory.0, ItemKind::Entry, after, limit)?;
+        let entries = items.into_iter().map(|(cookie, value)| {
             let (name, named) = decode_entry(&value)?;
-            entries.push(DirectoryEntry {
+            Ok(DirectoryEntry {
                 cookie,
                 name: name.to_vec(),
                 inode: named.inode,
                 kind: named.kind,
-            });
-        }
-        Ok(entries)
+            })
+        });
+        let entries = entries.collect::<Result<_, FileError>>()?;
+        Ok(Listing { entries, next })
     }
 
     /// The directory that a directory is in; the root is in itself.

@@ -11,7 +11,8 @@ use super::types::{
     SetAttributes, Stat,
 };
 use crate::disk::layout::NUMBER_MAX;
-use crate::{FileError, ItemKey, ItemKind, View};
+use crate::tree::INLINE_BYTES_MAX;
+use crate::{BLOCK_SIZE, FileError, ItemKey, ItemKind, View};
 
 const VERSION: u8 = 1;
 const MODE_BITS: u16 = 0o7777;
@@ -20,6 +21,10 @@ const HAS_DEVICE: u8 = 1;
 const HAS_DATA_OBJECT: u8 = 2;
 const HAS_ATTRIBUTES: u8 = 4;
 const HAS_CUTS: u8 = 8;
+const HAS_ALLOCATED: u8 = 16;
+
+/// More than the data of any file take.
+const ALLOCATED_MAX: u64 = 1 << 63;
 
 /// An inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub(crate) struct Inode {
     pub(crate) attribute_names_bytes: u32,
     /// Ranges that read as zeros although there is data in them.
     pub(crate) cuts: Cuts,
+    /// As [`Stat::allocated_bytes`].
+    pub(crate) allocated: u64,
 }
 
 impl Inode {
@@ -68,6 +75,7 @@ impl Inode {
             data_object: 0,
             attribute_names_bytes: 0,
             cuts: Cuts::default(),
+            allocated: 0,
         }
     }
 
@@ -90,6 +98,37 @@ impl Inode {
         self.size.max(self.cuts.end())
     }
 
+    /// Its data take so much room more. Should the count have been wrong it stays one that can be, for a check to
+    /// put it right.
+    pub(super) fn takes_more(&mut self, room: i64) {
+        let allocated = self.allocated.saturating_add_signed(room);
+        self.allocated = allocated.min(ALLOCATED_MAX);
+    }
+
+    /// Whether something that `before` tells of is gone: names, entries, content, attributes.
+    pub(crate) fn tells_of_less_than(&self, before: &Self) -> bool {
+        self.links < before.links
+            || self.size < before.size
+            || self.allocated < before.allocated
+            || self.attribute_names_bytes < before.attribute_names_bytes
+            || (!self.cuts.is_empty() && self.cuts != before.cuts)
+    }
+
+    fn has_data(&self) -> bool {
+        matches!(self.kind, FileKind::File | FileKind::Symlink)
+    }
+
+    /// The room that content of this size takes which has no holes.
+    fn allocated_usually(&self) -> u64 {
+        match self.size {
+            _ if !self.has_data() => 0,
+            size if size <= INLINE_BYTES_MAX => size,
+            size => size
+                .checked_next_multiple_of(BLOCK_SIZE as u64)
+                .unwrap_or(u64::MAX),
+        }
+    }
+
     /// Its item's value.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(48);
@@ -99,6 +138,7 @@ impl Inode {
             (self.data_object != 0, HAS_DATA_OBJECT),
             (self.attribute_names_bytes != 0, HAS_ATTRIBUTES),
             (!self.cuts.is_empty(), HAS_CUTS),
+            (self.allocated != self.allocated_usually(), HAS_ALLOCATED),
         ];
         for (_, bit) in fields.into_iter().filter(|&(there, _)| there) {
             has |= bit;
@@ -132,6 +172,9 @@ impl Inode {
         if !self.cuts.is_empty() {
             self.cuts.encode(&mut out);
         }
+        if has & HAS_ALLOCATED != 0 {
+            put_varint(&mut out, self.allocated);
+        }
         out
     }
 
@@ -149,7 +192,8 @@ impl Inode {
         }
         let kind = FileKind::from_number(reader.byte()?)?;
         let has = reader.byte()?;
-        if has & !(HAS_DEVICE | HAS_DATA_OBJECT | HAS_ATTRIBUTES | HAS_CUTS) != 0 {
+        let known = HAS_DEVICE | HAS_DATA_OBJECT | HAS_ATTRIBUTES | HAS_CUTS | HAS_ALLOCATED;
+        if has & !known != 0 {
             return None;
         }
         let mode = u16::try_from(reader.varint()?).ok()?;
@@ -181,8 +225,13 @@ impl Inode {
         } else {
             Cuts::decode(&mut reader)?
         };
+        let allocated = if has & HAS_ALLOCATED == 0 {
+            None
+        } else {
+            Some(reader.varint()?)
+        };
         reader.end()?;
-        let inode = Self {
+        let mut inode = Self {
             kind,
             mode,
             uid,
@@ -198,19 +247,26 @@ impl Inode {
             data_object,
             attribute_names_bytes,
             cuts,
+            allocated: 0,
         };
+        let usual = inode.allocated_usually();
+        if allocated == Some(usual) {
+            return None;
+        }
+        inode.allocated = allocated.unwrap_or(usual);
         inode.is_possible().then_some(inode)
     }
 
     fn is_possible(&self) -> bool {
-        let has_data = matches!(self.kind, FileKind::File | FileKind::Symlink);
+        let has_data = self.has_data();
         let is_device = matches!(self.kind, FileKind::CharDevice | FileKind::BlockDevice);
         self.mode <= MODE_BITS
             && self.links <= LINKS_MAX
             && self.size <= FILE_BYTES_MAX
             && self.attribute_names_bytes as usize <= ATTRIBUTE_NAMES_BYTES_MAX
             && (self.device == 0 || is_device)
-            && (has_data || (self.data_object == 0 && self.cuts.is_empty()))
+            && (has_data || (self.data_object == 0 && self.cuts.is_empty() && self.allocated == 0))
+            && self.allocated <= ALLOCATED_MAX
             && (has_data || self.is_directory() || self.size == 0)
             && !(self.is_directory() && self.links == 1)
     }
@@ -254,10 +310,6 @@ impl<V: View> Namespace<'_, V> {
     /// [`FileError::NotFound`] when there is no such inode.
     pub fn stat(&mut self, inode: InodeNumber) -> Result<Stat, FileError> {
         let found = self.load(inode)?;
-        let allocated_bytes = match found.kind {
-            FileKind::File | FileKind::Symlink => self.view.stored_bytes(found.data(inode))?,
-            _ => 0,
-        };
         Ok(Stat {
             inode,
             kind: found.kind,
@@ -271,7 +323,7 @@ impl<V: View> Namespace<'_, V> {
             mtime_ns: found.mtime_ns,
             ctime_ns: found.ctime_ns,
             btime_ns: found.btime_ns,
-            allocated_bytes,
+            allocated_bytes: found.allocated,
         })
     }
 
@@ -370,6 +422,7 @@ mod tests {
             data_object: 77,
             attribute_names_bytes: 12,
             cuts,
+            allocated: 3 * 4096,
             ..Inode::new(
                 &NewInode::new(FileKind::File, 0),
                 ROOT,
@@ -394,6 +447,39 @@ mod tests {
     fn a_new_file_takes_few_bytes() {
         let file = Inode::new(&NewInode::new(FileKind::File, 0o644), ROOT, 1 << 60);
         assert_eq!(file.encode().len(), 20);
+    }
+
+    #[test]
+    fn only_room_that_does_not_follow_from_the_size_takes_bytes() {
+        let file = |size, allocated| Inode {
+            size,
+            allocated,
+            ..Inode::new(&NewInode::new(FileKind::File, 0o644), ROOT, 0)
+        };
+        for (size, usual) in [(0, 0), (1, 1), (1024, 1024), (1025, 4096), (8193, 12_288)] {
+            let bytes = file(size, usual).encode();
+            let other = file(size, 16_384).encode();
+            assert_eq!(bytes.len() + 3, other.len(), "{size}");
+            for (inode, bytes) in [(file(size, usual), bytes), (file(size, 16_384), other)] {
+                assert_eq!(Inode::decode(&bytes), Ok(inode));
+            }
+        }
+        let largest = file(FILE_BYTES_MAX, 1 << 63);
+        assert_eq!(Inode::decode(&largest.encode()), Ok(largest));
+        let mut said_needlessly = file(8193, 12_288).encode();
+        said_needlessly[2] |= HAS_ALLOCATED;
+        put_varint(&mut said_needlessly, 12_288);
+        assert_eq!(Inode::decode(&said_needlessly), Err(DAMAGED));
+    }
+
+    #[test]
+    fn a_count_of_room_that_is_wrong_stays_one_that_decodes() {
+        let mut file = inode();
+        for (more, expected) in [(i64::MIN, 0), (4096, 4096), (i64::MAX, 1 << 63)] {
+            file.takes_more(more);
+            assert_eq!(file.allocated, expected);
+            assert_eq!(Inode::decode(&file.encode()), Ok(file.clone()));
+        }
     }
 
     #[test]
@@ -435,12 +521,17 @@ mod tests {
             kind: FileKind::Fifo,
             ..inode()
         };
+        let too_much_room = Inode {
+            allocated: u64::MAX,
+            ..inode()
+        };
         for bad in [
             device_number_on_a_file,
             links,
             size,
             mode,
             fifo_with_content,
+            too_much_room,
         ] {
             assert_eq!(Inode::decode(&bad.encode()), Err(DAMAGED));
         }

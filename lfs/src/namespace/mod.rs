@@ -42,8 +42,8 @@ mod types;
 pub use describe::{Description, describe_item, is_position_of};
 pub use types::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTE_NAMES_BYTES_MAX, DirectoryEntry, FILE_BYTES_MAX, FileKind,
-    InodeNumber, LINKS_MAX, NAME_BYTES_MAX, NewInode, Orphan, PATH_BYTES_MAX, ROOT, RenameFlags,
-    SetAttributes, Stat, XattrMode,
+    InodeNumber, LINKS_MAX, Listing, NAME_BYTES_MAX, NewInode, Orphan, PATH_BYTES_MAX, ROOT,
+    RenameFlags, SetAttributes, Sought, Stat, XattrMode,
 };
 
 pub(crate) use attributes::{Value as AttributeValue, decode_attribute};

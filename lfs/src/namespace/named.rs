@@ -86,19 +86,31 @@ pub(super) fn next(
     view: &mut impl View,
     object: u64,
     kind: ItemKind,
-    position: Option<u64>,
+    position: u64,
 ) -> Result<Option<(u64, Vec<u8>)>, FileError> {
-    let from = match position {
-        Some(position) if position >= POSITION_MAX => return Ok(None),
-        Some(position) => position + 1,
-        None => 0,
-    };
-    let range = (
-        ItemKey::new(object, kind, from),
-        ItemKey::new(object, kind, POSITION_MAX),
-    );
-    let found = view.first(range.0, range.1)?;
-    Ok(found.map(|(key, value)| (key.position, value)))
+    let (items, _) = some(view, object, kind, position, 1)?;
+    Ok(items.into_iter().next())
+}
+
+/// Up to `limit` items of `kind` behind `position`, none only when there are none, each with its own; and the position
+/// to go on behind, unless it is known that these are the last.
+#[expect(clippy::type_complexity, reason = "a list and a number")]
+pub(super) fn some(
+    view: &mut impl View,
+    object: u64,
+    kind: ItemKind,
+    position: u64,
+    limit: usize,
+) -> Result<(Vec<(u64, Vec<u8>)>, Option<u64>), FileError> {
+    if position >= POSITION_MAX {
+        return Ok((Vec::new(), None));
+    }
+    let key = |position| ItemKey::new(object, kind, position);
+    let (items, next) = view.some(key(position + 1), key(POSITION_MAX), limit)?;
+    let items = items.into_iter().map(|(key, value)| (key.position, value));
+    // No position is 0.
+    let next = next.map(|key| key.position.saturating_sub(1).max(1));
+    Ok((items.collect(), next))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::cuts::Cuts;
 use super::directory::decode_entry;
 use super::inode::{Inode, inode_key};
 use super::named;
-use super::types::{InodeNumber, Orphan};
+use super::types::{InodeNumber, Orphan, Sought};
 use crate::{FileError, ItemKey, ItemKind, View};
 
 /// What an item stands for is taken for as much work as this many bytes of data.
@@ -88,7 +88,7 @@ impl<V: View> Namespace<'_, V> {
         let mut orphans = Vec::new();
         let mut id = after;
         while orphans.len() < limit {
-            let next = named::next(self.view, 0, ItemKind::Orphan, Some(id))?;
+            let next = named::next(self.view, 0, ItemKind::Orphan, id)?;
             let Some((position, value)) = next else {
                 break;
             };
@@ -125,7 +125,7 @@ impl<V: View> Namespace<'_, V> {
             }
             State::Cuts => self.free_cuts(InodeNumber(id), budget_bytes)?,
             State::Data { object, size, from } => {
-                let from = self.free_some(object, size, (from, size), &mut budget)?;
+                let (from, _) = self.free_some(object, size, (from, size), &mut budget)?;
                 if from >= size {
                     self.view.free_data(object, size, 0, None)?;
                 } else {
@@ -153,11 +153,12 @@ impl<V: View> Namespace<'_, V> {
         let object = inode.data(number);
         while let Some(&(low, high)) = inode.cuts.ranges().first() {
             let size = inode.data_size();
-            let from = self.free_some(object, size, (low, high), &mut budget)?;
+            let (from, room) = self.free_some(object, size, (low, high), &mut budget)?;
+            inode.takes_more(room);
             inode.cuts.subtract(low, from);
             if inode.data_size() < size {
                 let size_now = inode.data_size();
-                self.view.free_data(object, size, size_now, None)?;
+                inode.takes_more(self.view.free_data(object, size, size_now, None)?);
             }
             if from < high {
                 break;
@@ -206,13 +207,14 @@ impl<V: View> Namespace<'_, V> {
             _ => 0,
         };
         let object = inode.data(number);
-        let from = self.free_some(object, size, (from, size), budget)?;
+        let (from, room) = self.free_some(object, size, (from, size), budget)?;
+        inode.takes_more(room);
         let done = from >= size;
         (inode.size, inode.cuts) = (0, Cuts::default());
         if !done {
             inode.cuts.add(from, size);
         } else if size > 0 {
-            self.view.free_data(object, size, 0, None)?;
+            inode.takes_more(self.view.free_data(object, size, 0, None)?);
         }
         if !done || !self.remove_attributes(number, &mut inode, budget)? {
             self.store(number, &inode);
@@ -232,13 +234,16 @@ impl<V: View> Namespace<'_, V> {
         if inode.links != 0 || !inode.is_directory() {
             return Err(DAMAGED);
         }
+        let mut after = 0;
         while inode.size > 0 && budget.take(ITEM_COST_BYTES) {
-            let first = named::next(self.view, number.0, ItemKind::Entry, None)?;
+            let first = named::next(self.view, number.0, ItemKind::Entry, after)?;
             let (position, value) = first.ok_or(DAMAGED)?;
             let (_, named) = decode_entry(&value)?;
             self.lose_name(named)?;
             self.remove_entry(number, position);
             inode.size -= 1;
+            // Not to go through what is removed again.
+            after = position;
         }
         self.store(number, &inode);
         Ok(inode.size == 0)
@@ -250,39 +255,45 @@ impl<V: View> Namespace<'_, V> {
         inode: &mut Inode,
         budget: &mut Budget,
     ) -> Result<bool, FileError> {
+        let mut after = 0;
         while let Some((position, value)) =
-            named::next(self.view, number.0, ItemKind::Attribute, None)?
+            named::next(self.view, number.0, ItemKind::Attribute, after)?
         {
             if !budget.take(ITEM_COST_BYTES) {
                 return Ok(false);
             }
             self.remove_attribute_at(number, inode, position, &value)?;
+            after = position;
         }
         Ok(true)
     }
 
     /// Frees data within a range as long as the budget lasts, from its start on. Returns up to where it is
-    /// free.
+    /// free, and by how much room more the data take.
     fn free_some(
         &mut self,
         object: u64,
         size: u64,
         (from, to): (u64, u64),
         budget: &mut Budget,
-    ) -> Result<u64, FileError> {
+    ) -> Result<(u64, i64), FileError> {
         let mut at = from;
+        let mut room = 0;
         while at < to {
-            let place = self.view.seek_data(object, size, at, true)?;
-            let Some(place) = place.filter(|&place| place < to) else {
-                return Ok(to);
+            let place = match self.view.seek_data(object, size, at, true)? {
+                Sought::At(place) if place < to => place,
+                Sought::Further(place) if place < to => {
+                    return Ok((place, room));
+                }
+                _ => break,
             };
             if !budget.take(self.limits.chunk_bytes) {
-                return Ok(at);
+                return Ok((at, room));
             }
             at = self.limits.chunk_end(place).min(to);
-            self.view.free_data(object, size, place, Some(at))?;
+            room += self.view.free_data(object, size, place, Some(at))?;
         }
-        Ok(to)
+        Ok((to, room))
     }
 }
 

@@ -38,11 +38,16 @@ impl<V: View> Namespace<'_, V> {
     ) -> Result<bool, FileError> {
         let slot = self.find(directory, name)?;
         let named = slot.named().ok_or(FileError::NotFound)?;
-        let mut way = alloc::vec![(directory, slot.position()?, named)];
+        let mut way = alloc::vec![Step {
+            parent: directory,
+            position: slot.position()?,
+            named,
+            emptied_to: 0,
+        }];
         let mut left = budget.max(1);
-        while let Some(&(parent, position, named)) = way.last() {
+        while let Some(step) = way.last() {
             if way.len() <= DEPTH_MAX
-                && let Some(child) = self.first_child(named)?
+                && let Some(child) = self.next_child(step)?
             {
                 way.push(child);
                 continue;
@@ -51,24 +56,40 @@ impl<V: View> Namespace<'_, V> {
                 return Ok(false);
             }
             left -= 1;
-            self.take_away(parent, position, named)?;
+            self.take_away(step.parent, step.position, step.named)?;
+            let emptied_to = step.position;
             way.pop();
+            if let Some(above) = way.last_mut() {
+                above.emptied_to = emptied_to;
+            }
         }
         Ok(true)
     }
 
-    fn first_child(
-        &mut self,
-        parent: Named,
-    ) -> Result<Option<(InodeNumber, u64, Named)>, FileError> {
-        if !parent.is_directory() {
+    fn next_child(&mut self, of: &Step) -> Result<Option<Step>, FileError> {
+        if !of.named.is_directory() {
             return Ok(None);
         }
-        let first = named::next(self.view, parent.inode.0, ItemKind::Entry, None)?;
-        let Some((position, value)) = first else {
+        let parent = of.named.inode;
+        let next = named::next(self.view, parent.0, ItemKind::Entry, of.emptied_to)?;
+        let Some((position, value)) = next else {
             return Ok(None);
         };
         let (_, named) = decode_entry(&value)?;
-        Ok(Some((parent.inode, position, named)))
+        Ok(Some(Step {
+            parent,
+            position,
+            named,
+            emptied_to: 0,
+        }))
     }
+}
+
+/// An entry on the way down.
+struct Step {
+    parent: InodeNumber,
+    position: u64,
+    named: Named,
+    /// Of a directory, up to where its entries are gone.
+    emptied_to: u64,
 }

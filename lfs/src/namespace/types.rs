@@ -64,6 +64,15 @@ impl FileKind {
     }
 }
 
+/// A part of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listing {
+    /// Entries, in an order of the directory's own.
+    pub entries: Vec<DirectoryEntry>,
+    /// Where to go on; `None` when it is known that these are the last.
+    pub next: Option<u64>,
+}
+
 /// What `stat` says of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -92,9 +101,21 @@ pub struct Stat {
     pub ctime_ns: i64,
     /// Creation.
     pub btime_ns: i64,
-    /// Bytes its content takes on the disk, to within a block for each piece; what a truncation has
-    /// left for later counts until it is free.
+    /// Room that its content takes: whole blocks of 4 KiB as far as there are data in them, however well those
+    /// compress; of content of up to 1 KiB that is kept with the inode its bytes. What a truncation has left for later counts
+    /// until it is free.
     pub allocated_bytes: u64,
+}
+
+/// Where a search for data, or for a hole, came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought {
+    /// Here is the first.
+    At(u64),
+    /// There is none.
+    Nowhere,
+    /// There is none before this place. It took long enough: ask again from here.
+    Further(u64),
 }
 
 /// What to create.

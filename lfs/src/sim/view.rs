@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::Random;
 use crate::{
     BLOCK_SIZE, BlockIndex, Fault, FileError, ITEM_BYTES_MAX, ItemKey, Namespace, NodePointer,
-    ROOT, View,
+    ROOT, SomeItems, Sought, View,
 };
 
 const BLOCK_BYTES: u64 = BLOCK_SIZE as u64;
@@ -175,6 +175,12 @@ impl MemoryView {
         }
     }
 
+    /// Bytes of blocks that an object has.
+    fn room(&self, object: u64) -> i64 {
+        let blocks = self.data.get(&object).map_or(0, BTreeMap::len);
+        i64::try_from(blocks * BLOCK_SIZE).unwrap_or(i64::MAX)
+    }
+
     /// Calls `each` with the pieces of `from..to` that lie within one block.
     fn pieces(from: u64, to: u64, mut each: impl FnMut(u64, usize, usize)) {
         let mut at = from;
@@ -195,14 +201,13 @@ impl View for MemoryView {
         Ok(self.items.get(&key).cloned())
     }
 
-    fn first(
-        &mut self,
-        from: ItemKey,
-        to: ItemKey,
-    ) -> Result<Option<(ItemKey, Vec<u8>)>, FileError> {
+    fn some(&mut self, from: ItemKey, to: ItemKey, limit: usize) -> Result<SomeItems, FileError> {
         self.access()?;
-        let first = self.items.range(from..=to).next();
-        Ok(first.map(|(&key, value)| (key, value.clone())))
+        assert!((from.object, from.kind) == (to.object, to.kind), "{from:?}");
+        let mut items = self.items.range(from..=to);
+        let some = items.by_ref().take(limit.max(1));
+        let some = some.map(|(&key, value)| (key, value.clone())).collect();
+        Ok((some, items.next().map(|(&key, _)| key)))
     }
 
     fn put(&mut self, key: ItemKey, value: Vec<u8>) {
@@ -258,9 +263,10 @@ impl View for MemoryView {
         size: u64,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<(), FileError> {
+    ) -> Result<i64, FileError> {
         self.access()?;
         self.check_end(object, size);
+        let before = self.room(object);
         let blocks = self.data.entry(object).or_default();
         let mut rest = bytes;
         let end = offset + bytes.len() as u64;
@@ -274,7 +280,7 @@ impl View for MemoryView {
             }
             rest = behind;
         });
-        Ok(())
+        Ok(self.room(object) - before)
     }
 
     fn free_data(
@@ -283,13 +289,14 @@ impl View for MemoryView {
         size: u64,
         from: u64,
         to: Option<u64>,
-    ) -> Result<(), FileError> {
+    ) -> Result<i64, FileError> {
         self.access()?;
         self.check_end(object, size);
+        let before = self.room(object);
         let to = to.unwrap_or(u64::MAX);
         assert!(from <= to, "object {object}: frees {from}..{to}");
         let Some(blocks) = self.data.get_mut(&object) else {
-            return Ok(());
+            return Ok(0);
         };
         let range = from / BLOCK_BYTES..=(to - 1).max(from) / BLOCK_BYTES;
         let touched: Vec<u64> = blocks.range(range).map(|(&block, _)| block).collect();
@@ -309,7 +316,7 @@ impl View for MemoryView {
         if blocks.is_empty() {
             self.data.remove(&object);
         }
-        Ok(())
+        Ok(self.room(object) - before)
     }
 
     fn seek_data(
@@ -318,7 +325,7 @@ impl View for MemoryView {
         size: u64,
         offset: u64,
         data: bool,
-    ) -> Result<Option<u64>, FileError> {
+    ) -> Result<Sought, FileError> {
         self.access()?;
         self.check_end(object, size);
         let empty = BTreeMap::new();
@@ -334,12 +341,9 @@ impl View for MemoryView {
             Some(next)
         };
         let place = found.map(|block| (block * BLOCK_BYTES).max(offset));
-        Ok(place.filter(|&place| place < size))
-    }
-
-    fn stored_bytes(&mut self, object: u64) -> Result<u64, FileError> {
-        self.access()?;
-        let blocks = self.data.get(&object).map_or(0, BTreeMap::len);
-        Ok(blocks as u64 * BLOCK_BYTES)
+        Ok(match place.filter(|&place| place < size) {
+            Some(place) => Sought::At(place),
+            None => Sought::Nowhere,
+        })
     }
 }

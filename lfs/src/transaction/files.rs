@@ -250,6 +250,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 loaded.verified.insert(range);
                 Ok(())
             }
+            Fault::Unseen(unseen) => {
+                loaded.unseen.note(unseen);
+                // What was gone through is not needed again; what is comes with the next run.
+                loaded.nodes.clear();
+                embassy_futures::yield_now().await;
+                Ok(())
+            }
         }
     }
 
@@ -399,26 +406,25 @@ impl<D: BlockDevice> FileSystem<D> {
         changes.extend(freed_ranges(set));
 
         let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
-        let (plan, growing) = {
+        let (plan, taken) = {
             let (plan, nodes) = self.planned(number.0, changes)?;
             self.admit_nodes(nodes)?;
             let volume = self.volume.borrow();
             let items = changes.iter().map(|change| volume.growth_bytes(change));
-            let taken = (data_bytes + items.sum::<usize>()) as u64;
-            let growing = !set.tidying && taken > plan.freed_bytes();
-            (plan, growing)
+            (plan, data_bytes + items.sum::<usize>())
         };
+        let growing = !set.tidying && taken as u64 > plan.freed_bytes();
         // On a full disk it may use what is left to commits that free space: it takes hardly anything.
         let takes_little = layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
         let shrinking = set.tidying || (!growing && takes_little);
-        let grown = data_bytes + changes.len() * 64;
+        let grown = taken + changes.len() * 64;
         if growing && !self.has_space_for(grown as u64) {
             self.open.borrow_mut().end_oldest_for_space();
             return Err(CommitStop::Error(FileError::NoSpace));
         }
         let mut addresses = Vec::new();
         let layer_records = layer.chunks(self.layer_chunk_bytes());
-        let taken = append_changes(
+        let appended = append_changes(
             &self.log,
             shrinking,
             changes,
@@ -426,13 +432,14 @@ impl<D: BlockDevice> FileSystem<D> {
             layer_records,
             &mut addresses,
         );
-        taken.map_err(|error| match error {
+        appended.map_err(|error| match error {
             Refused::NoRoom(wanted) if shrinking => CommitStop::NoRoomToShrink(wanted),
             Refused::NoRoom(_) => CommitStop::NoRoom,
             Refused::TooLarge => CommitStop::Error(FileError::TransactionTooLarge),
             Refused::OutOfMemory => CommitStop::Error(FileError::OutOfMemory),
             Refused::ReadOnly => CommitStop::Error(FileError::ReadOnly),
         })?;
+        self.open.borrow_mut().commit_taken();
         if !layer.is_empty() {
             self.layer_commit.set(number);
         }

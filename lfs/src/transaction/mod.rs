@@ -1,7 +1,7 @@
 //! Transactions over files: a consistent view with changes on top, and what is needed to commit them.
 //!
 //! - this file: one transaction; `view`: what an operation sees; `write_set`: what it changes and has loaded;
-//! - `volume`: the state that transactions see and commits change;
+//! - `volume`: the state that transactions see and commits change; `seen`: what a state shows, some items at a time;
 //! - `files`: running and committing them; `changes`: the same for a layer above that commits records of its own along;
 //! - `open`: transactions that stay open while others commit, and what they conflict on.
 //!
@@ -12,15 +12,16 @@
 mod changes;
 mod files;
 mod open;
+mod seen;
 mod view;
 mod volume;
 mod write_set;
 
+use alloc::borrow::Cow;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::hash::Hasher;
-use core::ops::{ControlFlow, RangeInclusive};
 
 use siphasher::sip::SipHasher24;
 
@@ -31,25 +32,41 @@ pub use open::{
     TransactionId,
 };
 pub(crate) use open::{KeptItem, SharedRegistry};
-pub use view::View;
+pub(crate) use seen::At;
+pub use seen::Unseen;
+pub use view::{SomeItems, View};
 pub(crate) use volume::{Volume, after, damaged_item, decode_snapshot, extent_key};
 pub use write_set::Loaded;
 
 use crate::check::PieceAt;
 use crate::disk::layout::NUMBER_MAX;
-use crate::extent::{FILE_BYTES_MAX, Piece};
+use crate::extent::{EXTENT_BYTES_MAX, FILE_BYTES_MAX, Piece};
 use crate::fault::SuspectData;
-use crate::tree::{Item, Key, Tree};
+use crate::tree::{INLINE_BYTES_MAX, Item};
 use crate::{
-    BLOCK_SIZE, CommitNumber, Fault, FileError, ItemKey, ItemKind, Namespace, StoredRange,
+    BLOCK_SIZE, CommitNumber, Fault, FileError, ItemKey, ItemKind, Namespace, Sought, StoredRange,
 };
 use open::ReadSet;
+use seen::{Seen, before, behind};
 use write_set::{Staged, WriteSet};
 
-/// Largest content that is kept as an item instead of an extent.
-const INLINE_BYTES_MAX: u64 = 1024;
-
 const BLOCK: u64 = BLOCK_SIZE as u64;
+
+/// Room that a transaction frees at most: a commit goes through all pieces in it, each a block perhaps. Larger ranges are freed in
+/// the background anyway.
+const FREED_BYTES_MAX: u64 = 64 << 20;
+
+/// Items that are handed out at once.
+const SOME_MAX: usize = 4096;
+
+/// Items looked at besides, before fewer than were asked for are handed out.
+const SOME_LOOKS_MAX: usize = 1024;
+
+/// Items looked at, at first, where data are looked for: those that may reach there from before, and one more.
+const PIECES_AT_FIRST: usize = (EXTENT_BYTES_MAX as u64 / BLOCK) as usize;
+
+/// Items looked at in one search for data or a hole.
+const SEEK_LOOKS_MAX: usize = 1024;
 
 /// Number of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,14 +83,6 @@ pub struct SnapshotInfo {
     pub commit: CommitNumber,
     /// When it was made, in nanoseconds since the Unix epoch.
     pub created_ns: i64,
-}
-
-/// Which state a transaction sees below its own changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum At {
-    Newest,
-    /// As it was after that commit, which a snapshot shows.
-    Snapshot(CommitNumber),
 }
 
 /// A transaction: sees one state and its own changes.
@@ -140,6 +149,12 @@ impl<'v> Transaction<'v> {
         }
     }
 
+    /// Nodes of the trees met and items handed out since the mount, by whomever: what looking into them has cost.
+    #[cfg(feature = "sim")]
+    pub fn looks(&self) -> u64 {
+        self.volume.live.looks() + self.volume.history.looks()
+    }
+
     /// Files and directories as this transaction sees them.
     pub fn files(&mut self) -> Namespace<'_, Self> {
         Namespace::new(self)
@@ -147,95 +162,39 @@ impl<'v> Transaction<'v> {
 
     /// The item in the state below this transaction's changes.
     pub(crate) fn below(&self, key: ItemKey) -> Result<Option<Item>, FileError> {
-        let live = || Ok(self.volume.live.get(&Key::live(key))?);
-        let At::Snapshot(commit) = self.at else {
-            return live();
-        };
-        let seen = |item: &Item| item.birth <= commit.0;
-        let died = self
-            .volume
-            .history
-            .first_from(&Key::dead(key, commit.0 + 1))?;
-        match died.filter(|(found, _)| found.item_key() == key) {
-            Some((_, item)) => Ok(Some(item).filter(seen)),
-            None => Ok(live()?.filter(seen)),
-        }
+        Ok(self.volume.item_at(self.at, key)?)
     }
 
-    /// The first item from `from` to `to` in the state below this transaction's changes.
-    fn first_below(
-        &self,
-        from: ItemKey,
-        to: ItemKey,
-    ) -> Result<Option<(ItemKey, Item)>, FileError> {
-        let last = |item| Key::dead(item, u64::MAX);
-        let first_in =
-            |tree: &Tree, range: RangeInclusive<Key>, seen: &dyn Fn(&Key, u64) -> bool| {
-                let mut found = None;
-                tree.for_each_in(&range, |key, item| {
-                    if seen(&key, item.birth) {
-                        found = Some((key.item_key(), item.to_item()));
-                        return ControlFlow::Break(());
-                    }
-                    ControlFlow::Continue(())
-                })?;
-                Ok::<_, Fault>(found)
-            };
-        let range = Key::live(from)..=last(to);
-        let At::Snapshot(commit) = self.at else {
-            return Ok(first_in(&self.volume.live, range, &|_, _| true)?);
-        };
-        let old = |birth: u64| birth <= commit.0;
-        let live = first_in(&self.volume.live, range, &|_, birth| old(birth))?;
-        let to = live.as_ref().map_or(to, |(key, _)| *key);
-        let died = |key: &Key, birth: u64| old(birth) && key.version > commit.0;
-        let dead = first_in(&self.volume.history, Key::live(from)..=last(to), &died)?;
-        Ok(dead.or(live))
+    /// The way through the state below this transaction's changes.
+    fn seen(&self, from: ItemKey, to: ItemKey, looks: usize) -> Seen<'v> {
+        Seen::new((self.volume, self.at, self.loaded), (from, to), looks)
+    }
+
+    /// The way through the pieces of `object` in the state below that may overlap `from..to`.
+    fn seen_pieces(&self, object: u64, from: u64, to: u64) -> Seen<'v> {
+        // The first one begins within an extent's length before; in the history not always at a block's start.
+        let first = from.saturating_sub(u64::from(EXTENT_BYTES_MAX) - 1);
+        let key = |position| ItemKey::new(object, ItemKind::Extent, position);
+        self.seen(key(first), key(to.saturating_sub(1)), PIECES_AT_FIRST)
     }
 
     /// The pieces of `object` that overlap `from..to` in the state below, in order.
-    fn base_pieces(
-        &self,
-        object: u64,
-        from: u64,
-        to: u64,
-    ) -> Result<Vec<(u64, u64, Piece)>, FileError> {
+    fn base_pieces(&self, object: u64, from: u64, to: u64) -> Result<Vec<PieceAt>, FileError> {
         let mut pieces = Vec::new();
-        let mut add = |key: &Key, item: &Item| -> Result<(), FileError> {
-            let piece = Piece::decode(&item.value).ok_or(damaged_item())?;
-            let end = key.position.saturating_add(u64::from(piece.len));
-            if key.position < to && end > from {
-                pieces.push((key.position, item.birth, piece));
-            }
-            Ok(())
-        };
-        let mut next = self.volume.first_piece_over(object, from)?;
-        while let Some((key, item)) = next.take().filter(|(key, _)| key.position < to) {
-            if !matches!(self.at, At::Snapshot(commit) if item.birth > commit.0) {
-                add(&key, &item)?;
-            }
-            next = self.volume.piece_from(&after(&key))?;
-        }
-        if let At::Snapshot(commit) = self.at {
-            let reach = from.saturating_sub(u64::from(crate::extent::EXTENT_BYTES_MAX));
-            let mut next = extent_key(object, reach);
-            while let Some((key, item)) = self.volume.history.first_from(&next)? {
-                let of_this = key.object == object && key.kind == ItemKind::Extent;
-                if !of_this || key.position >= to {
-                    break;
+        let mut seen = self.seen_pieces(object, from, to);
+        while let Some(batch) = seen.next()? {
+            for (key, item) in batch.items {
+                let piece = piece_of(key, &item)?;
+                if piece.position < to && piece.end() > from {
+                    pieces.push(piece);
                 }
-                if item.birth <= commit.0 && commit.0 < key.version {
-                    add(&key, &item)?;
-                }
-                next = after(&key);
             }
-            pieces.sort_unstable_by_key(|(position, ..)| *position);
         }
         Ok(pieces)
     }
 
     /// What of `from..to` a reader finds: staged ranges, and pieces below where nothing is staged.
-    fn layout(&self, object: u64, from: u64, to: u64) -> Result<Vec<Run>, FileError> {
+    fn layout(&self, object: u64, from: u64, to: u64) -> Result<Vec<Run<'_>>, FileError> {
         let mut runs = Vec::new();
         let mut gaps = Vec::new();
         let before = self
@@ -258,7 +217,7 @@ impl<'v> Transaction<'v> {
                 let skip = usize::try_from(start - offset).unwrap_or(usize::MAX);
                 let len = usize::try_from(end.min(to) - start).unwrap_or(usize::MAX);
                 let bytes = bytes.get(skip..skip.saturating_add(len));
-                runs.push(Run::Staged(start, bytes.unwrap_or_default().to_vec()));
+                runs.push(Run::Staged(start, bytes.unwrap_or_default()));
             }
             at = end.min(to);
         }
@@ -266,16 +225,9 @@ impl<'v> Transaction<'v> {
             gaps.push((at, to));
         }
         for (from, to) in gaps {
-            for (position, birth, piece) in self.base_pieces(object, from, to)? {
-                let start = position.max(from);
-                let end = (position + u64::from(piece.len)).min(to);
-                runs.push(Run::Stored {
-                    start,
-                    end,
-                    position,
-                    birth,
-                    piece,
-                });
+            for at in self.base_pieces(object, from, to)? {
+                let (start, end) = (at.position.max(from), at.end().min(to));
+                runs.push(Run::Stored { start, end, at });
             }
         }
         Ok(runs)
@@ -293,14 +245,14 @@ impl<'v> Transaction<'v> {
         let mut missing = Vec::new();
         for run in self.layout(object, offset, end)? {
             let (start, bytes) = match run {
-                Run::Staged(start, bytes) => (start, bytes),
-                Run::Stored {
-                    start,
-                    end,
-                    position,
-                    birth,
-                    piece,
-                } => {
+                Run::Staged(start, bytes) => (start, Cow::Borrowed(bytes)),
+                Run::Stored { start, end, at } => {
+                    let PieceAt {
+                        position,
+                        birth,
+                        piece,
+                        ..
+                    } = at;
                     let range = StoredRange {
                         address: piece.address,
                         len_bytes: piece.stored_len,
@@ -315,15 +267,9 @@ impl<'v> Transaction<'v> {
                     let suspect = matches!(read, Err(FileError::Damaged { .. }))
                         && !self.loaded.verified.contains(&range);
                     if suspect {
-                        let at = PieceAt {
-                            object,
-                            position,
-                            birth,
-                            piece,
-                        };
                         return Err(FileError::Fault(Fault::Suspect(SuspectData(at))));
                     }
-                    (start, read?)
+                    (start, Cow::Owned(read?))
                 }
             };
             let at = usize::try_from(start - offset).unwrap_or(usize::MAX);
@@ -380,14 +326,28 @@ impl<'v> Transaction<'v> {
         Ok(())
     }
 
-    /// Writes to data that are, or are about to be, extents.
+    /// The room that the data of `object` take from `from` up to `to`: whole blocks. Work in proportion to the pieces there.
+    fn room_of(&self, object: u64, from: u64, to: u64) -> Result<i64, FileError> {
+        let runs = self.layout(object, from, to)?;
+        let mut runs = runs.iter().map(Run::range).collect::<Vec<_>>();
+        runs.sort_unstable();
+        let (mut blocks, mut counted_to) = (0, 0);
+        for (start, end) in runs {
+            let (first, last) = ((start / BLOCK).max(counted_to), end.div_ceil(BLOCK));
+            blocks += last.saturating_sub(first);
+            counted_to = last.max(counted_to);
+        }
+        Ok(bytes_of(blocks * BLOCK))
+    }
+
+    /// Writes to data that are, or are about to be, extents. Returns by how much room more they take.
     fn write_extents(
         &mut self,
         object: u64,
         size: u64,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<(), FileError> {
+    ) -> Result<i64, FileError> {
         let end = offset + bytes.len() as u64;
         let first = offset / BLOCK * BLOCK;
         // Up to the end of its block, if the file goes on there.
@@ -396,8 +356,11 @@ impl<'v> Transaction<'v> {
         } else {
             end
         };
+        let behind = last.next_multiple_of(BLOCK);
+        let room = bytes_of(behind - first) - self.room_of(object, first, behind)?;
         if first == offset && last == end {
-            return self.stage_data(object, offset, bytes);
+            self.stage_data(object, offset, bytes)?;
+            return Ok(room);
         }
         let len = usize::try_from(last - first).map_err(|_| FileError::TransactionTooLarge)?;
         let mut whole = Vec::new();
@@ -426,10 +389,11 @@ impl<'v> Transaction<'v> {
         if let Some(target) = whole.get_mut(head..tail) {
             target.copy_from_slice(bytes);
         }
-        self.stage_data(object, first, &whole)
+        self.stage_data(object, first, &whole)?;
+        Ok(room)
     }
 
-    /// Writes zeros to what of `from..to` is not zero already; both within one block.
+    /// Writes zeros to what of `from..to` is not zero already; both within one block, which keeps its room.
     fn zero(&mut self, object: u64, size: u64, from: u64, to: u64) -> Result<(), FileError> {
         let to = to.min(size);
         if from >= to {
@@ -444,6 +408,15 @@ impl<'v> Transaction<'v> {
         Ok(())
     }
 
+    /// Notes that so much room was freed; by how much more is taken.
+    fn note_freed(&mut self, room: i64) -> Result<i64, FileError> {
+        self.set.freed += room.unsigned_abs();
+        if self.set.freed > FREED_BYTES_MAX {
+            return Err(FileError::TransactionTooLarge);
+        }
+        Ok(-room)
+    }
+
     /// Content that is kept as an item.
     fn inline(&mut self, object: u64) -> Result<Option<Vec<u8>>, FileError> {
         self.get(ItemKey::new(object, ItemKind::Inline, 0))
@@ -451,16 +424,24 @@ impl<'v> Transaction<'v> {
 }
 
 /// A part of a file that is not zero.
-enum Run {
-    Staged(u64, Vec<u8>),
+enum Run<'t> {
+    Staged(u64, &'t [u8]),
     Stored {
         start: u64,
         end: u64,
-        /// Where the piece begins in the file.
-        position: u64,
-        birth: u64,
-        piece: Piece,
+        /// The piece that it is a part of.
+        at: PieceAt,
     },
+}
+
+impl Run<'_> {
+    /// From its first byte up to, but without, the one behind its last.
+    fn range(&self) -> (u64, u64) {
+        match self {
+            Self::Staged(start, bytes) => (*start, start + bytes.len() as u64),
+            Self::Stored { start, end, .. } => (*start, *end),
+        }
+    }
 }
 
 impl View for Transaction<'_> {
@@ -482,38 +463,45 @@ impl View for Transaction<'_> {
         Ok(self.below(key)?.map(|item| item.value.to_vec()))
     }
 
-    fn first(
-        &mut self,
-        from: ItemKey,
-        to: ItemKey,
-    ) -> Result<Option<(ItemKey, Vec<u8>)>, FileError> {
-        let mut next = from;
-        loop {
-            if next > to {
-                return Ok(None);
-            }
-            let base = self.first_below(next, to)?;
-            let seen_to = base.as_ref().map_or(to, |(key, _)| *key);
-            self.note_read(next, seen_to)?;
-            let own = self.set.items.range(next..=to).next();
-            let (key, value) = match (own, base) {
-                (None, None) => return Ok(None),
-                (Some((&key, value)), base) if base.as_ref().is_none_or(|b| key <= b.0) => {
-                    (key, value.clone())
+    fn some(&mut self, from: ItemKey, to: ItemKey, limit: usize) -> Result<SomeItems, FileError> {
+        let limit = limit.clamp(1, SOME_MAX);
+        let mut found = Vec::new();
+        // One more tells whether there are more.
+        let mut seen = self.seen(from, to, limit + 1);
+        while let Some(batch) = seen.next()? {
+            // Where it is the end, this was all; else all up to here.
+            let reached = batch.next.and_then(before).unwrap_or(to);
+            let mut base = batch.items.into_iter().peekable();
+            let mut own = self.set.items.range(batch.from..=reached).peekable();
+            while found.len() < limit {
+                let own_first = own.peek().map(|(key, _)| **key);
+                let base_first = base.peek().map(|(key, _)| *key);
+                if own_first.is_some_and(|own| base_first.is_none_or(|base| own <= base)) {
+                    if own_first == base_first {
+                        base.next();
+                    }
+                    if let Some((&key, Some(value))) = own.next() {
+                        found.push((key, value.clone()));
+                    }
+                } else if let Some((key, item)) = base.next() {
+                    found.push((key, item.value.to_vec()));
+                } else {
+                    break;
                 }
-                (_, Some((key, item))) => (key, Some(item.value.to_vec())),
-                // Covered by the arm before the last.
-                (Some((&key, value)), None) => (key, value.clone()),
-            };
-            if let Some(value) = value {
-                return Ok(Some((key, value)));
             }
-            // Removed by this transaction.
-            next = match key.position.checked_add(1) {
-                Some(position) => ItemKey { position, ..key },
-                None => return Ok(None),
-            };
+            let more = base.peek().is_some() || own.peek().is_some();
+            if more {
+                let last = found.last().map_or(reached, |(key, _)| *key);
+                self.note_read(batch.from, last)?;
+                return Ok((found, behind(last)));
+            }
+            self.note_read(batch.from, reached)?;
+            let takes_long = !found.is_empty() && seen.looked() >= limit + SOME_LOOKS_MAX;
+            if found.len() >= limit || takes_long {
+                return Ok((found, batch.next));
+            }
         }
+        Ok((found, None))
     }
 
     fn put(&mut self, key: ItemKey, value: Vec<u8>) {
@@ -572,19 +560,20 @@ impl View for Transaction<'_> {
         size: u64,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<(), FileError> {
+    ) -> Result<i64, FileError> {
         let end = offset
             .checked_add(bytes.len() as u64)
             .filter(|&end| end <= FILE_BYTES_MAX)
             .ok_or(FileError::FileTooLarge)?;
         if bytes.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let old = self.inline(object)?;
         if old.is_none() && size > 0 {
             return self.write_extents(object, size, offset, bytes);
         }
         let mut content = old.unwrap_or_default();
+        let before = content.len() as u64;
         let key = ItemKey::new(object, ItemKind::Inline, 0);
         if end.max(size) <= INLINE_BYTES_MAX {
             let (from, to) = (
@@ -595,15 +584,16 @@ impl View for Transaction<'_> {
             if let Some(target) = content.get_mut(from..to) {
                 target.copy_from_slice(bytes);
             }
+            let room = bytes_of(content.len() as u64) - bytes_of(before);
             self.put(key, content);
-            return Ok(());
+            return Ok(room);
         }
         // It outgrows its item.
         if !content.is_empty() {
             self.remove(key);
-            let size = content.len() as u64;
             self.stage_data(object, 0, &content)?;
-            return self.write_extents(object, size, offset, bytes);
+            let room = self.write_extents(object, before, offset, bytes)?;
+            return Ok(bytes_of(BLOCK) - bytes_of(before) + room);
         }
         self.write_extents(object, size, offset, bytes)
     }
@@ -614,8 +604,9 @@ impl View for Transaction<'_> {
         size: u64,
         from: u64,
         to: Option<u64>,
-    ) -> Result<(), FileError> {
+    ) -> Result<i64, FileError> {
         if let Some(mut content) = self.inline(object)? {
+            let before = bytes_of(content.len() as u64);
             let from = usize::try_from(from).unwrap_or(usize::MAX);
             let key = ItemKey::new(object, ItemKind::Inline, 0);
             match to {
@@ -625,20 +616,23 @@ impl View for Transaction<'_> {
                     content.get_mut(from..to).unwrap_or_default().fill(0);
                 }
             }
+            let after = bytes_of(content.len() as u64);
             if to.is_none() && from == 0 {
                 self.remove(key);
             } else {
                 self.put(key, content);
             }
-            return Ok(());
+            return Ok(after - before);
         }
         let hole = |len| Staged { len, data: None };
         let Some(to) = to else {
+            // What is left of its first block takes room as before.
+            let room = self.room_of(object, from.next_multiple_of(BLOCK), u64::MAX)?;
             self.set.stage(object, from, hole(u64::MAX - from));
-            return Ok(());
+            return self.note_freed(room);
         };
         if from >= to {
-            return Ok(());
+            return Ok(0);
         }
         let inner = from.next_multiple_of(BLOCK);
         // The last block of the file is whole when all of it that there is goes.
@@ -648,13 +642,21 @@ impl View for Transaction<'_> {
             to / BLOCK * BLOCK
         };
         if inner > inner_end {
-            return self.zero(object, size, from, to);
+            self.zero(object, size, from, to)?;
+            return Ok(0);
         }
         self.zero(object, size, from, inner.min(to))?;
+        let mut room = 0;
         if inner < inner_end {
+            room = self.room_of(object, inner, inner_end)?;
             self.set.stage(object, inner, hole(inner_end - inner));
         }
-        self.zero(object, size, inner_end.max(from), to)
+        self.zero(object, size, inner_end.max(from), to)?;
+        self.note_freed(room)
+    }
+
+    fn freed_bytes(&self) -> u64 {
+        self.set.freed
     }
 
     fn seek_data(
@@ -663,63 +665,50 @@ impl View for Transaction<'_> {
         size: u64,
         offset: u64,
         data: bool,
-    ) -> Result<Option<u64>, FileError> {
+    ) -> Result<Sought, FileError> {
         if offset >= size {
-            return Ok(None);
+            return Ok(Sought::Nowhere);
         }
         if let Some(content) = self.inline(object)? {
             let end = content.len() as u64;
             let here = offset < end;
             return Ok(match (data, here) {
-                (true, true) | (false, false) => Some(offset),
-                (true, false) => None,
-                (false, true) => Some(end),
+                (true, true) | (false, false) => Sought::At(offset),
+                (true, false) => Sought::Nowhere,
+                (false, true) => Sought::At(end),
             });
         }
-        // Window by window, so that a sparse giant costs no more memory than its pieces.
         let mut at = offset;
+        let mut left = SEEK_LOOKS_MAX;
         while at < size {
-            let end = at.saturating_add(SEEK_WINDOW).min(size);
-            let mut runs = self
-                .layout(object, at, end)?
-                .into_iter()
-                .map(|run| match run {
-                    Run::Staged(start, bytes) => (start, start + bytes.len() as u64),
-                    Run::Stored { start, end, .. } => (start, end),
-                })
-                .collect::<Vec<_>>();
-            runs.sort_unstable();
-            if data {
-                if let Some((start, _)) = runs.first() {
-                    return Ok(Some(*start));
+            if left == 0 {
+                return Ok(Sought::Further(at));
+            }
+            left -= 1;
+            if let Some((end, is_data)) = self.set.staged_at(object, at) {
+                if is_data == data {
+                    return Ok(Sought::At(at));
                 }
-                // Nothing here: on to the next piece, wherever it is.
-                at = match self.next_data_after(object, end, size)? {
-                    Some(next) => next,
-                    None => return Ok(None),
-                };
-            } else {
-                for (start, end) in runs {
-                    if start > at {
-                        return Ok(Some(at));
-                    }
-                    at = at.max(end);
-                }
-                if at < end {
-                    return Ok(Some(at));
-                }
+                at = end;
+                continue;
+            }
+            let end = self.set.staged_behind(object, at).unwrap_or(size);
+            match self.seek_below(object, (at, end.min(size)), data, &mut left)? {
+                Sought::Nowhere => at = end,
+                found => return Ok(found),
             }
         }
-        Ok((!data).then_some(size))
+        Ok(if data {
+            Sought::Nowhere
+        } else {
+            Sought::At(size)
+        })
     }
+}
 
-    fn stored_bytes(&mut self, object: u64) -> Result<u64, FileError> {
-        let mut bytes = 0;
-        for (_, _, piece) in self.base_pieces(object, 0, u64::MAX)? {
-            bytes += u64::from(piece.stored_share());
-        }
-        Ok(bytes)
-    }
+/// An amount of bytes, to be reckoned with.
+fn bytes_of(amount: u64) -> i64 {
+    i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
 /// The hash of a name: keyed, so that nobody can choose names that collide.
@@ -729,42 +718,57 @@ pub(crate) fn hash_name(id: &crate::FileSystemId, name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Bytes of a file that a search for data or holes looks at in one go.
-const SEEK_WINDOW: u64 = 64 << 20;
-
 impl Transaction<'_> {
-    /// Where the next data at or after `offset` may begin.
-    fn next_data_after(
+    /// The first place in a range where there are data, or none, in the state below. Counts down what was looked at.
+    fn seek_below(
         &self,
         object: u64,
-        offset: u64,
-        size: u64,
-    ) -> Result<Option<u64>, FileError> {
-        let staged = self
-            .set
-            .data
-            .range((object, offset)..(object, size))
-            .find(|(_, staged)| staged.data.is_some())
-            .map(|(&(_, at), _)| at);
-        let covering = self.layout(object, offset, offset.saturating_add(1).min(size))?;
-        if !covering.is_empty() {
-            return Ok(Some(offset));
-        }
-        let live = self.volume.first_piece_over(object, offset)?;
-        let live = live.map(|(key, _)| key.position);
-        let dead = match self.at {
-            At::Newest => None,
-            At::Snapshot(_) => {
-                let found = self
-                    .volume
-                    .history
-                    .first_from(&extent_key(object, offset))?;
-                found
-                    .filter(|(key, _)| key.object == object && key.kind == ItemKind::Extent)
-                    .map(|(key, _)| key.position)
+        (from, to): (u64, u64),
+        data: bool,
+        left: &mut usize,
+    ) -> Result<Sought, FileError> {
+        let mut at = from;
+        let mut seen = self.seen_pieces(object, from, to);
+        let looks = *left;
+        while let Some(batch) = seen.next()? {
+            for (key, item) in batch.items {
+                let piece = piece_of(key, &item)?;
+                if piece.end() <= at {
+                    continue;
+                }
+                let is_hole = piece.position > at;
+                if is_hole != data {
+                    return Ok(Sought::At(at));
+                }
+                if is_hole {
+                    return Ok(Sought::At(piece.position));
+                }
+                at = piece.end();
             }
-        };
-        let next = [staged, live, dead].into_iter().flatten().min();
-        Ok(next.map(|at| at.max(offset)).filter(|&at| at < size))
+            // What begins before that is known.
+            let known = batch.next.map_or(to, |next| next.position);
+            if known > at {
+                if !data {
+                    return Ok(Sought::At(at));
+                }
+                at = known;
+            }
+            *left = looks.saturating_sub(seen.looked());
+            if *left == 0 && at < to {
+                return Ok(Sought::Further(at));
+            }
+        }
+        Ok(Sought::Nowhere)
     }
+}
+
+/// The piece of data that an item names.
+fn piece_of(key: ItemKey, item: &Item) -> Result<PieceAt, FileError> {
+    let piece = Piece::decode(&item.value).ok_or(damaged_item())?;
+    Ok(PieceAt {
+        object: key.object,
+        position: key.position,
+        birth: item.birth,
+        piece,
+    })
 }

@@ -2,7 +2,10 @@
 
 use alloc::vec::Vec;
 
-use crate::{FileError, ItemKey};
+use crate::{FileError, ItemKey, Sought};
+
+/// Items with their keys, and where to go on.
+pub type SomeItems = (Vec<(ItemKey, Vec<u8>)>, Option<ItemKey>);
 
 /// One consistent state, with the changes made through it on top. Implemented by
 /// [`Transaction`](crate::Transaction), and in tests by plain maps.
@@ -26,7 +29,14 @@ pub trait View {
         self.get(key)
     }
 
-    /// The first item in `from..=to`, in the order of keys.
+    /// The first items in `from..=to`, which are keys of one kind and object, in the order of keys: up to `limit`, perhaps
+    /// fewer, none only when there are none. With where to go on, unless it is known that these are the last.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn some(&mut self, from: ItemKey, to: ItemKey, limit: usize) -> Result<SomeItems, FileError>;
+
+    /// The first of them.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -34,7 +44,10 @@ pub trait View {
         &mut self,
         from: ItemKey,
         to: ItemKey,
-    ) -> Result<Option<(ItemKey, Vec<u8>)>, FileError>;
+    ) -> Result<Option<(ItemKey, Vec<u8>)>, FileError> {
+        let (items, _) = self.some(from, to, 1)?;
+        Ok(items.into_iter().next())
+    }
 
     /// Sets an item. Its value has at most [`ITEM_BYTES_MAX`](crate::ITEM_BYTES_MAX) bytes.
     fn put(&mut self, key: ItemKey, value: Vec<u8>);
@@ -66,7 +79,8 @@ pub trait View {
     ) -> Result<(), FileError>;
 
     /// Writes `bytes` at `offset` of the data of `object`, which is `size` bytes long before; what lies
-    /// between `size` and `offset` reads as zeros from then on.
+    /// between `size` and `offset` reads as zeros from then on. Returns by how much room more the data take,
+    /// as [`Stat::allocated_bytes`](crate::Stat::allocated_bytes) counts it.
     ///
     /// # Errors
     /// As [`get`](Self::get), or [`FileError::TransactionTooLarge`].
@@ -76,10 +90,11 @@ pub trait View {
         size: u64,
         offset: u64,
         bytes: &[u8],
-    ) -> Result<(), FileError>;
+    ) -> Result<i64, FileError>;
 
     /// Frees the data of `object`, which is `size` bytes long, from `from` up to `to` (or, without it, all that is
     /// behind): it reads as zeros. With `to` absent the caller sets the size to `from` in the same transaction.
+    /// Returns by how much room more (so, in general, a negative number) the data take.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -89,10 +104,15 @@ pub trait View {
         size: u64,
         from: u64,
         to: Option<u64>,
-    ) -> Result<(), FileError>;
+    ) -> Result<i64, FileError>;
+
+    /// Room that was freed so far, for those who bound the work of a transaction.
+    fn freed_bytes(&self) -> u64 {
+        0
+    }
 
     /// The first offset at or after `offset` where there is data (`data`: true) or a hole (false) in
-    /// `object`, which is `size` bytes long; `None` when there is none before `size`. The end is a hole.
+    /// `object`, which is `size` bytes long. Before the end only: the end is a hole where data are before it.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -102,11 +122,5 @@ pub trait View {
         size: u64,
         offset: u64,
         data: bool,
-    ) -> Result<Option<u64>, FileError>;
-
-    /// Bytes that the data of `object` takes on the disk, to within a block for each piece.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    fn stored_bytes(&mut self, object: u64) -> Result<u64, FileError>;
+    ) -> Result<Sought, FileError>;
 }

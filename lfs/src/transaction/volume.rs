@@ -21,6 +21,7 @@ use crate::disk::read_checked;
 use crate::disk::superblock::Superblock;
 use crate::extent::{COMPRESSION_PROPERTY, Compression, Piece};
 use crate::log::{Change, ExtentRecord};
+use crate::namespace::Inode;
 use crate::seal::SharedVault;
 use crate::space::{SegmentKind, Segments};
 use crate::together::together;
@@ -288,22 +289,25 @@ impl Volume {
         Ok(())
     }
 
-    /// By how many bytes an item grows in which something is kept: not one that only tells of it. What the change touches
-    /// is in memory.
+    /// By how many bytes more items are kept after a change. An item that a snapshot or an open transaction sees stays beside the
+    /// one that takes its place; but what an inode says does not count where something was taken away that it tells of. What the change
+    /// touches is in memory.
     pub(crate) fn growth_bytes(&self, change: &Change) -> usize {
         let Change::Put(key, value) = change else {
             return 0;
         };
-        if !matches!(
-            key.kind,
-            ItemKind::Inline | ItemKind::Entry | ItemKind::Attribute | ItemKind::Snapshot
-        ) {
-            return 0;
-        }
-        match self.live.get(&Key::live(*key)) {
-            Ok(Some(old)) => value.len().saturating_sub(old.value.len()),
-            // An item without content is one more all the same.
-            _ => value.len().max(1),
+        let old = self.live.get(&Key::live(*key)).ok().flatten();
+        let stays = |old: &Item| {
+            self.newest_shown()
+                .is_some_and(|newest| old.birth <= newest)
+        };
+        // An item without content is one more all the same.
+        let whole = value.len().max(1);
+        match (key.kind, old) {
+            (ItemKind::Inode, Some(old)) if stays(&old) && !takes_away(&old.value, value) => whole,
+            (ItemKind::Inode | ItemKind::Orphan | ItemKind::Extent | ItemKind::Property, _) => 0,
+            (_, Some(old)) if !stays(&old) => value.len().saturating_sub(old.value.len()),
+            _ => whole,
         }
     }
 
@@ -597,6 +601,14 @@ fn cut(
     }
     if touched && !kept_first {
         plan.mutations.push(Mutation::Live(*key, None));
+    }
+}
+
+/// Whether an inode tells of less than before: it was a removal, or a truncation.
+fn takes_away(old: &[u8], new: &[u8]) -> bool {
+    match (Inode::decode(old), Inode::decode(new)) {
+        (Ok(old), Ok(new)) => new.tells_of_less_than(&old),
+        _ => false,
     }
 }
 

@@ -8,6 +8,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use super::seen::UnseenRanges;
 use super::volume::Volume;
 use crate::tree::Held;
 use crate::{ItemKey, StoredRange};
@@ -23,6 +24,8 @@ pub struct Loaded {
     data_bytes: usize,
     /// Data that all copies were asked for: what is wrong with them now is so everywhere.
     pub(crate) verified: BTreeSet<StoredRange>,
+    /// Where there is nothing to be seen.
+    pub(crate) unseen: UnseenRanges,
 }
 
 impl Loaded {
@@ -60,6 +63,8 @@ pub(crate) struct WriteSet {
     pub data: BTreeMap<(u64, u64), Staged>,
     /// Bytes of values and data.
     pub bytes: usize,
+    /// Room that ranges without data free: a commit goes through each piece in them.
+    pub freed: u64,
     pub next_object: u64,
     /// It comes after something was removed, and never finds the disk full.
     pub tidying: bool,
@@ -90,10 +95,14 @@ impl Undo {
     }
 }
 
+/// Values of some items, of each in an order of their own.
+pub(crate) type Versions = BTreeMap<ItemKey, Vec<Vec<u8>>>;
+
 /// Where a write set can be taken back to.
 #[must_use]
 pub(crate) struct Mark {
     undo: usize,
+    freed: u64,
     next_object: u64,
 }
 
@@ -170,6 +179,7 @@ impl WriteSet {
         self.marks += 1;
         Mark {
             undo: self.undo.len(),
+            freed: self.freed,
             next_object: self.next_object,
         }
     }
@@ -195,6 +205,7 @@ impl WriteSet {
                 Undo::Data(key, staged) => drop(self.swap_data(key, staged)),
             }
         }
+        self.freed = mark.freed;
         self.next_object = mark.next_object;
     }
 
@@ -249,34 +260,62 @@ impl WriteSet {
         before
     }
 
-    /// All values of an item: the one it has, and those that it gets when changes are taken back.
-    pub(crate) fn versions_of(&self, key: ItemKey) -> impl Iterator<Item = &[u8]> {
-        let now = self.items.get(&key).into_iter().flatten();
-        let before = self.undo.iter().filter_map(move |undo| match undo {
-            Undo::Item(of, value) if *of == key => value.as_ref(),
-            _ => None,
-        });
-        now.chain(before).map(Vec::as_slice)
-    }
-
-    /// Puts others in place of [all values of an item](Self::versions_of), in the same order.
-    pub(crate) fn replace_versions(&mut self, key: ItemKey, versions: Vec<Vec<u8>>) {
-        let mut versions = versions.into_iter();
-        if let Some(Some(value)) = self.items.get_mut(&key)
-            && let Some(version) = versions.next()
-        {
-            self.bytes = self.bytes + version.len() - value.len();
-            *value = version;
-        }
-        for undo in &mut self.undo {
-            if let Undo::Item(of, Some(value)) = undo
-                && *of == key
-                && let Some(version) = versions.next()
+    /// All values of these items: of each the one it has, and then those that it gets when changes are taken back.
+    pub(crate) fn versions_of(&self, keys: impl Iterator<Item = ItemKey>) -> Versions {
+        let now = |key| {
+            let now = self.items.get(&key).into_iter().flatten();
+            (key, now.cloned().collect())
+        };
+        let mut versions = keys.map(now).collect::<Versions>();
+        for undo in &self.undo {
+            if let Undo::Item(key, Some(value)) = undo
+                && let Some(versions) = versions.get_mut(key)
             {
-                self.undo_bytes = self.undo_bytes + version.len() - value.len();
-                *value = version;
+                versions.push(value.clone());
             }
         }
+        versions
+    }
+
+    /// Puts others in place of [all values of these items](Self::versions_of), in the same order; gives back those that
+    /// were there.
+    pub(crate) fn swap_versions(&mut self, versions: Versions) -> Versions {
+        let mut before = Versions::new();
+        let versions = versions.into_iter().map(|(key, of)| (key, of.into_iter()));
+        let mut versions = versions.collect::<BTreeMap<_, _>>();
+        for (key, versions) in &mut versions {
+            if let Some(Some(value)) = self.items.get_mut(key)
+                && let Some(version) = versions.next()
+            {
+                self.bytes = self.bytes + version.len() - value.len();
+                let old = core::mem::replace(value, version);
+                before.entry(*key).or_default().push(old);
+            }
+        }
+        for undo in &mut self.undo {
+            if let Undo::Item(key, Some(value)) = undo
+                && let Some(version) = versions.get_mut(key).and_then(Iterator::next)
+            {
+                self.undo_bytes = self.undo_bytes + version.len() - value.len();
+                let old = core::mem::replace(value, version);
+                before.entry(*key).or_default().push(old);
+            }
+        }
+        before
+    }
+
+    /// What is staged at a byte of an object: where that ends, and whether it is data.
+    pub(crate) fn staged_at(&self, object: u64, offset: u64) -> Option<(u64, bool)> {
+        let before = self.data.range((object, 0)..=(object, offset)).next_back();
+        let (&(_, start), staged) = before?;
+        let end = start.saturating_add(staged.len);
+        (end > offset).then_some((end, staged.data.is_some()))
+    }
+
+    /// Where the next range of an object begins that is staged, behind `offset`.
+    pub(crate) fn staged_behind(&self, object: u64, offset: u64) -> Option<u64> {
+        let mut behind = self.data.range((object, offset)..=(object, u64::MAX));
+        behind.next().map(|(&(_, start), _)| start)
     }
 
     /// Sets a range of a file, in place of whatever was staged there.

@@ -75,3 +75,6 @@ impl ItemKey {
 
 /// Largest value of an item in bytes, so that at least three of them fit into a tree node.
 pub const ITEM_BYTES_MAX: usize = 1200;
+
+/// Largest content that is kept as an item instead of an extent.
+pub(crate) const INLINE_BYTES_MAX: u64 = 1024;

@@ -32,6 +32,8 @@ mod walk;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+#[cfg(feature = "sim")]
+use core::cell::Cell;
 use core::ops::ControlFlow;
 use core::ops::RangeInclusive;
 
@@ -41,6 +43,7 @@ pub(crate) use codec::{NodeHeader, inspect};
 pub(crate) use frozen::Frozen;
 #[cfg(test)]
 use frozen::NoSpace;
+pub(crate) use item::INLINE_BYTES_MAX;
 pub use item::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 pub(crate) use key::{Damaged, Defect, Item, ItemRef, Key, KeyRange, TreeKind};
 pub(crate) use node::Node;
@@ -112,6 +115,9 @@ struct Ledger {
     /// freed before the latest freeze.
     freed: Vec<BlockIndex>,
     frozen: usize,
+    /// Nodes met and items handed out so far.
+    #[cfg(feature = "sim")]
+    looks: Cell<u64>,
 }
 
 impl Tree {
@@ -129,6 +135,8 @@ impl Tree {
                 dirty_nodes: 0,
                 freed: Vec::new(),
                 frozen: 0,
+                #[cfg(feature = "sim")]
+                looks: Cell::new(0),
             },
         }
     }
@@ -293,6 +301,12 @@ impl Tree {
         (path, None)
     }
 
+    /// Nodes met and items handed out so far: what reading has cost.
+    #[cfg(feature = "sim")]
+    pub(crate) fn looks(&self) -> u64 {
+        self.ledger.looks.get()
+    }
+
     /// Calls `visit` with the block of every node; with none for those that changed since they were written.
     ///
     /// # Errors
@@ -401,7 +415,15 @@ impl Ledger {
         }
     }
 
+    /// Counts a node that was met, or an item.
+    #[inline]
+    fn look(&self) {
+        #[cfg(feature = "sim")]
+        self.looks.set(self.looks.get() + 1);
+    }
+
     fn load(&self, child: &Child, place: &Expected) -> Result<Rc<Node>, Fault> {
+        self.look();
         match child {
             Child::Dirty(node) => Ok(Rc::clone(node)),
             Child::Stored(pointer) => {
@@ -466,6 +488,7 @@ impl Ledger {
         let node = self.load(child, place)?;
         if node.level() == 0 {
             for index in node.lower_bound(key)..node.len() {
+                self.look();
                 if let Some((key, item)) = node.item(index)
                     && visit(key, item).is_break()
                 {

@@ -12,7 +12,7 @@ struct Counted {
     attribute_names_bytes: u32,
 }
 
-/// Checks all items; `objects` are those that have data, each with how many bytes.
+/// Checks all items; `objects` are those that have data, each with how much room they take.
 ///
 /// # Panics
 /// With what does not fit.
@@ -21,6 +21,7 @@ pub fn check<'i>(
     objects: impl Iterator<Item = (u64, u64)>,
     hash: fn(&[u8]) -> u64,
 ) {
+    let objects = objects.collect::<BTreeMap<_, _>>();
     let mut inodes = BTreeMap::new();
     let mut counted: BTreeMap<InodeNumber, Counted> = BTreeMap::new();
     let mut parents = BTreeMap::new();
@@ -34,10 +35,16 @@ pub fn check<'i>(
             .expect("decodes")
             .expect("is known");
         match description {
-            Description::Inode { data_object, .. } => {
+            Description::Inode {
+                data_object,
+                allocated_bytes,
+                ..
+            } => {
                 if data_object != 0 {
                     own(data_object);
                 }
+                let room = objects.get(&data_object).copied().unwrap_or(0);
+                assert_eq!(allocated_bytes, room, "{owner:?}: {description:?}");
                 inodes.insert(owner, description);
             }
             Description::Entry { name, inode, kind } => {
@@ -71,9 +78,9 @@ pub fn check<'i>(
     for inode in counted.keys().chain(orphans.keys()) {
         assert!(inodes.contains_key(inode), "{inode:?} is not there");
     }
-    for (object, _) in objects {
+    for object in objects.keys() {
         assert!(
-            objects_owned.contains(&object),
+            objects_owned.contains(object),
             "data of {object} belongs to nobody"
         );
     }

@@ -144,9 +144,10 @@ async fn one_step(
                 .await?;
         }
         13 => {
-            let entries = filesystem
+            let listing = filesystem
                 .read(|tx| tx.files().read_dir(directory, 0, 100))
                 .await?;
+            let entries = listing.entries;
             let Some(entry) = entries.get(random.below(4) as usize) else {
                 return Ok(());
             };
@@ -174,9 +175,10 @@ async fn one_step(
             filesystem.create_snapshot(&snapshot, NOW_NS).await?;
         }
         _ => {
-            let entries = filesystem
+            let listing = filesystem
                 .read(|tx| tx.files().read_dir(directory, 0, 100))
                 .await?;
+            let entries = listing.entries;
             let Some(entry) = entries.first().filter(|e| e.kind == FileKind::File) else {
                 return Ok(());
             };
@@ -217,13 +219,12 @@ pub async fn contents_at(
     let mut found = Vec::new();
     let mut waiting = vec![(ROOT, Vec::new())];
     while let Some((directory, path)) = waiting.pop() {
-        let mut after = 0;
-        loop {
-            let list = |tx: &mut Transaction<'_>| tx.files().read_dir(directory, after, 16);
-            let entries = read(filesystem, snapshot, list).await;
-            let Some(last) = entries.last() else { break };
-            after = last.cookie;
-            for entry in entries {
+        let mut after = Some(0);
+        while let Some(cookie) = after {
+            let list = |tx: &mut Transaction<'_>| tx.files().read_dir(directory, cookie, 16);
+            let some = read(filesystem, snapshot, list).await;
+            after = some.next;
+            for entry in some.entries {
                 let path = [&path[..], b"/", &entry.name].concat();
                 let content = |tx: &mut Transaction<'_>| match entry.kind {
                     FileKind::File => {

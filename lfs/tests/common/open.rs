@@ -11,7 +11,7 @@
 
 use std::rc::Rc;
 
-use lfs::{Clock, FileError, Isolation, Namespace, OpenTransaction};
+use lfs::{Clock, CommitStop, FileError, Isolation, Namespace, OpenTransaction};
 
 use super::operation::{HANDLES, Operation, Outcome, Target, TreePath, apply};
 use super::posix::Model;
@@ -64,6 +64,9 @@ impl Worker {
         if self.world.borrow_mut().random.one_in(6) {
             return;
         }
+        if self.world.borrow_mut().random.one_in(3) && !self.refused_for_now(&mut open).await {
+            return;
+        }
         let empty = open.transaction.is_empty();
         let Open {
             transaction, done, ..
@@ -91,6 +94,20 @@ impl Worker {
         };
         let kind = format!("open transaction: {end:?}");
         world.kinds.entry(kind).or_default()[usize::from(end == End::Committed)] += 1;
+    }
+
+    /// Tries to commit more than the log takes. When there is no room, the transaction goes on as if nothing had been;
+    /// false when it came to its end.
+    async fn refused_for_now(&self, open: &mut Open) -> bool {
+        let layer = vec![0; self.filesystem.commit_bytes_max() + (64 << 10)];
+        match self
+            .filesystem
+            .try_commit_open(&mut open.transaction, &layer)
+        {
+            Ok(_) => panic!("more than a commit can hold was committed"),
+            Err(CommitStop::Error(FileError::ConflictOn(_) | FileError::TransactionEnded)) => false,
+            Err(_) => self.open_step(open).await,
+        }
     }
 
     /// A step, or something with savepoints; false when the transaction came to its end.

@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lfs::{
-    FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, RenameFlags, SetAttributes, View,
-    XattrMode,
+    FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, RenameFlags, SetAttributes,
+    Sought, View, XattrMode,
 };
 
 /// Inodes that can be open at the same time.
@@ -327,7 +327,17 @@ pub fn apply<V: View>(
             data,
         } => {
             let inode = target!(target);
-            return Ok(Outcome::Offset(files.seek(inode, *offset, *data)?));
+            let mut from = *offset;
+            return Ok(Outcome::Offset(loop {
+                match files.seek(inode, from, *data)? {
+                    Sought::At(place) => break Some(place),
+                    Sought::Nowhere => break None,
+                    Sought::Further(place) => {
+                        assert!(place > from);
+                        from = place;
+                    }
+                }
+            }));
         }
         Operation::SetAttributes { target, change } => {
             let inode = target!(target);
@@ -429,15 +439,14 @@ fn list<V: View>(
     directory: InodeNumber,
 ) -> Result<BTreeMap<Vec<u8>, InodeNumber>, FileError> {
     let mut entries = BTreeMap::new();
-    let mut after = 0;
-    loop {
-        let some = files.read_dir(directory, after, 3)?;
-        let Some(last) = some.last() else {
-            return Ok(entries);
-        };
-        assert!(last.cookie > after && last.cookie < 1 << 63);
-        after = last.cookie;
-        for entry in some {
+    let mut after = Some(0);
+    while let Some(cookie) = after {
+        let some = files.read_dir(directory, cookie, 3)?;
+        assert!(!some.entries.is_empty() || some.next.is_none());
+        after = some.next;
+        assert!(after.is_none_or(|next| next > cookie && next < 1 << 63));
+        for entry in some.entries {
+            assert!(entry.cookie > cookie && after.is_none_or(|next| entry.cookie <= next));
             assert_eq!(files.lookup(directory, &entry.name)?, entry.inode);
             assert_eq!(files.stat(entry.inode)?.kind, entry.kind);
             assert!(
@@ -446,4 +455,5 @@ fn list<V: View>(
             );
         }
     }
+    Ok(entries)
 }

@@ -83,14 +83,13 @@ async fn mount(device: SimDisk) -> Result<FileSystem<SimDisk>, MountError> {
 async fn read_all<D: BlockDevice>(filesystem: &FileSystem<D>) -> Result<(), FileError> {
     let mut waiting = vec![ROOT];
     while let Some(directory) = waiting.pop() {
-        let mut after = 0;
-        loop {
-            let entries = filesystem
-                .read(|tx| tx.files().read_dir(directory, after, 16))
+        let mut after = Some(0);
+        while let Some(cookie) = after {
+            let some = filesystem
+                .read(|tx| tx.files().read_dir(directory, cookie, 16))
                 .await?;
-            let Some(last) = entries.last() else { break };
-            after = last.cookie;
-            for entry in entries {
+            after = some.next;
+            for entry in some.entries {
                 match entry.kind {
                     FileKind::Directory => waiting.push(entry.inode),
                     FileKind::File => {

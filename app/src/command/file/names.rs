@@ -128,20 +128,16 @@ pub(super) fn list<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
         }
         index += 2;
     }
-    let mut entries = data.files(|files| {
+    let listing = data.files(|files| {
         let directory = existing(files, path)?;
-        // One more tells whether this is the end.
-        files.read_dir(directory, cursor, count + 1)
+        files.read_dir(directory, cursor, count)
     })?;
-    let more = entries.len() > count;
-    entries.truncate(count);
-    let next = entries.last().filter(|_| more);
-    let next = next.map_or(0, |last| last.cookie);
+    let next = listing.next.unwrap_or(0);
     let reply = &mut data.reply;
     reply.array(2);
     reply.bulk(itoa::Buffer::new().format(next).as_bytes());
-    reply.array(entries.len());
-    for entry in &entries {
+    reply.array(listing.entries.len());
+    for entry in &listing.entries {
         reply.bulk(&entry.name);
     }
     Ok(())

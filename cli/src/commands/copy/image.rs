@@ -1,7 +1,9 @@
 //! An image as an end of a copy.
 
 use lfs::XattrMode;
-use lfs::{FileError, FileKind, InodeNumber, NewInode, RenameFlags, SetAttributes, Transaction};
+use lfs::{
+    FileError, FileKind, InodeNumber, NewInode, RenameFlags, SetAttributes, Sought, Transaction,
+};
 
 use super::node::{Node, Source, Target, temporary_name};
 use crate::error::{About as _, Outcome};
@@ -74,22 +76,20 @@ impl Source for TreeSource {
 
     async fn children(&self, (inode, path): &Self::Node) -> Outcome<Vec<(Vec<u8>, Self::Node)>> {
         let mut children = Vec::new();
-        let mut after = 0;
-        loop {
+        let mut after = Some(0);
+        while let Some(cookie) = after {
             let batch = self
                 .tree
-                .read(|tx| tx.files().read_dir(*inode, after, BATCH))
+                .read(|tx| tx.files().read_dir(*inode, cookie, BATCH))
                 .await
                 .about(path)?;
-            let Some(last) = batch.last() else {
-                return Ok(children);
-            };
-            after = last.cookie;
-            children.extend(batch.into_iter().map(|entry| {
+            after = batch.next;
+            children.extend(batch.entries.into_iter().map(|entry| {
                 let node = (entry.inode, path.join(&entry.name));
                 (entry.name, node)
             }));
         }
+        Ok(children)
     }
 
     async fn open(&self, node: &Self::Node) -> Outcome<Self::Reader> {
@@ -101,14 +101,21 @@ impl Source for TreeSource {
         (inode, path): &mut Self::Reader,
         offset: u64,
     ) -> Outcome<Option<(u64, u64)>> {
-        let range = self.tree.read(|tx| {
-            let Some(start) = tx.files().seek(*inode, offset, true)? else {
-                return Ok(None);
-            };
-            let end = tx.files().seek(*inode, start, false)?;
-            Ok(Some((start, end.unwrap_or(start))))
-        });
-        range.await.about(path)
+        let (tree, inode) = (&self.tree, *inode);
+        let seek = |from, data| tree.read(move |tx| tx.files().seek(inode, from, data));
+        let mut from = offset;
+        let start = loop {
+            match seek(from, true).await.about(path)? {
+                Sought::At(start) => break start,
+                Sought::Nowhere => return Ok(None),
+                Sought::Further(place) => from = place,
+            }
+        };
+        Ok(match seek(start, false).await.about(path)? {
+            // There may be more behind it; that is the next range.
+            Sought::At(end) | Sought::Further(end) => Some((start, end)),
+            Sought::Nowhere => Some((start, start)),
+        })
     }
 
     async fn read(

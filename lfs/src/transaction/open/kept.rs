@@ -55,9 +55,10 @@ impl Kept {
         self.count
     }
 
-    /// Whether ending transactions gives anything back.
-    pub(super) fn is_worth_ending(&self) -> bool {
-        self.unlisted || self.lists.values().any(|list| list.bytes > 0)
+    /// Whether ending transactions gives anything back, but those that see one state.
+    pub(super) fn is_worth_ending(&self, but: Option<u64>) -> bool {
+        let mut others = self.lists.iter().filter(|(pin, _)| Some(**pin) != but);
+        self.unlisted || others.any(|(_, list)| list.bytes > 0)
     }
 
     /// Lists an item under the newest state that sees it.

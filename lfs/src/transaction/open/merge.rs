@@ -32,6 +32,7 @@ pub(crate) fn change_of(old: Option<&[u8]>, new: Option<&[u8]>) -> InodeChange {
     }
     let visible = Inode {
         cuts: old.cuts.clone(),
+        allocated: old.allocated,
         ..new
     };
     if old.kind == FileKind::File && old == visible {
@@ -202,6 +203,7 @@ mod tests {
         };
         let whole = file.encode();
         file.cuts.add(4096, 8192);
+        file.allocated = 4096;
         let cut = change_of(Some(&whole), Some(&file.encode()));
         assert_eq!(cut, InodeChange::Hidden);
         file.size = 1;

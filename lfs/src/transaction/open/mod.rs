@@ -36,7 +36,7 @@ pub(crate) use registry::{Registry, SharedRegistry};
 use crate::namespace::Inode;
 use crate::transaction::At;
 use crate::transaction::volume::{Volume, damaged_item};
-use crate::transaction::write_set::{Loaded, Mark, WriteSet};
+use crate::transaction::write_set::{Loaded, Mark, Versions, WriteSet};
 use crate::tree::Key;
 use crate::{
     BlockDevice, CommitNumber, CommitStop, Conflict, ConflictKind, FileError, FileSystem, ItemKey,
@@ -233,7 +233,7 @@ impl<D: BlockDevice> FileSystem<D> {
     pub async fn advance(&self, transaction: &mut OpenTransaction) -> Result<(), FileError> {
         let mut loaded = Loaded::default();
         loop {
-            match self.try_advance(transaction, &loaded) {
+            match self.try_advance(transaction) {
                 Err(FileError::Fault(fault)) => self.load(fault, &mut loaded).await?,
                 done => return done,
             }
@@ -257,10 +257,21 @@ impl<D: BlockDevice> FileSystem<D> {
             if !transaction.is_empty() || !layer.is_empty() {
                 self.admit(|| self.is_full()).await;
             }
-            match self.try_commit_open(&mut transaction, layer, &loaded) {
+            let stop = match self.try_commit_open(&mut transaction, layer) {
                 Ok(commit) => return Ok(commit),
-                Err(stop) => self.get_past(stop, &mut loaded).await?,
+                Err(stop) => stop,
+            };
+            let wants_room = matches!(
+                stop,
+                CommitStop::NoRoom
+                    | CommitStop::NoRoomToShrink(_)
+                    | CommitStop::Error(FileError::NoSpace)
+            );
+            if wants_room {
+                // Nobody will look through it again: what is kept for that is room.
+                self.advance(&mut transaction).await?;
             }
+            self.get_past(stop, &mut loaded).await?;
         }
     }
 
@@ -268,12 +279,13 @@ impl<D: BlockDevice> FileSystem<D> {
     /// comparison in the same step. Done, the transaction is over.
     ///
     /// # Errors
-    /// See [`CommitStop`]; the transaction is as before, and can be committed again.
+    /// See [`CommitStop`]. [`FileError::ConflictOn`] ends the transaction: it can never be committed. Whatever else keeps it from
+    /// being committed leaves it as it was, and it sees what it saw: it can go on, be committed again, or be dropped.
+    /// [`FileError::NoSpace`] may be for what is kept for that; [`advance`](Self::advance) lets go of it.
     pub fn try_commit_open(
         &self,
         transaction: &mut OpenTransaction,
         layer: &[u8],
-        loaded: &Loaded,
     ) -> Result<CommitNumber, CommitStop> {
         let at = self.state_of(transaction)?;
         if transaction.is_empty() && layer.is_empty() {
@@ -284,46 +296,28 @@ impl<D: BlockDevice> FileSystem<D> {
             self.open.borrow_mut().end(transaction.id);
             return Ok(seen);
         }
-        self.try_advance(transaction, loaded)?;
-        // It sees the newest state: for its own sake nothing of that need be kept.
-        self.open.borrow_mut().end(transaction.id);
+        let merged = match self.merged(transaction, at) {
+            Err(error @ FileError::ConflictOn(_)) => {
+                self.open.borrow_mut().end(transaction.id);
+                return Err(error.into());
+            }
+            merged => merged?,
+        };
+        let own = transaction.set.swap_versions(merged);
+        self.open.borrow_mut().begin_commit(transaction.id);
         let committed = self.commit_set(&mut transaction.set, layer);
         if committed.is_err() {
-            let newest = self.appended().0;
-            self.open.borrow_mut().pin_again(transaction.id, newest);
+            self.open.borrow_mut().commit_refused();
+            transaction.set.swap_versions(own);
         }
         committed
     }
 
     /// As [`advance`](Self::advance), in one go. When it fails nothing has changed.
-    fn try_advance(
-        &self,
-        transaction: &mut OpenTransaction,
-        loaded: &Loaded,
-    ) -> Result<(), FileError> {
-        let At::Snapshot(seen) = self.state_of(transaction)? else {
-            return Ok(());
-        };
-        let merged = {
-            let volume = self.volume.borrow();
-            let registry = self.open.borrow();
-            let together = compare(transaction, &registry, seen.0).map_err(|found| {
-                FileError::ConflictOn(Box::new(named(found, transaction, &volume)))
-            })?;
-            let mut merged = Vec::new();
-            for (key, by) in together {
-                let versions = self.merge_directory(&volume, transaction, (key, seen), loaded)?;
-                let conflict = Conflict::new(ConflictKind::Write, key, CommitNumber(by));
-                merged.push((
-                    key,
-                    versions.ok_or(FileError::ConflictOn(Box::new(conflict)))?,
-                ));
-            }
-            merged
-        };
-        for (key, versions) in merged {
-            transaction.set.replace_versions(key, versions);
-        }
+    fn try_advance(&self, transaction: &mut OpenTransaction) -> Result<(), FileError> {
+        let at = self.state_of(transaction)?;
+        let merged = self.merged(transaction, at)?;
+        transaction.set.swap_versions(merged);
         let newest = self.appended().0;
         self.open.borrow_mut().move_pin(transaction.id, newest);
         // A few bytes more or less.
@@ -331,29 +325,25 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(())
     }
 
-    /// What the transaction's versions of a directory's inode are on top of the newest one; `None` when they do not go together.
-    fn merge_directory(
-        &self,
-        volume: &Volume,
-        transaction: &OpenTransaction,
-        (key, seen): (ItemKey, CommitNumber),
-        loaded: &Loaded,
-    ) -> Result<Option<Vec<Vec<u8>>>, FileError> {
-        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
-        let view = Transaction::new(volume, At::Snapshot(seen), loaded, &peek, 0);
-        let base = view.below(key)?.ok_or(damaged_item())?;
-        let Some(newest) = volume.live.get(&Key::live(key))? else {
-            return Ok(None);
+    /// Compares what the transaction did with what others have committed since, and gives what its versions of directories' inodes
+    /// are on top of theirs.
+    fn merged(&self, transaction: &OpenTransaction, at: At) -> Result<Versions, FileError> {
+        let At::Snapshot(seen) = at else {
+            return Ok(Versions::new());
         };
-        let (base, newest) = (Inode::decode(&base.value)?, Inode::decode(&newest.value)?);
-        let mut versions = Vec::new();
-        for own in transaction.set.versions_of(key) {
-            match merge::merge(&base, &Inode::decode(own)?, &newest) {
-                Some(merged) => versions.push(merged.encode()),
-                None => return Ok(None),
+        let volume = self.volume.borrow();
+        let together = compare(transaction, &self.open.borrow(), seen.0)
+            .map_err(|found| FileError::ConflictOn(Box::new(named(found, transaction, &volume))))?;
+        let keys = together.iter().map(|&(key, _)| key);
+        let mut versions = transaction.set.versions_of(keys);
+        for (key, by) in together {
+            let versions = versions.entry(key).or_default();
+            if !merge_directory(&volume, (key, at), versions)? {
+                let conflict = Conflict::new(ConflictKind::Write, key, CommitNumber(by));
+                return Err(FileError::ConflictOn(Box::new(conflict)));
             }
         }
-        Ok(Some(versions))
+        Ok(versions)
     }
 
     /// What a transaction sees below its own changes.
@@ -390,6 +380,27 @@ impl<D: BlockDevice> FileSystem<D> {
     pub fn set_transaction_memory(&self, bytes: usize) {
         self.open.borrow_mut().set_memory_max(bytes);
     }
+}
+
+/// Puts in place of a transaction's versions of a directory's inode what they are on top of the newest one; false when they do not
+/// go together.
+fn merge_directory(
+    volume: &Volume,
+    (key, seen): (ItemKey, At),
+    versions: &mut [Vec<u8>],
+) -> Result<bool, FileError> {
+    let base = volume.item_at(seen, key)?.ok_or(damaged_item())?;
+    let Some(newest) = volume.item_at(At::Newest, key)? else {
+        return Ok(false);
+    };
+    let (base, newest) = (Inode::decode(&base.value)?, Inode::decode(&newest.value)?);
+    for version in versions {
+        match merge::merge(&base, &Inode::decode(version)?, &newest) {
+            Some(merged) => *version = merged.encode(),
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Compares what a transaction did with what others have committed since it began. Gives the inodes of directories that both

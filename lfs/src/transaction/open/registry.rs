@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::ops::RangeBounds;
 
 use super::Isolation;
 use super::kept::Kept;
@@ -77,6 +78,8 @@ pub(crate) struct Registry {
     pub(crate) kept: Kept,
     /// Something was let go of that is not listed.
     pub(crate) walk_due: bool,
+    /// The one that is about to commit: for what it sees nothing need be kept any more.
+    committing: Option<TransactionId>,
     next: u64,
     memory_bytes: usize,
     memory_bytes_max: usize,
@@ -93,6 +96,7 @@ impl Registry {
             recent: Recent::default(),
             kept: Kept::default(),
             walk_due: false,
+            committing: None,
             next: 1,
             memory_bytes: 0,
             memory_bytes_max: MEMORY_BYTES_MAX,
@@ -124,7 +128,7 @@ impl Registry {
             memory_bytes: 0,
         };
         self.open.insert(id, open);
-        self.pin_again(id, at);
+        self.pin(id, at);
         Ok(id)
     }
 
@@ -134,7 +138,7 @@ impl Registry {
     }
 
     /// A transaction that sees nothing now sees the state after the newest commit.
-    pub(super) fn pin_again(&mut self, id: TransactionId, newest: u64) {
+    fn pin(&mut self, id: TransactionId, newest: u64) {
         if let Some(open) = self.open.get_mut(&id) {
             debug_assert!(open.pin.is_none(), "one state at a time");
             open.pin = Some(newest);
@@ -145,8 +149,33 @@ impl Registry {
     /// A transaction goes on to the state after the newest commit.
     pub(super) fn move_pin(&mut self, id: TransactionId, newest: u64) {
         if self.end(id) {
-            self.pin_again(id, newest);
+            self.pin(id, newest);
         }
+    }
+
+    /// From here on, in the same step, a transaction commits: what its commit replaces need not be kept for it, and it is
+    /// not ended for want of space. In the end either [`commit_taken`](Self::commit_taken) or
+    /// [`commit_refused`](Self::commit_refused).
+    pub(super) fn begin_commit(&mut self, id: TransactionId) {
+        self.committing = Some(id);
+    }
+
+    /// If a transaction was committing, it is over.
+    pub(crate) fn commit_taken(&mut self) {
+        if let Some(id) = self.committing.take() {
+            self.end(id);
+        }
+    }
+
+    /// It is as it was.
+    pub(super) fn commit_refused(&mut self) {
+        self.committing = None;
+    }
+
+    /// The state that only the committing transaction sees.
+    fn seen_by_committing(&self) -> Option<u64> {
+        let pin = self.pin_of(self.committing?)?;
+        (self.pins.get(&pin) == Some(&1)).then_some(pin)
     }
 
     /// A transaction sees nothing from now on. False when that was so.
@@ -174,13 +203,16 @@ impl Registry {
         }
     }
 
-    /// Ends the transactions that see the oldest state; false when there are none.
+    /// Ends the transactions that see the oldest state, but the one that is committing; false when there are none.
     fn end_oldest(&mut self) -> bool {
-        let Some(oldest) = self.oldest_pin() else {
+        let alone = self.seen_by_committing();
+        let Some(oldest) = self.pins.keys().copied().find(|pin| Some(*pin) != alone) else {
             return false;
         };
-        let of_it = |open: &Open| open.pin == Some(oldest);
-        let ids = self.open.iter().filter(|(_, open)| of_it(open));
+        let of_it = |(id, open): &(&TransactionId, &Open)| {
+            open.pin == Some(oldest) && Some(**id) != self.committing
+        };
+        let ids = self.open.iter().filter(of_it);
         for id in ids.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.end(id);
             self.ended += 1;
@@ -190,7 +222,8 @@ impl Registry {
 
     /// The disk is full: ends transactions, the oldest first, until something is let go of that was kept for them.
     pub(crate) fn end_oldest_for_space(&mut self) {
-        while !self.gives_back() && self.kept.is_worth_ending() && self.end_oldest() {}
+        let own = self.committing.and_then(|id| self.pin_of(id));
+        while !self.gives_back() && self.kept.is_worth_ending(own) && self.end_oldest() {}
     }
 
     /// Whether what was kept for transactions that are over is being let go of.
@@ -233,9 +266,15 @@ impl Registry {
         while self.recent.len() > RECENT_MAX && self.end_oldest() {}
     }
 
-    /// The newest state that is seen.
+    /// The newest state that is seen, and will be when what is committing is done.
     pub(crate) fn newest_pin(&self) -> Option<u64> {
-        self.pins.keys().next_back().copied()
+        self.newest_pin_within(..)
+    }
+
+    fn newest_pin_within(&self, states: impl RangeBounds<u64>) -> Option<u64> {
+        let alone = self.seen_by_committing();
+        let mut pins = self.pins.range(states).rev().map(|(&pin, _)| pin);
+        pins.find(|pin| Some(*pin) != alone)
     }
 
     fn oldest_pin(&self) -> Option<u64> {
@@ -253,10 +292,7 @@ impl Registry {
         if birth >= death {
             return None;
         }
-        self.pins
-            .range(birth..death)
-            .next_back()
-            .map(|(&pin, _)| pin)
+        self.newest_pin_within(birth..death)
     }
 
     pub(super) fn list(&self) -> Vec<OpenTransactionInfo> {
