@@ -39,7 +39,7 @@ CRASH_STATES ?= 10000000
 .PHONY: crash-campaign
 crash-campaign:
 	SILTSTONE_CRASH_STATES=$(CRASH_STATES) SILTSTONE_CRASH_JOBS=$(CRASH_JOBS) SILTSTONE_CRASH_FROM=$(CRASH_FROM) \
-	    $(CARGO) test --release -p lfs --features campaign --test files_crash -- --nocapture campaign
+	    $(CARGO) test --profile campaign -p lfs --features campaign --test files_crash -- --nocapture campaign
 
 ## test-clients: node-redis and ioredis from npm, against both machines
 test-clients: hosted-and-images

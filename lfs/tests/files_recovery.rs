@@ -9,8 +9,9 @@ mod common;
 
 use std::rc::Rc;
 
-use common::{TestFileSystem, formatted, mount};
-use lfs::sim::{Executor, SimClock, SimDisk};
+use common::world::random_bytes;
+use common::{TestFileSystem, formatted, mount, try_mount};
+use lfs::sim::{Executor, Random, SimClock, SimDisk};
 use lfs::{
     Clock, CommitNumber, FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, Transaction,
 };
@@ -123,6 +124,110 @@ fn a_file_made_after_a_power_cut_does_not_share_its_data_with_one_that_was_trunc
             assert!(content == [byte; 4096], "{name:?}");
         }
         Ok(())
+    });
+}
+
+#[test]
+fn a_commit_that_was_dropped_is_not_made_whole_by_the_next_one() {
+    // What both commits write is the same but for its beginning.
+    let page = random_bytes(&mut Random::new(1), 4096);
+    let with = |beginning: &[u8]| [beginning, &page[beginning.len()..]].concat();
+    let content = |machine: &mut Machine| {
+        let filesystem = Rc::clone(&machine.filesystem);
+        let read = async move {
+            let read = |transaction: &mut Transaction<'_>| {
+                let file = find(transaction, b"f")?;
+                transaction.files().read(file, 0, 4096)
+            };
+            filesystem.read(read).await.unwrap()
+        };
+        machine.executor.run(read)
+    };
+    let overwrite = |machine: &mut Machine, beginning: &'static [u8]| {
+        machine.durably(move |transaction| {
+            let file = find(transaction, b"f")?;
+            transaction.files().write(file, 0, beginning)
+        });
+    };
+    let mut machine = Machine::boot(formatted(100, 1));
+    let whole = page.clone();
+    machine.durably(move |transaction| {
+        let mut files = transaction.files();
+        let file = files.create(ROOT, b"f", &FILE)?;
+        files.write(file, 0, &whole)
+    });
+    let events = machine.disk.event_count();
+    overwrite(&mut machine, b"one");
+    // Its write, of which one sector is lost.
+    let crash = machine.disk.crash_at(events + 1);
+    let mut machine = Machine::boot(crash.disk(|sector| sector != 4, 1));
+    assert!(content(&mut machine) == page);
+    let events = machine.disk.event_count();
+    overwrite(&mut machine, b"two");
+    // Of this one only that sector is not.
+    let crash = machine.disk.crash_at(events + 1);
+    let mut machine = Machine::boot(crash.disk(|sector| sector == 4, 1));
+    let found = content(&mut machine);
+    assert!(found != with(b"one"), "it was dropped");
+    assert!(found == page);
+}
+
+#[test]
+fn a_checkpoint_that_was_dropped_is_not_made_whole_by_the_next_one() {
+    // Longer than a sector, so that slots with one differ in the sector in the middle from those without.
+    const OLD: [u8; 1400] = [1; 1400];
+    const NEW: [u8; 1400] = [2; 1400];
+    /// Its sector in a slot's write that holds nothing but manifest.
+    const INSIDE: usize = 1;
+    let checkpoint = |machine: &mut Machine, manifest: &'static [u8]| {
+        machine.run(move |filesystem, clock| async move {
+            let made = filesystem.checkpoint(CommitNumber(0), &[], manifest, &clock);
+            made.await.unwrap();
+        });
+    };
+    // Another file each time, so that each checkpoint writes nodes.
+    let create = |machine: &mut Machine, name: &'static [u8]| {
+        machine
+            .durably(move |transaction| transaction.files().create(ROOT, name, &FILE).map(|_| ()));
+    };
+    // The first moment from `events` on at which all that was written has `NEW` in force, the slot not flushed yet.
+    let slot_written = |disk: &SimDisk, events| {
+        let at = |&events: &usize| {
+            let disk = disk.crash_at(events).disk(|_| true, 1);
+            try_mount(&disk).unwrap().manifest == NEW
+        };
+        let found = (events..=disk.event_count()).find(at).unwrap();
+        let crash = disk.crash_at(found);
+        assert_eq!(crash.open_sectors(), 8, "a slot of one block");
+        crash
+    };
+    let mut machine = Machine::boot(formatted(100, 1));
+    // Both slots are of the one kind.
+    for name in [b"a", b"b"] {
+        create(&mut machine, name);
+        checkpoint(&mut machine, &OLD);
+    }
+    create(&mut machine, b"c");
+    let events = machine.disk.event_count();
+    checkpoint(&mut machine, &NEW);
+    // The slot's write, of which one sector is lost.
+    let crash = slot_written(&machine.disk, events);
+    let mut machine = Machine::boot(crash.disk(|sector| sector != INSIDE, 1));
+    for name in [b"d", b"e", b"f"] {
+        create(&mut machine, name);
+    }
+    let events = machine.disk.event_count();
+    checkpoint(&mut machine, &NEW);
+    // Of this one only that sector is not.
+    let crash = slot_written(&machine.disk, events);
+    let disk = crash.disk(|sector| sector == INSIDE, 1);
+    assert!(try_mount(&disk).unwrap().manifest == OLD, "it was dropped");
+    let mut machine = Machine::boot(disk);
+    machine.run(|filesystem, _| async move {
+        assert_eq!(filesystem.audit().await.unwrap().contradictions, []);
+        for name in [b"a", b"b", b"c", b"d", b"e", b"f"] {
+            filesystem.read(|t| find(t, name)).await.unwrap();
+        }
     });
 }
 

@@ -5,6 +5,9 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::hash::{BuildHasher, Hash, Hasher};
+
+use foldhash::fast::{FixedState, FoldHasher};
 
 use crate::checkpoint::Turn;
 use crate::extent::Piece;
@@ -72,6 +75,11 @@ pub struct Audit {
     /// Objects of the newest state that have data, and the room that they take: see
     /// [`Stat::allocated_bytes`](crate::Stat::allocated_bytes).
     pub data: BTreeMap<u64, u64>,
+    /// Where stored extents are, the first byte of each and how many: with `fingerprint` and what is there, all that
+    /// anything shows.
+    pub extents: Vec<(u64, u64)>,
+    /// A hash of all items, those of history too.
+    pub fingerprint: u64,
 }
 
 impl<D: BlockDevice> FileSystem<D> {
@@ -101,12 +109,14 @@ impl<D: BlockDevice> FileSystem<D> {
         let open = volume.open.borrow();
         let snapshots = snapshots.chain(open.pins()).collect::<Vec<_>>();
         visit(&volume.live, |key, item| {
+            count.hash_item(key, item);
             count.live(key, item);
             if key.version != 0 || item.birth > newest {
                 count.impossible(key);
             }
         })?;
         visit(&volume.history, |key, item| {
+            count.hash_item(key, item);
             count.history(key, item);
             if item.birth >= key.version || key.version > newest {
                 count.impossible(key);
@@ -120,6 +130,11 @@ impl<D: BlockDevice> FileSystem<D> {
         })?;
         count.overlaps(&snapshots);
         self.compare(&mut count);
+        let extents = count.stored.iter().filter(|(_, stored)| !stored.is_node);
+        count.found.extents = extents
+            .map(|(&at, stored)| (at, stored.len_bytes))
+            .collect();
+        count.found.fingerprint = count.hash.finish();
         Ok(count.found)
     }
 
@@ -223,8 +238,8 @@ struct Stored {
     parts: Vec<(u32, u32)>,
 }
 
-#[derive(Default)]
 struct Count {
+    hash: FoldHasher<'static>,
     stored: BTreeMap<u64, Stored>,
     dirty: Vec<usize>,
     /// Pieces of files: object, offset, end, birth, death.
@@ -232,7 +247,24 @@ struct Count {
     found: Audit,
 }
 
+impl Default for Count {
+    fn default() -> Self {
+        Self {
+            // The same for the same items in every run.
+            hash: FixedState::default().build_hasher(),
+            stored: BTreeMap::new(),
+            dirty: Vec::new(),
+            pieces: Vec::new(),
+            found: Audit::default(),
+        }
+    }
+}
+
 impl Count {
+    fn hash_item(&mut self, key: Key, item: ItemRef<'_>) {
+        (key, item.birth, item.value).hash(&mut self.hash);
+    }
+
     /// Counts the blocks of nodes, used or to be freed by the next checkpoint, and the changed nodes.
     fn nodes(&mut self, tree: &Tree) -> Result<(), Fault> {
         let mut dirty = 0;

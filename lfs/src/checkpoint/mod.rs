@@ -218,6 +218,19 @@ impl Checkpoint {
         })
     }
 
+    /// The sequence number that the beginning of the slot at `own` has, whatever became of the rest.
+    pub(crate) fn claimed_sequence(
+        superblock: &Superblock,
+        own: BlockIndex,
+        slot: &[u8],
+    ) -> Option<u64> {
+        let (layout, _) = CheckpointLayout::ref_from_prefix(slot).ok()?;
+        let there = layout.magic == CHECKPOINT_MAGIC
+            && layout.filesystem_id == superblock.id.0
+            && layout.own_block.get() == own.0;
+        there.then_some(layout.sequence.get())
+    }
+
     /// How many blocks of a slot its checkpoint takes, as its first block says; all when that says nothing that can be.
     pub(crate) fn len_blocks(superblock: &Superblock, first: &[u8]) -> usize {
         let all = superblock.slot_blocks as usize;

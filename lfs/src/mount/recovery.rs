@@ -10,6 +10,9 @@
 //! that is damage, and the mount is refused. Otherwise the group was never acknowledged, and the log
 //! ends before it. The checkpoint also names a group known to be durable: ending before it is damage.
 //!
+//! **What was dropped stays dropped.** What is written next to the place of a torn group, or of a torn slot, may be torn as
+//! well, and what survives of it may be just what was lacking. So the head of either is overwritten, before anything else is.
+//!
 //! Nothing is written to the device before [`Recovery::finish`], which flushes. Where the device keeps two copies,
 //! what is read is taken from whichever proves right, and the other gets it too (DESIGN.md, "Mirror").
 
@@ -59,6 +62,8 @@ pub struct Recovery<D: BlockDevice> {
     current: Option<LoadedSegment>,
     /// Groups that not all copies have as the one that was believed.
     uneven: Vec<Uneven>,
+    /// Heads of what is not whole and will be written over: groups where the log goes on, and a slot.
+    torn: Vec<BlockIndex>,
     replay: Replay,
     /// How the log ends, once that was seen.
     end: Option<Result<(), MountError>>,
@@ -140,9 +145,11 @@ impl<D: BlockDevice> Recovery<D> {
         };
         require(&device, superblock.blocks_min())?;
         let vault = unlock(&device, &superblock, key).await?;
-        let checkpoint = read_checkpoint(&device, &superblock, &vault).await?;
+        let (checkpoint, torn) = read_checkpoint(&device, &superblock, &vault).await?;
         let segments = read_table(&device, &superblock, &vault, &checkpoint).await?;
-        Self::begin(device, superblock, vault, checkpoint, segments).await
+        let mut recovery = Self::begin(device, superblock, vault, checkpoint, segments).await?;
+        recovery.torn.extend(torn);
+        Ok(recovery)
     }
 
     /// As [`open`](Self::open), with what it reads first.
@@ -176,6 +183,7 @@ impl<D: BlockDevice> Recovery<D> {
             read_ahead: ReadAhead::default(),
             current: None,
             uneven: Vec::new(),
+            torn: Vec::new(),
             replay: Replay::new(
                 checkpoint.start.commit,
                 checkpoint.start.continued,
@@ -478,12 +486,13 @@ impl<D: BlockDevice> Recovery<D> {
     /// Ends the mount: from here on the log goes on after the last commit found.
     ///
     /// What was replayed is made durable first: after a crash of the machine but not of the disk, a
-    /// group can be readable that no flush covered yet.
+    /// group can be readable that no flush covered yet. Of what was not whole the head is overwritten.
     ///
     /// # Errors
     /// When the flush fails, or memory does not suffice. Must follow a `next_commit` that was `None`.
     pub async fn finish(self) -> Result<FileSystem<D>, MountError> {
         self.even_out().await?;
+        self.bury_torn().await?;
         self.advise();
         self.device.flush().await?;
         Ok(self.finish_without_writing())
@@ -498,6 +507,15 @@ impl<D: BlockDevice> Recovery<D> {
             read?;
             let address = uneven.block.0 * BLOCK_SIZE as u64;
             self.device.mend(copy, address, buffer.bytes()).await;
+        }
+        Ok(())
+    }
+
+    /// Overwrites the heads of what was dropped: nothing that is written later makes it whole.
+    async fn bury_torn(&self) -> Result<(), MountError> {
+        for &block in &self.torn {
+            let (_, written) = self.device.write(block, Buffer::zeroed(1)?).await;
+            written?;
         }
         Ok(())
     }
@@ -628,6 +646,9 @@ impl<D: BlockDevice> Recovery<D> {
         if later {
             return damaged;
         }
+        let current = self.current.as_ref();
+        let torn = current.and_then(|segment| self.torn_at(&self.cursor, segment));
+        self.torn.extend(torn);
         let mut next = self.cursor.clone();
         if next.advance() {
             let segment = self.read_segment(&next).await?;
@@ -635,6 +656,7 @@ impl<D: BlockDevice> Recovery<D> {
             if copies.any(|copy| self.has_later_group(next.current(), 0, copy)) {
                 return damaged;
             }
+            self.torn.extend(self.torn_at(&next, &segment));
         }
         for id in next.ahead {
             // Only its first block: a segment is filled from there, and a first group that is
@@ -646,6 +668,18 @@ impl<D: BlockDevice> Recovery<D> {
             }
         }
         Ok(())
+    }
+
+    /// Where, on any copy, a group has its head that would be next if it were whole.
+    fn torn_at(&self, cursor: &LogCursor, segment: &LoadedSegment) -> Option<BlockIndex> {
+        let block = cursor.block(&self.superblock);
+        let start = cursor.next_block as usize * BLOCK_SIZE;
+        let mut heads = segment.copies(&self.superblock).filter_map(|copy| {
+            let bytes = copy.get(start..)?;
+            GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, bytes)
+        });
+        let torn = heads.any(|(header, _)| header.sequence == self.cursor.sequence);
+        torn.then_some(block)
     }
 
     /// Whether what a copy has of a segment holds, from the segment's block `first` on, a header after the one that is missing.
@@ -721,13 +755,14 @@ fn require<D: BlockDevice>(device: &D, blocks: u64) -> Result<(), MountError> {
     Ok(())
 }
 
-/// The valid checkpoint with the highest sequence number.
+/// The valid checkpoint with the highest sequence number, and the slots that begin as if they had a newer one.
 async fn read_checkpoint<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
     vault: &Vault,
-) -> Result<Checkpoint, MountError> {
+) -> Result<(Checkpoint, Vec<BlockIndex>), MountError> {
     let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
+    let mut claimed = Vec::new();
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
         // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
@@ -750,6 +785,8 @@ async fn read_checkpoint<D: BlockDevice>(
                 // Not one to pass over for an older one that may have been smaller.
                 require(device, superblock.blocks_for(head.segment_count))?;
             }
+            let sequence = Checkpoint::claimed_sequence(superblock, own, buffer.bytes());
+            claimed.extend(sequence.map(|sequence| (sequence, own)));
             let device_blocks = device.geometry().block_count;
             let found = Checkpoint::decode(superblock, vault, own, buffer.bytes(), device_blocks);
             if let Some(found) = found
@@ -773,7 +810,10 @@ async fn read_checkpoint<D: BlockDevice>(
             let address = own.0 * BLOCK_SIZE as u64;
             device.mend(copy, address, buffer.bytes()).await;
         }
-        return Ok(newest);
+        let newer = claimed.iter().filter(|(at, _)| *at > newest.sequence);
+        let mut torn = newer.map(|&(_, own)| own).collect::<Vec<_>>();
+        torn.dedup();
+        return Ok((newest, torn));
     }
     Err(MountError::Damaged {
         structure: Structure::Checkpoint,

@@ -5,17 +5,53 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, RefCell, RefMut};
+use core::hash::BuildHasher;
 
 use super::Random;
 use crate::disk::layout::SECTOR_SIZE;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Notify};
 
-type Block = Rc<Vec<u8>>;
+type Block = Rc<Bytes>;
 /// Blocks are shared between images, so that taking one costs no more than a list.
 type Image = Vec<Block>;
 
 const SECTORS: usize = BLOCK_SIZE / SECTOR_SIZE;
+
+/// What is in a block.
+#[derive(Clone)]
+struct Bytes {
+    bytes: Vec<u8>,
+    /// Once it was asked for.
+    hash: Cell<Option<u64>>,
+}
+
+impl Bytes {
+    fn new(bytes: Vec<u8>) -> Block {
+        let hash = Cell::new(None);
+        Rc::new(Self { bytes, hash })
+    }
+
+    fn filled(byte: u8) -> Block {
+        Self::new(alloc::vec![byte; BLOCK_SIZE])
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self.hash.set(None);
+        &mut self.bytes
+    }
+
+    fn hash(&self) -> u64 {
+        let hash = self.hash.get().unwrap_or_else(|| hash_of(&self.bytes));
+        self.hash.set(Some(hash));
+        hash
+    }
+}
+
+/// The same for the same bytes in every run.
+fn hash_of(bytes: &[u8]) -> u64 {
+    foldhash::fast::FixedState::default().hash_one(bytes)
+}
 
 /// What a fault plan is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +88,16 @@ pub struct SimDisk {
 }
 
 struct Inner {
-    image: RefCell<Image>,
+    image: RefCell<Rc<Image>>,
     /// The image before the first event of `events`.
-    origin: Image,
+    origin: Rc<Image>,
     events: RefCell<Vec<Event>>,
     writes: Cell<usize>,
     completed: RefCell<Vec<usize>>,
     faults: RefCell<Option<FaultPlan>>,
     fates: RefCell<Option<Fates>>,
     random: RefCell<Random>,
+    prompt: Cell<bool>,
     resized: Notify,
 }
 
@@ -84,13 +121,16 @@ struct Write {
 impl SimDisk {
     /// A disk of `blocks` zero blocks. How long requests take follows from `seed`.
     pub fn new(blocks: usize, seed: u64) -> Self {
-        let zero = Rc::new(alloc::vec![0; BLOCK_SIZE]);
-        Self::with_image(alloc::vec![zero; blocks], seed)
+        Self::with_image(alloc::vec![Bytes::filled(0); blocks], seed)
     }
 
     fn with_image(image: Image, seed: u64) -> Self {
+        Self::with_shared_image(Rc::new(image), seed)
+    }
+
+    fn with_shared_image(image: Rc<Image>, seed: u64) -> Self {
         let inner = Inner {
-            origin: image.clone(),
+            origin: Rc::clone(&image),
             image: RefCell::new(image),
             events: RefCell::default(),
             writes: Cell::new(0),
@@ -98,6 +138,7 @@ impl SimDisk {
             faults: RefCell::new(None),
             fates: RefCell::new(None),
             random: RefCell::new(Random::new(seed)),
+            prompt: Cell::new(false),
             resized: Notify::default(),
         };
         Self {
@@ -109,14 +150,19 @@ impl SimDisk {
     pub fn from_bytes(bytes: &[u8], seed: u64) -> Self {
         let image = bytes
             .chunks_exact(BLOCK_SIZE)
-            .map(|block| Rc::new(block.to_vec()))
+            .map(|block| Bytes::new(block.to_vec()))
             .collect();
         Self::with_image(image, seed)
     }
 
+    /// The image, its own from here on if it was shared.
+    fn image_mut(&self) -> RefMut<'_, Image> {
+        RefMut::map(self.inner.image.borrow_mut(), Rc::make_mut)
+    }
+
     /// Makes the disk larger, or smaller, which only an image that nobody uses can become. New blocks hold anything.
     pub fn resize(&self, blocks: usize) {
-        self.inner.image.borrow_mut().resize(blocks, garbage());
+        self.image_mut().resize(blocks, Bytes::filled(GARBAGE));
         self.inner.events.borrow_mut().push(Event::Resized(blocks));
         self.inner.resized.notify();
     }
@@ -124,7 +170,7 @@ impl SimDisk {
     /// A new disk with the present content, as after a clean power-off.
     #[must_use]
     pub fn snapshot(&self, seed: u64) -> Self {
-        Self::with_image(self.inner.image.borrow().clone(), seed)
+        Self::with_shared_image(Rc::clone(&self.inner.image.borrow()), seed)
     }
 
     /// All bytes.
@@ -133,20 +179,37 @@ impl SimDisk {
             .image
             .borrow()
             .iter()
-            .flat_map(|block| block.iter().copied())
+            .flat_map(|block| block.bytes.iter().copied())
             .collect()
+    }
+
+    /// A hash of all bytes: the same for the same content. Blocks that images share are looked at once.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint_of(0..self.inner.image.borrow().len())
+    }
+
+    /// The same of some blocks.
+    pub fn fingerprint_of(&self, blocks: impl Iterator<Item = usize>) -> u64 {
+        let image = self.inner.image.borrow();
+        let hashes = blocks.map(|block| image.get(block).map(|block| block.hash()));
+        foldhash::fast::FixedState::default().hash_one(hashes.collect::<Vec<_>>())
     }
 
     /// Flips one bit, silently.
     pub fn flip_bit(&self, block: BlockIndex, bit: usize) {
-        let mut image = self.inner.image.borrow_mut();
+        let mut image = self.image_mut();
         if let Some(found) = usize::try_from(block.0)
             .ok()
             .and_then(|at| image.get_mut(at))
-            && let Some(byte) = Rc::make_mut(found).get_mut(bit / 8)
+            && let Some(byte) = Rc::make_mut(found).bytes_mut().get_mut(bit / 8)
         {
             *byte ^= 1 << (bit % 8);
         }
+    }
+
+    /// From now on requests take no time, or take some again.
+    pub fn be_prompt(&self, prompt: bool) {
+        self.inner.prompt.set(prompt);
     }
 
     /// Asks `plan` about every request from now on; it may let it fail. A failed write may still have
@@ -189,8 +252,8 @@ impl SimDisk {
                 Event::Resized(blocks) => size = *blocks,
             }
         }
-        let mut image = self.inner.origin.clone();
-        image.resize(size, garbage());
+        let mut image = Image::clone(&self.inner.origin);
+        image.resize(size, Bytes::filled(GARBAGE));
         let mut open = Vec::new();
         for (number, write) in writes.into_iter().enumerate() {
             if durable.contains(&number) {
@@ -214,6 +277,9 @@ impl SimDisk {
 
     /// Lets the others run for a while, so requests overlap and complete in any order.
     async fn take_time(&self) {
+        if self.inner.prompt.get() {
+            return;
+        }
         let rounds = self.inner.random.borrow_mut().below(4);
         for _ in 0..rounds {
             embassy_futures::yield_now().await;
@@ -227,10 +293,8 @@ impl SimDisk {
     }
 }
 
-/// What is in blocks that were never written.
-fn garbage() -> Block {
-    Rc::new(alloc::vec![0xA7; BLOCK_SIZE])
-}
+/// What blocks that were never written are full of.
+const GARBAGE: u8 = 0xA7;
 
 /// What a power cut leaves: an image, and writes of which any subset of sectors survives.
 pub struct Crash {
@@ -242,6 +306,15 @@ impl Crash {
     /// Sectors whose fate is open.
     pub fn open_sectors(&self) -> usize {
         self.open.iter().map(|write| write.sectors).sum()
+    }
+
+    /// Where each of the writes that they belong to ends, as a number of open sectors.
+    pub fn open_writes(&self) -> Vec<usize> {
+        let ends = self.open.iter().scan(0, |end, write| {
+            *end += write.sectors;
+            Some(*end)
+        });
+        ends.collect()
     }
 
     /// The disk when of the open sectors, in the order they were written, those survive for which
@@ -256,6 +329,20 @@ impl Crash {
             });
         }
         SimDisk::with_image(image, seed)
+    }
+
+    /// The disk when it keeps its power and only the machine begins anew: everything can be read, and the fate of the open
+    /// sectors is open until the next flush.
+    pub fn reset(&self, seed: u64) -> SimDisk {
+        let disk = SimDisk::with_image(self.image.clone(), seed);
+        for write in &self.open {
+            apply(&mut disk.image_mut(), write, |_| true);
+        }
+        let events = self.open.iter().map(|write| Event::Write(Rc::clone(write)));
+        disk.inner.events.borrow_mut().extend(events);
+        disk.inner.writes.set(self.open.len());
+        disk.inner.completed.borrow_mut().extend(0..self.open.len());
+        disk
     }
 }
 
@@ -275,8 +362,9 @@ fn apply(image: &mut Image, write: &Write, mut survives: impl FnMut(usize) -> bo
         if kept == [true; SECTORS] {
             *target = Rc::clone(block);
         } else if kept != [false; SECTORS] {
-            let sectors = block.chunks_exact(SECTOR_SIZE);
-            let targets = Rc::make_mut(target).chunks_exact_mut(SECTOR_SIZE);
+            let sectors = block.bytes.chunks_exact(SECTOR_SIZE);
+            let targets = Rc::make_mut(target).bytes_mut();
+            let targets = targets.chunks_exact_mut(SECTOR_SIZE);
             for ((to, from), kept) in targets.zip(sectors).zip(kept) {
                 if kept {
                     to.copy_from_slice(from);
@@ -314,7 +402,7 @@ impl BlockDevice for SimDisk {
             let image = self.inner.image.borrow();
             let blocks = image.get(range).unwrap_or_default();
             for (target, block) in buffer.bytes_mut().chunks_exact_mut(BLOCK_SIZE).zip(blocks) {
-                target.copy_from_slice(block);
+                target.copy_from_slice(&block.bytes);
             }
         }
         (buffer, result)
@@ -328,7 +416,7 @@ impl BlockDevice for SimDisk {
         let number = self.inner.writes.get();
         self.inner.writes.set(number + 1);
         let blocks = buffer.bytes().chunks_exact(BLOCK_SIZE);
-        let blocks = blocks.map(|block| Rc::new(block.to_vec()));
+        let blocks = blocks.map(|block| Bytes::new(block.to_vec()));
         let mut write = Write {
             start: start.0,
             blocks: blocks.collect(),
@@ -343,7 +431,7 @@ impl BlockDevice for SimDisk {
                 Fate::Misdirected(elsewhere) => write.start = elsewhere.0,
             }
         }
-        apply(&mut self.inner.image.borrow_mut(), &write, |_| {
+        apply(&mut self.image_mut(), &write, |_| {
             !failed || self.inner.random.borrow_mut().one_in(2)
         });
         self.inner
@@ -382,13 +470,12 @@ impl BlockDevice for SimDisk {
             _ => Some(0xD5),
         };
         if let Some(fill) = fill {
-            let garbage = Rc::new(alloc::vec![fill; BLOCK_SIZE]);
             let write = Write {
                 start: start.0,
-                blocks: alloc::vec![garbage; count],
+                blocks: alloc::vec![Bytes::filled(fill); count],
                 sectors: count * SECTORS,
             };
-            apply(&mut self.inner.image.borrow_mut(), &write, |_| true);
+            apply(&mut self.image_mut(), &write, |_| true);
             self.inner
                 .events
                 .borrow_mut()

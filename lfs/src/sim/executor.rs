@@ -82,11 +82,13 @@ impl Executor {
                 self.tasks.retain(|task| task.future.is_some());
                 return value;
             }
-            let ready = |task: &Task| task.future.is_some() && task.ready.0.load(Ordering::Relaxed);
-            let candidates =
-                (0..self.tasks.len()).filter(|&i| self.tasks.get(i).is_some_and(ready));
-            let candidates = candidates.collect::<Vec<_>>();
-            if let Some(&index) = candidates.get(self.random.index(candidates.len())) {
+            let is_ready =
+                |task: &Task| task.future.is_some() && task.ready.0.load(Ordering::Relaxed);
+            let tasks = self.tasks.iter().enumerate();
+            let mut ready = tasks.filter(|(_, task)| is_ready(task));
+            let choice = self.random.index(ready.clone().count());
+            let chosen = ready.nth(choice).map(|(index, _)| index);
+            if let Some(index) = chosen {
                 polls += 1;
                 assert!(polls < POLLS_MAX, "the simulation runs in circles");
                 self.poll(index);

@@ -107,27 +107,30 @@ fn check_inode(
     };
     let none = Counted::default();
     let counted = counted.get(&inode).unwrap_or(&none);
-    let what = format!("{inode:?}: {description:?} {counted:?} {orphan:?}");
+    let what = || format!("{inode:?}: {description:?} {counted:?} {orphan:?}");
     if *kind == FileKind::Directory {
-        assert_eq!(counted.entries, *size, "{what}");
+        assert_eq!(counted.entries, *size, "{}", what());
         let named = inode == ROOT || counted.names == 1;
         assert_eq!(
             *links,
             if named { 2 + counted.directories } else { 0 },
-            "{what}"
+            "{}",
+            what()
         );
         if inode == ROOT {
-            assert_eq!((*parent, counted.names), (ROOT, 0), "{what}");
+            assert_eq!((*parent, counted.names), (ROOT, 0), "{}", what());
         } else if named {
-            assert_eq!(parents.get(&inode), Some(parent), "{what}");
+            assert_eq!(parents.get(&inode), Some(parent), "{}", what());
         }
     } else {
-        assert_eq!(counted.names, *links, "{what}");
-        assert_eq!(counted.entries, 0, "{what}");
+        assert_eq!(counted.names, *links, "{}", what());
+        assert_eq!(counted.entries, 0, "{}", what());
     }
     assert_eq!(
-        counted.attribute_names_bytes, *attribute_names_bytes,
-        "{what}"
+        counted.attribute_names_bytes,
+        *attribute_names_bytes,
+        "{}",
+        what()
     );
     let right = match orphan {
         Some(Description::Nameless(_)) => {
@@ -137,5 +140,5 @@ fn check_inode(
         Some(Description::Cuts(_)) => *links > 0,
         _ => *links > 0 && !has_cuts,
     };
-    assert!(right, "{what}");
+    assert!(right, "{}", what());
 }

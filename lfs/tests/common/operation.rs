@@ -142,6 +142,30 @@ pub enum Outcome {
     },
 }
 
+impl Operation {
+    /// Its name.
+    pub fn kind(&self) -> String {
+        /// Takes what is written up to the first space, and no more: there may be many bytes behind.
+        struct Word(String);
+
+        impl std::fmt::Write for Word {
+            fn write_str(&mut self, text: &str) -> std::fmt::Result {
+                let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+                self.0.push_str(word);
+                if rest.is_empty() && word.len() == text.len() {
+                    Ok(())
+                } else {
+                    Err(std::fmt::Error)
+                }
+            }
+        }
+
+        let mut word = Word(String::new());
+        let _ = std::fmt::Write::write_fmt(&mut word, format_args!("{self:?}"));
+        word.0
+    }
+}
+
 impl Outcome {
     /// Whether the model says that this is right.
     pub fn is_as(&self, model: &Self) -> bool {
@@ -381,21 +405,48 @@ pub fn observe<V: View>(
     files: &mut Namespace<'_, V>,
     handles: &Handles,
 ) -> Result<Vec<Observed>, FileError> {
-    let mut seen = Vec::new();
-    let mut numbers = BTreeMap::new();
-    let mut left = VecDeque::from([(b"/".to_vec(), ROOT)]);
-    for (handle, inode) in handles.iter().enumerate() {
-        left.extend(inode.map(|inode| (format!("handle {handle}").into_bytes(), inode)));
+    let mut observer = Observer::new(handles);
+    while observer.step(files)? {}
+    Ok(observer.seen)
+}
+
+/// Looks at a namespace name by name. Whoever does each step in a transaction of its own never reads anything twice for
+/// what a later step has to load; nothing may change meanwhile.
+pub struct Observer {
+    pub seen: Vec<Observed>,
+    numbers: BTreeMap<InodeNumber, usize>,
+    left: VecDeque<(Vec<u8>, InodeNumber)>,
+}
+
+impl Observer {
+    pub fn new(handles: &Handles) -> Self {
+        let mut left = VecDeque::from([(b"/".to_vec(), ROOT)]);
+        for (handle, inode) in handles.iter().enumerate() {
+            left.extend(inode.map(|inode| (format!("handle {handle}").into_bytes(), inode)));
+        }
+        Self {
+            seen: Vec::new(),
+            numbers: BTreeMap::new(),
+            left,
+        }
     }
-    while let Some((path, inode)) = left.pop_front() {
+
+    /// Looks at the next name; false when there is none left.
+    ///
+    /// # Errors
+    /// What the namespace says; the name is still the next.
+    pub fn step<V: View>(&mut self, files: &mut Namespace<'_, V>) -> Result<bool, FileError> {
+        let Some(&(ref path, inode)) = self.left.front() else {
+            return Ok(false);
+        };
         let stat = files.stat(inode)?;
         assert_eq!(stat.inode, inode);
-        let count = numbers.len();
-        let first = !numbers.contains_key(&inode);
-        let number = *numbers.entry(inode).or_insert(count);
-        if first && stat.kind == FileKind::Directory {
+        let known = self.numbers.get(&inode).copied();
+        let number = known.unwrap_or(self.numbers.len());
+        let mut children = Vec::new();
+        if known.is_none() && stat.kind == FileKind::Directory {
             for (name, child) in list(files, inode)? {
-                left.push_back(([&path[..], b"/", &name].concat(), child));
+                children.push(([path, &b"/"[..], &name].concat(), child));
             }
         }
         let content = match stat.kind {
@@ -409,13 +460,13 @@ pub fn observe<V: View>(
             assert!(attributes.insert(name, value).is_none(), "listed twice");
         }
         let parent = if stat.kind == FileKind::Directory && stat.links > 0 {
-            let parent = files.parent(inode)?;
-            numbers.get(&parent).copied()
+            Some(files.parent(inode)?)
         } else {
             None
         };
-        seen.push(Observed {
-            path,
+        self.numbers.insert(inode, number);
+        self.seen.push(Observed {
+            path: path.clone(),
             number,
             kind: stat.kind,
             mode: stat.mode,
@@ -425,12 +476,14 @@ pub fn observe<V: View>(
             size: stat.size,
             device: stat.device,
             times: [stat.atime_ns, stat.mtime_ns, stat.ctime_ns, stat.btime_ns],
-            content: first.then_some(content),
+            content: known.is_none().then_some(content),
             attributes,
-            parent,
+            parent: parent.and_then(|parent| self.numbers.get(&parent).copied()),
         });
+        self.left.pop_front();
+        self.left.extend(children);
+        Ok(true)
     }
-    Ok(seen)
 }
 
 /// The entries of a directory by name, listed in small steps.

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use embassy_futures::select::{Either, select};
 use lfs::sim::{Executor, Random, SimClock, SimDisk};
-use lfs::{Clock, CommitNumber, FileError, ItemKind, Namespace, SnapshotId, Transaction};
+use lfs::{Clock, CommitNumber, FileError, ItemKind, Namespace, ObjectId, SnapshotId, Transaction};
 
 use super::check::check;
 use super::generator::Generator;
@@ -48,6 +48,8 @@ pub struct World {
     /// Commits known to be durable, and after how many events of the disk.
     pub acknowledged: Vec<(CommitNumber, usize)>,
     pub snapshots: Vec<Pinned>,
+    /// Objects that checkpoints are to keep.
+    pub kept: Vec<ObjectId>,
     /// How often operations of each kind failed and were done.
     pub kinds: BTreeMap<String, [u64; 2]>,
     pub full: u64,
@@ -94,6 +96,7 @@ impl Machine {
             random,
             acknowledged: Vec::new(),
             snapshots: Vec::new(),
+            kept: Vec::new(),
             kinds: BTreeMap::new(),
             full: 0,
             last_ns: 0,
@@ -229,6 +232,7 @@ impl World {
             states: self.states.clone(),
             acknowledged: self.acknowledged.clone(),
             snapshots: self.snapshots.clone(),
+            kept: self.kept.clone(),
             kinds: BTreeMap::new(),
             full: 0,
             last_ns: self.last_ns,
@@ -250,7 +254,7 @@ impl World {
     }
 
     /// The machine booted with everything up to `commit`.
-    fn go_back_to(&mut self, commit: CommitNumber, snapshots: &[String]) {
+    pub fn go_back_to(&mut self, commit: CommitNumber, snapshots: &[String]) {
         let (_, state) = self.states.range(..=commit).next_back().unwrap();
         self.model = Model::clone(state);
         self.forget_open();
@@ -630,9 +634,7 @@ impl World {
     }
 
     fn count(&mut self, operation: &Operation, done: bool) {
-        let text = format!("{operation:?}");
-        let kind = text.split(' ').next().unwrap().to_owned();
-        self.kinds.entry(kind).or_default()[usize::from(done)] += 1;
+        self.kinds.entry(operation.kind()).or_default()[usize::from(done)] += 1;
     }
 }
 
