@@ -15,8 +15,8 @@ test: test-host test-cli test-machines
 test-host:
 	$(CARGO) $(TEST_RUNNER)
 	$(CARGO) test --quiet --doc
-	SILTSTONE_TEST_KEY=1 $(CARGO) test -p lfs --test crash --test check --test faults --test files_recovery --test files_faults
-	SILTSTONE_TEST_KEY=2 $(CARGO) test -p lfs --test crash --test faults --test files_recovery
+	SILTSTONE_TEST_KEY=1 $(CARGO) test -p lfs --test it -- --skip files_crash:: crash:: check:: faults:: files_recovery::
+	SILTSTONE_TEST_KEY=2 $(CARGO) test -p lfs --test it -- --skip files_crash:: --skip files_faults:: crash:: faults:: files_recovery::
 
 # Mounts images and runs programs on them: as root.
 test-cli:
@@ -39,7 +39,7 @@ CRASH_STATES ?= 10000000
 .PHONY: crash-campaign
 crash-campaign:
 	SILTSTONE_CRASH_STATES=$(CRASH_STATES) SILTSTONE_CRASH_JOBS=$(CRASH_JOBS) SILTSTONE_CRASH_FROM=$(CRASH_FROM) \
-	    $(CARGO) test --profile campaign -p lfs --features campaign --test files_crash -- --nocapture campaign
+	    $(CARGO) test --profile campaign -p lfs --features campaign --test it -- --nocapture campaign::campaign
 
 ## test-clients: node-redis and ioredis from npm, against both machines
 test-clients: hosted-and-images

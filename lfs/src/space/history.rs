@@ -119,7 +119,7 @@ impl Volume {
         let mut ready = 0;
         for (key, _) in &unseen {
             self.history.prepare_counted(key, None, &mut touched)?;
-            if ready > 0 && touched.nodes() > nodes_max {
+            if ready > 0 && touched.nodes().changed > nodes_max {
                 next = Some(*key);
                 break;
             }
@@ -146,7 +146,7 @@ impl Volume {
                 self.open.borrow_mut().kept.put_back(items);
                 return Err(fault);
             }
-            if ready > 0 && touched.nodes() > nodes_max {
+            if ready > 0 && touched.nodes().changed > nodes_max {
                 break;
             }
             ready += 1;

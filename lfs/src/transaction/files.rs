@@ -13,6 +13,7 @@ use crate::extent::codec::{ExtentIdentity, encode};
 use crate::fault::SuspectData;
 use crate::log::{Change, ExtentRecord, Part, Record, Refused, RoomWanted};
 use crate::together::together;
+use crate::tree::MoreNodes;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, DeviceError, Fault, FileError,
     FileSystem, ItemKey, ItemKind, NodePointer, SnapshotId, SnapshotInfo, StoredRange, Transaction,
@@ -129,11 +130,11 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Whether space is coming back from what lost its last name.
+    /// Whether space is coming back: from what lost its last name, or from nodes that count twice while a checkpoint is being made.
     fn frees_space(&self) -> bool {
         let due = self.orphans_due.get() && !self.restoring.get();
         let kept = self.open.borrow().gives_back();
-        (due || self.reclaiming.get() || kept) && !self.is_ending()
+        (due || self.reclaiming.get() || kept || self.checkpointing.get()) && !self.is_ending()
     }
 
     fn try_transact<T>(
@@ -406,19 +407,20 @@ impl<D: BlockDevice> FileSystem<D> {
         changes.extend(freed_ranges(set));
 
         let data_bytes = extents.iter().map(Vec::len).sum::<usize>();
-        let (plan, taken) = {
-            let (plan, nodes) = self.planned(number.0, changes)?;
-            self.admit_nodes(nodes)?;
+        let (plan, nodes) = self.planned(number.0, changes)?;
+        self.admit_nodes(nodes.changed)?;
+        let taken = {
             let volume = self.volume.borrow();
             let items = changes.iter().map(|change| volume.growth_bytes(change));
-            (plan, data_bytes + items.sum::<usize>())
+            data_bytes + items.sum::<usize>()
         };
         let growing = !set.tidying && taken as u64 > plan.freed_bytes();
         // On a full disk it may use what is left to commits that free space: it takes hardly anything.
         let takes_little = layer.is_empty() && data_bytes <= SHRINKING_DATA_BYTES_MAX;
         let shrinking = set.tidying || (!growing && takes_little);
         let grown = taken + changes.len() * 64;
-        if growing && !self.has_space_for(grown as u64) {
+        let with_nodes = grown + nodes.new * BLOCK_SIZE;
+        if growing && !self.has_space_for(with_nodes as u64) {
             self.open.borrow_mut().end_oldest_for_space();
             return Err(CommitStop::Error(FileError::NoSpace));
         }
@@ -533,11 +535,11 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         changes.extend(freed_ranges(set));
         let (_, nodes) = self.planned(number, &changes)?;
-        self.admit_nodes(nodes)
+        self.admit_nodes(nodes.changed)
     }
 
-    /// What commit `number` with these changes does, all of which is in memory, and by how many nodes the changed ones become more, at most.
-    fn planned(&self, number: u64, changes: &[Change]) -> Result<(Plan, usize), FileError> {
+    /// What commit `number` with these changes does, all of which is in memory, and by how many nodes become more.
+    fn planned(&self, number: u64, changes: &[Change]) -> Result<(Plan, MoreNodes), FileError> {
         let volume = &mut *self.volume.borrow_mut();
         let prepared = volume.plan(number, changes).and_then(|plan| {
             let nodes = volume.prepare(&plan)?;
@@ -566,7 +568,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let usage = self.usage();
         let volume = self.volume.borrow();
         let dirty = volume.dirty_nodes();
-        let freed = volume.live.freed_blocks().len() + volume.history.freed_blocks().len();
+        let freed = volume.live.freed_since_freeze() + volume.history.freed_since_freeze();
         let in_blocks = |blocks: usize| (blocks * BLOCK_SIZE) as u64;
         // What the next checkpoint writes, and what it takes the place of: that still counts as live.
         let (more, less) = (bytes + in_blocks(dirty), in_blocks(freed));

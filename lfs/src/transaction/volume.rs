@@ -26,8 +26,8 @@ use crate::seal::SharedVault;
 use crate::space::{SegmentKind, Segments};
 use crate::together::together;
 use crate::tree::{
-    Damaged, Held, Item, Key, Missing, NodeCache, NodeHandle, Put, SharedCache, Touched, Tree,
-    TreeKind,
+    Damaged, Held, Item, Key, Missing, MoreNodes, NodeCache, NodeHandle, Put, SharedCache, Touched,
+    Tree, TreeKind,
 };
 use crate::{
     BlockDevice, BlockIndex, Buffer, CommitNumber, Description, Fault, FileError, ItemKey,
@@ -207,9 +207,8 @@ impl Volume {
         Ok(plan)
     }
 
-    /// Makes sure that all that a plan touches is in memory; gives by how many the changed nodes become more when it is carried out,
-    /// at most.
-    pub(crate) fn prepare(&mut self, plan: &Plan) -> Result<usize, Fault> {
+    /// Makes sure that all that a plan touches is in memory; gives by how many nodes become more when it is carried out.
+    pub(crate) fn prepare(&mut self, plan: &Plan) -> Result<MoreNodes, Fault> {
         let [mut live, mut history] = [Touched::default(), Touched::default()];
         for mutation in &plan.mutations {
             let (tree, key, value_bytes, touched) = match mutation {

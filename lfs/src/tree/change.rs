@@ -7,6 +7,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::ops::Add;
 
 use super::codec::{self, NODE_PAYLOAD_BYTES};
 use super::key::{Expected, Item, Key};
@@ -66,7 +67,11 @@ impl Growth {
     /// By how much it is more than `max` in the end. What gets more than a little may have been evened out with a neighbour
     /// before, and then was as full as that makes it; what gets little fits even so.
     fn over(self, max: usize) -> Option<usize> {
-        let evened = if self.added > max / 32 { max / 16 * 15 } else { 0 };
+        let evened = if self.added > max / 32 {
+            max / 16 * 15
+        } else {
+            0
+        };
         (self.before.max(evened) + self.added).checked_sub(max + 1)
     }
 }
@@ -98,9 +103,29 @@ impl Grown {
     }
 }
 
+/// By how many nodes become more in a step, at most.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct MoreNodes {
+    /// Changed ones, with those that are new.
+    pub changed: usize,
+    /// All: what they take on the disk is not instead of anything.
+    pub new: usize,
+}
+
+impl Add for MoreNodes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            changed: self.changed + other.changed,
+            new: self.new + other.new,
+        }
+    }
+}
+
 impl Touched {
-    /// By how many the changed nodes become more, at most.
-    pub(crate) fn nodes(&self) -> usize {
+    /// By how many nodes become more.
+    pub(crate) fn nodes(&self) -> MoreNodes {
         let halves = self.leaves.values().map(Grown::splits).sum::<usize>();
         // A node is halved where an entry ends: the larger half is the next to be too large.
         let splits = halves + halves.div_ceil(2);
@@ -108,7 +133,9 @@ impl Touched {
             0 => 0,
             _ => self.levels + 1 + splits / HALVED_CHILDREN,
         };
-        usize::from(self.is_first) + self.stored.len() + splits + above
+        let new = usize::from(self.is_first) + splits + above;
+        let changed = self.stored.len() + new;
+        MoreNodes { changed, new }
     }
 
     /// Notes an item that is put into a leaf.

@@ -38,7 +38,7 @@ use core::ops::ControlFlow;
 use core::ops::RangeInclusive;
 
 pub(crate) use cache::{Held, Missing, NodeCache, NodeHandle, SharedCache};
-pub(crate) use change::{Put, Touched};
+pub(crate) use change::{MoreNodes, Put, Touched};
 pub(crate) use codec::{NodeHeader, inspect};
 pub(crate) use frozen::Frozen;
 #[cfg(test)]
@@ -267,6 +267,11 @@ impl Tree {
     /// Blocks of the newest checkpoint that the tree no longer uses: segments count them until the next one.
     pub(crate) fn freed_blocks(&self) -> &[BlockIndex] {
         &self.ledger.freed
+    }
+
+    /// Those of them that were not yet free when the checkpoint began that is being made, if one is.
+    pub(crate) fn freed_since_freeze(&self) -> usize {
+        self.ledger.freed.len() - self.ledger.frozen
     }
 
     /// The nodes from the root to the leaf that `key` leads to, as far as they are in memory, and the first one

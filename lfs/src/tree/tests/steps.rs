@@ -385,7 +385,7 @@ fn a_step_changes_no_more_nodes_than_it_said() {
                         });
                         tree.prepare_counted(key, put, &mut touched)?;
                     }
-                    Ok(touched.nodes())
+                    Ok(touched.nodes().changed)
                 });
                 let before = bench.tree.dirty_nodes();
                 bench.step(&changes);

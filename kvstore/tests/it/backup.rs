@@ -1,0 +1,381 @@
+//! Backups of keys and files together, and the states that the log retains.
+//!
+//! Invariants: what is restored equals one commit, keys and files alike, whatever was committed while the backup was read, from
+//! wherever the reading went on, on disks of other sizes; an incremental backup brings files up to date and has all keys.
+//! A stream whose keys are gone says so. Of the log every commit behind the last checkpoint can be seen again, and no other.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::single_match_else,
+    clippy::too_many_lines,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::common::{
+    FORMAT, Model, OPTIONS, TestStore, contents, formatted, open, random_writes, seed,
+};
+use kvstore::{
+    BackupReadError, BackupSource, DatabaseIndex, Loaded, OpenError, PIN_IDLE_MS, Store, Timestamp,
+};
+use lfs::sim::{Executor, Random, SimDisk};
+use lfs::{
+    BackupFrame, BackupSection, BackupToken, BackupVerifier, Clock, FileError, FileKind,
+    FileSystemId, NewInode, ROOT,
+};
+
+const DB: DatabaseIndex = DatabaseIndex(0);
+
+/// Sets the key `count` and the content of the file `/count` to the same, in one commit.
+async fn count(store: &TestStore, number: u64) -> Timestamp {
+    let new = NewInode {
+        kind: FileKind::File,
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        device: 0,
+        target: Vec::new(),
+    };
+    let text = format!("{number:09}").repeat(500);
+    let mut loaded = Loaded::default();
+    loop {
+        store.admit().await;
+        let mut transaction = store.transaction_with_files(0, 1, &mut loaded);
+        transaction.put(DB, b"count", text.as_bytes(), None);
+        let written = transaction.files(|tx| {
+            let mut files = tx.files();
+            let file = match files.lookup(ROOT, b"count") {
+                Err(FileError::NotFound) => files.create(ROOT, b"count", &new)?,
+                found => found?,
+            };
+            files.write(file, 0, text.as_bytes())
+        });
+        let fault = match transaction.take_fault() {
+            Some(fault) => fault,
+            None => {
+                written.unwrap();
+                match transaction.commit() {
+                    Ok(timestamp) => return timestamp,
+                    Err(kvstore::CommitError::Fault(fault)) => *fault,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        store.load(fault, &mut loaded).await.unwrap();
+    }
+}
+
+/// What the file `/count` says.
+async fn counted(store: &TestStore) -> Option<Vec<u8>> {
+    let mut loaded = Loaded::default();
+    loop {
+        let mut transaction = store.transaction_with_files(0, 1, &mut loaded);
+        let read = transaction.files(|tx| {
+            let mut files = tx.files();
+            match files.lookup(ROOT, b"count") {
+                Err(FileError::NotFound) => Ok(None),
+                found => Ok(Some(files.read(found?, 0, usize::MAX)?)),
+            }
+        });
+        match transaction.take_fault() {
+            Some(fault) => store.load(fault, &mut loaded).await.unwrap(),
+            None => return read.unwrap(),
+        }
+    }
+}
+
+fn source<'a>(name: &'a str, since: Option<&'a str>) -> BackupSource<'a> {
+    BackupSource {
+        show: Ok(name),
+        since,
+        now_ms: 0,
+    }
+}
+
+/// All frames; the token goes through its text each time, as between a server and its clients.
+async fn read(
+    store: &TestStore,
+    source: BackupSource<'_>,
+    bytes_max: usize,
+) -> Result<Vec<Vec<u8>>, BackupReadError> {
+    let mut verifier = BackupVerifier::default();
+    let mut frames = Vec::new();
+    while !verifier.is_complete() {
+        let text = verifier.next().to_text();
+        let token = BackupToken::from_text(text.as_bytes()).unwrap();
+        let bytes = store.read_backup(source, &token, bytes_max).await?;
+        assert_eq!(
+            store.read_backup(source, &token, bytes_max).await.as_ref(),
+            Ok(&bytes)
+        );
+        verifier.accept(&bytes).unwrap();
+        frames.push(bytes);
+    }
+    Ok(frames)
+}
+
+fn decoded(frames: &[Vec<u8>]) -> Vec<BackupFrame> {
+    let mut verifier = BackupVerifier::default();
+    let frames = frames.iter().map(|bytes| verifier.accept(bytes).unwrap());
+    frames.collect()
+}
+
+/// A disk with what the streams say, each on top of the one before.
+fn restored(streams: &[Vec<Vec<u8>>], segments: usize) -> SimDisk {
+    let mut executor = Executor::new(5);
+    let disk = SimDisk::new(segments * 8, 5);
+    let target = disk.clone();
+    let store = Rc::new(executor.run(async move {
+        let id = FileSystemId([0x5A; 16]);
+        lfs::format_unfinished(&target, FORMAT, id).await.unwrap();
+        let opened = Store::open(target.clone(), OPTIONS).await;
+        assert!(matches!(
+            opened,
+            Err(OpenError::Mount(lfs::MountError::NotFound))
+        ));
+        Store::open_unfinished(target, OPTIONS, None).await.unwrap()
+    }));
+    let (running, clock) = (Rc::clone(&store), executor.clock());
+    executor.spawn(async move { running.run(&clock).await });
+    let streams = streams
+        .iter()
+        .map(|frames| decoded(frames))
+        .collect::<Vec<_>>();
+    let device = disk.clone();
+    executor.run(async move {
+        store.set_restoring(true);
+        for frame in streams.iter().flatten() {
+            store.restore_frame(frame).await.unwrap();
+        }
+        store.set_restoring(false);
+        store.shutdown().await.unwrap();
+        lfs::finish_format(&device).await.unwrap();
+    });
+    disk.snapshot(6)
+}
+
+/// What a store on `disk` holds.
+fn held(disk: &SimDisk) -> (Model, Option<Vec<u8>>) {
+    let mut executor = Executor::new(7);
+    let store = open(&mut executor, disk).unwrap();
+    let keys = contents(&store);
+    let counted = executor.run(async move { counted(&store).await });
+    (keys, counted)
+}
+
+/// Both or neither.
+fn assert_one_commit(keys: &Model, counted: Option<&Vec<u8>>) {
+    assert_eq!(keys.get(&(0, b"count".to_vec())), counted);
+}
+
+#[test]
+fn keys_and_files_of_one_commit_are_restored_whatever_goes_on_meanwhile() {
+    let seed = seed(31);
+    for round in 0..6 {
+        let mut random = Random::new(seed + round);
+        let mut executor = Executor::new(random.next_u64());
+        let store = open(&mut executor, &formatted(900, 1)).unwrap();
+        let mut model = Model::new();
+        let bytes_max = [1, 20_000, 1 << 20][random.index(3)];
+        let mut streams = Vec::new();
+        let mut expected = Model::new();
+        let names = ["one", "two", "three"];
+        for (at, name) in names.into_iter().enumerate() {
+            let since = at.checked_sub(1).map(|before| names[before]);
+            for _ in 0..random.below(60) {
+                let admitting = Rc::clone(&store);
+                executor.run(async move { admitting.admit().await });
+                let mut transaction = store.transaction(0);
+                random_writes(&mut random, &mut transaction, &mut model, 8, 900);
+                transaction.commit().unwrap();
+            }
+            let stop = Rc::new(Cell::new(false));
+            let (counting, stopped, clock) =
+                (Rc::clone(&store), Rc::clone(&stop), executor.clock());
+            executor.spawn(async move {
+                for number in (at as u64 * 1_000_000).. {
+                    if stopped.get() {
+                        break;
+                    }
+                    count(&counting, number).await;
+                    clock.sleep_ms(1).await;
+                }
+            });
+            let (reading, clock) = (Rc::clone(&store), executor.clock());
+            let (frames, keys) = executor.run(async move {
+                clock.sleep_ms(20).await;
+                reading.begin_backup(name, 1_000_000).await.unwrap();
+                let source = source(name, since);
+                let frames = read(&reading, source, bytes_max).await.unwrap();
+                (frames, contents(&reading))
+            });
+            stop.set(true);
+            expected = keys;
+            streams.push(frames);
+        }
+        for segments in [300, 2000] {
+            let (keys, counted) = held(&restored(&streams, segments));
+            assert_one_commit(&keys, counted.as_ref());
+            // All else rested while the last backup was made.
+            let without = |keys: &Model| {
+                let mut keys = keys.clone();
+                keys.remove(&(0, b"count".to_vec()));
+                keys
+            };
+            assert_eq!(without(&keys), without(&expected), "round {round}");
+            let text = counted.unwrap();
+            assert!(text.starts_with(b"002"), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn odd_keys_large_values_and_expiries_come_back() {
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &formatted(3000, 1)).unwrap();
+    let large = (0..700_000_u32)
+        .map(|at| (at % 251) as u8)
+        .collect::<Vec<_>>();
+    let (writing, value) = (Rc::clone(&store), large.clone());
+    let frames = executor.run(async move {
+        for piece in value.chunks(20_000) {
+            writing.admit().await;
+            let mut transaction = writing.transaction(0);
+            transaction.append(DatabaseIndex(15), b"", piece);
+            transaction.commit().unwrap();
+        }
+        let mut transaction = writing.transaction(0);
+        transaction.put(DB, &vec![b'k'; 20_000], b"".as_slice(), Some(77));
+        transaction.put(DatabaseIndex(3), b"\0", b"v".as_slice(), Some(i64::MAX - 1));
+        transaction.commit().unwrap();
+        writing.begin_backup("odd", 0).await.unwrap();
+        read(&writing, source("odd", None), 1).await.unwrap()
+    });
+    let disk = restored(&[frames], 4000);
+    let mut executor = Executor::new(2);
+    let store = open(&mut executor, &disk).unwrap();
+    let mut transaction = store.transaction(0);
+    let entry = transaction.get(DatabaseIndex(15), b"").unwrap();
+    assert!(*entry.value == *large && entry.expires_at_ms.is_none());
+    let entry = transaction.get(DB, &vec![b'k'; 20_000]).unwrap();
+    assert_eq!((entry.value.len(), entry.expires_at_ms), (0, Some(77)));
+    let entry = transaction.get(DatabaseIndex(3), b"\0").unwrap();
+    assert_eq!(entry.expires_at_ms, Some(i64::MAX - 1));
+    assert_eq!(contents(&store).len(), 3);
+}
+
+#[test]
+fn a_backup_whose_keys_are_gone_says_so_and_one_that_has_them_goes_on() {
+    let mut executor = Executor::new(1);
+    let disk = formatted(900, 1);
+    let store = open(&mut executor, &disk).unwrap();
+    let running = Rc::clone(&store);
+    let rest = executor.run(async move {
+        for number in 0..20 {
+            count(&running, number).await;
+        }
+        // Others take its place.
+        for name in ["first", "2", "3", "4", "5"] {
+            running.begin_backup(name, 0).await.unwrap();
+        }
+        let gone = Err(BackupReadError::KeysGone);
+        assert_eq!(read(&running, source("first", None), 1).await, gone);
+        assert!(read(&running, source("2", None), 1).await.is_ok());
+        // It has read them.
+        assert_eq!(read(&running, source("2", None), 1).await, gone);
+        // Nobody asks for too long.
+        assert_eq!(running.stats().backups, 3);
+        running.reclaim_expired(PIN_IDLE_MS - 1, 1).unwrap();
+        assert_eq!(running.stats().backups, 3);
+        running.reclaim_expired(PIN_IDLE_MS, 1).unwrap();
+        assert_eq!(running.stats().backups, 0);
+        assert_eq!(read(&running, source("3", None), 1).await, gone);
+
+        running.begin_backup("last", 0).await.unwrap();
+        let frames = read(&running, source("last", None), 1).await.unwrap();
+        let missing = read(&running, source("none", None), 1).await;
+        assert_eq!(missing, Err(BackupReadError::NotFound("none".into())));
+        let newer = read(&running, source("first", Some("last")), 1).await;
+        assert_eq!(newer, Err(BackupReadError::NotOlder));
+        frames
+    });
+    drop(executor);
+    // The power goes; behind its keys the backup goes on after the boot, to the same end.
+    let mut executor = Executor::new(2);
+    let store = open(&mut executor, &disk.snapshot(2)).unwrap();
+    executor.run(async move {
+        let mut verifier = BackupVerifier::default();
+        for expected in &rest {
+            let token = verifier.next().clone();
+            let found = store.read_backup(source("last", None), &token, 1).await;
+            let frame = verifier.accept(expected).unwrap();
+            match frame.section {
+                BackupSection::Layer => assert_eq!(found, Err(BackupReadError::KeysGone)),
+                // It says how full the source is.
+                BackupSection::Header => assert!(found.is_ok()),
+                _ => assert_eq!(found.as_ref(), Ok(expected)),
+            }
+        }
+        let nonsense = BackupToken {
+            sequence: 1,
+            cursor: vec![9, 9],
+            ..BackupToken::default()
+        };
+        let read = store.read_backup(source("last", None), &nonsense, 1).await;
+        assert_eq!(read, Err(BackupReadError::NoSuchPlace));
+    });
+}
+
+#[test]
+fn every_commit_that_the_log_retains_can_be_seen_and_restored() {
+    let mut executor = Executor::new(1);
+    let disk = formatted(900, 1);
+    let store = open(&mut executor, &disk).unwrap();
+    let running = Rc::clone(&store);
+    let states = executor.run(async move {
+        let mut states = Vec::new();
+        for number in 0..30 {
+            let commit = count(&running, number).await;
+            running.wait_durable(commit).await.unwrap();
+            states.push((commit, contents(&running), counted(&running).await));
+        }
+        states
+    });
+    drop(executor);
+    let image = disk.snapshot(3);
+    for (at, (commit, keys, text)) in states.iter().enumerate() {
+        let (commit, device) = (*commit, image.clone());
+        let frames = Executor::new(4).run(async move {
+            let store = Store::open_at(device, OPTIONS, None, commit).await.unwrap();
+            assert_eq!(contents(&store).len(), 1);
+            let source = BackupSource {
+                show: Err(commit),
+                since: None,
+                now_ms: 0,
+            };
+            read(&store, source, 5000).await.unwrap()
+        });
+        if at % 7 == 0 {
+            let found = held(&restored(&[frames], 600));
+            assert_eq!((&found.0, &found.1), (keys, text), "{commit:?}");
+        }
+    }
+    let newest = states.last().unwrap().0;
+    let beyond = Timestamp(newest.0 + 1);
+    let opened = Executor::new(5).run(Store::open_at(image, OPTIONS, None, beyond));
+    match opened.map(|_| ()) {
+        Err(OpenError::NotRetained {
+            oldest,
+            newest: last,
+        }) => {
+            assert!(
+                oldest < states[0].0 && last == newest,
+                "{oldest:?} {last:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}

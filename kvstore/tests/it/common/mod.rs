@@ -1,0 +1,134 @@
+//! A store on a simulated disk, and a model to hold it against.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use kvstore::{DATABASE_COUNT, DatabaseIndex, OpenError, Options, Store, Timestamp, Transaction};
+use lfs::sim::{Executor, Random, SimDisk, seed_from};
+use lfs::{BLOCK_SIZE, FileSystemId, FormatOptions};
+
+pub type TestStore = Store<SimDisk>;
+
+/// Databases that tests use.
+pub const DATABASES: u8 = 2;
+
+/// The seed, printed so that a failure can be replayed with `SILTSTONE_SEED`.
+pub fn seed(default: u64) -> u64 {
+    let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
+    println!("SILTSTONE_SEED={seed}");
+    seed
+}
+
+/// The smallest segments and log there are: every boundary is met early.
+pub const FORMAT: FormatOptions = FormatOptions {
+    segment_bytes: 8 * BLOCK_SIZE as u32,
+    log_segments: 16,
+    created_ns: 0,
+};
+
+pub const OPTIONS: Options = Options {
+    memory_bytes_max: 8 << 20,
+    open_memory_bytes_max: 16 << 20,
+    hash_seed: 1,
+};
+
+/// A formatted disk of `segments` segments.
+pub fn formatted(segments: usize, seed: u64) -> SimDisk {
+    let disk = SimDisk::new(segments * 8, seed);
+    let target = disk.clone();
+    Executor::new(seed).run(async move {
+        lfs::format(&target, FORMAT, FileSystemId([0xA5; 16]))
+            .await
+            .unwrap();
+    });
+    disk.snapshot(seed)
+}
+
+/// Opens the store and lets it run in the background of `executor`.
+pub fn open(executor: &mut Executor, disk: &SimDisk) -> Result<Rc<TestStore>, OpenError> {
+    let disk = disk.clone();
+    let store = Rc::new(executor.run(async move { Store::open(disk, OPTIONS).await })?);
+    let (running, clock) = (Rc::clone(&store), executor.clock());
+    executor.spawn(async move { running.run(&clock).await });
+    Ok(store)
+}
+
+/// What a store should hold: for each database and key, the value.
+pub type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+
+/// Everything in `store`.
+pub fn contents(store: &TestStore) -> Model {
+    let mut model = Model::new();
+    let mut transaction = store.transaction(0);
+    for db in 0..DATABASE_COUNT as u8 {
+        let mut keys = Vec::new();
+        transaction.keys_after(DatabaseIndex(db), None, usize::MAX / 2, &mut keys);
+        assert_eq!(keys.len() as u64, transaction.count(DatabaseIndex(db)));
+        for key in keys {
+            let entry = transaction
+                .get(DatabaseIndex(db), &key)
+                .expect("a listed key has a value");
+            model.insert((db, key.to_vec()), entry.value.to_vec());
+        }
+    }
+    model
+}
+
+/// A random transaction of up to `ops` operations, applied to `model` as well.
+pub fn random_writes(
+    random: &mut Random,
+    transaction: &mut Transaction<'_, SimDisk>,
+    model: &mut Model,
+    ops: u64,
+    value_bytes_max: u64,
+) {
+    for _ in 0..=random.below(ops) {
+        let db = u8::try_from(random.below(u64::from(DATABASES))).unwrap();
+        let index = DatabaseIndex(db);
+        let key = format!("key{}", random.below(12)).into_bytes();
+        let at = (db, key.clone());
+        match random.below(20) {
+            0 => {
+                transaction.clear(index);
+                model.retain(|(of, _), _| *of != db);
+            }
+            1..=4 => {
+                let existed = transaction.delete(index, &key);
+                assert_eq!(existed, model.remove(&at).is_some());
+            }
+            5..=8 => {
+                let tail = random_bytes(random, 40);
+                let len = transaction.append(index, &key, &tail);
+                let value = model.entry(at).or_default();
+                value.extend_from_slice(&tail);
+                assert_eq!(len, value.len());
+            }
+            9 => {
+                let existed = transaction.set_expiry(index, &key, Some(i64::MAX - 1));
+                assert_eq!(existed, model.contains_key(&at));
+            }
+            _ => {
+                let value = random_bytes(random, value_bytes_max);
+                transaction.put(index, &key, value.as_slice(), None);
+                model.insert(at, value);
+            }
+        }
+        let key = format!("key{}", random.below(12)).into_bytes();
+        let found = transaction
+            .get(index, &key)
+            .map(|entry| entry.value.to_vec());
+        assert_eq!(found.as_ref(), model.get(&(db, key)), "own writes are seen");
+    }
+}
+
+fn random_bytes(random: &mut Random, max: u64) -> Vec<u8> {
+    let byte = random.next_u64().to_le_bytes()[0];
+    vec![byte; usize::try_from(random.below(max + 1)).unwrap()]
+}
+
+/// What was acknowledged, and when: `timestamp` was durable once the disk had seen `events`.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledged {
+    pub timestamp: Timestamp,
+    pub events: usize,
+}

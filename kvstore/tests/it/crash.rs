@@ -1,0 +1,302 @@
+//! Power cuts: every point, every outcome (up to a bound), long workloads by seed.
+//!
+//! Invariants, checked after each recovery:
+//! - the store opens: a power cut alone is never taken for damage;
+//! - what it holds is exactly the state after some commit: every transaction all or nothing, in order;
+//! - that commit is not older than any that was acknowledged before the cut;
+//! - the recovered store works on, and a second power cut is survived as well.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use crate::common;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::common::{Acknowledged, Model, contents, formatted, open, random_writes, seed};
+use kvstore::{CommitError, Timestamp};
+use lfs::sim::{Executor, Random, SimDisk};
+
+/// What a workload did, as far as a crash may show.
+#[derive(Clone, Default)]
+struct History {
+    /// The state after each commit.
+    states: BTreeMap<Timestamp, Model>,
+    acknowledged: Vec<Acknowledged>,
+}
+
+impl History {
+    fn starting_at(timestamp: Timestamp, model: Model) -> Self {
+        Self {
+            states: BTreeMap::from([(timestamp, model)]),
+            acknowledged: Vec::new(),
+        }
+    }
+
+    fn last(&self) -> &Model {
+        self.states
+            .last_key_value()
+            .expect("a history has a start")
+            .1
+    }
+}
+
+struct Workload {
+    tasks: u64,
+    commits: u64,
+    ops: u64,
+    value_bytes_max: u64,
+}
+
+/// Runs a workload of several concurrent writers on `disk`; its events are those of `disk`.
+fn run(disk: &SimDisk, workload: &Workload, start: Option<&History>, seed: u64) -> History {
+    let mut random = Random::new(seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, disk).expect("a disk that was recovered opens again");
+    let model = start.map_or_else(Model::new, |history| history.last().clone());
+    let history = Rc::new(RefCell::new(History::starting_at(store.committed(), model)));
+    for _ in 1..workload.tasks {
+        let writer = write(&store, disk, workload, &history, random.next_u64());
+        executor.spawn(writer);
+    }
+    executor.run(write(&store, disk, workload, &history, random.next_u64()));
+    history.take()
+}
+
+fn write(
+    store: &Rc<common::TestStore>,
+    disk: &SimDisk,
+    workload: &Workload,
+    history: &Rc<RefCell<History>>,
+    seed: u64,
+) -> impl Future<Output = ()> + 'static {
+    let (store, disk, history) = (Rc::clone(store), disk.clone(), Rc::clone(history));
+    let (commits, ops, value_bytes_max) =
+        (workload.commits, workload.ops, workload.value_bytes_max);
+    async move {
+        let mut random = Random::new(seed);
+        for _ in 0..commits {
+            store.admit().await;
+            let mut model = history.borrow().last().clone();
+            let mut transaction = store.transaction(0);
+            random_writes(
+                &mut random,
+                &mut transaction,
+                &mut model,
+                ops,
+                value_bytes_max,
+            );
+            let wrote = !transaction.is_read_only();
+            let timestamp = match transaction.commit() {
+                Ok(timestamp) => timestamp,
+                // Several large values at once; nothing happened.
+                Err(CommitError::TooLarge) => continue,
+                Err(error) => panic!("{error}"),
+            };
+            if wrote {
+                history.borrow_mut().states.insert(timestamp, model);
+            }
+            if random.one_in(2) {
+                store.wait_durable(timestamp).await.unwrap();
+                let events = disk.event_count();
+                history
+                    .borrow_mut()
+                    .acknowledged
+                    .push(Acknowledged { timestamp, events });
+            }
+        }
+    }
+}
+
+/// Checks what recovery makes of `disk` after a power cut at `events`.
+fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Timestamp {
+    let mut executor = Executor::new(events as u64);
+    let store = open(&mut executor, disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let recovered = store.committed();
+    let acknowledged = history
+        .acknowledged
+        .iter()
+        .filter(|ack| ack.events <= events);
+    let newest = acknowledged
+        .map(|ack| ack.timestamp)
+        .max()
+        .unwrap_or_default();
+    assert!(
+        recovered >= newest,
+        "{context}: {newest:?} was acknowledged, found {recovered:?}"
+    );
+    let expected = history.states.get(&recovered);
+    let expected = expected.unwrap_or_else(|| panic!("{context}: no such commit {recovered:?}"));
+    // The states are too long to print.
+    assert!(
+        &contents(&store) == expected,
+        "{context}: not the state after {recovered:?}"
+    );
+    recovered
+}
+
+/// Every outcome for up to this many open sectors; beyond, a choice of them.
+const EXHAUSTIVE_SECTORS: usize = 8;
+
+/// Outcomes chosen at random when there are too many.
+const SAMPLES: usize = 24;
+
+/// Checks outcomes of a power cut after `events`; how many it checked.
+fn crash_everywhere(disk: &SimDisk, history: &History, events: usize, seed: u64) -> usize {
+    let crash = disk.crash_at(events);
+    let open_sectors = crash.open_sectors();
+    let mut random = Random::new(seed);
+    let mut recoveries = 0;
+    let mut check_outcome = |survives: &mut dyn FnMut(usize) -> bool, name: &str| {
+        let context = format!("event {events}, {open_sectors} open sectors, {name}");
+        check(&crash.disk(survives, 0), history, events, &context);
+        recoveries += 1;
+    };
+    if open_sectors <= EXHAUSTIVE_SECTORS {
+        for mask in 0..1_u32 << open_sectors {
+            check_outcome(
+                &mut |sector| mask >> sector & 1 == 1,
+                &format!("mask {mask:b}"),
+            );
+        }
+        return recoveries;
+    }
+    check_outcome(&mut |_| false, "none");
+    check_outcome(&mut |_| true, "all");
+    for sample in 0..SAMPLES {
+        let cut = random.index(open_sectors);
+        match sample % 4 {
+            0 => check_outcome(&mut |sector| sector < cut, &format!("first {cut}")),
+            1 => check_outcome(&mut |sector| sector >= cut, &format!("from {cut}")),
+            2 => check_outcome(&mut |sector| sector != cut, &format!("all but {cut}")),
+            _ => check_outcome(&mut |_| random.one_in(2), &format!("sample {sample}")),
+        }
+    }
+    recoveries
+}
+
+#[test]
+fn short_workloads_survive_a_power_cut_at_every_point() {
+    let seed = seed(11);
+    let mut recoveries = 0;
+    for round in 0..6 {
+        let workload = Workload {
+            tasks: 2,
+            commits: 4,
+            ops: 2,
+            value_bytes_max: 200,
+        };
+        let disk = formatted(100, seed + round);
+        let history = run(&disk, &workload, None, seed + round);
+        for events in 0..=disk.event_count() {
+            recoveries += crash_everywhere(&disk, &history, events, seed ^ events as u64);
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 1000);
+}
+
+#[test]
+fn long_workloads_survive_power_cuts_at_random_points() {
+    let seed = seed(12);
+    let mut recoveries = 0;
+    for round in 0..12 {
+        let mut random = Random::new(seed + round);
+        let workload = Workload {
+            tasks: 4,
+            commits: 150,
+            ops: 5,
+            value_bytes_max: 6000,
+        };
+        let disk = formatted(128, random.next_u64());
+        let history = run(&disk, &workload, None, random.next_u64());
+        for _ in 0..20 {
+            let events = random.index(disk.event_count() + 1);
+            recoveries += crash_everywhere(&disk, &history, events, random.next_u64());
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 4000);
+}
+
+#[test]
+fn segments_that_are_used_again_at_once_survive_power_cuts() {
+    let seed = seed(15);
+    let mut recoveries = 0;
+    for round in 0..4 {
+        let mut random = Random::new(seed + round);
+        // Many times the disk, which has hardly more segments than log and runs need.
+        let workload = Workload {
+            tasks: 3,
+            commits: 600,
+            ops: 6,
+            value_bytes_max: 700,
+        };
+        let disk = formatted(98, random.next_u64());
+        let history = run(&disk, &workload, None, random.next_u64());
+        for _ in 0..60 {
+            let events = random.index(disk.event_count() + 1);
+            recoveries += crash_everywhere(&disk, &history, events, random.next_u64());
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 3000);
+}
+
+#[test]
+fn transactions_larger_than_a_commit_group_are_all_or_nothing() {
+    let seed = seed(13);
+    let mut recoveries = 0;
+    for round in 0..4 {
+        let mut random = Random::new(seed + round);
+        // A group holds 16 KiB at most here, a commit 96 KiB.
+        let workload = Workload {
+            tasks: 2,
+            commits: 25,
+            ops: 4,
+            value_bytes_max: 20_000,
+        };
+        let disk = formatted(128, random.next_u64());
+        let history = run(&disk, &workload, None, random.next_u64());
+        for events in (0..=disk.event_count()).step_by(3) {
+            recoveries += crash_everywhere(&disk, &history, events, random.next_u64());
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 1000);
+}
+
+#[test]
+fn a_recovered_store_survives_the_next_power_cut() {
+    let seed = seed(14);
+    for round in 0..60 {
+        let mut random = Random::new(seed + round);
+        let workload = Workload {
+            tasks: 3,
+            commits: 12,
+            ops: 3,
+            value_bytes_max: 3000,
+        };
+        let mut disk = formatted(128, random.next_u64());
+        let mut start: Option<History> = None;
+        for boot in 0..6 {
+            let history = run(&disk, &workload, start.as_ref(), random.next_u64());
+            let events = random.index(disk.event_count() + 1);
+            let crash = disk.crash_at(events);
+            let keep = random.below(4);
+            let disk_seed = random.next_u64();
+            let after = crash.disk(|_| keep > 0 && !random.one_in(keep + 1), disk_seed);
+            let context = format!("round {round}, boot {boot}, event {events}");
+            let recovered = check(&after.snapshot(0), &history, events, &context);
+            let model = history.states.get(&recovered).cloned().unwrap_or_default();
+            start = Some(History::starting_at(recovered, model));
+            disk = after;
+        }
+    }
+}

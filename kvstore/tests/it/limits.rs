@@ -1,0 +1,248 @@
+//! Memory full, disk full, device failing: an error to the caller, nothing lost, deletes go on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use crate::common;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::common::{contents, formatted, open, seed};
+use kvstore::{CommitError, DatabaseIndex, OpenError, Options, Store};
+use lfs::sim::{Executor, Random, Request};
+use lfs::{Clock, DeviceError};
+
+const DB: DatabaseIndex = DatabaseIndex(0);
+
+async fn put(store: &common::TestStore, number: u32, len: usize) -> Result<(), CommitError> {
+    store.admit().await;
+    let mut transaction = store.transaction(0);
+    transaction.put(DB, &number.to_be_bytes(), vec![1; len], None);
+    transaction.commit().map(|_| ())
+}
+
+async fn delete(store: &common::TestStore, number: u32) {
+    store.admit().await;
+    let mut transaction = store.transaction(0);
+    assert!(transaction.delete(DB, &number.to_be_bytes()));
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn a_full_disk_refuses_growth_keeps_everything_and_takes_deletes() {
+    let seed = seed(41);
+    let disk = formatted(106, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    let (working, clock) = (Rc::clone(&store), executor.clock());
+    let expected = executor.run(async move {
+        for round in 0..5 {
+            let mut count = 0;
+            while put(&working, count, 1000).await.is_ok() {
+                count += 1;
+            }
+            assert!(count > 50, "round {round}: {count}");
+            assert_eq!(put(&working, count, 1000).await, Err(CommitError::DiskFull));
+            // Overwriting with the same size is no growth: it goes on for ever.
+            for number in 0..2000 {
+                put(&working, number % count, 1000).await.unwrap();
+            }
+            assert_eq!(working.stats().keys[0], u64::from(count));
+            for number in 0..count - 10 {
+                delete(&working, number).await;
+            }
+            clock.sleep_ms(60_000).await;
+            for number in count - 10..count {
+                delete(&working, number).await;
+            }
+        }
+        put(&working, 1, 1000).await.unwrap();
+        working.wait_durable(working.committed()).await.unwrap();
+        contents(&working)
+    });
+    let store = open(&mut Executor::new(seed), &disk.snapshot(0)).unwrap();
+    assert!(contents(&store) == expected);
+}
+
+#[test]
+fn a_full_memory_refuses_growth_and_takes_deletes() {
+    let seed = seed(42);
+    let disk = formatted(128, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    store.set_memory_bytes_max(100_000);
+    let (working, clock) = (Rc::clone(&store), executor.clock());
+    executor.run(async move {
+        let mut count = 0;
+        while put(&working, count, 1000).await.is_ok() {
+            count += 1;
+        }
+        assert!((50..100).contains(&count), "{count}");
+        assert_eq!(
+            put(&working, count, 1000).await,
+            Err(CommitError::OutOfMemory)
+        );
+        assert!(working.stats().memory_bytes <= 100_000 + 50 * 100);
+        put(&working, 0, 1000).await.unwrap();
+        put(&working, 0, 10).await.unwrap();
+        delete(&working, 1).await;
+        delete(&working, 2).await;
+        // A flush under way may still hold on to what was deleted.
+        clock.sleep_ms(10_000).await;
+        put(&working, count, 1000).await.unwrap();
+        working.wait_durable(working.committed()).await.unwrap();
+    });
+    // A machine with less memory than the data needs says so and leaves the disk alone.
+    let options = Options {
+        memory_bytes_max: 1000,
+        open_memory_bytes_max: 10_000,
+        hash_seed: 1,
+    };
+    let small = disk.snapshot(0);
+    let opened = Executor::new(0).run(async move { Store::open(small, options).await.map(|_| ()) });
+    assert_eq!(opened.err(), Some(OpenError::OutOfMemory { limit: 10_000 }));
+}
+
+#[test]
+fn a_transaction_past_the_limit_is_refused_whole() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    let max = store.limits().commit_bytes_max;
+    let mut transaction = store.transaction(0);
+    transaction.put(DB, b"small", &b"1"[..], None);
+    transaction.put(DB, b"large", vec![0; max], None);
+    assert_eq!(transaction.commit(), Err(CommitError::TooLarge));
+    assert!(contents(&store).is_empty());
+    let mut transaction = store.transaction(0);
+    transaction.put(DB, b"large", vec![0; max - 64], None);
+    assert!(transaction.commit().is_ok());
+}
+
+#[test]
+fn a_failing_device_loses_nothing_acknowledged_and_reads_go_on() {
+    let seed = seed(43);
+    for round in 0..40 {
+        let mut random = Random::new(seed + round);
+        let disk = formatted(128, random.next_u64());
+        let mut executor = Executor::new(random.next_u64());
+        let store = open(&mut executor, &disk).unwrap();
+        let fail_after = random.below(200);
+        let requests = Cell::new(0);
+        disk.set_faults(move |request| {
+            let counts = !matches!(request, Request::Read(..));
+            requests.set(requests.get() + u64::from(counts));
+            (counts && requests.get() > fail_after).then_some(DeviceError::Io)
+        });
+        let working = Rc::clone(&store);
+        let acknowledged = executor.run(async move {
+            let mut acknowledged = 0;
+            for number in 0.. {
+                if put(&working, number, 2000).await.is_err() {
+                    break;
+                }
+                if working.wait_durable(working.committed()).await.is_err() {
+                    break;
+                }
+                acknowledged = number + 1;
+            }
+            assert_eq!(put(&working, 0, 1).await, Err(CommitError::ReadOnly));
+            assert!(working.stats().read_only);
+            let mut transaction = working.transaction(0);
+            for number in 0..acknowledged {
+                assert!(transaction.get(DB, &number.to_be_bytes()).is_some());
+            }
+            drop(transaction);
+            assert!(working.shutdown().await.is_err() || working.durable() == working.committed());
+            acknowledged
+        });
+        disk.clear_faults();
+        let crash = disk.crash_at(disk.event_count());
+        let after = crash.disk(|_| random.one_in(2), 0);
+        let store = open(&mut Executor::new(0), &after).unwrap();
+        assert!(
+            store.stats().keys[0] >= u64::from(acknowledged),
+            "round {round}"
+        );
+    }
+}
+
+#[test]
+fn expired_keys_vanish_at_once_and_are_reclaimed_in_batches() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    let mut transaction = store.transaction(0);
+    for number in 0..100_u8 {
+        transaction.put(DB, &[number], &b"v"[..], Some(1000 + i64::from(number)));
+    }
+    transaction.put(DB, b"dead on arrival", &b"v"[..], Some(0));
+    transaction.commit().unwrap();
+    let mut transaction = store.transaction(1050);
+    assert!(transaction.get(DB, &[50]).is_none() && transaction.get(DB, &[51]).is_some());
+    assert_eq!(transaction.count(DB), 100);
+    let mut keys = Vec::new();
+    transaction.keys_after(DB, None, 1000, &mut keys);
+    assert_eq!(keys.len(), 49);
+    drop(transaction);
+    assert_eq!(store.reclaim_expired(1050, 30), Ok(30));
+    assert_eq!(store.reclaim_expired(1050, 30), Ok(21));
+    assert_eq!(store.reclaim_expired(1050, 30), Ok(0));
+    assert_eq!(
+        (store.stats().keys[0], store.stats().expired_keys),
+        (49, 51)
+    );
+}
+
+#[test]
+fn a_transaction_that_was_overtaken_is_refused() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    let mut first = store.transaction(0);
+    first.put(DB, b"k", &b"first"[..], None);
+    let mut second = store.transaction(0);
+    second.put(DB, b"k", &b"second"[..], None);
+    second.commit().unwrap();
+    // Whatever else is asked of the store while a transaction lives is answered.
+    assert_eq!(store.stats().keys[0], 1);
+    assert_eq!(first.commit(), Err(CommitError::Conflict));
+}
+
+#[test]
+fn a_scan_sees_what_its_transaction_did() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    let mut transaction = store.transaction(0);
+    for key in [b"a", b"b", b"c"] {
+        transaction.put(DB, key, &b"1"[..], None);
+    }
+    transaction.commit().unwrap();
+    let mut transaction = store.transaction(0);
+    transaction.delete(DB, b"a");
+    transaction.put(DB, b"b", &b"2"[..], None);
+    transaction.put(DB, b"d", &b"2"[..], None);
+    let (mut keys, mut cursor) = (Vec::new(), 0);
+    loop {
+        cursor = transaction.scan(DB, cursor, 1, &mut keys);
+        if cursor == 0 {
+            break;
+        }
+    }
+    keys.sort();
+    assert_eq!(
+        keys.iter().map(|key| &key[..]).collect::<Vec<_>>(),
+        [b"b", b"c", b"d"]
+    );
+    transaction.clear(DB);
+    transaction.put(DB, b"e", &b"2"[..], None);
+    keys.clear();
+    assert_eq!(transaction.scan(DB, 0, 10, &mut keys), 0);
+    assert_eq!(keys.iter().map(|key| &key[..]).collect::<Vec<_>>(), [b"e"]);
+}

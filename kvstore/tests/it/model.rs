@@ -1,0 +1,181 @@
+//! The store against a model: random transactions, snapshots, reboots.
+//!
+//! Invariants: what a transaction reads is what the model holds; a snapshot sees its moment whatever
+//! comes later; after any reboot everything is there; memory that nothing holds comes back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use crate::common;
+
+use std::rc::Rc;
+
+use crate::common::{DATABASES, Model, contents, formatted, open, random_writes, seed};
+use kvstore::{DatabaseIndex, Snapshot};
+use lfs::Clock;
+use lfs::sim::{Executor, Random};
+
+#[test]
+fn random_transactions_snapshots_and_reboots_agree_with_a_model() {
+    let seed = seed(1);
+    for round in 0..20 {
+        let mut random = Random::new(seed + round);
+        let mut disk = formatted(128, random.next_u64());
+        let mut model = Model::new();
+        for _boot in 0..4 {
+            let mut executor = Executor::new(random.next_u64());
+            let store = open(&mut executor, &disk).unwrap();
+            assert_eq!(contents(&store), model, "after a reboot (round {round})");
+            let clean = random.one_in(2);
+            let mut inner = random.clone();
+            let mut inner_model = model.clone();
+            let working = Rc::clone(&store);
+            model = executor.run(async move {
+                let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
+                for _ in 0..300 {
+                    working.admit().await;
+                    let mut transaction = working.transaction(0);
+                    let mut next = inner_model.clone();
+                    random_writes(&mut inner, &mut transaction, &mut next, 6, 3000);
+                    if inner.one_in(10) {
+                        drop(transaction);
+                    } else {
+                        transaction.commit().unwrap();
+                        inner_model = next;
+                    }
+                    if inner.one_in(20) {
+                        snapshots.push((working.snapshot(), inner_model.clone()));
+                    }
+                    if inner.one_in(20) && !snapshots.is_empty() {
+                        snapshots.swap_remove(inner.index(snapshots.len()));
+                    }
+                    for (snapshot, expected) in &snapshots {
+                        check_snapshot(&working, snapshot, expected, &inner_model);
+                    }
+                    if inner.one_in(4) {
+                        working.wait_durable(working.committed()).await.unwrap();
+                    }
+                }
+                drop(snapshots);
+                working.wait_durable(working.committed()).await.unwrap();
+                if clean {
+                    working.shutdown().await.unwrap();
+                }
+                inner_model
+            });
+            assert_eq!(contents(&store), model);
+            random.next_u64();
+            disk = disk.snapshot(random.next_u64());
+        }
+    }
+}
+
+fn check_snapshot(
+    store: &common::TestStore,
+    snapshot: &Snapshot,
+    expected: &Model,
+    current: &Model,
+) {
+    for db in 0..DATABASES {
+        let mut keys = Vec::new();
+        let index = DatabaseIndex(db);
+        store.keys_after(snapshot, index, None, usize::MAX / 2, 0, &mut keys);
+        let found = keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+        let wanted = expected
+            .keys()
+            .filter(|(of, _)| *of == db)
+            .map(|(_, key)| key.clone());
+        assert_eq!(found, wanted.collect::<Vec<_>>());
+        for number in 0..12 {
+            let key = format!("key{number}").into_bytes();
+            let at = (db, key);
+            if expected.get(&at) != current.get(&at) {
+                assert!(
+                    store.changed_since(snapshot, index, &at.1),
+                    "{at:?} did change"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
+    let seed = seed(2);
+    let disk = formatted(100, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    let working = Rc::clone(&store);
+    // 20,000 groups of a block each: forty times the disk.
+    executor.run(async move {
+        for number in 0..20_000_u32 {
+            working.admit().await;
+            let mut transaction = working.transaction(0);
+            transaction.put(
+                DatabaseIndex(0),
+                b"counter",
+                &number.to_le_bytes()[..],
+                None,
+            );
+            let timestamp = transaction.commit().unwrap();
+            working.wait_durable(timestamp).await.unwrap();
+        }
+    });
+    let stats = store.stats();
+    assert!(stats.checkpoints > 100, "{stats:?}");
+    assert!(stats.flushes <= 20_000 + 4 * stats.checkpoints, "{stats:?}");
+    let per_set = stats.device_bytes_written as f64 / 20_000.0;
+    // With the smallest segments there is a checkpoint each 2 segments of 8 groups.
+    assert!(per_set < 2.0 * 4096.0, "{per_set} bytes per SET");
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk.snapshot(seed)).unwrap();
+    assert!(
+        store.stats().replayed_commits <= 12 * 8,
+        "{:?}",
+        store.stats()
+    );
+    let mut transaction = store.transaction(0);
+    let entry = transaction.get(DatabaseIndex(0), b"counter").unwrap();
+    assert_eq!(&entry.value[..], 19_999_u32.to_le_bytes());
+}
+
+#[test]
+fn what_is_deleted_gives_its_memory_and_space_back() {
+    let seed = seed(3);
+    let disk = formatted(136, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    let (working, clock) = (Rc::clone(&store), executor.clock());
+    executor.run(async move {
+        for round in 0..10_u32 {
+            for number in 0..300_u32 {
+                working.admit().await;
+                let mut transaction = working.transaction(0);
+                let key = (round * 1000 + number).to_le_bytes();
+                transaction.put(DatabaseIndex(0), &key, &[1; 1000][..], None);
+                transaction.commit().unwrap();
+            }
+            working.admit().await;
+            let mut transaction = working.transaction(0);
+            if round % 2 == 0 {
+                transaction.clear(DatabaseIndex(0));
+            } else {
+                for number in 0..300_u32 {
+                    transaction.delete(DatabaseIndex(0), &(round * 1000 + number).to_le_bytes());
+                }
+            }
+            transaction.commit().unwrap();
+        }
+        working.wait_durable(working.committed()).await.unwrap();
+        // Until all background work has come to rest.
+        clock.sleep_ms(60_000).await;
+    });
+    let stats = store.stats();
+    assert_eq!((stats.keys[0], stats.disk_bytes), (0, 0), "{stats:?}");
+    assert!(stats.memory_bytes < 64 << 10, "{stats:?}");
+    assert!(stats.run_bytes <= 16 * 8 * 4096, "{stats:?}");
+}

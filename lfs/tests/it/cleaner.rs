@@ -1,0 +1,163 @@
+//! What the cleaner leaves behind, and what it takes along.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+use crate::common;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use lfs::sim::{Executor, Random, SimDisk};
+use lfs::{Clock, Counters, FileKind, FormatOptions, NewInode, ROOT};
+
+const DISK_BYTES: u64 = 128 << 20;
+const UNIT: u64 = 4096;
+/// Of a disk with segments of that size.
+const UNITS_PER_EXTENT: u64 = 8;
+const SEGMENT_BYTES: u32 = 512 << 10;
+
+/// Bytes of a unit, of which `random_bytes` of every 64 do not compress.
+fn unit_bytes(random: &mut Random, random_bytes: usize) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    for chunk in bytes.chunks_exact_mut(64) {
+        for byte in &mut chunk[..random_bytes] {
+            *byte = random.next_u64().to_le_bytes()[0];
+        }
+    }
+    bytes
+}
+
+/// Fills four fifths of a disk with large extents and overwrites three quarters of each, a unit here, a unit there: no
+/// extent is dead, but most of what they hold.
+fn overwrite_here_and_there(random_bytes: usize) {
+    let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
+    let mut executor = Executor::new(1);
+    let target = disk.clone();
+    let options = FormatOptions {
+        segment_bytes: SEGMENT_BYTES,
+        log_segments: 32,
+        created_ns: 0,
+    };
+    executor.run(async move {
+        let formatted = common::key::format(&target, options, common::ID);
+        formatted.await.unwrap();
+    });
+    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
+    executor.run(async move {
+        let mut random = Random::new(1);
+        let new = NewInode::new(FileKind::File, 0o644);
+        let create = filesystem.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
+        let (inode, _) = create.await.unwrap();
+        let mut units = 0;
+        while filesystem.usage().live_bytes < filesystem.usage().capacity_bytes * 4 / 5 {
+            let bytes = (0..UNITS_PER_EXTENT).map(|_| unit_bytes(&mut random, random_bytes));
+            let bytes = bytes.collect::<Vec<_>>().concat();
+            let write = filesystem.transact(0, |tx| tx.files().write(inode, units * UNIT, &bytes));
+            write.await.unwrap();
+            units += UNITS_PER_EXTENT;
+        }
+        let mut expected = vec![None; usize::try_from(units).unwrap()];
+        let overwritten = [1, 3, 5, 6, 7, 2];
+        let extents = || (0..units).step_by(usize::try_from(UNITS_PER_EXTENT).unwrap());
+        for unit in overwritten
+            .into_iter()
+            .flat_map(|unit| extents().map(move |first| first + unit))
+        {
+            let bytes = unit_bytes(&mut random, random_bytes);
+            let write = filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+            write.await.unwrap();
+            expected[usize::try_from(unit).unwrap()] = Some(bytes);
+        }
+        assert!(filesystem.counters().segments_cleaned > 0);
+        for (unit, expected) in (0..).zip(expected) {
+            let read = filesystem.read(|tx| tx.files().read(inode, unit * UNIT, 4096));
+            let found = read.await.unwrap();
+            assert!(expected.is_none_or(|bytes| bytes == found), "unit {unit}");
+        }
+    });
+}
+
+#[test]
+fn what_is_dead_within_an_extent_is_left_behind() {
+    overwrite_here_and_there(64);
+}
+
+#[test]
+fn what_is_dead_within_a_compressed_extent_is_left_behind() {
+    overwrite_here_and_there(32);
+}
+
+/// What many at once overwrite, nine in ten times a tenth of the data, on a file system that is full to four fifths of its
+/// capacity: they share groups and do not fall apart into parties, and what is cold is not copied with what is hot.
+#[test]
+fn hot_and_cold_data_are_kept_apart() {
+    const AT_ONCE: u64 = 16;
+    let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
+    let mut executor = Executor::new(1);
+    let target = disk.clone();
+    executor.run(async move {
+        let options = FormatOptions::for_device_bytes(DISK_BYTES);
+        let formatted = common::key::format(&target, options, common::ID);
+        formatted.await.unwrap();
+    });
+    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
+    let units = filesystem.usage().capacity_bytes / 5 * 4 / (UNIT + 4);
+    let filled = Rc::clone(&filesystem);
+    let inode = executor.run(async move {
+        let new = NewInode::new(FileKind::File, 0o644);
+        let create = filled.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
+        let (inode, _) = create.await.unwrap();
+        let mut random = Random::new(1);
+        for unit in 0..units {
+            let bytes = unit_bytes(&mut random, 64);
+            let write = filled.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+            write.await.unwrap();
+        }
+        inode
+    });
+    let mut overwrite = |count: u64| {
+        let before = filesystem.counters();
+        let done = Rc::new(Cell::new(0));
+        for worker in 0..AT_ONCE {
+            let (filesystem, done) = (Rc::clone(&filesystem), Rc::clone(&done));
+            let mut random = Random::new(count + worker);
+            executor.spawn(async move {
+                for _ in 0..count / AT_ONCE {
+                    let unit = match random.below(10) {
+                        0 => random.below(units),
+                        _ => random.below(units / 10),
+                    };
+                    let bytes = unit_bytes(&mut random, 64);
+                    let write =
+                        filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+                    let ((), commit) = write.await.unwrap();
+                    filesystem.wait_durable(commit).await.unwrap();
+                }
+                done.set(done.get() + 1);
+            });
+        }
+        let clock = executor.clock();
+        executor.run(async move {
+            while done.get() < AT_ONCE {
+                clock.sleep_ms(10).await;
+            }
+        });
+        let after = filesystem.counters();
+        let of = |figure: fn(&Counters) -> u64| figure(&after) - figure(&before);
+        let commits = of(|counters| counters.commits);
+        (
+            commits * 100 / of(|counters| counters.groups),
+            of(|counters| counters.bytes_written) * 100 / (commits * UNIT),
+        )
+    };
+    overwrite(units * 2);
+    let (commits_per_group, bytes_per_byte) = overwrite(units);
+    println!(
+        "hundredths: {commits_per_group} commits in a group, {bytes_per_byte} device bytes per new byte"
+    );
+    assert!(commits_per_group >= 1200);
+    assert!(bytes_per_byte <= 170);
+}

@@ -1,0 +1,82 @@
+//! A file system on a simulated disk.
+
+pub mod check;
+pub mod counting;
+pub mod full;
+pub mod generator;
+pub mod images;
+pub mod key;
+pub mod open;
+pub mod operation;
+pub mod posix;
+pub mod world;
+
+use std::rc::Rc;
+
+use lfs::sim::{Executor, SimDisk, seed_from};
+use lfs::{CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError};
+
+pub type TestFileSystem = FileSystem<SimDisk>;
+
+/// Blocks of a segment: the fewest there can be.
+pub const SEGMENT_BLOCKS: usize = 8;
+
+pub const FORMAT: FormatOptions = FormatOptions {
+    segment_bytes: 8 * 4096,
+    log_segments: 16,
+    created_ns: 0,
+};
+
+pub const ID: FileSystemId = FileSystemId([0xA5; 16]);
+
+/// The seed, printed so that a failure can be replayed with `SILTSTONE_SEED`.
+pub fn seed(default: u64) -> u64 {
+    let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
+    println!("SILTSTONE_SEED={seed}");
+    seed
+}
+
+/// A formatted disk of `segments` segments, with no events yet.
+pub fn formatted(segments: usize, seed: u64) -> SimDisk {
+    let disk = SimDisk::new(segments * SEGMENT_BLOCKS, seed);
+    let target = disk.clone();
+    Executor::new(seed).run(async move { key::format(&target, FORMAT, ID).await.unwrap() });
+    disk.snapshot(seed)
+}
+
+/// What a mount found.
+pub struct Mounted {
+    pub filesystem: Rc<TestFileSystem>,
+    pub commits: Vec<(CommitNumber, Vec<u8>)>,
+    pub horizon: CommitNumber,
+    pub manifest: Vec<u8>,
+}
+
+/// Mounts and lets the log writer run in the background of `executor`.
+pub fn mount(executor: &mut Executor, disk: &SimDisk) -> Result<Mounted, MountError> {
+    let disk = disk.clone();
+    let mounted = executor.run(async move {
+        let mut recovery = key::open(disk).await?;
+        let (horizon, manifest) = (recovery.horizon(), recovery.manifest().to_vec());
+        let mut commits = Vec::new();
+        while let Some((number, payload)) = recovery.next_commit().await? {
+            commits.push((number, payload.to_vec()));
+        }
+        let filesystem = Rc::new(recovery.finish().await?);
+        Ok::<_, MountError>(Mounted {
+            filesystem,
+            commits,
+            horizon,
+            manifest,
+        })
+    })?;
+    let running = Rc::clone(&mounted.filesystem);
+    let clock = executor.clock();
+    executor.spawn(async move { running.run(&clock).await });
+    Ok(mounted)
+}
+
+/// Mounts only to see whether it can be done.
+pub fn try_mount(disk: &SimDisk) -> Result<Mounted, MountError> {
+    mount(&mut Executor::new(0), disk)
+}

@@ -1,0 +1,36 @@
+//! The file system as its users see it, on a simulated disk.
+//!
+//! One program for all: what every test uses of the file system is compiled once.
+
+mod backup;
+mod check;
+mod cleaner;
+mod common;
+mod compression;
+mod crash;
+#[path = "../../examples/dump.rs"]
+mod dump;
+mod encryption;
+mod faults;
+mod files_crash;
+mod files_faults;
+mod files_full;
+mod files_full_steps;
+mod files_model;
+mod files_recovery;
+mod forged;
+mod golden;
+mod golden_files;
+mod growth;
+mod large_directory;
+mod mirror;
+mod mount_cost;
+mod namespace_data;
+mod namespace_golden;
+mod namespace_model;
+mod namespace_names;
+mod read_steps;
+mod spec;
+mod transactions;
+mod transactions_model;
+mod waits;

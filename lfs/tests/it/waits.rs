@@ -1,0 +1,180 @@
+//! How often one waits for the disk where it is known what will be read.
+//!
+//! Invariants: what is known to be wanted together is read together, a bounded number of requests at once; so the
+//! number of waits is a small part of the number of reads.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test may panic, and its numbers are small"
+)]
+
+use crate::common;
+
+use std::rc::Rc;
+
+use crate::common::counting::{CountingDisk, Reads};
+use crate::common::world::random_bytes;
+use crate::common::{FORMAT, ID, TestFileSystem, mount};
+use lfs::sim::{Executor, Random, SimDisk};
+use lfs::{
+    BlockDevice, FileError, FileKind, FileSystem, FormatOptions, InodeNumber, ItemKey, ItemKind,
+    NewInode, ROOT, SetAttributes, Transaction, View,
+};
+
+/// Requests under way at once, at most.
+const AT_ONCE_MAX: usize = 16;
+/// Files on the disk, four of them in a leaf.
+const FILES: usize = 600;
+/// Of which so many are touched, each in a leaf of its own.
+const TOUCHED: usize = 60;
+
+fn name(number: usize) -> Vec<u8> {
+    format!("file {number}").into_bytes()
+}
+
+/// A disk with many files, shut down.
+fn disk_with_files() -> SimDisk {
+    let disk = SimDisk::new(200 * 32, 1);
+    let target = disk.clone();
+    let options = FormatOptions {
+        segment_bytes: 32 * 4096,
+        ..FORMAT
+    };
+    let mut executor = Executor::new(1);
+    executor.run(async move { common::key::format(&target, options, ID).await.unwrap() });
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        for number in 0..FILES {
+            create(&filesystem, &name(number), &[7; 900]).await;
+        }
+        filesystem.shutdown(&clock).await.unwrap();
+    });
+    disk.snapshot(1)
+}
+
+async fn create(filesystem: &TestFileSystem, name: &[u8], content: &[u8]) {
+    let new = NewInode::new(FileKind::File, 0o600);
+    let make = filesystem.transact(1, |transaction| {
+        let file = transaction.files().create(ROOT, name, &new)?;
+        transaction.files().write(file, 0, content)
+    });
+    make.await.unwrap();
+}
+
+/// The files that are touched.
+fn touched(transaction: &mut Transaction<'_>) -> Result<Vec<InodeNumber>, FileError> {
+    let spread = FILES / TOUCHED;
+    (0..TOUCHED)
+        .map(|number| transaction.files().lookup(ROOT, &name(number * spread)))
+        .collect()
+}
+
+async fn mount_counting<D: BlockDevice>(disk: D) -> FileSystem<D> {
+    let mut recovery = common::key::open(disk).await.unwrap();
+    while recovery.next_commit().await.unwrap().is_some() {}
+    recovery.finish().await.unwrap()
+}
+
+fn assert_together(what: &str, reads: Reads, least: usize) {
+    println!("{what}: {reads:?}");
+    assert!(reads.blocks >= least, "{what}: {reads:?}");
+    assert!(reads.rounds * 5 <= reads.blocks, "{what}: {reads:?}");
+    assert!(reads.at_once <= AT_ONCE_MAX, "{what}: {reads:?}");
+}
+
+#[test]
+fn replay_of_commits_all_over_a_tree_waits_for_many_nodes_at_once() {
+    let disk = disk_with_files();
+    let mut executor = Executor::new(2);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    executor.run(async move {
+        let files = filesystem.read(touched).await.unwrap();
+        for file in files {
+            let change = SetAttributes {
+                mode: Some(0o640),
+                ..SetAttributes::default()
+            };
+            let change = filesystem.transact(2, |tx| tx.files().set_attributes(file, &change));
+            let ((), commit) = change.await.unwrap();
+            filesystem.wait_durable(commit).await.unwrap();
+        }
+        assert_eq!(filesystem.counters().checkpoints, 0, "nothing to replay");
+    });
+    // And then the power fails.
+    let disk = CountingDisk::new(disk.snapshot(1), 1);
+    let counted = disk.clone();
+    let reads = executor.run(async move {
+        mount_counting(disk).await;
+        counted.take()
+    });
+    assert_together("replay", reads, TOUCHED);
+}
+
+#[test]
+fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once() {
+    let disk = disk_with_files();
+    let mut executor = Executor::new(2);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let items = executor.run(async move {
+        let read = filesystem.read(|transaction| {
+            let keys = touched(transaction)?.into_iter();
+            let keys = keys.map(|file| ItemKey::new(file.0, ItemKind::Inode, 0));
+            keys.map(|key| Ok((key, transaction.get(key)?.unwrap())))
+                .collect::<Result<Vec<_>, FileError>>()
+        });
+        read.await.unwrap()
+    });
+    let disk = CountingDisk::new(disk.snapshot(1), 1);
+    let counted = disk.clone();
+    let reads = executor.run(async move {
+        let filesystem = mount_counting(disk).await;
+        counted.take();
+        // What is overwritten need not be read before, but for where it is.
+        let write = filesystem.transact(3, |transaction| {
+            for (key, value) in &items {
+                transaction.put(*key, value.clone());
+            }
+            Ok(())
+        });
+        write.await.unwrap();
+        counted.take()
+    });
+    assert_together("commit", reads, TOUCHED);
+}
+
+#[test]
+fn reading_a_file_waits_for_many_extents_at_once() {
+    let disk = disk_with_files();
+    let mut executor = Executor::new(2);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    let content = random_bytes(&mut Random::new(1), 40 * 4096);
+    let written = Rc::new(content);
+    let expected = Rc::clone(&written);
+    executor.run(async move {
+        create(&filesystem, b"large", &[]).await;
+        for (number, block) in written.chunks(4096).enumerate() {
+            let offset = number as u64 * 4096;
+            let write = filesystem.transact(2, |transaction| {
+                let file = transaction.files().lookup(ROOT, b"large")?;
+                transaction.files().write(file, offset, block)
+            });
+            write.await.unwrap();
+        }
+        filesystem.shutdown(&clock).await.unwrap();
+    });
+    let disk = CountingDisk::new(disk.snapshot(1), 2);
+    let counted = disk.clone();
+    let reads = executor.run(async move {
+        let filesystem = mount_counting(disk).await;
+        let find = filesystem.read(|tx| tx.files().lookup(ROOT, b"large"));
+        let file = find.await.unwrap();
+        let size = expected.len();
+        counted.take();
+        let content = filesystem.read(|tx| tx.files().read(file, 0, size));
+        assert!(content.await.unwrap() == *expected);
+        counted.take()
+    });
+    assert_together("file", reads, 40);
+}
