@@ -57,6 +57,8 @@ pub enum Limit {
     BulkBytes,
     /// `proto-max-multibulk-len`.
     MultibulkCount,
+    /// `scrub-rate`.
+    ScrubBytesPerSecond,
     /// `shutdown-timeout`.
     ShutdownSecs,
     /// `tcp-keepalive`.
@@ -152,7 +154,7 @@ const BUFFER_MAX: u64 = 1 << 30;
 const YEARS: u64 = 100_000_000;
 
 /// All parameters, in the order of their names.
-const PARAMETERS: [Parameter; 25] = [
+const PARAMETERS: [Parameter; 26] = [
     // When replies to writes leave. `always` (default), `everysec`, `no`.
     Parameter {
         name: "appendfsync",
@@ -256,6 +258,14 @@ const PARAMETERS: [Parameter; 25] = [
     },
     // There are no snapshots on a schedule: every commit goes to the log.
     always("save", ""),
+    // What a scrub reads in a second at most; 0: as fast as the disks go. Others go first in any case.
+    memory(
+        "scrub-rate",
+        Limit::ScrubBytesPerSecond,
+        64 * MIB,
+        0,
+        u64::MAX,
+    ),
     // Seconds that clients get at shutdown to take their replies.
     number("shutdown-timeout", Limit::ShutdownSecs, 10, 0, YEARS),
     // Seconds between probes of idle connections, where the host's network can; 0: none.

@@ -25,6 +25,8 @@ pub(crate) trait Engine {
     fn durable(&self) -> Timestamp;
     /// Bytes of memory for data; 0 for what suits the machine.
     fn set_maxmemory(&self, bytes: usize);
+    /// Bytes in a second that a scrub reads at most; 0 for as many as it can.
+    fn set_scrub_rate(&self, bytes_per_second: u64);
     /// Begins a scrub in the background; false when one is under way.
     fn start_scrub(&self) -> bool;
     /// Whether a scrub is under way or about to begin.

@@ -217,7 +217,8 @@ fn mirror(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         out,
         "mirror_enabled:1\r\nmirror_state:{state}\r\nmirror_disk1:{}\r\nmirror_disk2:{}\r\n\
          mirror_disk1_bytes:{}\r\nmirror_disk2_bytes:{}\r\n\
-         mirror_behind_bytes:{}\r\nmirror_resynced_bytes:{}\r\nmirror_repaired:{}\r\nmirror_failures:{}\r\n",
+         mirror_behind_bytes:{}\r\nmirror_resynced_bytes:{}\r\nmirror_repaired:{}\r\nmirror_failures:{}\r\n\
+         mirror_unread_blocks:{}\r\n",
         name(first),
         name(second),
         first_bytes,
@@ -226,6 +227,7 @@ fn mirror(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         mirror.resynced_bytes,
         mirror.repaired,
         mirror.failures,
+        mirror.unread_blocks,
     )
 }
 

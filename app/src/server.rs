@@ -22,8 +22,6 @@ const RECLAIM_INTERVAL_MS: u64 = 100;
 const TICK_MS: u64 = 1000;
 /// With `appendfsync no`, ticks between two times that commits become durable by themselves.
 const LAZY_SYNC_TICKS: u64 = 30;
-/// What a scrub reads at most.
-const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
 /// What a commit of one key takes beyond key and value.
 const COMMIT_OVERHEAD_BYTES: usize = 64;
 
@@ -199,8 +197,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         loop {
             let wanted = || self.env.scrub_wanted.get().then_some(());
             self.env.scrub.until(wanted).await;
+            let rate = self.env.config().limit(Limit::ScrubBytesPerSecond);
             let options = ScrubOptions {
-                bytes_per_second: Some(SCRUB_BYTES_PER_SECOND),
+                bytes_per_second: scrub_rate(rate),
                 read_only: false,
             };
             let scrub = self.store.scrub(&self.clock, options);
@@ -276,4 +275,13 @@ impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
         };
         self.store.set_memory_bytes_max(bytes);
     }
+
+    fn set_scrub_rate(&self, bytes_per_second: u64) {
+        self.store.set_scrub_rate(scrub_rate(bytes_per_second));
+    }
+}
+
+/// `scrub-rate`, as a scrub takes it.
+fn scrub_rate(bytes_per_second: u64) -> Option<u64> {
+    (bytes_per_second > 0).then_some(bytes_per_second)
 }

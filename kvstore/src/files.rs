@@ -127,6 +127,11 @@ impl<D: BlockDevice> Store<D> {
         self.filesystem.scrub(clock, options, &mut |_| ()).await
     }
 
+    /// Sets the rate of the scrub under way; see [`FileSystem::set_scrub_rate`].
+    pub fn set_scrub_rate(&self, bytes_per_second: Option<u64>) {
+        self.filesystem.set_scrub_rate(bytes_per_second);
+    }
+
     pub(crate) fn file_stats(&self) -> FileStats {
         let (usage, counters) = (self.filesystem.usage(), self.filesystem.counters());
         let span = self.filesystem.span();

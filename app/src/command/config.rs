@@ -18,14 +18,18 @@ pub(crate) fn set(control: &mut Control<'_>) -> Outcome {
     if control.args.len() % 2 == 1 {
         return Err(failure::SYNTAX);
     }
-    let limits = {
+    let (maxmemory, scrub_rate) = {
         let mut config = control.env.config_mut();
         config
             .set_all(control.args.from(2))
             .map_err(|error| Failure::from(error.0))?;
-        config.limit_usize(Limit::MaxMemory)
+        (
+            config.limit_usize(Limit::MaxMemory),
+            config.limit(Limit::ScrubBytesPerSecond),
+        )
     };
-    control.engine.set_maxmemory(limits);
+    control.engine.set_maxmemory(maxmemory);
+    control.engine.set_scrub_rate(scrub_rate);
     control.reply.ok();
     Ok(())
 }

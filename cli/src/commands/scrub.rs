@@ -30,8 +30,13 @@ pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
             let device = image.volume().device();
             // What one of them lacks comes first: only then are there two copies of everything.
             until_whole(device).await?;
-            let mended = device.repaired();
-            let status = run(image, &arguments, mended).await?;
+            let before = Before {
+                mended: device.repaired(),
+                unread: device
+                    .mirror_status()
+                    .map_or(0, |status| status.unread_blocks),
+            };
+            let status = run(image, &arguments, before).await?;
             if !device.is_whole() {
                 return Err(Error::new(mirror.display(), "one of the two disks failed"));
             }
@@ -39,9 +44,15 @@ pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
         })
         .await?
     } else if arguments.read_only {
-        reading(name, async |image, _| run(image, &arguments, 0).await).await?
+        reading(name, async |image, _| {
+            run(image, &arguments, Before::default()).await
+        })
+        .await?
     } else {
-        writing(name, async |image| run(image, &arguments, 0).await).await?
+        writing(name, async |image| {
+            run(image, &arguments, Before::default()).await
+        })
+        .await?
     };
     if status.unrepairable > 0 {
         return Err(Error::Reported);
@@ -67,8 +78,17 @@ async fn until_whole(device: &Mirror<FileDevice>) -> Outcome<()> {
     Ok(())
 }
 
-/// `mended`: places that were repaired on the way here.
-async fn run(image: &Image, arguments: &Scrub, mended: u64) -> Outcome<ScrubStatus> {
+/// What became of two disks on the way to a scrub of both.
+#[derive(Debug, Default)]
+struct Before {
+    /// Places that were repaired.
+    mended: u64,
+    /// Blocks that one could not give when the other was brought up to date.
+    unread: u64,
+}
+
+async fn run(image: &Image, arguments: &Scrub, before: Before) -> Outcome<ScrubStatus> {
+    let Before { mended, unread } = before;
     let volume = image.volume();
     // Draws nothing when the standard error is not a terminal.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -118,6 +138,7 @@ async fn run(image: &Image, arguments: &Scrub, mended: u64) -> Outcome<ScrubStat
         put("total_bytes", status.total_bytes);
         put("repaired", status.repaired + mended);
         put("unrepairable", status.unrepairable);
+        put("unread_blocks", unread);
         output.json(object)?;
     } else {
         output.text(format_args!(
@@ -127,6 +148,12 @@ async fn run(image: &Image, arguments: &Scrub, mended: u64) -> Outcome<ScrubStat
             status.repaired + mended,
             status.unrepairable,
         ))?;
+        if unread > 0 {
+            output.text(format_args!(
+                "{}: {unread} blocks of one disk could not be read when the other was brought up to date\n",
+                arguments.image.name,
+            ))?;
+        }
     }
     output.finish()?;
     Ok(status)

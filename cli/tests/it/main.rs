@@ -12,5 +12,6 @@ mod files;
 mod fsx;
 mod grow;
 mod harness;
+mod mirror;
 mod pjdfstest;
 mod programs;

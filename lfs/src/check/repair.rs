@@ -10,6 +10,7 @@
 //! What is not repaired, because something would have to be guessed or given up: damaged nodes and data, names that lead
 //! nowhere, inodes without names, circles of directories, a damaged log, lost checkpoints.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use embassy_futures::join::join;
@@ -90,7 +91,8 @@ pub async fn repair<D: BlockDevice>(
         && findings.iter().any(by_mounting)
     {
         let ground = (options.key, &after, &found);
-        repair_mounted(device, clock, ground, &findings, &mut repaired).await?;
+        let mounted = repair_mounted(device, clock, ground, &findings, &mut repaired);
+        Box::pin(mounted).await?;
     }
     if !repaired.is_empty() {
         (after, ..) = look(device, options, events).await;

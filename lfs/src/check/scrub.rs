@@ -4,19 +4,25 @@
 //! the segment table, tree nodes that are cached. What is lost on the only copy is reported with the file and range it hits; the
 //! rest stays usable. Of a mirror both copies are verified, and what is damaged on one is written again from the other.
 //!
-//! One leaf of a tree with the data it names is a step: at most 256 pieces of 64 KiB, read one by one. Between them
-//! everybody else gets their turn, and the pace is the caller's choice. The trees change meanwhile: what
+//! A step is what is read at once of one copy: a block, a piece of 64 KiB, a frame of 128 KiB, a slot. After each the scrub rests as
+//! the rate set for it says, and lets everybody go first who waits for the disk, for at most [`GIVE_WAY_MS`]: so it
+//! takes little from others however busy they are, and comes to its end all the same. The trees change meanwhile: what
 //! seems damaged is only so if it is still in use after it was read.
+//!
+//! Dropped, it leaves nothing half done but its own reads: what it writes are single blocks as they were, mends are the device's, and
+//! checkpoints [`FileSystem::run`]'s.
 //!
 //! Not here: free space, and what only older checkpoints name.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use embassy_futures::select::select;
+
 use super::{Finding, Part, PieceAt, Problem, Repair, damaged_bytes, node_finding};
 use crate::checkpoint::{Checkpoint, ObjectReader};
-use crate::disk::OneCopy;
 use crate::disk::superblock::{KEY_SLOT_BLOCKS, Superblock, table_blocks_for};
+use crate::disk::{OneCopy, read_together};
 use crate::extent::Piece;
 use crate::mount::{damaged_copies, slots_block};
 use crate::namespace::decode_entry;
@@ -35,10 +41,18 @@ const PATHS_MAX: u32 = 64;
 /// Names in a path at most.
 const DEPTH_MAX: usize = 256;
 
+/// How long a step waits while others wait for the disk.
+const GIVE_WAY_MS: u64 = 100;
+/// How long a scrub rests before it looks whether its rate has changed.
+const REST_MS_MAX: u64 = 1000;
+/// How far a scrub that was slow for a while may run ahead of its rate to make up for it.
+const CATCH_UP_US: u64 = 100_000;
+
 /// How to scrub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ScrubOptions {
-    /// Bytes read in a second at most; without, as fast as the device goes.
+    /// Bytes read in a second at most, of all copies together; without, as fast as the device goes. See also
+    /// [`FileSystem::set_scrub_rate`].
     pub bytes_per_second: Option<u64>,
     /// Only report; write nothing. For a file system that was mounted without writing.
     pub read_only: bool,
@@ -83,6 +97,8 @@ struct Scrub<'f, 'r, D: BlockDevice, C> {
     /// A checkpoint will write again what was found damaged.
     checkpoint_due: bool,
     paths_left: u32,
+    /// When what was read so far should have been, by the rate.
+    due_us: u64,
 }
 
 impl<D: BlockDevice, C> Drop for Scrub<'_, '_, D, C> {
@@ -118,6 +134,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 + u64::from(head_blocks) * BLOCK_SIZE as u64,
             ..ScrubStatus::default()
         };
+        self.set_scrub_rate(options.bytes_per_second);
         let mut scrub = Scrub {
             filesystem: self,
             clock,
@@ -125,6 +142,7 @@ impl<D: BlockDevice> FileSystem<D> {
             report,
             checkpoint_due: false,
             paths_left: PATHS_MAX,
+            due_us: clock.monotonic_us(),
         };
         scrub.superblocks().await?;
         scrub.key_slots().await?;
@@ -133,12 +151,17 @@ impl<D: BlockDevice> FileSystem<D> {
         scrub.tree(TreeKind::Live).await?;
         scrub.tree(TreeKind::History).await?;
         scrub.objects().await?;
-        if scrub.checkpoint_due {
+        if scrub.checkpoint_due && !self.is_ending() {
             // Not here: a scrub may be dropped at any time, and a checkpoint must not.
             self.ask_for_checkpoint().await;
         }
         drop(scrub);
         Ok(self.scrub_status())
+    }
+
+    /// Sets the rate of the scrub under way: bytes read in a second at most, or as fast as the device goes.
+    pub fn set_scrub_rate(&self, bytes_per_second: Option<u64>) {
+        self.scrub_rate.set(bytes_per_second);
     }
 
     fn tree_of(volume: &Volume, kind: TreeKind) -> &Tree {
@@ -175,16 +198,46 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         let buffer = Buffer::zeroed(blocks).map_err(|_| ScrubError::OutOfMemory)?;
         let (buffer, read) = self.filesystem.device.read_copy(copy, start, buffer).await;
-        let bytes = (blocks * BLOCK_SIZE) as u64;
-        match self.options.bytes_per_second {
-            Some(rate) => self.clock.sleep_ms(bytes * 1000 / rate.max(1)).await,
-            None => embassy_futures::yield_now().await,
-        }
+        self.rest((blocks * BLOCK_SIZE) as u64).await;
         Ok(read.is_ok().then_some(buffer))
     }
 
-    /// Writes bytes again where a copy is damaged, from one that is not; what lies beside them may be good there and
-    /// not here. True when all copies are good then.
+    /// Rests after a step that has read so many bytes.
+    async fn rest(&mut self, bytes: u64) {
+        let filesystem = self.filesystem;
+        if let Some(rate) = filesystem.scrub_rate.get() {
+            let earliest_us = self.clock.monotonic_us().saturating_sub(CATCH_UP_US);
+            let cost_us = bytes.saturating_mul(1_000_000) / rate.max(1);
+            self.due_us = self.due_us.max(earliest_us).saturating_add(cost_us);
+            self.rest_until_due(rate).await;
+        }
+        embassy_futures::yield_now().await;
+        if filesystem.is_waited_for() {
+            let done = || !filesystem.is_waited_for() || filesystem.is_ending();
+            let idle = filesystem.log.until(|| done().then_some(()));
+            select(idle, self.clock.sleep_ms(GIVE_WAY_MS)).await;
+        }
+    }
+
+    /// Rests until what was read by this rate is due, or another rate holds, or the end.
+    async fn rest_until_due(&mut self, rate: u64) {
+        let filesystem = self.filesystem;
+        loop {
+            let now_us = self.clock.monotonic_us();
+            if filesystem.scrub_rate.get() != Some(rate) {
+                self.due_us = now_us;
+            }
+            // What is less than a millisecond adds up.
+            let rest_ms = self.due_us.saturating_sub(now_us) / 1000;
+            if rest_ms == 0 || filesystem.is_ending() {
+                return;
+            }
+            self.clock.sleep_ms(rest_ms.min(REST_MS_MAX)).await;
+        }
+    }
+
+    /// Writes bytes again where a copy is damaged, from one that is not, or from both where either has other parts right;
+    /// what lies beside them may be good there and not here. True when all copies are good then.
     async fn mend(&mut self, address: u64, len: usize, is_good: impl Fn(&[u8]) -> bool) -> bool {
         let device = &self.filesystem.device;
         if self.options.read_only || device.copies() <= 1 {
@@ -199,19 +252,28 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         ) else {
             return false;
         };
+        let is_good = |blocks: &[u8]| blocks.get(at..at + len).is_some_and(&is_good);
         let Ok(copies) = self.read_copies(first, blocks).await else {
             return false;
         };
-        let parts = copies
-            .iter()
-            .map(|copy| copy.as_ref()?.bytes().get(at..at + len));
-        let parts = parts.collect::<Vec<_>>();
-        let good = parts.iter().position(|part| part.is_some_and(&is_good));
-        let Some((copy, Some(good))) = good.and_then(|copy| Some((copy, *parts.get(copy)?))) else {
+        let good = (0..).zip(&copies).find_map(|(copy, buffer)| {
+            let bytes = buffer.as_ref()?.bytes();
+            is_good(bytes).then(|| bytes.get(at..at + len).map(|good| (copy, good)))?
+        });
+        if let Some((copy, good)) = good {
+            // Others may have done so meanwhile: what counts is what is there then.
+            let _ = device.mend(copy, address, good).await;
+        } else {
+            let check = |bytes: &[u8]| is_good(bytes).then_some(()).ok_or(());
+            if read_together(device, first, blocks, check).await.is_none() {
+                return false;
+            }
+        }
+        if device.flush().await.is_err() {
             return false;
-        };
-        let copy = u8::try_from(copy).unwrap_or(0);
-        device.mend(copy, address, good).await && device.flush().await.is_ok()
+        }
+        let copies = self.read_copies(first, blocks).await;
+        copies.is_ok_and(|copies| all_good(&copies, is_good))
     }
 
     fn advance(&self, bytes: u64) {
@@ -546,18 +608,16 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             return Err(ScrubError::Ending);
         }
         let share = u64::from(piece.stored_share());
-        let mut stored = self.filesystem.read_stored(range).await;
+        let filesystem = self.filesystem;
         let is_good =
-            |stored: &[u8]| damaged_bytes(self.filesystem.vault.sealer(), &at, stored).is_empty();
-        for copy in 1..self.filesystem.device.copies() {
-            // The first copy was that, or what is not written yet.
+            |stored: &[u8]| damaged_bytes(filesystem.vault.sealer(), &at, stored).is_empty();
+        let mut stored = filesystem.read_stored_from(range, 0).await;
+        self.rest(share).await;
+        for copy in 1..filesystem.device.copies() {
             if stored.as_ref().is_ok_and(|stored| is_good(stored)) {
-                stored = self.filesystem.read_stored_from(range, copy).await;
+                stored = filesystem.read_stored_from(range, copy).await;
+                self.rest(share).await;
             }
-        }
-        match self.options.bytes_per_second {
-            Some(rate) => self.clock.sleep_ms(share * 1000 / rate.max(1)).await,
-            None => embassy_futures::yield_now().await,
         }
         let bad = match &stored {
             Ok(stored) => damaged_bytes(self.filesystem.vault.sealer(), &at, stored),
@@ -572,9 +632,6 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         self.advance(share);
         let block = BlockIndex(piece.address / BLOCK_SIZE as u64);
-        let filesystem = self.filesystem;
-        let is_good =
-            |stored: &[u8]| damaged_bytes(filesystem.vault.sealer(), &at, stored).is_empty();
         let len = piece.stored_len as usize;
         let mut repaired = self.mend(piece.address, len, is_good).await;
         if !repaired && !self.options.read_only && filesystem.device.copies() > 1 {
@@ -712,40 +769,33 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 let Some((place, len)) = here.place() else {
                     break;
                 };
-                let mut bytes = 0;
-                let mut good = None;
-                let mut damaged = false;
+                let mut frame = Vec::new();
+                let mut good = 0;
                 for (copy, reader) in (0..).zip(&mut readers) {
-                    let mut frame = Vec::new();
-                    if reader
-                        .next_frame(&OneCopy(device, copy), &mut frame)
-                        .await
-                        .is_ok()
-                    {
-                        bytes = frame.len() as u64;
-                        good = Some(());
+                    frame.clear();
+                    let copy = OneCopy(device, copy);
+                    if reader.next_frame(&copy, &mut frame).await.is_ok() {
+                        good += 1;
                     } else {
-                        damaged = true;
                         reader.skip_frame();
                     }
                 }
+                self.rest((len * readers.len()) as u64).await;
+                let damaged = good < readers.len();
+                let mut repaired = false;
                 if damaged && self.filesystem.objects.borrow().contains_key(&id) {
                     let address = place.0 * BLOCK_SIZE as u64;
                     let is_good = |frame: &[u8]| here.is_next(place, frame);
-                    let repaired = good.is_some() && self.mend(address, len, is_good).await;
+                    repaired = self.mend(address, len, is_good).await;
                     let problem = Problem::ObjectDamaged { id, at };
                     self.found(&Finding::new(Part::Objects, problem), repaired);
                 }
-                if good.is_none() {
+                if good == 0 && !repaired {
                     break;
                 }
+                let bytes = here.skip_frame();
                 at += bytes;
-                here.skip_frame();
                 self.advance(bytes);
-                match self.options.bytes_per_second {
-                    Some(rate) => self.clock.sleep_ms(bytes * 1000 / rate.max(1)).await,
-                    None => embassy_futures::yield_now().await,
-                }
             }
         }
         Ok(())

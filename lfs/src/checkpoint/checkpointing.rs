@@ -200,6 +200,7 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Takes the state of this moment.
     fn freeze(&self, sequence: u64) -> Moment {
+        self.checkpoint_due.set(false);
         let mut volume = self.volume.borrow_mut();
         let mut segments = self.segments.borrow_mut();
         let moment = Moment {

@@ -317,10 +317,12 @@ impl ObjectReader {
         Some((block, FRAME_HEADER_BYTES + payload))
     }
 
-    /// Goes on behind a frame that cannot be read.
-    pub(crate) fn skip_frame(&mut self) {
-        self.left -= self.next_payload().map_or(0, |payload| payload as u64);
+    /// Goes on behind a frame without reading it, and tells how much payload it has.
+    pub(crate) fn skip_frame(&mut self) -> u64 {
+        let payload = self.next_payload().map_or(0, |payload| payload as u64);
+        self.left -= payload;
         self.frame += 1;
+        payload
     }
 
     /// Whether `frame` is the next frame of this object, intact, and belongs at `block`.

@@ -101,11 +101,31 @@ pub trait BlockDevice {
         self.read(start, buffer)
     }
 
-    /// Writes the bytes at `address` again where other copies differ: `good` was found right in `copy`. Nothing
-    /// happens when that copy no longer holds it. True when something was written; not durable on return.
-    fn mend(&self, copy: u8, address: u64, good: &[u8]) -> impl Future<Output = bool> {
+    /// Writes the bytes at `address` again where other copies differ: `good` was found right in `copy`. True when something
+    /// was written; not durable on return.
+    ///
+    /// # Errors
+    /// When other copies may still differ: that copy no longer holds it, or cannot be asked, or the write failed.
+    fn mend(
+        &self,
+        copy: u8,
+        address: u64,
+        good: &[u8],
+    ) -> impl Future<Output = Result<bool, DeviceError>> {
         let _ = (copy, address, good);
-        async { false }
+        async { Ok(false) }
+    }
+
+    /// Completes when the file system is to write anew what is believed for being the newest there is: superblock, key slots,
+    /// segment table and slot. A copy may hold older ones, and the newest be lost. Gives the number of that wish, for
+    /// [`renewed`](Self::renewed).
+    fn renewal_wanted(&self) -> impl Future<Output = u64> {
+        core::future::pending()
+    }
+
+    /// That was done, and is durable.
+    fn renewed(&self, number: u64) {
+        let _ = number;
     }
 
     /// What the file system knows of blocks that a device which keeps several copies cannot.
@@ -178,8 +198,21 @@ impl<D: BlockDevice> BlockDevice for &D {
         (**self).read_copy(copy, start, buffer)
     }
 
-    fn mend(&self, copy: u8, address: u64, good: &[u8]) -> impl Future<Output = bool> {
+    fn mend(
+        &self,
+        copy: u8,
+        address: u64,
+        good: &[u8],
+    ) -> impl Future<Output = Result<bool, DeviceError>> {
         (**self).mend(copy, address, good)
+    }
+
+    fn renewal_wanted(&self) -> impl Future<Output = u64> {
+        (**self).renewal_wanted()
+    }
+
+    fn renewed(&self, number: u64) {
+        (**self).renewed(number);
     }
 
     fn advise(&self, start: BlockIndex, count: u64, advice: Advice) {

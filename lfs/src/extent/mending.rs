@@ -1,52 +1,56 @@
 //! Mending stored extents unit by unit, where a device keeps two copies: each may be damaged in another place.
 //!
 //! A unit of data is good if it matches its checksum (or tag) in the extent's prefix. It is put together from the blocks of both
-//! copies, in every way there is while these are few; what makes it good is written to the copy that has it otherwise.
+//! copies, in every way there is while these are few (as `copies` does with what is verified as a whole); what makes it good is
+//! written to the copy that has it otherwise. Of a block that one copy cannot give, the other one's is tried.
 
-use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::check::PieceAt;
-use crate::{BLOCK_SIZE, BlockDevice, FileSystem, StoredRange, UNIT_BYTES};
+use crate::disk::{PARTS_MAX, chosen_parts, read_both, take_parts};
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, FileSystem, StoredRange, UNIT_BYTES};
 
 impl<D: BlockDevice> FileSystem<D> {
     /// Gives all copies what any has right of a piece's units. True when something was written. Not durable on return.
     pub(crate) async fn mend_units(&self, range: StoredRange, at: &PieceAt) -> bool {
-        let mut copies = Vec::new();
-        for copy in 0..self.device.copies() {
-            let Ok(bytes) = self.read_stored_copy(range, copy).await else {
-                return false;
-            };
-            copies.push(bytes);
-        }
+        let block = BLOCK_SIZE as u64;
+        let first = range.address / block;
+        let end = (range.address + u64::from(range.len_bytes)).div_ceil(block);
+        let (Ok(blocks), Ok(within)) = (
+            usize::try_from(end - first),
+            usize::try_from(range.address % block),
+        ) else {
+            return false;
+        };
+        let both = read_both(&self.device, BlockIndex(first), blocks).await;
+        let stored = |buffer: &Buffer| {
+            let end = within + range.len_bytes as usize;
+            buffer.bytes().get(within..end).map(<[u8]>::to_vec)
+        };
+        let Some([Some(one), Some(two)]) = both.map(|both| both.each_ref().map(stored)) else {
+            return false;
+        };
         let mut mended = false;
-        for (copy, part) in self.good_parts(range, at, &copies) {
-            let Some(good) = copies.get(copy).and_then(|bytes| bytes.get(part.clone())) else {
-                continue;
-            };
-            if copies
-                .iter()
-                .all(|other| other.get(part.clone()) == Some(good))
-            {
-                continue;
-            }
-            let copy = u8::try_from(copy).unwrap_or(u8::MAX);
+        for (copy, part) in self.good_parts(range, at, [&one, &two]).await {
+            let bytes = if copy == 0 { &one } else { &two };
             let address = range.address + part.start as u64;
-            mended |= self.device.mend(copy, address, good).await;
+            if let Some(good) = bytes.get(part) {
+                mended |= self.device.mend(copy, address, good).await == Ok(true);
+            }
         }
         mended
     }
 
     /// Which parts of a stored extent are good that are not the same in both copies, and in which they are.
-    fn good_parts(
+    async fn good_parts(
         &self,
         range: StoredRange,
         at: &PieceAt,
-        copies: &[Rc<[u8]>],
-    ) -> Vec<(usize, Range<usize>)> {
+        [one, two]: [&[u8]; 2],
+    ) -> Vec<(u8, Range<usize>)> {
         let mut parts = Vec::new();
-        let (Some(shape), [one, two]) = (at.piece.shape(), copies) else {
+        let Some(shape) = at.piece.shape() else {
             return parts;
         };
         let identity = at.piece.identity(at.object, at.position, at.birth);
@@ -69,45 +73,24 @@ impl<D: BlockDevice> FileSystem<D> {
             if differing.len() > PARTS_MAX {
                 continue;
             }
-            let chosen = (0..1_u32 << differing.len()).find(|choice| {
-                let mut stored = one.to_vec();
-                for (_, part) in chosen_parts(*choice, &differing).filter(|(copy, _)| *copy == 1) {
-                    if let (Some(target), Some(bytes)) =
-                        (stored.get_mut(part.clone()), two.get(part))
-                    {
-                        target.copy_from_slice(bytes);
-                    }
-                }
-                let (Some(prefix), Some(data)) =
-                    (stored.get(prefix.clone()), stored.get(data.clone()))
-                else {
-                    return false;
-                };
+            let mut stored = one.to_vec();
+            for choice in 0..1_u32 << differing.len() {
+                take_parts(&mut stored, [one, two], choice, &differing);
                 let sealer = self.vault.sealer();
-                let decoded = shape.decode(sealer, identity, prefix, data, &wanted);
-                decoded.is_ok()
-            });
-            if let Some(choice) = chosen {
-                parts.extend(chosen_parts(choice, &differing));
+                let pieces = stored.get(prefix.clone()).zip(stored.get(data.clone()));
+                let is_good = pieces.is_some_and(|(prefix, data)| {
+                    let decoded = shape.decode(sealer, identity, prefix, data, &wanted);
+                    decoded.is_ok()
+                });
+                if is_good {
+                    parts.extend(chosen_parts(choice, &differing));
+                    break;
+                }
+                embassy_futures::yield_now().await;
             }
         }
         parts
     }
-}
-
-/// Parts of a unit that may differ for it to be put together: all ways to do so are tried.
-const PARTS_MAX: usize = 8;
-
-/// Of each part the copy that a choice takes it from.
-fn chosen_parts(
-    choice: u32,
-    parts: &[Range<usize>],
-) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
-    let copy = move |number: usize| usize::from(choice & 1 << number != 0);
-    parts
-        .iter()
-        .enumerate()
-        .map(move |(number, part)| (copy(number), part.clone()))
 }
 
 /// Cuts bytes of what is stored at `address` where a block of the device ends: what rots is a block, or a part of one.

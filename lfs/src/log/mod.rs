@@ -513,6 +513,12 @@ impl Log {
             .await
     }
 
+    /// Whether somebody waits for a commit to become durable.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let state = self.state.borrow();
+        state.wanted > state.durable
+    }
+
     fn hurry(&self, commit: CommitNumber) {
         let mut state = self.state.borrow_mut();
         let wanted = commit.0.min(state.appended);

@@ -64,6 +64,10 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) open: SharedRegistry,
     pub(crate) closing: Cell<bool>,
     pub(crate) scrub: RefCell<ScrubStatus>,
+    /// Bytes in a second that a scrub reads at most.
+    pub(crate) scrub_rate: Cell<Option<u64>>,
+    /// How many are loading something from the device.
+    pub(crate) loading: Cell<usize>,
 }
 
 pub(crate) struct Object {
@@ -141,6 +145,8 @@ impl<D: BlockDevice> FileSystem<D> {
             open,
             closing: Cell::new(false),
             scrub: RefCell::default(),
+            scrub_rate: Cell::default(),
+            loading: Cell::default(),
             volume: RefCell::new(volume),
         }
     }

@@ -1,6 +1,8 @@
 //! What goes on in the background: the log's writer, checkpoints, orphans.
 
-use embassy_futures::join::join4;
+use alloc::boxed::Box;
+
+use embassy_futures::join::{join4, join5};
 use embassy_futures::select::select;
 
 use crate::{BlockDevice, Clock, FileError, FileSystem};
@@ -105,11 +107,13 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {
-        join4(
+        join5(
             self.grow_loop(clock),
             self.commit_loop(clock),
             self.orphan_loop(clock),
             self.history_loop(clock),
+            // It is at work once in a mirror's life, if ever: its checkpoint is not to make everybody's future larger.
+            Box::pin(self.renewal_loop(clock)),
         )
         .await;
     }

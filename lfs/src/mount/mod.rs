@@ -2,7 +2,8 @@
 //!
 //! - `format`: making a file system, and telling what is on a device; `unlock`: who may open it;
 //! - `recovery`: mounting, with `read_ahead` for the log that it replays;
-//! - `filesystem`: what is mounted; `maintenance`: what that does in the background until it is shut down.
+//! - `filesystem`: what is mounted; `maintenance`: what that does in the background until it is shut down; `renewal`: writing
+//!   anew what counts for being the newest.
 //!
 //! Invariant: until a mount is finished nothing on the device has changed but copies that proved damaged; a file system
 //! that cannot be trusted is refused, never begun anew.
@@ -15,6 +16,7 @@ mod format;
 mod maintenance;
 mod read_ahead;
 mod recovery;
+mod renewal;
 mod unlock;
 
 pub use filesystem::FileSystem;

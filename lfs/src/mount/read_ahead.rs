@@ -5,15 +5,19 @@
 //! larger than that is a large request by itself. Where it is not true, reading ahead begins anew. So what is read in
 //! vain is no more than what was of use.
 //!
+//! Of a segment that a copy cannot give as a whole, blocks are read one by one; each has to come from one copy at least.
+//!
 //! Bound: two batches in memory, of each copy: the one that holds the segment at hand, and the one that holds the next. A batch
-//! is [`READ_AHEAD_BYTES`] or one segment, whichever is more.
+//! is [`READ_AHEAD_BYTES`] or one segment, whichever is more. Where a group of the segment at hand had to be put together, that segment
+//! once more.
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::disk::read_in_part;
 use crate::disk::superblock::{SegmentId, Superblock};
-use crate::{BLOCK_SIZE, BlockDevice, Buffer, MountError};
+use crate::{BLOCK_SIZE, BlockDevice, Buffer, DeviceError, MountError};
 
 /// Log that is read at once.
 const READ_AHEAD_BYTES: usize = 1 << 20;
@@ -23,9 +27,11 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 pub(crate) struct LoadedSegment {
     id: SegmentId,
     copies: Vec<Part>,
+    /// How many of them are of the device; others were put together.
+    of_device: usize,
 }
 
-/// A segment's part of what one request read; nothing, where that failed.
+/// A segment's part of what one request read; zeros, where a block could not be.
 #[derive(Clone)]
 struct Part {
     batch: Rc<Buffer>,
@@ -33,13 +39,41 @@ struct Part {
 }
 
 impl LoadedSegment {
-    /// What each copy has, by their numbers; nothing of one that could not be read.
+    /// What each copy has, by their numbers.
     pub(crate) fn copies(&self, superblock: &Superblock) -> impl Iterator<Item = &[u8]> {
         let len = superblock.segment_bytes();
         self.copies.iter().map(move |part| {
             let bytes = part.batch.bytes().get(part.start..).unwrap_or_default();
             bytes.get(..len).unwrap_or_default()
         })
+    }
+
+    /// As [`copies`](Self::copies), of those that the device has.
+    pub(crate) fn of_device(&self, superblock: &Superblock) -> impl Iterator<Item = &[u8]> {
+        self.copies(superblock).take(self.of_device)
+    }
+
+    /// Adds a copy that no disk has: the first one, but for `bytes` from `start` on. Gives its number.
+    pub(crate) fn add(
+        &mut self,
+        superblock: &Superblock,
+        start: usize,
+        bytes: &[u8],
+    ) -> Result<usize, MountError> {
+        let mut batch = Buffer::zeroed(superblock.segment_blocks as usize)?;
+        let target = batch.bytes_mut();
+        let first = self.copies(superblock).next().unwrap_or_default();
+        for (at, from) in [(0, first), (start, bytes)] {
+            let place = target.get_mut(at..at + from.len());
+            place.ok_or(DeviceError::OutOfRange)?.copy_from_slice(from);
+        }
+        // One at a time is of use.
+        self.copies.truncate(self.of_device);
+        self.copies.push(Part {
+            batch: Rc::new(batch),
+            start: 0,
+        });
+        Ok(self.of_device)
     }
 }
 
@@ -93,7 +127,7 @@ impl ReadAhead {
         wanted.min(u32::try_from(at_once).unwrap_or(1))
     }
 
-    /// Reads neighbours; all that could be read, when it is but one.
+    /// Reads neighbours; a segment alone as far as any copy can be read.
     async fn read_run<D: BlockDevice>(
         &mut self,
         device: &D,
@@ -105,23 +139,28 @@ impl ReadAhead {
         let start = superblock.segment_start(first);
         let blocks = (superblock.segment_blocks * count) as usize;
         let mut copies = Vec::new();
-        let mut failed = Ok(());
+        // Blocks that none has given so far.
+        let mut lost: Option<Vec<usize>> = None;
         for copy in 0..device.copies() {
-            let buffer = Buffer::zeroed(blocks)?;
             self.bytes_read += (blocks * BLOCK_SIZE) as u64;
-            let (mut buffer, read) = device.read_copy(copy, start, buffer).await;
-            if let Err(error) = read {
-                if count > 1 {
-                    return Err(error.into());
-                }
-                // Nothing is found in it, and its number stays its own.
-                buffer.truncate(0);
-                failed = Err(error);
-            }
+            let buffer = if count > 1 || device.copies() == 1 {
+                let buffer = Buffer::zeroed(blocks)?;
+                let (buffer, read) = device.read_copy(copy, start, buffer).await;
+                read?;
+                lost = Some(Vec::new());
+                buffer
+            } else {
+                let read = read_in_part(device, copy, start, blocks).await;
+                let (buffer, unread) = read.ok_or(MountError::OutOfMemory)?;
+                let before = lost.take();
+                let also = |block: &usize| before.as_ref().is_none_or(|lost| lost.contains(block));
+                lost = Some(unread.into_iter().filter(also).collect());
+                buffer
+            };
             copies.push(Rc::new(buffer));
         }
-        if copies.iter().all(|copy| copy.is_empty()) {
-            failed?;
+        if lost.is_none_or(|lost| !lost.is_empty()) {
+            return Err(DeviceError::Io.into());
         }
         let segment_bytes = superblock.segment_bytes();
         for (id, start) in (first.0..self.end).zip((0..).step_by(segment_bytes)) {
@@ -132,6 +171,7 @@ impl ReadAhead {
             self.batch.push_back(LoadedSegment {
                 id: SegmentId(id),
                 copies: parts.collect(),
+                of_device: copies.len(),
             });
         }
         Ok(())

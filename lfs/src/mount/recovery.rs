@@ -14,21 +14,23 @@
 //! well, and what survives of it may be just what was lacking. So the head of either is overwritten, before anything else is.
 //!
 //! Nothing is written to the device before [`Recovery::finish`], which flushes. Where the device keeps two copies,
-//! what is read is taken from whichever proves right, and the other gets it too (DESIGN.md, "Mirror").
+//! what is read is taken from whichever proves right, or put together from both, and both get it (DESIGN.md, "Mirror"). A mount
+//! fails rather than go on with what one copy may still lack.
 
 use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::ops::Range;
 
 use super::filesystem::FileSystem;
 use super::format::read_superblock;
 use super::read_ahead::{LoadedSegment, ReadAhead};
 use super::unlock::{Unlock, unlock};
 use crate::checkpoint::{Checkpoint, ObjectReader, read_slot, segments_for};
-use crate::disk::layout::NUMBER_MAX;
-use crate::disk::read_checked;
+use crate::disk::layout::{NUMBER_MAX, SECTOR_SIZE, checksum};
 use crate::disk::superblock::{SegmentId, State, Superblock, SuperblockFault};
+use crate::disk::{put_together, read_checked, read_together};
 use crate::log::{
     Commit, GroupHeader, GroupKind, Log, LogCursor, Replay, ReplayFault, clock_after,
 };
@@ -37,8 +39,8 @@ use crate::space::{Segment, SegmentKind, Segments};
 use crate::transaction::Volume;
 use crate::tree::{Held, Missing};
 use crate::{
-    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, Fault, FileError,
-    MountError, ObjectId, ObjectReadError, Structure,
+    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, DeviceError,
+    Fault, FileError, MountError, ObjectId, ObjectReadError, Structure,
 };
 
 /// The log is replayed this many changes, or a commit, at a time: the nodes that they ask for are loaded together.
@@ -81,16 +83,19 @@ pub struct Recovery<D: BlockDevice> {
 struct Group {
     header: GroupHeader,
     checksum: u32,
-    /// Which of the segment's buffers has it.
+    /// Which of the segment's copies has it.
     copy: usize,
+    /// Whether its data are right.
+    whole: bool,
 }
 
-/// A group that was read from one copy and is something else on another.
+/// Bytes of a group that was believed which not all copies have, and one that does.
 #[derive(Clone, Copy)]
 struct Uneven {
-    block: BlockIndex,
-    blocks: u32,
+    address: u64,
+    len: usize,
     copy: usize,
+    checksum: u32,
 }
 
 impl<D: BlockDevice> Recovery<D> {
@@ -338,15 +343,21 @@ impl<D: BlockDevice> Recovery<D> {
         let bytes = believed
             .and_then(|bytes| bytes.get(start..))
             .unwrap_or_default();
-        let len = header.blocks() as usize * BLOCK_SIZE;
-        let differs = |other: &[u8]| other.get(start..start + len) != bytes.get(..len);
         // Where data are damaged on both, each may have what the other lacks: who reads them puts them together.
-        if copies().any(differs) && header.has_data(bytes) {
-            self.uneven.push(Uneven {
-                block: self.cursor.block(&self.superblock),
-                blocks: header.blocks(),
-                copy: group.copy,
-            });
+        if header.has_data(bytes) {
+            let len = header.blocks() as usize * BLOCK_SIZE;
+            let of_device = current
+                .iter()
+                .flat_map(|segment| segment.of_device(&self.superblock));
+            let of_device = of_device.map(|copy| copy.get(start..).unwrap_or_default());
+            let address = self.cursor.block(&self.superblock).0 * BLOCK_SIZE as u64;
+            let bytes = bytes.get(..len).unwrap_or_default();
+            note_uneven(
+                &mut self.uneven,
+                address,
+                bytes,
+                &of_device.collect::<Vec<_>>(),
+            );
         }
         let block = self.cursor.block(&self.superblock);
         // The checksum of what is stored was right: what does not open now was not written by this file system.
@@ -501,12 +512,12 @@ impl<D: BlockDevice> Recovery<D> {
     /// Gives all copies the groups that were believed: after a power cut the newest may be on one only.
     async fn even_out(&self) -> Result<(), MountError> {
         for uneven in &self.uneven {
-            let buffer = Buffer::zeroed(uneven.blocks as usize)?;
-            let copy = u8::try_from(uneven.copy).unwrap_or(u8::MAX);
-            let (buffer, read) = self.device.read_copy(copy, uneven.block, buffer).await;
-            read?;
-            let address = uneven.block.0 * BLOCK_SIZE as u64;
-            self.device.mend(copy, address, buffer.bytes()).await;
+            let mut done = self.spread(uneven).await;
+            if done.is_err() {
+                // A disk that has gone out since is no longer counted, and the copies have other numbers.
+                done = self.spread(uneven).await;
+            }
+            done?;
         }
         Ok(())
     }
@@ -518,6 +529,30 @@ impl<D: BlockDevice> Recovery<D> {
             written?;
         }
         Ok(())
+    }
+
+    /// Gives all copies what one has, whichever that is by now.
+    async fn spread(&self, uneven: &Uneven) -> Result<(), MountError> {
+        let block = BLOCK_SIZE as u64;
+        let first = BlockIndex(uneven.address / block);
+        let at = usize::try_from(uneven.address % block).unwrap_or(0);
+        let end = at + uneven.len;
+        let own = u8::try_from(uneven.copy).unwrap_or(u8::MAX);
+        let mut failed = DeviceError::Gone;
+        for copy in [own].into_iter().chain(0..self.device.copies()) {
+            let buffer = Buffer::zeroed(end.div_ceil(BLOCK_SIZE))?;
+            let (buffer, read) = self.device.read_copy(copy, first, buffer).await;
+            let good = buffer.bytes().get(at..end).unwrap_or_default();
+            match read {
+                Ok(()) if checksum(good) == uneven.checksum => {
+                    self.device.mend(copy, uneven.address, good).await?;
+                    return Ok(());
+                }
+                Ok(()) => {}
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed.into())
     }
 
     /// Tells a mirror what it need not copy, and where a disk that is away may have a group that this one does not.
@@ -573,7 +608,7 @@ impl<D: BlockDevice> Recovery<D> {
             Some(loaded) => loaded,
             None => self.read_segment(&self.cursor.clone()).await?,
         };
-        let found = self.group_at_cursor(&self.cursor, &current);
+        let (current, found) = self.find_group(&self.cursor, current).await?;
         self.current = Some(current);
         if let Some(group) = found {
             return Ok(Some(group));
@@ -587,12 +622,59 @@ impl<D: BlockDevice> Recovery<D> {
             return Ok(None);
         }
         let ahead = self.read_segment(&next).await?;
-        let Some(group) = self.group_at_cursor(&next, &ahead) else {
+        let (ahead, found) = self.find_group(&next, ahead).await?;
+        let Some(group) = found else {
             return Ok(None);
         };
         self.current = Some(ahead);
         self.cursor = next;
         Ok(Some(group))
+    }
+
+    /// The group at the cursor, from a copy or put together from two; that is one copy more then.
+    async fn find_group(
+        &self,
+        cursor: &LogCursor,
+        mut segment: LoadedSegment,
+    ) -> Result<(LoadedSegment, Option<Group>), MountError> {
+        let found = self.group_at_cursor(cursor, &segment);
+        if found.as_ref().is_some_and(|found| found.whole) {
+            return Ok((segment, found));
+        }
+        let start = cursor.next_block as usize * BLOCK_SIZE;
+        let together = {
+            let copies = segment.of_device(&self.superblock).collect::<Vec<_>>();
+            let [one, two] = copies.as_slice() else {
+                return Ok((segment, found));
+            };
+            let headers = [one, two].map(|bytes| self.header_at(cursor, bytes));
+            let Some((header, _)) = headers.into_iter().flatten().next() else {
+                return Ok((segment, found));
+            };
+            let bytes = start..start + header.blocks() as usize * BLOCK_SIZE;
+            let (Some(one_group), Some(two_group)) =
+                (one.get(bytes.clone()), two.get(bytes.clone()))
+            else {
+                return Ok((segment, found));
+            };
+            let check = |group: &[u8]| {
+                let header = self.decode_header(cursor, group);
+                let whole = header
+                    .filter(|(header, _)| header.has_records(group) && header.has_data(group));
+                whole.map(|_| ()).ok_or(())
+            };
+            put_together([one_group, two_group], check).await
+        };
+        let Some(together) = together else {
+            return Ok((segment, found));
+        };
+        let copy = segment.add(&self.superblock, start, &together.bytes)?;
+        let mut copies = segment.copies(&self.superblock);
+        let group = copies
+            .nth(copy)
+            .and_then(|bytes| self.group_in(cursor, copy, bytes, true));
+        drop(copies);
+        Ok((segment, group.or(found)))
     }
 
     /// The group at the cursor from the copy that has all of it, else from one of which only data are damaged.
@@ -613,20 +695,33 @@ impl<D: BlockDevice> Recovery<D> {
     ) -> Option<Group> {
         let start = cursor.next_block as usize * BLOCK_SIZE;
         let bytes = segment.get(start..)?;
-        let block = cursor.block(&self.superblock);
-        let (header, checksum) =
-            GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, bytes)?;
-        let valid = header.sequence == cursor.sequence
-            && header.previous_checksum == cursor.previous_checksum
-            && header.has_records(bytes)
-            // Of a group that is known to have been durable, damaged data are no torn tail: they are damaged data,
-            // which shows where they are read.
-            && (header.has_data(bytes)
-                || (!with_data && header.sequence <= self.checkpoint.durable_group));
+        let (header, checksum) = self.decode_header(cursor, bytes)?;
+        let whole = header.has_data(bytes);
+        // Of a group that is known to have been durable, damaged data are no torn tail: they are damaged data,
+        // which shows where they are read.
+        let vouched_for = !with_data && header.sequence <= self.checkpoint.durable_group;
+        let valid = header.has_records(bytes) && (whole || vouched_for);
         valid.then_some(Group {
             header,
             checksum,
             copy,
+            whole,
+        })
+    }
+
+    /// The header at the cursor in what a copy has of its segment.
+    fn header_at(&self, cursor: &LogCursor, segment: &[u8]) -> Option<(GroupHeader, u32)> {
+        let start = cursor.next_block as usize * BLOCK_SIZE;
+        self.decode_header(cursor, segment.get(start..)?)
+    }
+
+    /// The header of `group`, if it is of the next one of the chain.
+    fn decode_header(&self, cursor: &LogCursor, group: &[u8]) -> Option<(GroupHeader, u32)> {
+        let block = cursor.block(&self.superblock);
+        let found = GroupHeader::decode(GroupKind::Commits, self.superblock.id, block, group);
+        found.filter(|(header, _)| {
+            header.sequence == cursor.sequence
+                && header.previous_checksum == cursor.previous_checksum
         })
     }
 
@@ -734,6 +829,32 @@ impl<D: BlockDevice> Recovery<D> {
     }
 }
 
+/// Notes in which sectors what was believed of a group is not what all `copies` have.
+fn note_uneven(uneven: &mut Vec<Uneven>, address: u64, believed: &[u8], copies: &[&[u8]]) {
+    let mut run: Option<(usize, Range<usize>)> = None;
+    let mut runs = Vec::new();
+    for (sector, start) in believed.chunks(SECTOR_SIZE).zip((0..).step_by(SECTOR_SIZE)) {
+        let end = start + sector.len();
+        let has = |copy: &&[u8]| copy.get(start..end) == Some(sector);
+        let source = copies.iter().position(has);
+        let source = source.filter(|_| !copies.iter().all(has));
+        match (&mut run, source) {
+            (Some((copy, bytes)), Some(source)) if *copy == source => bytes.end = end,
+            (_, source) => {
+                runs.extend(run.take());
+                run = source.map(|source| (source, start..end));
+            }
+        }
+    }
+    runs.extend(run);
+    uneven.extend(runs.into_iter().map(|(copy, bytes)| Uneven {
+        address: address + bytes.start as u64,
+        len: bytes.len(),
+        copy,
+        checksum: checksum(believed.get(bytes).unwrap_or_default()),
+    }));
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn mount_error(error: FileError) -> MountError {
     match error {
@@ -761,14 +882,21 @@ async fn read_checkpoint<D: BlockDevice>(
     superblock: &Superblock,
     vault: &Vault,
 ) -> Result<(Checkpoint, Vec<BlockIndex>), MountError> {
+    let decode = |own, bytes: &[u8]| {
+        let device_blocks = device.geometry().block_count;
+        Checkpoint::decode(superblock, vault, own, bytes, device_blocks)
+    };
+    // With the copy it is from, and its slot.
     let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
     let mut claimed = Vec::new();
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
+        let decode = |bytes: &[u8]| decode(own, bytes);
+        let mut valid: Option<(Checkpoint, u8, BlockIndex)> = None;
         // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
         // disk that does not have all that was acknowledged is not asked.
         let mut unread = None;
-        let mut readable = 0;
+        let mut blocks = 0;
         for copy in 0..device.copies() {
             let buffer = match read_slot(device, superblock, own, copy).await {
                 Ok(buffer) => buffer,
@@ -778,7 +906,7 @@ async fn read_checkpoint<D: BlockDevice>(
                 }
                 Err(error) => return Err(error),
             };
-            readable += 1;
+            blocks = blocks.max(Checkpoint::len_blocks(superblock, buffer.bytes()));
             if let Some(head) = Checkpoint::head_of(superblock, own, buffer.bytes())
                 && superblock.allows(head.segment_count)
             {
@@ -787,28 +915,42 @@ async fn read_checkpoint<D: BlockDevice>(
             }
             let sequence = Checkpoint::claimed_sequence(superblock, own, buffer.bytes());
             claimed.extend(sequence.map(|sequence| (sequence, own)));
-            let device_blocks = device.geometry().block_count;
-            let found = Checkpoint::decode(superblock, vault, own, buffer.bytes(), device_blocks);
-            if let Some(found) = found
-                && newest
-                    .as_ref()
-                    .is_none_or(|(best, ..)| found.sequence > best.sequence)
+            if let Some(found) = decode(buffer.bytes())
+                && is_newer(&found, valid.as_ref())
             {
-                newest = Some((found, copy, own));
+                valid = Some((found, copy, own));
+            }
+        }
+        if valid.is_none() && device.copies() > 1 {
+            // Torn or damaged in different places.
+            blocks = blocks.max(1);
+            let together =
+                read_together(device, own, blocks, |bytes| decode(bytes).ok_or(())).await;
+            valid = together.map(|(_, found)| (found, 0, own));
+            if valid.is_some() {
+                unread = None;
             }
         }
         if let Some(error) = unread
-            && readable == 0
+            && blocks == 0
         {
             return Err(error.into());
+        }
+        if let Some(found) = valid.filter(|(found, ..)| is_newer(found, newest.as_ref())) {
+            newest = Some(found);
         }
     }
     if let Some((newest, copy, own)) = newest {
         if device.copies() > 1 {
             // It may be whole on one copy only; all it names was durable on both before.
             let buffer = read_slot(device, superblock, own, copy).await?;
+            let found = decode(own, buffer.bytes());
+            if found.is_none_or(|found| found.sequence != newest.sequence) {
+                // The disk that had it is out, and the other one does not have it.
+                return Err(DeviceError::Gone.into());
+            }
             let address = own.0 * BLOCK_SIZE as u64;
-            device.mend(copy, address, buffer.bytes()).await;
+            device.mend(copy, address, buffer.bytes()).await?;
         }
         let newer = claimed.iter().filter(|(at, _)| *at > newest.sequence);
         let mut torn = newer.map(|&(_, own)| own).collect::<Vec<_>>();
@@ -819,6 +961,10 @@ async fn read_checkpoint<D: BlockDevice>(
         structure: Structure::Checkpoint,
         block: superblock.slot_block(0),
     })
+}
+
+fn is_newer<T, U>(found: &Checkpoint, than: Option<&(Checkpoint, T, U)>) -> bool {
+    than.is_none_or(|(than, ..)| found.sequence > than.sequence)
 }
 
 /// Blocks of the segment table that one request reads.

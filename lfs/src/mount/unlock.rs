@@ -151,15 +151,15 @@ fn key_error(error: KeyError) -> MountError {
     }
 }
 
-/// The intact copy of the slots with the highest generation.
+/// The intact copy of the slots with the highest generation, whichever disk it is on.
 async fn read_slots<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
 ) -> Result<KeySlots, MountError> {
     let mut best: Option<KeySlots> = None;
     let mut unknown = None;
-    for block in KEY_SLOT_BLOCKS {
-        match read_copy(device, superblock, block).await? {
+    for (block, copy) in places(device) {
+        match read_copy(device, superblock, block, copy).await? {
             Ok(slots) => {
                 let newer = |best: &KeySlots| slots.generation() > best.generation();
                 if best.as_ref().is_none_or(newer) {
@@ -173,14 +173,22 @@ async fn read_slots<D: BlockDevice>(
     best.ok_or_else(|| key_error(unknown.unwrap_or(KeyError::Damaged)))
 }
 
+/// Where slots are: blocks, of each copy that the device keeps.
+fn places<D: BlockDevice>(device: &D) -> impl Iterator<Item = (BlockIndex, u8)> {
+    let copies = device.copies();
+    let of = move |block| (0..copies).map(move |copy| (block, copy));
+    KEY_SLOT_BLOCKS.into_iter().flat_map(of)
+}
+
 /// The copy at `block`, if it is one of this file system.
 async fn read_copy<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
     block: BlockIndex,
+    copy: u8,
 ) -> Result<Result<KeySlots, KeyError>, MountError> {
     let buffer = Buffer::zeroed(1)?;
-    let (buffer, read) = device.read(block, buffer).await;
+    let (buffer, read) = device.read_copy(copy, block, buffer).await;
     if read.is_err() {
         // The other copy may do.
         return Ok(Err(KeyError::Damaged));
@@ -192,7 +200,7 @@ async fn read_copy<D: BlockDevice>(
     }))
 }
 
-/// Which copies of the slots are not as they should be; with a good one to mend them from.
+/// Which blocks do not have the slots as they should be, on any disk; with good ones to mend them from.
 pub(crate) async fn damaged_copies<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
@@ -200,11 +208,24 @@ pub(crate) async fn damaged_copies<D: BlockDevice>(
     let best = read_slots(device, superblock).await.ok()?;
     let mut bad = [None; 2];
     for (bad, block) in bad.iter_mut().zip(KEY_SLOT_BLOCKS) {
-        let copy = read_copy(device, superblock, block).await;
-        let good = matches!(copy, Ok(Ok(copy)) if copy.generation() == best.generation());
-        *bad = (!good).then_some(block);
+        let generation = oldest_generation(device, superblock, block).await.ok()?;
+        *bad = (generation != best.generation()).then_some(block);
     }
     Some((best, bad))
+}
+
+/// The generation of the slots at `block`, of the oldest on any disk; 0 where one is damaged.
+async fn oldest_generation<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    block: BlockIndex,
+) -> Result<u64, MountError> {
+    let mut oldest = u64::MAX;
+    for copy in 0..device.copies() {
+        let found = read_copy(device, superblock, block, copy).await?;
+        oldest = oldest.min(found.map_or(0, |slots| slots.generation()));
+    }
+    Ok(oldest)
 }
 
 /// The block to write for the copy at `own`.
@@ -306,11 +327,11 @@ pub async fn change_keys<D: BlockDevice>(
         }
     };
     // The one that is older, or damaged, first.
-    let first = read_copy(device, &superblock, KEY_SLOT_BLOCKS[0]).await?;
-    let second = read_copy(device, &superblock, KEY_SLOT_BLOCKS[1]).await?;
-    let generation = |copy: Result<KeySlots, KeyError>| copy.map_or(0, |slots| slots.generation());
+    let [first, second] = KEY_SLOT_BLOCKS;
+    let first = oldest_generation(device, &superblock, first).await?;
+    let second = oldest_generation(device, &superblock, second).await?;
     let mut order = KEY_SLOT_BLOCKS;
-    if generation(first) > generation(second) {
+    if first > second {
         order.reverse();
     }
     for block in order {

@@ -1,5 +1,5 @@
 //! A disk in memory that remembers every write, discard and flush, can lose its power at any of them, and
-//! can lie: about what it wrote, and where.
+//! can lie: about what it wrote, and where. It can also keep requests to itself for as long as a test likes.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
@@ -80,6 +80,13 @@ pub enum Fate {
 }
 
 type Fates = Box<dyn FnMut(BlockIndex, usize) -> Fate>;
+type Holds = Box<dyn FnMut(Request) -> bool>;
+
+/// A request that the disk keeps to itself. It is the disk's: whoever sent it may be gone.
+struct Held {
+    write: Option<Write>,
+    done: Rc<Cell<bool>>,
+}
 
 /// A simulated disk; clones are the same disk.
 #[derive(Clone)]
@@ -96,6 +103,9 @@ struct Inner {
     completed: RefCell<Vec<usize>>,
     faults: RefCell<Option<FaultPlan>>,
     fates: RefCell<Option<Fates>>,
+    holds: RefCell<Option<Holds>>,
+    held: RefCell<Vec<Held>>,
+    released: Notify,
     random: RefCell<Random>,
     prompt: Cell<bool>,
     resized: Notify,
@@ -109,8 +119,11 @@ enum Event {
     Flushed(Vec<usize>),
     /// It has so many blocks from here on.
     Resized(usize),
+    /// It lost its power and got it back: this is what was left.
+    Cycled(Image),
 }
 
+#[derive(Clone)]
 struct Write {
     start: u64,
     blocks: Vec<Block>,
@@ -137,6 +150,9 @@ impl SimDisk {
             completed: RefCell::default(),
             faults: RefCell::new(None),
             fates: RefCell::new(None),
+            holds: RefCell::new(None),
+            held: RefCell::default(),
+            released: Notify::default(),
             random: RefCell::new(Random::new(seed)),
             prompt: Cell::new(false),
             resized: Notify::default(),
@@ -233,6 +249,43 @@ impl SimDisk {
         *self.inner.fates.borrow_mut() = None;
     }
 
+    /// Asks `holds` from now on which requests neither complete nor fail until [`release`](Self::release). A write that
+    /// is held reaches the disk then and not before, also when nobody waits for it any more.
+    pub fn set_holds(&self, holds: impl FnMut(Request) -> bool + 'static) {
+        *self.inner.holds.borrow_mut() = Some(Box::new(holds));
+    }
+
+    /// How many requests are held.
+    pub fn held_count(&self) -> usize {
+        self.inner.held.borrow().len()
+    }
+
+    /// Holds no more requests, and carries out those that are held, in any order.
+    pub fn release(&self) {
+        *self.inner.holds.borrow_mut() = None;
+        let mut held = self.inner.held.take();
+        while !held.is_empty() {
+            let next = self.inner.random.borrow_mut().index(held.len());
+            let Held { write, done } = held.swap_remove(next);
+            if let Some(write) = write {
+                let number = self.carry_out(write, |_| true);
+                self.inner.completed.borrow_mut().push(number);
+            }
+            done.set(true);
+        }
+        self.inner.released.notify();
+    }
+
+    /// Loses its power and has it back at once, while whoever uses it goes on: of what no flush covers those sectors survive
+    /// for which `survives` says so, see [`Crash::disk`].
+    pub fn power_cycle(&self, survives: impl FnMut(usize) -> bool) {
+        let crash = self.crash_at(self.event_count());
+        let image = crash.image_with(survives);
+        self.inner.image.replace(Rc::new(image.clone()));
+        self.inner.completed.borrow_mut().clear();
+        self.inner.events.borrow_mut().push(Event::Cycled(image));
+    }
+
     /// Number of events so far: every write and discard issued and every flush returned. A power cut happens
     /// between two of them.
     pub fn event_count(&self) -> usize {
@@ -244,18 +297,27 @@ impl SimDisk {
         let log = self.inner.events.borrow();
         let mut durable = BTreeSet::new();
         let mut writes = Vec::new();
-        let mut size = self.inner.origin.len();
+        let mut count = 0;
+        let mut origin: &Image = &self.inner.origin;
+        let mut size = origin.len();
         for event in log.iter().take(events) {
             match event {
-                Event::Write(write) => writes.push(write),
+                Event::Write(write) => {
+                    writes.push((count, write));
+                    count += 1;
+                }
                 Event::Flushed(covered) => durable.extend(covered.iter().copied()),
                 Event::Resized(blocks) => size = *blocks,
+                Event::Cycled(image) => {
+                    writes.clear();
+                    (origin, size) = (image, image.len());
+                }
             }
         }
-        let mut image = Image::clone(&self.inner.origin);
+        let mut image = origin.clone();
         image.resize(size, Bytes::filled(GARBAGE));
         let mut open = Vec::new();
-        for (number, write) in writes.into_iter().enumerate() {
+        for (number, write) in writes {
             if durable.contains(&number) {
                 apply(&mut image, write, |_| true);
             } else {
@@ -273,6 +335,33 @@ impl SimDisk {
             .as_mut()
             .and_then(|plan| plan(request));
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Waits for the release of a request that is held; false for one that is not. `write` gives what it writes.
+    async fn is_held(&self, request: Request, write: impl FnOnce() -> Option<Write>) -> bool {
+        let held = {
+            let mut holds = self.inner.holds.borrow_mut();
+            holds.as_mut().is_some_and(|holds| holds(request))
+        };
+        if !held {
+            return false;
+        }
+        let done = Rc::new(Cell::new(false));
+        let held = Held {
+            write: write(),
+            done: Rc::clone(&done),
+        };
+        self.inner.held.borrow_mut().push(held);
+        self.inner.released.until(|| done.get().then_some(())).await;
+        true
+    }
+
+    /// Lets a write reach the disk, as far as `survives` says, and gives its number.
+    fn carry_out(&self, write: Write, survives: impl FnMut(usize) -> bool) -> usize {
+        apply(&mut self.image_mut(), &write, survives);
+        let event = Event::Write(Rc::new(write));
+        self.inner.events.borrow_mut().push(event);
+        self.inner.writes.replace(self.inner.writes.get() + 1)
     }
 
     /// Lets the others run for a while, so requests overlap and complete in any order.
@@ -319,7 +408,11 @@ impl Crash {
 
     /// The disk when of the open sectors, in the order they were written, those survive for which
     /// `survives` says so (it is called once for each).
-    pub fn disk(&self, mut survives: impl FnMut(usize) -> bool, seed: u64) -> SimDisk {
+    pub fn disk(&self, survives: impl FnMut(usize) -> bool, seed: u64) -> SimDisk {
+        SimDisk::with_image(self.image_with(survives), seed)
+    }
+
+    fn image_with(&self, mut survives: impl FnMut(usize) -> bool) -> Image {
         let mut image = self.image.clone();
         let mut number = 0;
         for write in &self.open {
@@ -328,7 +421,7 @@ impl Crash {
                 survives(number - 1)
             });
         }
-        SimDisk::with_image(image, seed)
+        image
     }
 
     /// The disk when it keeps its power and only the machine begins anew: everything can be read, and the fate of the open
@@ -396,7 +489,9 @@ impl BlockDevice for SimDisk {
         let Some(range) = self.in_range(start, buffer.len_blocks()) else {
             return (buffer, Err(DeviceError::OutOfRange));
         };
-        let result = self.fault(Request::Read(start, buffer.len_blocks()));
+        let request = Request::Read(start, buffer.len_blocks());
+        let result = self.fault(request);
+        self.is_held(request, || None).await;
         self.take_time().await;
         if result.is_ok() {
             let image = self.inner.image.borrow();
@@ -412,9 +507,8 @@ impl BlockDevice for SimDisk {
         if self.in_range(start, buffer.len_blocks()).is_none() {
             return (buffer, Err(DeviceError::OutOfRange));
         }
-        let result = self.fault(Request::Write(start, buffer.len_blocks()));
-        let number = self.inner.writes.get();
-        self.inner.writes.set(number + 1);
+        let request = Request::Write(start, buffer.len_blocks());
+        let result = self.fault(request);
         let blocks = buffer.bytes().chunks_exact(BLOCK_SIZE);
         let blocks = blocks.map(|block| Bytes::new(block.to_vec()));
         let mut write = Write {
@@ -431,13 +525,11 @@ impl BlockDevice for SimDisk {
                 Fate::Misdirected(elsewhere) => write.start = elsewhere.0,
             }
         }
-        apply(&mut self.image_mut(), &write, |_| {
-            !failed || self.inner.random.borrow_mut().one_in(2)
-        });
-        self.inner
-            .events
-            .borrow_mut()
-            .push(Event::Write(Rc::new(write)));
+        if !failed && self.is_held(request, || Some(write.clone())).await {
+            return (buffer, result);
+        }
+        let random = &self.inner.random;
+        let number = self.carry_out(write, |_| !failed || random.borrow_mut().one_in(2));
         self.take_time().await;
         if !failed {
             self.inner.completed.borrow_mut().push(number);
@@ -447,6 +539,7 @@ impl BlockDevice for SimDisk {
 
     async fn flush(&self) -> Result<(), DeviceError> {
         let result = self.fault(Request::Flush);
+        self.is_held(Request::Flush, || None).await;
         let covered = core::mem::take(&mut *self.inner.completed.borrow_mut());
         self.take_time().await;
         if result.is_ok() {
@@ -462,34 +555,18 @@ impl BlockDevice for SimDisk {
         }
         // What a discarded block reads as is open: what it was, zeros, or anything. Like a write it takes
         // effect for good with a flush, and before it perhaps.
-        let number = self.inner.writes.get();
-        self.inner.writes.set(number + 1);
         let fill = match self.inner.random.borrow_mut().below(4) {
             0 => None,
             1 => Some(0),
             _ => Some(0xD5),
         };
-        if let Some(fill) = fill {
-            let write = Write {
-                start: start.0,
-                blocks: alloc::vec![Bytes::filled(fill); count],
-                sectors: count * SECTORS,
-            };
-            apply(&mut self.image_mut(), &write, |_| true);
-            self.inner
-                .events
-                .borrow_mut()
-                .push(Event::Write(Rc::new(write)));
-        } else {
-            self.inner
-                .events
-                .borrow_mut()
-                .push(Event::Write(Rc::new(Write {
-                    start: start.0,
-                    blocks: Vec::new(),
-                    sectors: 0,
-                })));
-        }
+        let blocks = fill.map_or(Vec::new(), |fill| alloc::vec![Bytes::filled(fill); count]);
+        let write = Write {
+            start: start.0,
+            sectors: blocks.len() * SECTORS,
+            blocks,
+        };
+        let number = self.carry_out(write, |_| true);
         self.take_time().await;
         self.inner.completed.borrow_mut().push(number);
         Ok(())

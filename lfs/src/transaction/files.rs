@@ -222,6 +222,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// # Errors
     /// [`FileError::Device`], [`FileError::Damaged`], [`FileError::OutOfMemory`].
     pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
+        let _counted = Loading::begin(self);
         let use_of = |address| self.volume.borrow().use_of(address);
         match fault {
             Fault::Node(pointer) => self.load_nodes(&[pointer], loaded).await,
@@ -286,6 +287,11 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(())
     }
 
+    /// Whether somebody waits for the device: work in the background lets them go first.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.loading.get() > 0 || self.log.is_waited_for()
+    }
+
     /// Reads bytes of the log that were found damaged, from a copy that has them right if one does.
     async fn read_verified(&self, range: StoredRange, at: &PieceAt) -> Result<Rc<[u8]>, FileError> {
         let mut found = Err(FileError::Device(DeviceError::Gone));
@@ -295,14 +301,21 @@ impl<D: BlockDevice> FileSystem<D> {
                 .as_ref()
                 .is_ok_and(|bytes| damaged_bytes(self.vault.sealer(), at, bytes).is_empty());
             if good && let Ok(bytes) = &bytes {
-                self.device.mend(copy, range.address, bytes).await;
+                let _ = self.device.mend(copy, range.address, bytes).await;
                 return Ok(Rc::clone(bytes));
             }
             found = found.or(bytes);
         }
         // Each may be damaged in another place.
         if self.device.copies() > 1 && self.mend_units(range, at).await {
-            return self.read_stored_copy(range, 0).await;
+            for copy in 0..self.device.copies() {
+                let bytes = self.read_stored_copy(range, copy).await;
+                let damaged = |bytes: &[u8]| damaged_bytes(self.vault.sealer(), at, bytes);
+                if bytes.as_ref().is_ok_and(|bytes| damaged(bytes).is_empty()) {
+                    return bytes;
+                }
+                found = found.or(bytes);
+            }
         }
         found
     }
@@ -693,6 +706,26 @@ impl<D: BlockDevice> FileSystem<D> {
             .await?;
         self.wait_durable(commit).await?;
         Ok(())
+    }
+}
+
+/// Something that is being loaded.
+struct Loading<'f, D: BlockDevice>(&'f FileSystem<D>);
+
+impl<'f, D: BlockDevice> Loading<'f, D> {
+    fn begin(filesystem: &'f FileSystem<D>) -> Self {
+        filesystem.loading.update(|count| count + 1);
+        Self(filesystem)
+    }
+}
+
+impl<D: BlockDevice> Drop for Loading<'_, D> {
+    fn drop(&mut self) {
+        self.0.loading.update(|count| count - 1);
+        if self.0.scrub_status().running {
+            // It waits until nobody else does.
+            self.0.log.nudge();
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod namespace_golden;
 mod namespace_model;
 mod namespace_names;
 mod read_steps;
+mod scrub;
 mod spec;
 mod transactions;
 mod transactions_model;

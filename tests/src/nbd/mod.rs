@@ -1,5 +1,6 @@
 //! A network block device for QEMU that behaves like a bad day: it forgets unflushed writes at a
-//! power cut, stops in the middle of the work, and fails reads, writes or flushes on request.
+//! power cut, stops in the middle of the work, fails reads, writes or flushes on request, and
+//! hangs: neither answers nor fails, and goes on later as if nothing had been.
 //!
 //! A SIGKILL of QEMU leaves written data in the host's page cache, so on an image file it cannot show
 //! a missing FLUSH. On this disk it can.
@@ -51,6 +52,7 @@ impl NbdServer {
                 faults: Faults::default(),
                 requests_until_stall: None,
                 stalled: false,
+                hangs: false,
                 clients: 0,
             }),
             changed: Condvar::new(),
@@ -85,6 +87,23 @@ impl NbdServer {
     /// After `requests` more requests the disk stops answering, as if the power had just gone.
     pub fn stall_after(&self, requests: u64) {
         self.shared.lock().requests_until_stall = Some(requests);
+    }
+
+    /// After `requests` more requests the disk stops answering, and carries out what it was asked once it is
+    /// [woken](Self::wake).
+    pub fn hang_after(&self, requests: u64) {
+        let mut state = self.shared.lock();
+        state.requests_until_stall = Some(requests);
+        state.hangs = true;
+    }
+
+    /// Ends a hang: what the disk was asked meanwhile it does now, in the order it was asked.
+    pub fn wake(&self) {
+        let mut state = self.shared.lock();
+        state.requests_until_stall = None;
+        state.stalled = false;
+        state.hangs = false;
+        self.shared.changed.notify_all();
     }
 
     /// Waits until it has stopped answering; false when it still answers after `limit`.
@@ -125,6 +144,8 @@ struct State {
     faults: Faults,
     requests_until_stall: Option<u64>,
     stalled: bool,
+    /// It goes on once it is woken.
+    hangs: bool,
     clients: usize,
 }
 
@@ -147,7 +168,14 @@ impl Shared {
     /// Carries a request out; none when the disk has stalled.
     fn answer(&self, request: Request) -> Option<Result<Vec<u8>, ReplyError>> {
         let mut state = self.lock();
-        match &mut state.requests_until_stall {
+        match state.requests_until_stall {
+            Some(0) if state.hangs => {
+                state.stalled = true;
+                self.changed.notify_all();
+                let hanging = |state: &mut State| state.hangs;
+                let woken = self.changed.wait_while(state, hanging);
+                state = woken.expect("no panic holds it");
+            }
             Some(0) => {
                 // A write that was on its way may reach the medium, like any other unflushed one.
                 if let Command::Write(_) = &request.command {
@@ -157,7 +185,7 @@ impl Shared {
                 self.changed.notify_all();
                 return None;
             }
-            Some(left) => *left -= 1,
+            Some(left) => state.requests_until_stall = Some(left - 1),
             None => {}
         }
         Some(state.execute(request))

@@ -11,7 +11,7 @@ use tests::seed;
 
 on!([riscv64 aarch64] {
     either_disk_alone_serves_and_the_other_catches_up, a_disk_vanishes_and_returns,
-    rot_on_one_disk_is_repaired, disks_written_apart_are_refused,
+    a_disk_hangs_and_is_given_up, rot_on_one_disk_is_repaired, disks_written_apart_are_refused,
 });
 
 /// For a resync or a scrub of a little data.
@@ -132,6 +132,47 @@ fn a_disk_vanishes_and_returns(target: Target) {
         }
     }
     machine.shutdown();
+}
+
+fn a_disk_hangs_and_is_given_up(target: Target) {
+    let mut rng = seed::rng();
+    let setup = Setup::new(target).with("DISK_SIZE", "64M");
+    let server = NbdServer::start(setup.directory(), 64 << 20);
+    let first = setup.disk().to_owned();
+    let mut setup = setup.with("DISK2", &server.uri());
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    connection.set::<_, _, ()>("key", "before").unwrap();
+    wait_for(&mut connection, "mirror_state", "whole");
+
+    server.hang_after(rng.u64(..4));
+    for number in 0..20 {
+        connection.set::<_, _, ()>("key", number).unwrap();
+    }
+    assert!(server.wait_stalled(LIMIT));
+    wait_for(&mut connection, "mirror_state", "degraded");
+    connection.set::<_, _, ()>("key", "without").unwrap();
+    // Now it does what it was asked, late, and is not taken back for that: more may come.
+    server.wake();
+    for number in 0..20 {
+        connection.set::<_, _, ()>("key", number).unwrap();
+    }
+    connection.set::<_, _, ()>("key", "after").unwrap();
+    assert_eq!(field(&mut connection, "mirror_state"), "degraded");
+    assert_eq!(field(&mut connection, "mirror_failures"), "1");
+    machine.shutdown();
+
+    let machine = setup.boot();
+    let mut connection = machine.connect();
+    assert_eq!(connection.get("key"), Ok("after".to_owned()));
+    wait_for(&mut connection, "mirror_state", "whole");
+    machine.shutdown();
+    for disk in [server.uri(), first] {
+        setup = alone(setup, &disk);
+        let machine = setup.boot();
+        assert_eq!(machine.connect().get("key"), Ok("after".to_owned()));
+        machine.shutdown();
+    }
 }
 
 fn rot_on_one_disk_is_repaired(target: Target) {

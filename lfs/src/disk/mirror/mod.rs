@@ -5,6 +5,7 @@
 //! - here: requests. Writes go to both, a flush is acknowledged when every disk that is in has flushed; a disk that
 //!   fails is out, which the other one's record says before anything more is acknowledged;
 //! - [`Mirror::run`] (`resync`): brings a disk back that answers again, copying only what it lacks;
+//! - `mend`: writes again on one disk what is right on the other;
 //! - `record`, `regions`: the member record on the disk (SPEC.md, "Member record").
 //!
 //! Invariants:
@@ -12,15 +13,21 @@
 //!   durably marks a region before anything is written there.
 //! - A disk that is being brought up to date says so in its own record before its first block is touched, and
 //!   is never read from until it is in.
-//! - Whoever copies blocks from one disk to the other has them to himself: writes there wait.
+//! - Whoever copies or mends blocks has them to himself: writes there wait. Mends are carried out by [`Mirror::run`], as copies
+//!   are: who asked for one may go away, and the write would be on its way still when the blocks are let go.
+//! - A disk that went out is not taken back as long as a write that was sent to it may still arrive.
 //!
 //! - No more is used of the disks than both have. When both have become larger, and have everything, the mirror does; one
 //!   that is alone keeps the size that the file system on it has, so that the other one still fits when it is back.
 //!
+//! Whoever writes, discards or flushes waits until that has ended; where the leader's record was being written and nobody waits
+//! any more, the mirror takes that for a failure.
+//!
 //! One disk alone that is no part of a mirror is passed through. Not here: what is right and what is
 //! damaged (those who read know, and call [`BlockDevice::mend`]); more than two disks; a disk that neither
-//! completes nor fails its requests comes back at the next start only.
+//! completes nor fails a request comes back at the next start only.
 
+mod mend;
 mod open;
 mod record;
 mod regions;
@@ -34,9 +41,10 @@ use core::ops::Range;
 use embassy_futures::join::join;
 use embassy_futures::select::{Either, select, select3};
 
+use self::mend::Order;
 pub use self::open::{CommonPart, MirrorError, Side};
 pub(crate) use self::record::RECORD_BLOCKS;
-use self::state::{Standing, State};
+use self::state::{Request, Standing, State};
 use crate::{
     Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Notify,
 };
@@ -68,6 +76,9 @@ struct Inner<A> {
     changed: Notify,
     /// A disk went out: who waits for it need not any more.
     gone: Notify,
+    /// Whether [`Mirror::run`] carries out mends, and the one it is to carry out; with it goes the right to its blocks.
+    mends: Cell<bool>,
+    order: RefCell<Option<Order>>,
 }
 
 /// How a disk of a mirror stands.
@@ -98,6 +109,8 @@ pub struct MirrorStatus {
     pub repaired: u64,
     /// Times that a disk went out, since the start.
     pub failures: u64,
+    /// Blocks that could not be read from the disk with everything when the other one was last brought up to date.
+    pub unread_blocks: u64,
 }
 
 impl<A: BlockDevice> Mirror<A> {
@@ -129,24 +142,28 @@ impl<A: BlockDevice> Mirror<A> {
         }
     }
 
-    /// Waits for a request to one disk, but not longer than it is in use. `None`: it was given up meanwhile.
-    async fn on_member<T>(&self, member: usize, request: impl Future<Output = T>) -> Option<T> {
+    /// Waits for a request to one disk. `None`: it was not waited for to its end, because the disk is out, and if the
+    /// request changes something, will not be taken back.
+    async fn on_member<T>(
+        &self,
+        member: usize,
+        kind: Request,
+        request: impl Future<Output = T>,
+    ) -> Option<T> {
         let departures = || self.state(|state| state.departures(member));
         let before = departures();
-        self.state(|state| state.begin_request(member));
-        let counted = Counted {
+        let _counted = Counted {
             mirror: self,
             member,
+            number: self.state(|state| state.begin_request(member, kind)),
         };
-        let given_up = self
-            .inner
-            .gone
-            .until(|| (departures() != before).then_some(()));
-        let result = select(request, given_up).await;
-        drop(counted);
-        match result {
-            Either::First(value) => Some(value),
-            Either::Second(()) => None,
+        let given_up = self.inner.gone.until(|| {
+            let asked = kind == Request::Asks && departures() != before;
+            (asked || self.state(|state| state.is_silent(member))).then_some(())
+        });
+        match select(given_up, request).await {
+            Either::First(()) => None,
+            Either::Second(value) => Some(value),
         }
     }
 
@@ -179,6 +196,15 @@ impl<A: BlockDevice> Mirror<A> {
         let drained = || self.state(|state| (!state.writes_in(&blocks)).then_some(()));
         self.inner.changed.until(drained).await;
         locked
+    }
+
+    /// Notes a write by whoever has the blocks to himself, until the guard goes.
+    fn note(&self, start: BlockIndex, count: u64) -> Writing<'_, A> {
+        let blocks = start.0..start.0.saturating_add(count);
+        Writing {
+            mirror: self,
+            number: self.state(|state| state.note_write(blocks)),
+        }
     }
 
     /// Begins the epoch of two disks that start together, once, before anything else is written.
@@ -218,12 +244,19 @@ impl<A: BlockDevice> Mirror<A> {
             let Some(writing) = self.inner.changed.until(settled).await? else {
                 return Ok(());
             };
-            let busy = RecordBusy { mirror: self };
+            let mut busy = RecordBusy {
+                mirror: self,
+                ended: false,
+            };
             let (member, record) = (writing.member, &writing.record);
             let written = match self.device(member) {
-                Some(device) => self.on_member(member, record.write(device)).await,
+                Some(device) => {
+                    let write = record.write(device);
+                    self.on_member(member, Request::Changes, write).await
+                }
                 None => None,
             };
+            busy.ended = true;
             let written = written.unwrap_or(Err(DeviceError::Gone));
             if written.is_err() {
                 // Where the other one has everything too, it leads from here on.
@@ -240,38 +273,36 @@ impl<A: BlockDevice> Mirror<A> {
         start: BlockIndex,
         buffer: Buffer,
     ) -> (Buffer, Result<(), DeviceError>) {
-        let targets = self.state(|state| state.written_members());
-        let [first, second] = targets.map(|member| Some((member?, self.device(member?)?)));
-        let (Some((first, first_device)), Some((second, second_device))) = (first, second) else {
-            let Some((member, device)) = first.or(second) else {
-                return (buffer, Err(DeviceError::Gone));
+        let write = async |member: usize, buffer: Buffer| {
+            let gone = (Buffer::default(), Err(DeviceError::Gone));
+            let Some(device) = self.device(member) else {
+                return gone;
             };
-            let done = self.on_member(member, device.write(start, buffer)).await;
-            let (buffer, written) = done.unwrap_or((Buffer::default(), Err(DeviceError::Gone)));
-            return (buffer, written);
+            let write = device.write(start, buffer);
+            let done = self.on_member(member, Request::Changes, write).await;
+            done.unwrap_or(gone)
         };
-        let gone = || (Buffer::default(), Err(DeviceError::Gone));
+        let targets = self.state(|state| state.written_members());
+        let (first, second) = match targets {
+            [Some(first), Some(second)] => (first, second),
+            [Some(member), None] | [None, Some(member)] => return write(member, buffer).await,
+            [None, None] => return (buffer, Err(DeviceError::Gone)),
+        };
         let Ok(mut twin) = Buffer::zeroed(buffer.len_blocks()) else {
             // No memory to write to both at once: one after the other.
-            let one = self
-                .on_member(first, first_device.write(start, buffer))
-                .await;
-            let (buffer, first_written) = one.unwrap_or_else(gone);
-            let two = self
-                .on_member(second, second_device.write(start, buffer))
-                .await;
-            let (buffer, second_written) = two.unwrap_or_else(gone);
+            let (buffer, first_written) = write(first, buffer).await;
+            let still = self.state(|state| state.written_members().contains(&Some(second)));
+            let (buffer, second_written) = if still && !buffer.is_empty() {
+                write(second, buffer).await
+            } else {
+                (buffer, Err(DeviceError::Gone))
+            };
             let result = self.outcome([(first, first_written), (second, second_written)]);
             return (buffer, result);
         };
         twin.bytes_mut().copy_from_slice(buffer.bytes());
-        let (one, two) = join(
-            self.on_member(first, first_device.write(start, buffer)),
-            self.on_member(second, second_device.write(start, twin)),
-        )
-        .await;
-        let (one, first_written) = one.unwrap_or_else(gone);
-        let (two, second_written) = two.unwrap_or_else(gone);
+        let ((one, first_written), (two, second_written)) =
+            join(write(first, buffer), write(second, twin)).await;
         let buffer = if one.is_empty() { two } else { one };
         let result = self.outcome([(first, first_written), (second, second_written)]);
         (buffer, result)
@@ -303,7 +334,8 @@ impl<A: BlockDevice> Mirror<A> {
         let Some(device) = self.device(member) else {
             return (buffer, Err(DeviceError::Gone));
         };
-        match self.on_member(member, device.read(start, buffer)).await {
+        let read = device.read(start, buffer);
+        match self.on_member(member, Request::Asks, read).await {
             Some((buffer, Ok(()))) => {
                 self.state(|state| state.read_well(member));
                 (buffer, Ok(()))
@@ -320,39 +352,6 @@ impl<A: BlockDevice> Mirror<A> {
                 Ok(buffer) => (buffer, Err(DeviceError::Gone)),
                 Err(_) => (Buffer::default(), Err(DeviceError::Gone)),
             },
-        }
-    }
-
-    /// Writes bytes to one disk; the rest of the blocks they are in stays, where it can be read.
-    async fn mend_member(&self, member: usize, address: u64, good: &[u8], blocks: Buffer) -> bool {
-        let Some(device) = self.device(member) else {
-            return false;
-        };
-        let block = BLOCK_SIZE as u64;
-        let start = BlockIndex(address / block);
-        let Ok(at) = usize::try_from(address % block) else {
-            return false;
-        };
-        let Ok(own) = Buffer::zeroed(blocks.len_blocks()) else {
-            return false;
-        };
-        let (mut own, read) = self.read_member(member, start, own).await;
-        if read.is_err() {
-            own = blocks;
-        }
-        match own.bytes_mut().get_mut(at..at + good.len()) {
-            Some(part) if read.is_ok() && part == good => return false,
-            Some(part) => part.copy_from_slice(good),
-            None => return false,
-        }
-        let done = self.on_member(member, device.write(start, own)).await;
-        match done {
-            Some((_, Ok(()))) => true,
-            Some((_, Err(_))) => {
-                self.fail(member);
-                false
-            }
-            None => false,
         }
     }
 }
@@ -375,6 +374,13 @@ struct Locked<'m, A: BlockDevice> {
     mirror: &'m Mirror<A>,
 }
 
+impl<A: BlockDevice> Locked<'_, A> {
+    /// Somebody else lets go of the blocks.
+    fn hand_over(self) {
+        core::mem::forget(self);
+    }
+}
+
 impl<A: BlockDevice> Drop for Locked<'_, A> {
     fn drop(&mut self) {
         self.mirror.state(State::unlock);
@@ -386,11 +392,35 @@ impl<A: BlockDevice> Drop for Locked<'_, A> {
 struct Counted<'m, A: BlockDevice> {
     mirror: &'m Mirror<A>,
     member: usize,
+    number: u64,
 }
 
 impl<A: BlockDevice> Drop for Counted<'_, A> {
     fn drop(&mut self) {
-        self.mirror.state(|state| state.end_request(self.member));
+        let (member, number) = (self.member, self.number);
+        let is_out = self.mirror.state(|state| {
+            state.end_request(member, number);
+            state.standing(member) == Standing::Out
+        });
+        if is_out {
+            // It may have been the last one that kept it from being taken back.
+            self.mirror.inner.changed.notify();
+        }
+    }
+}
+
+/// A flush under way.
+struct Flushing<'m, A: BlockDevice> {
+    mirror: &'m Mirror<A>,
+    number: u64,
+    /// Every disk in use has completed it.
+    covered: bool,
+}
+
+impl<A: BlockDevice> Drop for Flushing<'_, A> {
+    fn drop(&mut self) {
+        let (number, covered) = (self.number, self.covered);
+        self.mirror.state(|state| state.end_flush(number, covered));
     }
 }
 
@@ -411,11 +441,14 @@ impl<A: BlockDevice> Drop for EpochTurn<'_, A> {
 /// The right to write the leader's record.
 struct RecordBusy<'m, A: BlockDevice> {
     mirror: &'m Mirror<A>,
+    /// It was waited for to its end.
+    ended: bool,
 }
 
 impl<A: BlockDevice> Drop for RecordBusy<'_, A> {
     fn drop(&mut self) {
-        self.mirror.state(State::release_record);
+        let ended = self.ended;
+        self.mirror.state(|state| state.release_record(ended));
         self.mirror.inner.changed.notify();
     }
 }
@@ -449,11 +482,18 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
     async fn read(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
         let mut buffer = buffer;
         let mut failed = DeviceError::Gone;
-        for member in self
-            .state(|state| state.read_members())
-            .into_iter()
-            .flatten()
-        {
+        let mut asked = [false; 2];
+        loop {
+            // Who is in can change while one is being read.
+            let members = self.state(|state| state.read_members());
+            let mut members = members.into_iter().flatten();
+            let next = members.find(|member| asked.get(*member) == Some(&false));
+            let Some(member) = next else {
+                return (buffer, Err(failed));
+            };
+            if let Some(asked) = asked.get_mut(member) {
+                *asked = true;
+            }
             let read;
             (buffer, read) = self.read_member(member, start, buffer).await;
             match read {
@@ -461,7 +501,6 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
                 Err(error) => failed = error,
             }
         }
-        (buffer, Err(failed))
     }
 
     async fn write(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
@@ -488,13 +527,18 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
             return Ok(());
         }
         self.begin_together().await?;
-        let flush = self.state(State::begin_flush);
+        let mut flushing = Flushing {
+            mirror: self,
+            number: self.state(State::begin_flush),
+            covered: false,
+        };
         let targets = self.state(|state| state.written_members());
         let [first, second] = targets;
         let flush_of = async |member: Option<usize>| {
             let member = member?;
             let device = self.device(member)?;
-            let flushed = self.on_member(member, device.flush()).await;
+            let flush = device.flush();
+            let flushed = self.on_member(member, Request::Asks, flush).await;
             Some((member, flushed.unwrap_or(Err(DeviceError::Gone))))
         };
         let results = join(flush_of(first), flush_of(second)).await;
@@ -504,8 +548,8 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
             (None, None) => Err(DeviceError::Gone),
         };
         let all = [results.0, results.1];
-        let both = all.iter().flatten().all(|(_, result)| result.is_ok());
-        self.state(|state| state.end_flush(flush, both));
+        flushing.covered = all.iter().flatten().all(|(_, result)| result.is_ok());
+        drop(flushing);
         result?;
         self.settle(None).await
     }
@@ -523,7 +567,8 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
             if let Some(device) = self.device(member)
                 && device.geometry().discard
             {
-                let _ = self.on_member(member, device.discard(start, count)).await;
+                let discard = device.discard(start, count);
+                let _ = self.on_member(member, Request::Changes, discard).await;
             }
         }
         Ok(())
@@ -547,39 +592,18 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
         }
     }
 
-    async fn mend(&self, copy: u8, address: u64, good: &[u8]) -> bool {
-        if self.inner.read_only || good.is_empty() {
-            return false;
-        }
-        let block = BLOCK_SIZE as u64;
-        let end = address.saturating_add(good.len() as u64).div_ceil(block);
-        let first = address / block;
-        let _locked = self.lock(first..end).await;
-        let members = self.state(|state| state.read_members());
-        let mut members = members.into_iter().flatten();
-        let Some(from) = members.clone().nth(usize::from(copy)) else {
-            return false;
-        };
-        let others = members.by_ref().filter(|member| *member != from);
-        let Some(to) = others.into_iter().next() else {
-            return false;
-        };
-        let blocks = usize::try_from(end - first).map(Buffer::zeroed);
-        let Ok(Ok(buffer)) = blocks else {
-            return false;
-        };
-        let (buffer, read) = self.read_member(from, BlockIndex(first), buffer).await;
-        let Ok(at) = usize::try_from(address % block) else {
-            return false;
-        };
-        if read.is_err() || buffer.bytes().get(at..at + good.len()) != Some(good) {
-            return false;
-        }
-        let mended = self.mend_member(to, address, good, buffer).await;
-        if mended {
-            self.state(State::repaired);
-        }
-        mended
+    async fn mend(&self, copy: u8, address: u64, good: &[u8]) -> Result<bool, DeviceError> {
+        self.mend_other(copy, address, good).await
+    }
+
+    async fn renewal_wanted(&self) -> u64 {
+        let wanted = || self.state(|state| state.renewal());
+        self.inner.changed.until(wanted).await
+    }
+
+    fn renewed(&self, number: u64) {
+        self.state(|state| state.renewed(number));
+        self.inner.changed.notify();
     }
 
     fn advise(&self, start: BlockIndex, count: u64, advice: Advice) {

@@ -7,7 +7,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use super::record::{MemberId, Other, Record};
+use super::record::{MemberId, Other, Reading, Record};
 use super::regions::{Cut, Regions};
 use super::state::{Standing, State};
 use super::{Inner, Mirror};
@@ -82,6 +82,9 @@ pub enum MirrorError {
     /// It failed.
     #[error("{0} failed: {1}")]
     Device(Side, DeviceError),
+    /// It may have to serve only together with the other one, or not at all, and that cannot be read.
+    #[error("whether {0} has everything, or is part of a mirror at all, cannot be read: {1}")]
+    Unclear(Side, DeviceError),
     /// Not enough memory.
     #[error("not enough memory")]
     OutOfMemory,
@@ -93,8 +96,13 @@ enum Found {
     Foreign,
     /// A file system that is part of no mirror, and what number the next record must have to count.
     Single(Superblock, u64),
-    /// Part of a mirror; without a superblock that can be read when it is incomplete.
+    /// Part of a mirror, of which the superblock need not be readable.
     Member(Option<Superblock>, Record),
+    /// The same, but that it may have a newer record, which cannot be read for this reason.
+    Blurred(Option<Superblock>, Record, DeviceError),
+    /// It holds a file system, but whether that is part of a mirror cannot be read.
+    Unclear(DeviceError),
+    /// As good as absent.
     Failed(DeviceError),
 }
 
@@ -169,28 +177,28 @@ impl<A: BlockDevice> BlockDevice for CommonPart<'_, A> {
 }
 
 async fn look<A: BlockDevice>(device: &A) -> Found {
-    let found = async {
-        let record = Record::read(device).await?;
-        let superblock = match read_superblock(device).await? {
-            Ok(superblock) if superblock.state == FormatState::Ready => Some(superblock),
-            Err(SuperblockFault::Unknown { .. }) => return Ok(Found::Foreign),
-            _ => None,
-        };
-        Ok(match (superblock, record) {
-            (Some(superblock), Some(record)) if record.filesystem == superblock.id => {
-                Found::Member(Some(superblock), record)
-            }
-            (Some(superblock), record) => {
-                Found::Single(superblock, record.map_or(0, |record| record.generation + 1))
-            }
-            (None, Some(record)) => Found::Member(None, record),
-            (None, None) => match probe(device).await? {
-                Content::Blank => Found::Blank,
-                _ => Found::Foreign,
-            },
-        })
+    let Reading { record, unread } = Record::read(device).await;
+    let superblock = match read_superblock(device).await {
+        Ok(Ok(superblock)) if superblock.state == FormatState::Ready => Some(superblock),
+        Ok(Err(SuperblockFault::Unknown { .. })) => return Found::Foreign,
+        Err(error) if record.is_none() => return Found::Failed(error),
+        // What it is to the other one may be known nevertheless.
+        Ok(_) | Err(_) => None,
     };
-    found.await.unwrap_or_else(Found::Failed)
+    let next = record.as_ref().map_or(0, |record| record.generation + 1);
+    let own = record.filter(|record| superblock.is_none_or(|own| record.filesystem == own.id));
+    match (superblock, own, unread) {
+        (superblock, Some(record), None) => Found::Member(superblock, record),
+        (superblock, Some(record), Some(error)) => Found::Blurred(superblock, record, error),
+        (Some(_), None, Some(error)) => Found::Unclear(error),
+        (None, None, Some(error)) => Found::Failed(error),
+        (Some(superblock), None, None) => Found::Single(superblock, next),
+        (None, None, None) => match probe(device).await {
+            Ok(Content::Blank) => Found::Blank,
+            Ok(_) => Found::Foreign,
+            Err(error) => Found::Failed(error),
+        },
+    }
 }
 
 /// What one disk of a mirror lacks of another that has everything.
@@ -200,6 +208,22 @@ pub(super) fn lack(lead: &Record, follower: &Record) -> Lack {
     } else {
         Lack::All
     }
+}
+
+/// The record of a disk whose newest one cannot be read, if by what the other one says it has everything: who says that the
+/// other one is in, or joins, acknowledges nothing that that does not have.
+fn unblur(blurred: Record, other: &Record) -> Option<Record> {
+    let acquainted = blurred.filesystem == other.filesystem
+        && blurred.other_id == other.id
+        && other.other_id == blurred.id;
+    let epoch = blurred.epoch.max(other.epoch) + 2;
+    (acquainted && (other.incomplete || other.other != Other::Out)).then_some(Record {
+        epoch,
+        base: epoch - 1,
+        other: Other::Out,
+        incomplete: false,
+        ..blurred
+    })
 }
 
 /// Who has everything.
@@ -308,7 +332,7 @@ impl<A: BlockDevice> Mirror<A> {
         self.state(|state| state.is_whole())
     }
 
-    async fn open_one(device: A, read_only: bool) -> Result<Self, MirrorError> {
+    async fn open_one(device: A, mut read_only: bool) -> Result<Self, MirrorError> {
         let mut block_count = device.geometry().block_count;
         let state = match look(&device).await {
             Found::Member(_, record) if record.incomplete => {
@@ -322,8 +346,18 @@ impl<A: BlockDevice> Mirror<A> {
                 block_count = block_count.min(taken.unwrap_or(u64::MAX));
                 state
             }
-            // What is wrong with it shows when it is mounted.
-            _ => State::alone(block_count),
+            // Written, it would have to say that the other one lacks that, or it may lack something itself.
+            Found::Blurred(_, _, error) | Found::Unclear(error) if !read_only => {
+                return Err(MirrorError::Unclear(Side::First, error));
+            }
+            Found::Failed(error) if !read_only => {
+                return Err(MirrorError::Device(Side::First, error));
+            }
+            // What is wrong with it shows when it is mounted. Of a mirror, nothing is written.
+            found => {
+                read_only |= matches!(found, Found::Member(..));
+                State::alone(block_count)
+            }
         };
         Ok(Self::new(
             [Some(device), None],
@@ -359,7 +393,7 @@ impl<A: BlockDevice> Mirror<A> {
                 let (record, follower) = adopt(&superblock, own, seed, block_count);
                 (lead, superblock, record, Some(follower))
             }
-            Pair::Failed(lead, superblock, record) => (lead, superblock, record, None),
+            Pair::Leads(lead, superblock, record, follower) => (lead, superblock, record, follower),
         };
         let [one, two] = &devices;
         let leader = if lead == 0 { one } else { two };
@@ -420,6 +454,8 @@ impl<A: BlockDevice> Mirror<A> {
             state: RefCell::new(state),
             changed: Notify::default(),
             gone: Notify::default(),
+            mends: Cell::new(false),
+            order: RefCell::new(None),
         };
         Self {
             inner: Rc::new(inner),
@@ -458,8 +494,8 @@ enum Pair {
     Both(Superblock, [Record; 2]),
     /// The one that leads, and its record if it has one; the other one is blank.
     New(usize, Superblock, Own),
-    /// The one that leads; the other one does not answer.
-    Failed(usize, Superblock, Record),
+    /// The one that leads, and the other one's record if that answers.
+    Leads(usize, Superblock, Record, Option<Record>),
 }
 
 /// What a disk that gets a new partner has been so far.
@@ -468,21 +504,45 @@ enum Own {
     Member(Record),
 }
 
+/// Whether a disk is being made the mirror of another one that need not know it yet.
+fn is_filled_from(disk: &Record, other: &Record) -> bool {
+    disk.incomplete && disk.other_id == other.id
+}
+
 fn pair(found: [Found; 2]) -> Result<Pair, MirrorError> {
     let [one, two] = found;
     match (one, two) {
         (Found::Blank, Found::Blank) => Err(MirrorError::Blank),
         (Found::Foreign, _) => Err(MirrorError::Foreign(Side::First)),
         (_, Found::Foreign) => Err(MirrorError::Foreign(Side::Second)),
+        (Found::Blurred(of_one, one, error), Found::Member(of_two, two)) => {
+            let superblock = of_one.or(of_two);
+            let lead = superblock.zip(unblur(one, &two));
+            let (superblock, one) = lead.ok_or(MirrorError::Unclear(Side::First, error))?;
+            Ok(Pair::Leads(0, superblock, one, Some(two)))
+        }
+        (Found::Member(of_one, one), Found::Blurred(of_two, two, error)) => {
+            let superblock = of_two.or(of_one);
+            let lead = superblock.zip(unblur(two, &one));
+            let (superblock, two) = lead.ok_or(MirrorError::Unclear(Side::Second, error))?;
+            Ok(Pair::Leads(1, superblock, two, Some(one)))
+        }
+        // It may be the one with everything.
+        (Found::Blurred(_, _, error) | Found::Unclear(error), _) => {
+            Err(MirrorError::Unclear(Side::First, error))
+        }
+        (_, Found::Blurred(_, _, error) | Found::Unclear(error)) => {
+            Err(MirrorError::Unclear(Side::Second, error))
+        }
         (Found::Member(of_one, one), Found::Member(of_two, two)) => {
             let acquainted = one.other_id == two.id && two.other_id == one.id;
             let same = one.filesystem == two.filesystem;
             // A disk that was being taken in when the power went, before the other one's record said so.
             match (of_one, of_two) {
-                (Some(superblock), _) if !acquainted && same && two.incomplete => {
+                (Some(superblock), _) if !acquainted && same && is_filled_from(&two, &one) => {
                     Ok(Pair::New(0, superblock, Own::Member(one)))
                 }
-                (_, Some(superblock)) if !acquainted && same && one.incomplete => {
+                (_, Some(superblock)) if !acquainted && same && is_filled_from(&one, &two) => {
                     Ok(Pair::New(1, superblock, Own::Member(two)))
                 }
                 (Some(superblock), _) | (None, Some(superblock)) => {
@@ -514,10 +574,10 @@ fn pair(found: [Found; 2]) -> Result<Pair, MirrorError> {
             Ok(Pair::New(1, superblock, Own::Member(record)))
         }
         (Found::Member(Some(superblock), record), Found::Failed(_)) if !record.incomplete => {
-            Ok(Pair::Failed(0, superblock, record))
+            Ok(Pair::Leads(0, superblock, record, None))
         }
         (Found::Failed(_), Found::Member(Some(superblock), record)) if !record.incomplete => {
-            Ok(Pair::Failed(1, superblock, record))
+            Ok(Pair::Leads(1, superblock, record, None))
         }
         (Found::Failed(error), _) => Err(MirrorError::Device(Side::First, error)),
         (_, Found::Failed(error)) => Err(MirrorError::Device(Side::Second, error)),

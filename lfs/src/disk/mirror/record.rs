@@ -73,6 +73,14 @@ pub(super) struct Record {
     pub marks: Regions,
 }
 
+/// What can be read of a device's record.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub record: Option<Record>,
+    /// Why a home could not be read: it may hold a newer record. The one after `record` goes there.
+    pub unread: Option<DeviceError>,
+}
+
 impl Record {
     /// Where the next one is to be written.
     pub(super) fn home(&self) -> BlockIndex {
@@ -152,27 +160,29 @@ impl Record {
         })
     }
 
-    /// The record of a device, if it has one.
-    ///
-    /// # Errors
-    /// When a home cannot be read: it may hold the newer one.
-    pub(super) async fn read<A: BlockDevice>(device: &A) -> Result<Option<Self>, DeviceError> {
+    /// Reads what a device has.
+    pub(super) async fn read<A: BlockDevice>(device: &A) -> Reading {
         let block_count = device.geometry().block_count;
-        let mut newest: Option<Self> = None;
+        let mut reading = Reading::default();
         for own in RECORD_BLOCKS {
-            let buffer = Buffer::zeroed(1).map_err(|_| DeviceError::Io)?;
+            let Ok(buffer) = Buffer::zeroed(1) else {
+                reading.unread = Some(DeviceError::Io);
+                continue;
+            };
             let (buffer, read) = device.read(own, buffer).await;
-            read?;
+            if let Err(error) = read {
+                reading.unread = Some(error);
+                continue;
+            }
             let found = Self::decode(buffer.bytes(), own, block_count);
+            let best = reading.record.as_ref().map(|best| best.generation);
             if let Some(found) = found
-                && newest
-                    .as_ref()
-                    .is_none_or(|best| found.generation > best.generation)
+                && best.is_none_or(|best| found.generation > best)
             {
-                newest = Some(found);
+                reading.record = Some(found);
             }
         }
-        Ok(newest)
+        reading
     }
 
     /// Writes the record over the older home. Durable on return.

@@ -2,17 +2,21 @@
 //!
 //! While it lasts, writes go to both disks and reads to the leader. Half of the time at most goes into copying, so
 //! that others are not slowed down by more. A power cut costs what was copied since the marks were last tightened.
+//!
+//! A block that the leader cannot give stays on the other disk as it is, where that is known to hold nothing but an earlier
+//! state of the same; before that disk is in, the file system writes anew what would be believed though it is old
+//! (DESIGN.md, "Blocks that cannot be read").
 
 use core::ops::Range;
 
-use embassy_futures::join::join;
+use embassy_futures::join::join3;
 use embassy_futures::select::{Either, select};
 
 use super::Mirror;
 use super::open::{Lack, Verdict, judge, lack};
 use super::record::{Other, RECORD_BLOCKS, Record};
 use super::regions::Regions;
-use super::state::{Standing, State};
+use super::state::{Request, Standing, State};
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, DeviceError};
 
 /// Blocks copied at a time: writes to them wait so long.
@@ -23,14 +27,29 @@ const BLOCKS_PER_RECORD: u64 = 16 << 20 >> 12;
 const BACKOFF_MS: Range<u64> = 1000..60_000;
 /// How long a disk that is tried again may take to answer.
 const ANSWER_MS: u64 = 5000;
-/// How often it is looked whether disks answer, and how often in a row they may not have.
+/// How often it is looked whether disks answer, and how often in a row the same request may be found waiting.
 const WATCH_MS: u64 = 1000;
 const SILENCE_MAX: u32 = 15;
+/// Blocks that the leader may not be able to give, in all and one behind the other: a disk that has more of them is no
+/// source.
+const UNREAD_BLOCKS_MAX: u64 = 1024;
+const UNREAD_RUN_MAX: u64 = 64;
 /// Longest rest after a chunk.
 const REST_MS_MAX: u64 = 100;
 
 /// A disk could not be brought up to date.
 struct Failed;
+
+/// A disk that is being brought up to date.
+struct Follower {
+    member: usize,
+    /// How often it had gone out before.
+    begun: u64,
+    /// What is on it is an earlier state of what the leader has, or was copied from there.
+    is_ours: bool,
+    /// Blocks in a row that could not be read.
+    unread_run: u64,
+}
 
 impl<A: BlockDevice> Mirror<A> {
     /// Brings a disk that is not in up to date, now and whenever one has failed and answers again; gives up a disk
@@ -39,7 +58,12 @@ impl<A: BlockDevice> Mirror<A> {
     pub async fn run(&self, clock: &impl Clock) {
         let both = self.inner.devices.iter().flatten().count() == 2;
         if both && !self.inner.read_only {
-            join(self.watch(clock), self.bring_back(clock)).await;
+            join3(
+                self.watch(clock),
+                self.bring_back(clock),
+                self.carry_out_mends(),
+            )
+            .await;
         }
     }
 
@@ -49,21 +73,22 @@ impl<A: BlockDevice> Mirror<A> {
         self.inner.changed.until(whole).await;
     }
 
-    /// Gives up a disk that neither completes its requests nor fails them, if the other one has everything.
+    /// Gives up a disk that neither completes a request nor fails it, if the other one has everything.
     async fn watch(&self, clock: &impl Clock) {
         let mut silence = [(None, 0); 2];
         loop {
             clock.sleep_ms(WATCH_MS).await;
             for (member, (before, times)) in silence.iter_mut().enumerate() {
-                let ended = self.state(|state| state.at_work(member));
-                *times = if ended.is_some() && ended == *before {
+                let oldest = self.state(|state| state.oldest_request(member));
+                *times = if oldest.is_some() && oldest == *before {
                     *times + 1
                 } else {
                     0
                 };
-                *before = ended;
-                if *times >= SILENCE_MAX && self.fail(member) {
-                    self.state(|state| state.set_silent(member));
+                *before = oldest;
+                if *times >= SILENCE_MAX && self.state(|state| state.give_up(member)) {
+                    self.inner.gone.notify();
+                    self.inner.changed.notify();
                 }
             }
         }
@@ -71,16 +96,18 @@ impl<A: BlockDevice> Mirror<A> {
 
     async fn bring_back(&self, clock: &impl Clock) {
         let mut backoff_ms = BACKOFF_MS.start;
+        let mut blurred = false;
         loop {
             let out = || {
                 self.state(|state| {
                     let member = 1 - state.lead();
                     let out = state.standing(member) == Standing::Out && !state.is_silent(member);
-                    out.then_some(member)
+                    // A write that is still with it could arrive over what is copied.
+                    (out && !state.is_changing(member)).then_some(member)
                 })
             };
             let member = self.inner.changed.until(out).await;
-            if self.rejoin(member, clock).await.is_ok() {
+            if self.rejoin(member, &mut blurred, clock).await.is_ok() {
                 backoff_ms = BACKOFF_MS.start;
                 self.inner.changed.notify();
             } else {
@@ -93,13 +120,28 @@ impl<A: BlockDevice> Mirror<A> {
         }
     }
 
-    async fn rejoin(&self, member: usize, clock: &impl Clock) -> Result<(), Failed> {
+    /// `blurred`: at the attempt before only a part of its record could be read.
+    async fn rejoin(
+        &self,
+        member: usize,
+        blurred: &mut bool,
+        clock: &impl Clock,
+    ) -> Result<(), Failed> {
         let device = self.device(member).ok_or(Failed)?;
+        if device.geometry().block_count < self.inner.block_count.get() {
+            return Err(Failed);
+        }
         let prepared = async {
-            let found = Record::read(device).await.map_err(|_| Failed)?;
+            let found = Record::read(device).await;
+            let in_part = found.record.is_some() && found.unread.is_some();
+            // One that begins to answer again just then fails the first of two reads: that is not to cost a copy of everything.
+            if in_part && !core::mem::replace(blurred, in_part) {
+                return Err(Failed);
+            }
+            *blurred = in_part;
             let new = || self.state(|state| state.adopted_record(member));
-            let own = found.or_else(new).ok_or(Failed)?;
-            let lack = self.lack_of(member, &own)?;
+            let own = found.record.clone().or_else(new).ok_or(Failed)?;
+            let lack = self.lack_of(member, &own, found.unread.is_some())?;
             // From here on it is of no use alone.
             let own = Record {
                 incomplete: true,
@@ -117,34 +159,58 @@ impl<A: BlockDevice> Mirror<A> {
                 return Err(Failed);
             }
         };
-        self.state(|state| {
-            state.set_record(member, own);
-            if lack == Lack::All {
-                state.lacks_all();
-            }
-            state.set_standing(member, Standing::Resync);
-        });
+        let mut follower = Follower {
+            member,
+            begun: self.state(|state| state.departures(member)),
+            // One that has never had everything, or is not known to come before the leader, holds anything.
+            is_ours: lack == Lack::Marked && own.epoch > 0,
+            unread_run: 0,
+        };
+        self.state(|state| state.begin_resync(own, lack == Lack::All));
         self.inner.changed.notify();
-        let begun = self.state(|state| state.departures(member));
         let settled = self.settle(None).await;
         settled.map_err(|_| Failed)?;
+        let mut retried = false;
         loop {
-            self.copy_stale(member, begun, clock).await?;
+            self.copy_stale(&mut follower, clock).await?;
             // What was copied is durable before its record says so.
             self.flush().await.map_err(|_| Failed)?;
-            self.check_still(member, begun)?;
-            if self.state(|state| state.is_level()) {
+            self.check_still(&follower)?;
+            if !self.state(|state| state.is_level()) {
+                continue;
+            }
+            if retried || !self.state(|state| state.has_unread()) {
                 break;
             }
+            retried = true;
+            self.state(State::retry_unread);
+        }
+        if self.state(|state| state.has_unread()) {
+            self.have_renewed(&follower).await?;
         }
         self.begin_epoch().await.map_err(|_| Failed)
     }
 
-    /// What a disk lacks by its own record, if it is the one we know and has not gone its own way.
-    fn lack_of(&self, member: usize, own: &Record) -> Result<Lack, Failed> {
+    /// Has the file system write anew, to both disks, what of an earlier state would be believed.
+    async fn have_renewed(&self, follower: &Follower) -> Result<(), Failed> {
+        self.state(State::want_renewal);
+        self.inner.changed.notify();
+        // One that goes out takes the wish along.
+        let over = || self.state(|state| state.renewal().is_none().then_some(()));
+        self.inner.changed.until(over).await;
+        self.check_still(follower)
+    }
+
+    /// What a disk lacks by its own record, if it is the one we know and has not gone its own way. `blurred`: it may
+    /// have a newer record, that cannot be read.
+    fn lack_of(&self, member: usize, own: &Record, blurred: bool) -> Result<Lack, Failed> {
         self.state(|state| {
             let lead = state.record(state.lead()).ok_or(Failed)?;
             let known = state.record(member);
+            if blurred {
+                let same = known.is_some_and(|known| known.id == own.id);
+                return same.then_some(Lack::All).ok_or(Failed);
+            }
             if known.is_some_and(|known| known.id == own.id && known.epoch == own.epoch) {
                 // What it lacks has been kept account of.
                 return Ok(Lack::Marked);
@@ -156,20 +222,16 @@ impl<A: BlockDevice> Mirror<A> {
         })
     }
 
-    fn check_still(&self, member: usize, begun: u64) -> Result<(), Failed> {
+    fn check_still(&self, follower: &Follower) -> Result<(), Failed> {
+        let member = follower.member;
         let still = self.state(|state| {
-            state.departures(member) == begun && state.standing(member) == Standing::Resync
+            state.departures(member) == follower.begun && state.standing(member) == Standing::Resync
         });
         still.then_some(()).ok_or(Failed)
     }
 
     /// Copies all that is stale.
-    async fn copy_stale(
-        &self,
-        member: usize,
-        begun: u64,
-        clock: &impl Clock,
-    ) -> Result<(), Failed> {
+    async fn copy_stale(&self, follower: &mut Follower, clock: &impl Clock) -> Result<(), Failed> {
         let mut from = 0;
         let mut since_record = 0;
         while let Some(region) = self.state(|state| state.next_stale(from)) {
@@ -177,10 +239,10 @@ impl<A: BlockDevice> Mirror<A> {
             let blocks = self.state(|state| state.cut()).blocks_of(region);
             let mut at = blocks.start;
             while at < blocks.end {
-                self.check_still(member, begun)?;
+                self.check_still(follower)?;
                 let end = blocks.end.min(at + CHUNK_BLOCKS);
                 let started = clock.monotonic_us();
-                self.copy_chunk(member, at..end).await?;
+                self.copy_chunk(follower, at..end).await?;
                 let took_ms = clock.monotonic_us().saturating_sub(started) / 1000;
                 if took_ms > 0 {
                     clock.sleep_ms(took_ms.min(REST_MS_MAX)).await;
@@ -189,13 +251,13 @@ impl<A: BlockDevice> Mirror<A> {
                 }
                 at = end;
             }
-            self.check_still(member, begun)?;
+            self.check_still(follower)?;
             self.state(|state| state.copied(region));
             since_record += blocks.end - blocks.start;
             if since_record >= BLOCKS_PER_RECORD {
                 since_record = 0;
                 self.flush().await.map_err(|_| Failed)?;
-                self.check_still(member, begun)?;
+                self.check_still(follower)?;
                 self.state(State::tighten_marks);
                 self.settle(None).await.map_err(|_| Failed)?;
             }
@@ -204,8 +266,10 @@ impl<A: BlockDevice> Mirror<A> {
     }
 
     /// Copies blocks from the leader, but for those of the records, while nobody else writes there.
-    async fn copy_chunk(&self, member: usize, blocks: Range<u64>) -> Result<(), Failed> {
+    async fn copy_chunk(&self, follower: &mut Follower, blocks: Range<u64>) -> Result<(), Failed> {
         let _locked = self.lock(blocks.clone()).await;
+        // It may have gone out, and others have been at the blocks, before they were ours.
+        self.check_still(follower)?;
         let mut start = blocks.start;
         while start < blocks.end {
             let record = |block: &u64| RECORD_BLOCKS.contains(&BlockIndex(*block));
@@ -214,37 +278,57 @@ impl<A: BlockDevice> Mirror<A> {
                 continue;
             }
             let end = (start..blocks.end).find(record).unwrap_or(blocks.end);
-            self.copy_run(member, start..end).await?;
+            self.copy_run(follower, start..end).await?;
             start = end;
         }
         self.state(|state| state.count_copied(blocks.end - blocks.start));
         Ok(())
     }
 
-    async fn copy_run(&self, member: usize, blocks: Range<u64>) -> Result<(), Failed> {
+    async fn copy_run(&self, follower: &mut Follower, blocks: Range<u64>) -> Result<(), Failed> {
         let lead = self.state(|state| state.lead());
         let count = usize::try_from(blocks.end - blocks.start).map_err(|_| Failed)?;
         let buffer = Buffer::zeroed(count).map_err(|_| Failed)?;
         let start = BlockIndex(blocks.start);
         let (buffer, read) = self.read_member(lead, start, buffer).await;
         if read.is_ok() {
-            return self.put(member, start, buffer).await;
+            follower.unread_run = 0;
+            return self.put(follower, start, buffer).await;
         }
-        // Block by block: one that cannot be read is lost here and cannot be believed there.
-        for block in blocks.map(BlockIndex) {
+        for block in blocks {
             let buffer = Buffer::zeroed(1).map_err(|_| Failed)?;
-            let (mut buffer, read) = self.read_member(lead, block, buffer).await;
-            if read.is_err() {
-                buffer = Buffer::zeroed(1).map_err(|_| Failed)?;
+            let (buffer, read) = self.read_member(lead, BlockIndex(block), buffer).await;
+            if read.is_ok() {
+                follower.unread_run = 0;
+                self.put(follower, BlockIndex(block), buffer).await?;
+                continue;
             }
-            self.put(member, block, buffer).await?;
+            follower.unread_run += 1;
+            let unread = self.state(|state| state.note_unread(block));
+            if unread > UNREAD_BLOCKS_MAX || follower.unread_run > UNREAD_RUN_MAX {
+                return Err(Failed);
+            }
+            // What it has may be the last good copy, which shows when it is read. What is not ours never is.
+            if !follower.is_ours {
+                let nothing = Buffer::zeroed(1).map_err(|_| Failed)?;
+                self.put(follower, BlockIndex(block), nothing).await?;
+            }
         }
         Ok(())
     }
 
-    async fn put(&self, member: usize, start: BlockIndex, buffer: Buffer) -> Result<(), Failed> {
+    async fn put(
+        &self,
+        follower: &Follower,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> Result<(), Failed> {
+        self.check_still(follower)?;
+        let member = follower.member;
         let device = self.device(member).ok_or(Failed)?;
-        match self.on_member(member, device.write(start, buffer)).await {
+        let _writing = self.note(start, buffer.len_blocks() as u64);
+        let write = device.write(start, buffer);
+        match self.on_member(member, Request::Changes, write).await {
             Some((_, Ok(()))) => Ok(()),
             Some((_, Err(_))) => {
                 self.fail(member);
@@ -267,8 +351,13 @@ impl<A: BlockDevice> Mirror<A> {
         let Some((member, epoch, own)) = begun else {
             return Err(DeviceError::Gone);
         };
-        let departures = self.state(|state| state.departures(member));
+        let departures = || self.state(|state| [0, 1].map(|member| state.departures(member)));
+        let before = departures();
         self.settle(None).await?;
+        if departures() != before {
+            // One is out, be it the one that led: that is an epoch of its own.
+            return Ok(());
+        }
         let joined = Record {
             generation: own.generation + 1,
             epoch,
@@ -279,17 +368,19 @@ impl<A: BlockDevice> Mirror<A> {
             ..own
         };
         let device = self.device(member).ok_or(DeviceError::Gone)?;
-        let written = self.on_member(member, joined.write(device)).await;
-        if !matches!(written, Some(Ok(()))) {
-            self.fail(member);
-            return self.settle(None).await;
-        }
-        self.state(|state| {
-            if state.departures(member) == departures {
-                state.set_record(member, joined);
-                state.end_joining();
+        let write = joined.write(device);
+        let written = self.on_member(member, Request::Changes, write).await;
+        if departures() == before {
+            if matches!(written, Some(Ok(()))) {
+                self.state(|state| {
+                    state.set_record(member, joined);
+                    state.end_joining();
+                });
+                self.inner.changed.notify();
+            } else {
+                self.fail(member);
             }
-        });
+        }
         self.settle(None).await
     }
 }

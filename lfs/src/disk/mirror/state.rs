@@ -4,6 +4,9 @@
 //! - `stale` holds every region that has to be copied to it;
 //! - `marks` holds `stale` and every region written since the last flush that both completed;
 //! - the leader's record on its disk has the mark of a region before that region is written.
+//!
+//! Whatever is written to a disk, be it new, mended or copied, counts as uncertain there until both have completed a flush that
+//! began after it: should the disk go out before, it may have lost that.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::ops::Range;
@@ -32,14 +35,22 @@ struct Member {
     record: Option<Record>,
     /// How often it went out.
     departures: u64,
-    /// Requests under way, and how many have ended: what a watch over its silence looks at.
-    pending: u64,
-    ended: u64,
+    /// What it was asked and has not answered, by number, in the order it was asked.
+    requests: BTreeMap<u64, Request>,
     read_errors: u32,
     /// It did not answer for too long: requests may still be with it.
     silent: bool,
     /// It is new here: its record is not on it yet.
     adopted: bool,
+}
+
+/// What a request means for what is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// A read or a flush: it may be forgotten.
+    Asks,
+    /// A write or a discard: as long as it was not answered, it may still take effect.
+    Changes,
 }
 
 /// A record that is being written.
@@ -63,6 +74,10 @@ pub(super) struct State {
     marks: Regions,
     durable_marks: Regions,
     stale: Regions,
+    /// Regions with blocks that could not be read to be copied.
+    unread: Regions,
+    /// The file system is to write anew what counts for being the newest: the number of that wish.
+    renewal: Option<u64>,
     locked: Option<Range<u64>>,
     writes: BTreeMap<u64, Range<u64>>,
     next_number: u64,
@@ -77,6 +92,7 @@ pub(super) struct State {
     resynced_bytes: u64,
     repaired: u64,
     failures: u64,
+    unread_blocks: u64,
 }
 
 impl State {
@@ -101,6 +117,8 @@ impl State {
             marks: Regions::default(),
             durable_marks: Regions::default(),
             stale: Regions::default(),
+            unread: Regions::default(),
+            renewal: None,
             locked: None,
             writes: BTreeMap::new(),
             next_number: 0,
@@ -112,6 +130,7 @@ impl State {
             resynced_bytes: 0,
             repaired: 0,
             failures: 0,
+            unread_blocks: 0,
         }
     }
 
@@ -227,24 +246,41 @@ impl State {
             .map_or(0, |member| member.departures)
     }
 
-    pub(super) fn begin_request(&mut self, member: usize) {
+    /// The number of a request that is about to be sent.
+    pub(super) fn begin_request(&mut self, member: usize, request: Request) -> u64 {
+        let number = self.take_number();
         if let Some(member) = self.members.get_mut(member) {
-            member.pending += 1;
+            member.requests.insert(number, request);
+        }
+        number
+    }
+
+    pub(super) fn end_request(&mut self, member: usize, number: u64) {
+        if let Some(member) = self.members.get_mut(member) {
+            member.requests.remove(&number);
         }
     }
 
-    pub(super) fn end_request(&mut self, member: usize) {
-        if let Some(member) = self.members.get_mut(member) {
-            member.pending = member.pending.saturating_sub(1);
-            member.ended += 1;
-        }
+    /// The request that it has not answered for longest.
+    pub(super) fn oldest_request(&self, member: usize) -> Option<u64> {
+        let (number, _) = self.members.get(member)?.requests.first_key_value()?;
+        Some(*number)
     }
 
-    /// How many requests have ended, if some are under way.
-    pub(super) fn at_work(&self, member: usize) -> Option<u64> {
-        let member = self.members.get(member)?;
-        let used = matches!(member.standing, Standing::In | Standing::Resync);
-        (used && member.pending > 0).then_some(member.ended)
+    /// Whether something that was sent to it may still take effect.
+    pub(super) fn is_changing(&self, member: usize) -> bool {
+        let requests = self.members.get(member).map(|member| &member.requests);
+        requests.is_some_and(|requests| requests.values().any(|one| *one == Request::Changes))
+    }
+
+    /// It does not answer: nobody waits for it any more, unless it is the last that has everything. True if so.
+    pub(super) fn give_up(&mut self, member: usize) -> bool {
+        let used = matches!(self.standing(member), Standing::In | Standing::Resync);
+        let given_up = !used || self.fail(member);
+        if given_up {
+            self.set_silent(member);
+        }
+        given_up
     }
 
     pub(super) fn is_silent(&self, member: usize) -> bool {
@@ -310,11 +346,13 @@ impl State {
             }
             (Standing::Resync, Standing::In) => {
                 self.stale.unite(&uncertain);
+                self.stale.unite(&self.unread);
                 self.marks.unite(&uncertain);
                 self.say_out();
             }
             _ => return false,
         }
+        self.renewal = None;
         self.failures += 1;
         self.set_standing(failed, Standing::Out);
         if let Some(member) = self.members.get_mut(failed) {
@@ -428,8 +466,12 @@ impl State {
         }
     }
 
-    pub(super) fn release_record(&mut self) {
+    /// `ended`: or else the one who wrote it went away in the middle, and what is on the disk is not known.
+    pub(super) fn release_record(&mut self, ended: bool) {
         self.record_busy = false;
+        if !ended {
+            self.broken = Some(DeviceError::Gone);
+        }
     }
 
     /// A write begins, unless the blocks belong to somebody; its number.
@@ -447,10 +489,19 @@ impl State {
             let regions = self.touched(blocks);
             self.stale.extend(regions);
         }
-        let number = self.next_number;
+        Some(self.note_write(blocks.clone()))
+    }
+
+    /// Notes that these blocks are about to be written, by whoever has them to himself; its number.
+    pub(super) fn note_write(&mut self, blocks: Range<u64>) -> u64 {
+        let number = self.take_number();
+        self.writes.insert(number, blocks);
+        number
+    }
+
+    fn take_number(&mut self) -> u64 {
         self.next_number += 1;
-        self.writes.insert(number, blocks.clone());
-        Some(number)
+        self.next_number
     }
 
     pub(super) fn end_write(&mut self, number: u64) {
@@ -480,8 +531,7 @@ impl State {
     }
 
     pub(super) fn begin_flush(&mut self) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
+        let number = self.take_number();
         self.flushing
             .insert(number, core::mem::take(&mut self.unflushed));
         number
@@ -521,6 +571,53 @@ impl State {
         self.stale.remove(region);
     }
 
+    /// The other one is about to be brought up to date.
+    pub(super) fn begin_resync(&mut self, record: Record, lacks_all: bool) {
+        let member = 1 - self.lead;
+        self.set_record(member, record);
+        if lacks_all {
+            self.lacks_all();
+        }
+        self.forget_unread();
+        self.set_standing(member, Standing::Resync);
+    }
+
+    /// A block could not be read to be copied; how many that makes.
+    pub(super) fn note_unread(&mut self, block: u64) -> u64 {
+        let regions = self.touched(&(block..block + 1));
+        self.unread.extend(regions);
+        self.unread_blocks += 1;
+        self.unread_blocks
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// What could not be read is tried once more.
+    pub(super) fn retry_unread(&mut self) {
+        self.stale.unite(&self.unread);
+        self.forget_unread();
+    }
+
+    fn forget_unread(&mut self) {
+        self.unread = Regions::default();
+        self.unread_blocks = 0;
+    }
+
+    pub(super) fn want_renewal(&mut self) {
+        self.renewal = Some(self.take_number());
+    }
+
+    pub(super) fn renewal(&self) -> Option<u64> {
+        self.renewal
+    }
+
+    /// The wish of this number was granted.
+    pub(super) fn renewed(&mut self, number: u64) {
+        self.renewal = self.renewal.filter(|wanted| *wanted != number);
+    }
+
     pub(super) fn count_copied(&mut self, blocks: u64) {
         self.resynced_bytes += blocks * BLOCK_SIZE as u64;
     }
@@ -529,6 +626,7 @@ impl State {
     pub(super) fn tighten_marks(&mut self) {
         let mut marks = self.stale.clone();
         marks.unite(&self.uncertain());
+        marks.unite(&self.unread);
         self.marks = marks;
         self.version += 1;
     }
@@ -552,6 +650,7 @@ impl State {
         self.set_standing(1 - self.lead, Standing::In);
         self.marks = Regions::default();
         self.stale = Regions::default();
+        self.unread = Regions::default();
         self.version += 1;
         if let Some(record) = self
             .members
@@ -620,6 +719,7 @@ impl State {
             resynced_bytes: self.resynced_bytes,
             repaired: self.repaired,
             failures: self.failures,
+            unread_blocks: self.unread_blocks,
         })
     }
 }
@@ -691,7 +791,7 @@ mod tests {
         assert!(state.may_grow());
         assert!(state.begin_record(None).is_some());
         assert!(!state.may_grow());
-        state.release_record();
+        state.release_record(true);
         assert!(state.may_grow() && state.fail(0) && !state.may_grow());
     }
 }

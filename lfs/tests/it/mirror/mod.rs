@@ -9,10 +9,17 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     reason = "a test may panic, and its numbers are small"
 )]
 
 use crate::common;
+
+mod keyed;
+mod late;
+mod mending;
+mod standing;
+mod unreadable;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,8 +28,8 @@ use embassy_futures::select::{Either3, select3};
 use lfs::sim::{Executor, Random, SimClock, SimDisk, seed_from};
 use lfs::{
     BlockDevice, BlockIndex, CheckOptions, Clock, DeviceError, FileError, FileKind, FileSystem,
-    FileSystemId, FormatOptions, MemberState, Mirror, MirrorError, MountError, NewInode, ROOT,
-    Recovery, ScrubOptions, Side, Suite,
+    FileSystemId, FormatOptions, InodeNumber, MemberState, Mirror, MirrorError, MirrorStatus,
+    MountError, NewInode, ROOT, Recovery, ScrubOptions, ScrubStatus, Side, Suite,
 };
 
 const SEGMENT_BLOCKS: usize = 8;
@@ -65,7 +72,7 @@ impl Machine {
             let id = u8::try_from(seed % 251).unwrap();
             let opened = Mirror::open(disks, [id; 16]).await;
             let mirror = opened.map_err(|error| error.to_string())?;
-            let opened = Recovery::open(mirror.clone()).await;
+            let opened = common::key::open(mirror.clone()).await;
             let mut recovery = opened.map_err(|error| error.to_string())?;
             loop {
                 let next = recovery.next_commit().await;
@@ -80,7 +87,7 @@ impl Machine {
         let filesystem = Rc::new(filesystem);
         let clock = executor.clock();
         let (running, of) = (Rc::clone(&filesystem), clock.clone());
-        executor.spawn(async move { running.run(&of).await });
+        executor.spawn(async move { Box::pin(running.run(&of)).await });
         let (running, of) = (mirror.clone(), clock.clone());
         executor.spawn(async move { running.run(&of).await });
         Ok(Self {
@@ -98,6 +105,32 @@ impl Machine {
             .run(async move { put(&filesystem, version).await })
     }
 
+    /// Makes a file, which is durable on return.
+    fn make(&mut self, name: &str, content: &[u8]) -> InodeNumber {
+        let filesystem = Rc::clone(&self.filesystem);
+        let (name, content) = (name.to_owned(), content.to_vec());
+        self.executor.run(async move {
+            let made = filesystem.transact(1, |transaction| {
+                let mut files = transaction.files();
+                let new = NewInode::new(FileKind::File, 0o644);
+                let inode = files.create(ROOT, name.as_bytes(), &new)?;
+                files.write(inode, 0, &content)?;
+                Ok(inode)
+            });
+            let (inode, commit) = made.await.unwrap();
+            filesystem.wait_durable(commit).await.unwrap();
+            inode
+        })
+    }
+
+    fn read(&mut self, inode: InodeNumber, len: usize) -> Result<Vec<u8>, FileError> {
+        let filesystem = Rc::clone(&self.filesystem);
+        self.executor.run(async move {
+            let read = filesystem.read(|transaction| transaction.files().read(inode, 0, len));
+            read.await
+        })
+    }
+
     fn get(&mut self) -> Result<u64, FileError> {
         let filesystem = Rc::clone(&self.filesystem);
         self.executor.run(async move { get(&filesystem).await })
@@ -111,6 +144,27 @@ impl Machine {
                 .await
         });
         made.unwrap();
+    }
+
+    fn scrub(&mut self) -> ScrubStatus {
+        let (filesystem, clock) = (Rc::clone(&self.filesystem), self.clock.clone());
+        self.executor.run(async move {
+            let options = ScrubOptions::default();
+            let mut report = |finding: &lfs::Finding| println!("{finding}");
+            let scrub = filesystem.scrub(&clock, options, &mut report);
+            scrub.await.unwrap()
+        })
+    }
+
+    fn status(&self) -> MirrorStatus {
+        self.mirror.mirror_status().unwrap()
+    }
+
+    /// Lets so many seconds pass.
+    fn rest(&mut self, seconds: u64) {
+        let clock = self.clock.clone();
+        self.executor
+            .run(async move { clock.sleep_ms(seconds * 1000).await });
     }
 
     /// Waits until both disks have everything.
@@ -133,7 +187,7 @@ impl Machine {
     }
 
     fn behind_bytes(&self) -> u64 {
-        self.mirror.mirror_status().unwrap().behind_bytes
+        self.status().behind_bytes
     }
 }
 
@@ -175,7 +229,10 @@ fn first_disk(seed: u64) -> SimDisk {
     let disk = SimDisk::new(BLOCKS, seed);
     let target = disk.clone();
     let id = FileSystemId([0xA5; 16]);
-    Executor::new(seed).run(async move { lfs::format(&target, FORMAT, id).await.unwrap() });
+    Executor::new(seed).run(async move {
+        let made = common::key::format(&target, FORMAT, id).await;
+        made.unwrap();
+    });
     let mut machine = Machine::boot(std::slice::from_ref(&disk), seed).unwrap();
     let filesystem = Rc::clone(&machine.filesystem);
     machine.executor.run(async move {
@@ -211,6 +268,12 @@ fn pair(seed: u64) -> Disks {
     [one.snapshot(seed + 2), two.snapshot(seed + 3)]
 }
 
+/// Bytes that no compression makes smaller.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..len).map(|_| random.index(256) as u8).collect()
+}
+
 fn snapshots(disks: &Disks, seed: u64) -> Disks {
     [disks[0].snapshot(seed), disks[1].snapshot(seed + 1)]
 }
@@ -225,7 +288,12 @@ fn assert_clean(disk: &SimDisk, what: &str) {
                 println!("{what}: {finding}");
             }
         };
-        let summary = lfs::check(&disk, CheckOptions::default(), &mut events).await;
+        let options = CheckOptions {
+            key: common::key::key(),
+            data: true,
+            ..CheckOptions::default()
+        };
+        let summary = lfs::check(&disk, options, &mut events).await;
         assert!(summary.is_clean(), "{what}: {summary:?}");
     });
 }
@@ -251,7 +319,7 @@ fn a_blank_disk_becomes_the_mirror_of_the_other_and_gets_only_what_is_in_use() {
         let mut machine = Machine::boot(&disks, 3).unwrap();
         machine.put(1).unwrap();
         machine.whole();
-        let status = machine.mirror.mirror_status().unwrap();
+        let status = machine.status();
         assert_eq!(status.members, [MemberState::In; 2]);
         assert!(status.resynced_bytes >= 10 * 4096);
         let half = BLOCKS as u64 * 4096 / 2;
@@ -388,14 +456,14 @@ fn a_disk_may_fail_at_any_request_and_comes_back_while_running() {
             let reached = count.get() > first;
             let what = format!("disk {failed} fails from request {first} on");
             assert_eq!(machine.get(), Ok(4), "{what}");
-            let status = machine.mirror.mirror_status().unwrap();
+            let status = machine.status();
             if status.failures > 0 {
                 outages += 1;
                 assert_eq!(status.members[1 - failed], MemberState::In, "{what}");
             }
             failing.set(false);
             machine.whole();
-            let status = machine.mirror.mirror_status().unwrap();
+            let status = machine.status();
             assert!(
                 status.resynced_bytes < BLOCKS as u64 * 4096 / 3,
                 "{what}: {status:?}"
@@ -427,7 +495,7 @@ fn a_disk_that_loses_what_it_had_not_flushed_when_it_goes_gets_it_again() {
         for version in 1..=4 {
             machine.put(version).unwrap();
         }
-        let gone = machine.mirror.mirror_status().unwrap().failures > 0;
+        let gone = machine.status().failures > 0;
         machine.shutdown();
         if !gone {
             continue;
@@ -606,13 +674,16 @@ fn a_resync_that_is_cut_short_goes_on_and_its_disk_is_of_no_use_alone() {
     assert!(refused > 5, "{refused}");
 }
 
-/// Blocks that hold something on a disk.
+/// Where a disk keeps what it knows of the other one.
+const RECORDS: [u64; 2] = [7, 8];
+
+/// Blocks that hold something on a disk, the same on both.
 fn used_blocks(disk: &SimDisk) -> Vec<u64> {
     let bytes = disk.to_bytes();
     let blocks = bytes.chunks_exact(4096).zip(0..);
     let used = blocks.filter(|(bytes, _)| bytes.iter().any(|byte| *byte != 0));
     used.map(|(_, block)| block)
-        .filter(|block| ![7, 8].contains(block))
+        .filter(|block| !RECORDS.contains(block))
         .collect()
 }
 
@@ -645,17 +716,9 @@ fn what_rots_on_one_disk_is_read_from_the_other_and_written_again() {
         rot(&disks, &mut random);
         let mut machine = Machine::boot(&disks, round).unwrap();
         assert_eq!(machine.get(), Ok(6), "round {round}");
-        let (filesystem, clock) = (Rc::clone(&machine.filesystem), machine.clock.clone());
-        let status = machine.executor.run(async move {
-            let options = ScrubOptions::default();
-            let mut report = |finding: &lfs::Finding| println!("{finding}");
-            filesystem
-                .scrub(&clock, options, &mut report)
-                .await
-                .unwrap()
-        });
+        let status = machine.scrub();
         assert_eq!(status.unrepairable, 0, "round {round}: {status:?}");
-        let repaired = machine.mirror.mirror_status().unwrap().repaired;
+        let repaired = machine.status().repaired;
         assert!(repaired > 0, "round {round}");
         machine.put(7).unwrap();
         machine.shutdown();
@@ -691,7 +754,7 @@ fn a_mirror_grows_to_the_smaller_of_both_once_both_are_larger() {
     assert_eq!(before, segments(96));
     resize(&disks[0], 200);
     assert_eq!(machine.span_bytes(), before, "one of them is not larger");
-    let status = machine.mirror.mirror_status().unwrap();
+    let status = machine.status();
     assert_eq!(status.member_bytes, [segments(200), before]);
     resize(&disks[1], 150);
     assert_eq!(machine.span_bytes(), segments(150));

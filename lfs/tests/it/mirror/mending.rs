@@ -1,0 +1,412 @@
+//! What is written again from the other disk: that it stays, and that each part is taken from where it is right.
+
+use embassy_futures::select::select;
+use lfs::sim::Request;
+use lfs::{Buffer, ObjectId};
+
+use super::*;
+
+/// Lets a disk fail every request from the `first` write or flush on.
+fn fail_writing_from(disk: &SimDisk, first: usize) {
+    let mut count = 0;
+    disk.set_faults(move |request| {
+        count += usize::from(!matches!(request, Request::Read(..)));
+        (count > first).then_some(DeviceError::Io)
+    });
+}
+
+/// A mend was not noted as written: a disk that went out with it, and lost it, did not get it again.
+#[test]
+fn a_mend_that_its_disk_lost_on_the_way_out_is_made_again() {
+    let content = noise(100, 12_000);
+    let base = pair(100);
+    let mut machine = Machine::boot(&base, 100).unwrap();
+    let (inode, blocks) = make_file(&mut machine, &base[0], &content);
+    // The log goes on elsewhere.
+    for version in 1..=12 {
+        machine.put(version).unwrap();
+    }
+    machine.shutdown();
+    for mended in [0, 1] {
+        for block in &blocks {
+            let what = format!("block {block} of disk {mended}");
+            let mut disks = snapshots(&base, 101);
+            // Who leads is read first.
+            if mended == 1 {
+                disks.reverse();
+            }
+            disks[0].flip_bit(BlockIndex(*block), 1000 * 8);
+            let mut machine = Machine::boot(&disks, *block).unwrap();
+            assert!(machine.read(inode, content.len()).unwrap() == content);
+            assert_eq!(machine.status().repaired, 1, "{what}");
+            fail_writing_from(&disks[0], 0);
+            machine.put(13).unwrap();
+            assert_eq!(machine.status().failures, 1, "{what}");
+            disks[0].power_cycle(|_| false);
+            disks[0].clear_faults();
+            machine.whole();
+            machine.shutdown();
+            assert_each_has(&disks, 13, &what);
+        }
+    }
+}
+
+/// The newest group of a power cut, given to the disk that lacked it, was not noted as written.
+#[test]
+fn a_group_given_to_the_disk_that_lacked_it_is_not_lost_with_that_disk() {
+    let mut given = 0;
+    for lacking in [0, 1] {
+        let disks = snapshots(&pair(110), 111);
+        let timeline = trace(&disks);
+        let mut machine = Machine::boot(&disks, 112).unwrap();
+        for version in 1..=3 {
+            machine.put(version).unwrap();
+        }
+        let timeline = timeline.borrow().clone();
+        for (moment, at) in timeline.into_iter().enumerate() {
+            for failing in 0..4 {
+                let mut number = 0;
+                let left = disks.each_ref().map(|disk| {
+                    number += 1;
+                    let crash = disk.crash_at(at[number - 1]);
+                    crash.disk(|_| number - 1 != lacking, 0)
+                });
+                let what = format!("moment {moment}, request {failing}, disk {lacking}");
+                fail_writing_from(&left[lacking], failing);
+                // It may be the only one with everything: then nothing can be done without it.
+                let found = Machine::boot(&left, 113).ok().map(|mut machine| {
+                    given += machine.status().repaired;
+                    let found = machine.get().unwrap();
+                    machine.shutdown();
+                    found
+                });
+                left[lacking].power_cycle(|_| false);
+                left[lacking].clear_faults();
+                let mut machine = Machine::boot(&left, 114).unwrap();
+                machine.whole();
+                let after = machine.get().unwrap();
+                assert_eq!(after, found.unwrap_or(after), "{what}");
+                machine.shutdown();
+                assert_each_has(&left, after, &what);
+            }
+        }
+    }
+    assert!(given > 5, "{given}");
+}
+
+/// What was copied to a disk that failed before a flush was taken for copied when it was back.
+#[test]
+fn what_was_copied_to_a_disk_that_lost_it_is_copied_again() {
+    let seed = seed(120);
+    let mut random = Random::new(seed);
+    let base = pair(120);
+    let mut machine = Machine::boot(&[base[0].clone()], 1).unwrap();
+    for version in 1..=30 {
+        machine.put(version).unwrap();
+    }
+    machine.shutdown();
+    let mut failures = 0;
+    for first in 1.. {
+        let disks = snapshots(&base, 121 + first as u64);
+        let failing = Rc::new(Cell::new(true));
+        let mut machine = Machine::boot(&disks, first as u64).unwrap();
+        let count = fail_from(&disks[1], first, &failing);
+        let clock = machine.clock.clone();
+        let (back, failing) = (disks[1].clone(), Rc::clone(&failing));
+        let style = random.index(3);
+        let mut lost = Random::new(random.next_u64());
+        machine.executor.spawn(async move {
+            while count.get() <= first {
+                clock.sleep_ms(1).await;
+            }
+            back.power_cycle(|_| style == 1 || style == 2 && lost.one_in(2));
+            failing.set(false);
+        });
+        machine.whole();
+        let failed = machine.status().failures;
+        failures += failed;
+        machine.shutdown();
+        assert_each_has(&disks, 30, &format!("request {first} fails"));
+        // It was whole before.
+        if failed == 0 && first > 20 {
+            break;
+        }
+    }
+    assert!(failures > 10, "{failures}");
+}
+
+/// A mend whose reader went away let go of its blocks while the write was still on its way: it could arrive over what was
+/// written there since.
+#[test]
+fn a_mend_that_nobody_waits_for_any_more_does_not_overtake_what_is_written_after_it() {
+    let disks = pair(130);
+    let mut machine = Machine::boot(&disks, 131).unwrap();
+    let block = BlockIndex(BLOCKS as u64 - 3);
+    let filled = |byte: u8| {
+        let mut buffer = Buffer::zeroed(1).unwrap();
+        buffer.bytes_mut().fill(byte);
+        buffer
+    };
+    let (mirror, clock) = (machine.mirror.clone(), machine.clock.clone());
+    machine.executor.run(async move {
+        assert_eq!(mirror.write(block, filled(1)).await.1, Ok(()));
+        mirror.flush().await.unwrap();
+        clock.sleep_ms(1).await;
+    });
+    disks[1].flip_bit(block, 5);
+    disks[1].set_holds(move |request| request == Request::Write(block, 1));
+    let (mirror, clock) = (machine.mirror.clone(), machine.clock.clone());
+    machine.executor.run(async move {
+        let good = filled(1);
+        let address = block.0 * 4096;
+        let mend = mirror.mend(0, address, good.bytes());
+        select(mend, clock.sleep_ms(100)).await;
+    });
+    assert_eq!(disks[1].held_count(), 1);
+    let mirror = machine.mirror.clone();
+    machine
+        .executor
+        .spawn(async move { assert_eq!(mirror.write(block, filled(2)).await.1, Ok(())) });
+    machine.rest(1);
+    disks[1].release();
+    machine.rest(1);
+    for disk in &disks {
+        let bytes = disk.to_bytes();
+        let at = block.0 as usize * 4096;
+        assert!(bytes[at..at + 4096].iter().all(|byte| *byte == 2));
+    }
+}
+
+/// Who read from a disk that had gone out by the time of the mend was told that all copies have that, though the one that was left
+/// did not: a mount went on with a checkpoint that was lost.
+#[test]
+fn a_mend_from_a_disk_that_is_out_tells_whether_the_other_one_has_that() {
+    for lacking in [false, true] {
+        let disks = pair(135);
+        let mut machine = Machine::boot(&disks, 136).unwrap();
+        let block = BlockIndex(BLOCKS as u64 - 3);
+        let mirror = machine.mirror.clone();
+        let written = machine.executor.run(async move {
+            let mut buffer = Buffer::zeroed(1).unwrap();
+            buffer.bytes_mut().fill(7);
+            let written = mirror.write(block, buffer).await.1;
+            mirror.flush().await.unwrap();
+            written
+        });
+        assert_eq!(written, Ok(()));
+        if lacking {
+            disks[1].flip_bit(block, 5);
+        }
+        disks[0].set_faults(|_| Some(DeviceError::Io));
+        machine.put(1).unwrap();
+        assert_eq!(machine.status().members[0], MemberState::Out);
+        let mirror = machine.mirror.clone();
+        let address = block.0 * 4096;
+        let mended = machine
+            .executor
+            .run(async move { mirror.mend(0, address, &[7; 4096]).await });
+        let expected = if lacking {
+            Err(DeviceError::Gone)
+        } else {
+            Ok(false)
+        };
+        assert_eq!(mended, expected);
+    }
+}
+
+/// Rots one sector of a block on the first disk and another one on the second.
+fn rot_apart(disks: &Disks, block: u64, sectors: [usize; 2], random: &mut Random) {
+    for (disk, sector) in disks.iter().zip(sectors) {
+        let bit = sector * 512 * 8 + random.index(512 * 8);
+        disk.flip_bit(BlockIndex(block), bit);
+    }
+}
+
+/// Blocks that were damaged on both disks, each in another place, were lost, but for data of files.
+#[test]
+pub(crate) fn what_is_damaged_on_both_disks_in_different_places_is_put_together() {
+    let mut random = Random::new(seed(140));
+    for round in 0..12 {
+        let base = pair(140 + round);
+        let mut machine = Machine::boot(&base, round).unwrap();
+        for version in 1..=6 {
+            machine.put(version).unwrap();
+            if version == 3 {
+                machine.checkpoint();
+            }
+        }
+        if round % 2 == 0 {
+            machine.shutdown();
+        }
+        let disks = snapshots(&base, round);
+        for block in used_blocks(&disks[0]) {
+            let one = random.index(8);
+            let two = (one + 1 + random.index(7)) % 8;
+            rot_apart(&disks, block, [one, two], &mut random);
+        }
+        let what = format!("round {round}");
+        let mut machine =
+            Machine::boot(&disks, round).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(machine.get(), Ok(6), "{what}");
+        let status = machine.scrub();
+        assert_eq!(status.unrepairable, 0, "{what}: {status:?}");
+        machine.shutdown();
+        assert_each_has(&disks, 6, &what);
+    }
+}
+
+/// Disks of segments so large that extents have units.
+fn large_pair(seed: u64) -> Disks {
+    const LARGE: FormatOptions = FormatOptions {
+        segment_bytes: 128 * 4096,
+        log_segments: 16,
+        created_ns: 0,
+    };
+    let blocks = 64 * 128;
+    let disks = [SimDisk::new(blocks, seed), SimDisk::new(blocks, seed + 1)];
+    let target = disks[0].clone();
+    let id = FileSystemId([0xA5; 16]);
+    Executor::new(seed).run(async move {
+        let made = crate::common::key::format(&target, LARGE, id).await;
+        made.unwrap();
+    });
+    let mut machine = Machine::boot(&disks, seed).unwrap();
+    machine.whole();
+    machine.shutdown();
+    snapshots(&disks, seed)
+}
+
+/// Blocks in which a disk differs from an earlier image of it.
+fn changed(before: &[u8], disk: &SimDisk) -> Vec<u64> {
+    let after = disk.to_bytes();
+    let blocks = before.chunks_exact(4096).zip(after.chunks_exact(4096));
+    let differ = blocks.zip(0..).filter(|((one, two), _)| one != two);
+    differ.map(|(_, block)| block).collect()
+}
+
+/// Makes a file of `bytes`, durable in one group. Gives it, and the blocks that hold data of it and nothing else.
+fn make_file(machine: &mut Machine, disk: &SimDisk, bytes: &[u8]) -> (InodeNumber, Vec<u64>) {
+    let before = disk.to_bytes();
+    let inode = machine.make("file", bytes);
+    let mut blocks = changed(&before, disk);
+    blocks.retain(|block| !RECORDS.contains(block));
+    // Header and records are in these two.
+    blocks.remove(0);
+    blocks.pop();
+    assert!(blocks.len() >= bytes.len() / 4096 - 1, "{blocks:?}");
+    (inode, blocks)
+}
+
+#[test]
+pub(crate) fn an_extent_is_mended_unit_by_unit() {
+    let content = noise(150, 128 << 10);
+    let base = large_pair(150);
+    let mut machine = Machine::boot(&base, 150).unwrap();
+    let (inode, blocks) = make_file(&mut machine, &base[0], &content);
+    machine.shutdown();
+    for (round, unreadable) in [false, false, true].into_iter().enumerate() {
+        let disks = snapshots(&base, 151);
+        // Every other block on each of them.
+        for (number, block) in blocks.iter().enumerate() {
+            disks[(number + round) % 2].flip_bit(BlockIndex(*block), 900 * 8);
+        }
+        if unreadable {
+            let first = blocks.iter().copied().step_by(2).collect();
+            unreadable::bad_blocks(&disks[round % 2], first);
+        }
+        let mut machine = Machine::boot(&disks, 152).unwrap();
+        let found = machine.read(inode, content.len()).unwrap();
+        assert!(found == content, "round {round}");
+        let status = machine.scrub();
+        assert_eq!(status.unrepairable, 0, "{status:?}");
+        machine.shutdown();
+        for disk in &disks {
+            disk.clear_faults();
+            assert_clean(disk, "mended");
+            let mut machine = Machine::boot(std::slice::from_ref(disk), 153).unwrap();
+            assert!(machine.read(inode, content.len()).unwrap() == content);
+        }
+    }
+}
+
+#[test]
+pub(crate) fn an_object_is_mended_block_by_block() {
+    let content = noise(160, 400_000);
+    let base = large_pair(160);
+    let mut machine = Machine::boot(&base, 161).unwrap();
+    let before = base[0].to_bytes();
+    let (filesystem, clock) = (Rc::clone(&machine.filesystem), machine.clock.clone());
+    let (bytes, disk) = (content.clone(), base[0].clone());
+    let (object, blocks) = machine.executor.run(async move {
+        let mut object = filesystem.create_object().unwrap();
+        object.append(&bytes).await.unwrap();
+        let object = object.finish().await.unwrap();
+        let blocks = changed(&before, &disk);
+        let commit = filesystem.appended();
+        let kept = [object];
+        let made = filesystem.checkpoint(commit, &kept, b"manifest", &clock);
+        made.await.unwrap();
+        (object, blocks)
+    });
+    machine.shutdown();
+    assert!(blocks.len() > 90, "{blocks:?}");
+    for scrubbed in [false, true] {
+        let disks = snapshots(&base, 162);
+        // In each frame of 32 blocks some on either.
+        for (number, block) in blocks.iter().enumerate().step_by(8) {
+            disks[number / 8 % 2].flip_bit(BlockIndex(*block), 901 * 8);
+        }
+        let mut machine = Machine::boot(&disks, 163).unwrap();
+        if scrubbed {
+            let status = machine.scrub();
+            assert_eq!(status.unrepairable, 0, "{status:?}");
+        }
+        assert!(read_object(&mut machine, object) == content, "{scrubbed}");
+        machine.shutdown();
+        for disk in &disks {
+            assert_clean(disk, "mended");
+        }
+    }
+}
+
+fn read_object(machine: &mut Machine, object: ObjectId) -> Vec<u8> {
+    let filesystem = Rc::clone(&machine.filesystem);
+    machine.executor.run(async move {
+        let mut reader = filesystem.open_object(object).unwrap();
+        let mut content = Vec::new();
+        let mut frame = Vec::new();
+        loop {
+            frame.clear();
+            let more = reader
+                .next_frame(filesystem.device(), &mut frame)
+                .await
+                .unwrap();
+            content.extend_from_slice(&frame);
+            if !more {
+                return content;
+            }
+        }
+    })
+}
+
+/// A group of the log that is damaged on both disks, each in another block, ended the log or the mount.
+#[test]
+pub(crate) fn a_group_is_put_together_at_replay() {
+    let content = noise(170, 100_000);
+    let base = large_pair(170);
+    let mut machine = Machine::boot(&base, 171).unwrap();
+    // No checkpoint: the log alone has it, and nothing comes behind it.
+    let (inode, blocks) = make_file(&mut machine, &base[0], &content);
+    let disks = snapshots(&base, 172);
+    for (number, block) in blocks.iter().enumerate().step_by(5) {
+        disks[number / 5 % 2].flip_bit(BlockIndex(*block), 902 * 8);
+    }
+    let mut machine = Machine::boot(&disks, 173).unwrap();
+    assert!(machine.read(inode, content.len()).unwrap() == content);
+    machine.shutdown();
+    for disk in &disks {
+        assert_clean(disk, "mended");
+        let mut machine = Machine::boot(std::slice::from_ref(disk), 174).unwrap();
+        assert!(machine.read(inode, content.len()).unwrap() == content);
+    }
+}

@@ -1,0 +1,221 @@
+//! Blocks of the disk with everything that cannot be read when the other one is to be brought up to date.
+//!
+//! - What the other one has there, which may be the last good copy, stays.
+//! - Nothing stale is ever taken for right because of that.
+//! - Everything else becomes whole, and somebody is told.
+
+use std::collections::BTreeSet;
+
+use lfs::Buffer;
+use lfs::sim::Request;
+
+use super::*;
+
+/// Blocks of `disk` that cannot be read until they are written.
+pub(crate) fn bad_blocks(disk: &SimDisk, blocks: BTreeSet<u64>) -> Rc<RefCell<BTreeSet<u64>>> {
+    let bad = Rc::new(RefCell::new(blocks));
+    let left = Rc::clone(&bad);
+    disk.set_faults(move |request| match request {
+        Request::Read(start, count) => {
+            let left = left.borrow();
+            let mut hit = left.range(start.0..start.0 + count as u64);
+            hit.next().map(|_| DeviceError::Io)
+        }
+        Request::Write(start, count) => {
+            let written = start.0..start.0 + count as u64;
+            left.borrow_mut().retain(|block| !written.contains(block));
+            None
+        }
+        Request::Flush => None,
+    });
+    bad
+}
+
+/// Files that are made while both disks are there, and as many when the second one is away.
+const FILES: u64 = 8;
+const FILE_BYTES: usize = 5000;
+
+/// Two disks of which the second was away while the first took half of the files and five versions; with the files' inodes.
+fn stale_pair(seed: u64) -> (Disks, Vec<InodeNumber>) {
+    let disks = pair(seed);
+    let mut machine = Machine::boot(&disks, seed).unwrap();
+    let mut inodes = Vec::new();
+    let make = |machine: &mut Machine, number: u64| {
+        machine.make(&number.to_string(), &noise(number, FILE_BYTES))
+    };
+    inodes.extend((0..FILES).map(|number| make(&mut machine, number)));
+    machine.shutdown();
+    let mut machine = Machine::boot(&[disks[0].clone()], seed).unwrap();
+    for version in 1..=5 {
+        machine.put(version).unwrap();
+        if version == 3 {
+            machine.checkpoint();
+        }
+    }
+    inodes.extend((FILES..2 * FILES).map(|number| make(&mut machine, number)));
+    machine.shutdown();
+    (snapshots(&disks, seed), inodes)
+}
+
+/// Blocks of the first disk in use that are the same, or not, on the second.
+fn blocks(disks: &Disks, same: bool) -> Vec<u64> {
+    let bytes = disks.each_ref().map(SimDisk::to_bytes);
+    let mut blocks = used_blocks(&disks[0]);
+    blocks.retain(|block| {
+        let at = *block as usize * 4096;
+        (bytes[0][at..at + 4096] == bytes[1][at..at + 4096]) == same
+    });
+    blocks
+}
+
+/// How much could be read, which is right; all of the rest said that it is damaged.
+fn readable(machine: &mut Machine, inodes: &[InodeNumber], what: &str) -> usize {
+    let damaged = |error: FileError| {
+        let said = matches!(error, FileError::Damaged { .. } | FileError::Device(_));
+        assert!(said, "{what}: {error}");
+    };
+    let mut right = 0;
+    match machine.get() {
+        Ok(version) => {
+            assert_eq!(version, 5, "{what}");
+            right += 1;
+        }
+        Err(error) => damaged(error),
+    }
+    for (number, inode) in (0..).zip(inodes) {
+        match machine.read(*inode, FILE_BYTES) {
+            Ok(content) => {
+                assert!(
+                    content == noise(number, FILE_BYTES),
+                    "{what}: file {number}"
+                );
+                right += 1;
+            }
+            Err(error) => damaged(error),
+        }
+    }
+    right
+}
+
+/// Zeros were written over what the other disk had, though it was right.
+#[test]
+fn the_only_good_copy_stays_where_the_other_disk_cannot_be_read() {
+    let (base, inodes) = stale_pair(300);
+    let mut unread = 0;
+    for block in blocks(&base, true) {
+        let what = format!("block {block}");
+        let disks = snapshots(&base, block);
+        let mut machine = Machine::boot(&disks, block).unwrap();
+        bad_blocks(&disks[0], [block].into());
+        machine.whole();
+        let status = machine.status();
+        unread += status.unread_blocks;
+        // A scrub mends what the first disk has not got, if nothing else has before.
+        let scrubbed = machine.scrub();
+        assert_eq!(scrubbed.unrepairable, 0, "{what}: {scrubbed:?}");
+        let right = readable(&mut machine, &inodes, &what);
+        assert_eq!(right, inodes.len() + 1, "{what}");
+        machine.shutdown();
+        for disk in &disks {
+            disk.clear_faults();
+        }
+        assert_each_has(&disks, 5, &what);
+    }
+    assert!(unread > 2, "{unread}");
+}
+
+/// Whatever cannot be read on the first disk, and is stale on the second: what that one gives is right or damaged, and a
+/// mount that finds both never goes back.
+#[test]
+fn nothing_stale_is_taken_for_right_where_the_other_disk_cannot_be_read() {
+    let (base, inodes) = stale_pair(310);
+    let all = inodes.len() + 1;
+    let (mut right, mut damaged, mut refused, mut unread) = (0, 0, 0, 0);
+    for block in blocks(&base, false) {
+        let disks = snapshots(&base, block);
+        let mut machine = Machine::boot(&disks, block).unwrap();
+        let bad = bad_blocks(&disks[0], [block].into());
+        machine.whole();
+        unread += machine.status().unread_blocks;
+        // The power goes at once. The first disk still cannot be read there, or is lost.
+        for alone in [false, true] {
+            let left = disks.each_ref().map(|disk| {
+                let crash = disk.crash_at(disk.event_count());
+                crash.disk(|_| false, 1)
+            });
+            bad_blocks(&left[0], bad.borrow().clone());
+            let what = format!("block {block}, alone {alone}");
+            let which = if alone { &left[1..] } else { &left[..] };
+            let booted = Machine::boot(which, 3);
+            match booted.map(|mut machine| readable(&mut machine, &inodes, &what)) {
+                Ok(found) if found == all => right += 1,
+                // What this block had is lost, and that is said.
+                Ok(_) => damaged += 1,
+                Err(error) => {
+                    let said = error.contains("damaged") || error.contains("input/output");
+                    assert!(said, "{what}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    println!("right {right}, damaged {damaged}, refused {refused}; {unread} blocks");
+    assert!(unread > 10 && right > 5 && damaged > 5);
+}
+
+/// What a disk that has never had everything holds, from an earlier life, is none of ours.
+#[test]
+fn a_new_disk_keeps_nothing_of_an_earlier_life() {
+    let ours = first_disk(320);
+    let mut cleared = 0;
+    for block in used_blocks(&ours) {
+        let disks = [ours.snapshot(block), SimDisk::new(BLOCKS, block)];
+        let mut machine = Machine::boot(&disks, 321).unwrap();
+        bad_blocks(&disks[0], [block].into());
+        // Blank is what looks blank: not every block is looked at.
+        let planted = disks[1].clone();
+        let written = Executor::new(0).run(async move {
+            let mut buffer = Buffer::zeroed(1).unwrap();
+            buffer.bytes_mut().fill(0x5A);
+            planted.write(BlockIndex(block), buffer).await.1
+        });
+        written.unwrap();
+        machine.whole();
+        // Free ones are not copied.
+        if machine.status().unread_blocks == 0 {
+            continue;
+        }
+        cleared += 1;
+        let at = block as usize * 4096;
+        let bytes = disks[1].to_bytes();
+        let planted = bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A);
+        assert!(!planted, "block {block}");
+    }
+    assert!(cleared > 5, "{cleared}");
+}
+
+/// From a disk that can hardly be read nothing becomes whole: then its copy would be taken for one.
+#[test]
+fn a_disk_that_can_hardly_be_read_is_no_source() {
+    let (disks, _) = stale_pair(330);
+    let mut machine = Machine::boot(&disks, 331).unwrap();
+    let all = (16..BLOCKS as u64).collect();
+    let bad = bad_blocks(&disks[0], all);
+    machine.rest(300);
+    let status = machine.status();
+    assert_eq!(
+        status.members,
+        [MemberState::In, MemberState::Out],
+        "{status:?}"
+    );
+    assert!(
+        status.behind_bytes > 0 && status.unread_blocks > 0,
+        "{status:?}"
+    );
+    // Once it can be read again, it is.
+    bad.borrow_mut().clear();
+    machine.whole();
+    assert_eq!(machine.status().unread_blocks, 0);
+    machine.shutdown();
+    assert_each_has(&disks, 5, "readable again");
+}
