@@ -84,7 +84,7 @@ bench-peer: hosted-and-images
 
 ## fuzz: cargo-fuzz on every target, FUZZ_SECONDS each; finds go to target/fuzz and fuzz/artifacts
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := request_parser mount fsck backup
+FUZZ_TARGETS := request_parser mount fsck backup keys mirror
 fuzz: $(FUZZ_TARGETS:%=fuzz-%)
 
 .PHONY: $(FUZZ_TARGETS:%=fuzz-%)

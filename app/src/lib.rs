@@ -9,6 +9,7 @@
 //! | what each command is and does | `command` |
 //! | connections as CLIENT LIST sees them, and their buffers' memory | `clients` |
 //! | every limit and switch | [`config`] |
+//! | from disks to an open store | [`disks`] |
 //! | what all sessions share; the counters behind INFO | `env`, `info` |
 //! | the whole, as a binary uses it | [`Server`] |
 //!
@@ -31,6 +32,7 @@ extern crate alloc;
 mod clients;
 mod command;
 pub mod config;
+pub mod disks;
 mod env;
 mod glob;
 mod info;

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use lfs::Compression;
+use lfs::host::parse_size;
 
 use crate::key::Origin;
-use crate::location::{ImageName, ImagePath, Location, parse_size};
+use crate::location::{ImageName, ImagePath, Location};
 
 /// Makes, examines, mounts and changes Siltstone images.
 ///
@@ -86,8 +87,8 @@ pub(crate) enum Command {
 ///
 /// Makes an empty file system in IMAGE. An image file that does not exist is created, SIZE bytes large and
 /// all holes. One that exists, or a block device, is used at the size it has, unless SIZE is given for a file. What is
-/// not blank (a Siltstone file system or anything else) is only overwritten with --force. It takes
-/// a moment, whatever the size.
+/// not blank (a Siltstone file system or anything else, as far as its beginning, its end and places in between tell) is only
+/// overwritten with --force. It takes a moment, whatever the size.
 ///
 /// With --encrypt all of it is encrypted and authenticated, names and sizes of files included, and opens only with the
 /// key file: every command, and the machine that boots with it, take --key-file (make run KEY_FILE=). Without the file nothing
@@ -121,7 +122,7 @@ pub(crate) struct Mkfs {
     /// it gives away less when a running machine is cloned.
     #[arg(long, value_enum, default_value_t = Cipher::Xchacha20Poly1305, requires = "encrypt")]
     pub(crate) cipher: Cipher,
-    /// How what is written is compressed: see \"siltstone help compression\".
+    /// How what is written is compressed: see "siltstone help compression".
     #[arg(long, value_name = "SETTING", default_value = "lz4", value_parser = compression())]
     pub(crate) compress: Compression,
     /// Bytes in a segment, a power of two, best a multiple of the erase block: chosen by size without it.
@@ -576,7 +577,7 @@ pub(crate) struct Diff {
 /// snapshot stays until it is removed: keep the newest one for the next --since. restore puts them together.
 ///
 /// FILE is there when the backup is whole, not before. A backup that is cut short leaves FILE.partial, and the same command goes on from
-/// there. Each part is verified on the way.
+/// there; a FILE.partial that is anything else is overwritten. Each part is verified on the way.
 ///
 /// With --at, an image is backed up as it was after COMMIT. That can be any commit since the image's last checkpoint, which the log
 /// has (siltstone dump --log): after a crash that is what happened in the last moments before it, after an orderly end nothing but

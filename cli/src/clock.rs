@@ -1,52 +1,8 @@
-//! The host's clocks.
+//! Points in time, as `lfs` counts them, as others do.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use lfs::Clock;
-
-/// Monotonic time since it was made, the host's wall clock, the runtime's timers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HostClock {
-    started: Instant,
-}
-
-impl HostClock {
-    pub(crate) fn new() -> Self {
-        Self {
-            started: Instant::now(),
-        }
-    }
-}
-
-impl Clock for HostClock {
-    fn monotonic_us(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    fn unix_us(&self) -> i64 {
-        now_ns().div_euclid(1000)
-    }
-
-    async fn sleep_ms(&self, duration_ms: u64) {
-        tokio::time::sleep(Duration::from_millis(duration_ms)).await;
-    }
-}
-
-/// Nanoseconds since the Unix epoch.
-pub(crate) fn now_ns() -> i64 {
-    since_epoch_ns(SystemTime::now())
-}
-
-/// `time` in nanoseconds since the Unix epoch; what does not fit is cut to what does.
-pub(crate) fn since_epoch_ns(time: SystemTime) -> i64 {
-    let nanos = |duration: Duration| i64::try_from(duration.as_nanos());
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => nanos(since).unwrap_or(i64::MAX),
-        Err(before) => nanos(before.duration()).map_or(i64::MIN, |nanos| -nanos),
-    }
-}
-
-/// The other way round.
+/// What is so many nanoseconds after the Unix epoch.
 pub(crate) fn system_time(since_epoch_ns: i64) -> SystemTime {
     let distance = Duration::from_nanos(since_epoch_ns.unsigned_abs());
     if since_epoch_ns < 0 {
@@ -67,6 +23,8 @@ pub(crate) fn iso8601(since_epoch_ns: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use lfs::host::since_epoch_ns;
+
     use super::*;
 
     #[test]

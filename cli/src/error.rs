@@ -1,9 +1,11 @@
 //! Why a command ended without success, and with which exit status.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
 
 use lfs::FileError;
+
+use crate::output::printable;
 
 /// The end of a command that did not do what it was told.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Error {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::OutputClosed
         } else {
-            Self::new("cannot write the output", error)
+            Self::new("cannot write the output", describe(error))
         }
     }
 }
@@ -91,5 +93,12 @@ pub(crate) fn describe(error: &io::Error) -> String {
 
 /// Prints a failure that the command survives.
 pub(crate) fn complain(message: impl Display) {
-    eprintln!("siltstone: {message}");
+    say_aside(format_args!("siltstone: {message}"));
+}
+
+/// Prints a line on the standard error. Names in it may be anybody's: no terminal obeys them.
+pub(crate) fn say_aside(line: impl Display) {
+    let line = printable(line.to_string().as_bytes());
+    // Where nobody listens there is nobody to tell of it.
+    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -6,19 +6,20 @@
 //! closed all the same.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Display;
 use std::path::Path;
 use std::rc::Rc;
 
-use lfs::{FileError, FileSystem, InodeNumber, Mirror, SnapshotId};
-use lfs::{Recovery, Transaction};
-use tokio::signal::unix::{SignalKind, signal};
+use lfs::host::{Access, FileDevice, HostClock, interrupted, now_ns};
+use lfs::{
+    BlockDevice, Content, FileError, FileSystem, InodeNumber, Mirror, MountError, Recovery,
+    SnapshotId, Transaction, Unlock,
+};
 use tokio::task::JoinHandle;
 
 use crate::backup::store_options;
-use crate::clock::{HostClock, now_ns};
-use crate::device::{Access, FileDevice};
-use crate::error::{About as _, Error, Outcome};
+use crate::error::{About as _, Error, Outcome, complain, describe};
 use crate::key::{self, Key};
 use crate::location::ImageName;
 
@@ -32,6 +33,7 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Image {
     volume: Rc<Volume>,
     path: String,
+    disks: Vec<FileDevice>,
     runner: Option<JoinHandle<()>>,
     /// Names that only exist while a command is at work.
     temporaries: RefCell<BTreeSet<(InodeNumber, Vec<u8>)>>,
@@ -42,6 +44,29 @@ pub(crate) struct Image {
 pub(crate) struct Tree {
     volume: Rc<Volume>,
     snapshot: Option<SnapshotId>,
+}
+
+/// The directories that a walk has been in. In an image that is damaged, or that somebody made so, a directory can be in
+/// itself or in many places; a walk that goes into each once comes to an end.
+#[derive(Debug, Default)]
+pub(crate) struct Walked(HashSet<InodeNumber>);
+
+impl Walked {
+    /// Goes into the directory that is at `path`, too.
+    ///
+    /// # Errors
+    /// When it has been in it.
+    pub(crate) fn enter(
+        &mut self,
+        directory: InodeNumber,
+        path: &(impl Display + ?Sized),
+    ) -> Outcome<()> {
+        if self.0.insert(directory) {
+            return Ok(());
+        }
+        let message = "this directory is in more than one place: the image is damaged";
+        Err(Error::new(path, message))
+    }
 }
 
 /// Runs `work` on what `name` says, which nothing changes.
@@ -84,10 +109,16 @@ async fn writing_to<T>(image: Image, work: impl AsyncFnOnce(&Image) -> Outcome<T
         outcome = work(&image) => outcome,
         () = interrupted() => Err(Error::Interrupted),
     };
-    let closed = image.close().await;
-    let result = outcome?;
-    closed?;
-    Ok(result)
+    match (outcome, image.close().await) {
+        (Err(error), closed) => {
+            // Often why.
+            if let Err(closing) = closed {
+                complain(closing.message().unwrap_or_default());
+            }
+            Err(error)
+        }
+        (Ok(result), closed) => closed.map(|()| result),
+    }
 }
 
 /// From the second signal on the tool ends at once, whatever it does: an image survives that.
@@ -95,27 +126,9 @@ pub(crate) fn end_at_second_signal() {
     tokio::task::spawn_local(async {
         interrupted().await;
         interrupted().await;
-        eprintln!("siltstone: ended at once; the image recovers when it is opened next");
+        complain("ended at once; the image recovers when it is opened next");
         std::process::exit(130);
     });
-}
-
-/// Completes on Ctrl-C or a request to terminate.
-pub(crate) async fn interrupted() {
-    let signals = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    match signals {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }
-        // Without handlers the signals end the process, which an image survives.
-        _ => std::future::pending().await,
-    }
 }
 
 impl Image {
@@ -131,12 +144,13 @@ impl Image {
         let failed = |error: lfs::MountError| Error::new(&shown, error);
         let key = key::given()?;
         let key = key.as_ref();
-        let device = open_mirror(paths, &shown, access).await?;
+        let (device, mut disks) = open_mirror(paths, &shown, access).await?;
         let (mut volume, keys_in_log) = mount(device, access, key).await.map_err(failed)?;
         if keys_in_log && access == Access::Write {
-            drop(volume);
+            drop((volume, disks));
             Box::pin(settle_keys(paths, &shown, key)).await?;
-            let device = open_mirror(paths, &shown, access).await?;
+            let device;
+            (device, disks) = open_mirror(paths, &shown, access).await?;
             (volume, _) = mount(device, access, key).await.map_err(failed)?;
         }
         let volume = Rc::new(volume);
@@ -158,6 +172,7 @@ impl Image {
         Ok(Self {
             volume,
             path: shown,
+            disks,
             runner,
             temporaries: RefCell::default(),
         })
@@ -228,7 +243,7 @@ impl Image {
                 .await
                 .map_err(|error| Error::new(&self.path, error))?;
         }
-        durable.map_err(|_| Error::new(&self.path, "the disk failed; not everything is durable"))
+        durable.map_err(|_| disk_failed(&self.path, &self.disks))
     }
 }
 
@@ -266,7 +281,7 @@ pub(crate) async fn open_mirror(
     paths: &[&Path],
     shown: &str,
     access: Access,
-) -> Outcome<Mirror<FileDevice>> {
+) -> Outcome<(Mirror<FileDevice>, Vec<FileDevice>)> {
     let mut devices = Vec::new();
     for path in paths {
         let device = FileDevice::open(path, access).about(&path.display())?;
@@ -275,14 +290,53 @@ pub(crate) async fn open_mirror(
         }
         devices.push(device);
     }
-    let opened = match <[FileDevice; 2]>::try_from(devices) {
+    let opened = match <[FileDevice; 2]>::try_from(devices.clone()) {
         Ok(both) => Mirror::open_copies(both).await,
         Err(mut one) => match (one.pop(), access) {
             (Some(device), Access::Read) => Mirror::open_read_only(device).await,
             (device, _) => Mirror::open(device.into_iter().collect(), [0; 16]).await,
         },
     };
-    opened.map_err(|error| Error::new(shown, error))
+    let mirror = opened.map_err(|error| Error::new(shown, error))?;
+    Ok((mirror, devices))
+}
+
+/// What the host said of it, too.
+pub(crate) fn disk_failed(shown: &str, disks: &[FileDevice]) -> Error {
+    let failure = disks.iter().find_map(FileDevice::failure);
+    let cause = failure.map(|error| format!(" ({})", describe(error)));
+    let cause = cause.unwrap_or_default();
+    Error::new(
+        shown,
+        format_args!("the disk failed{cause}; not everything is durable"),
+    )
+}
+
+/// The disk under a whole image, snapshots included, which `what` is about.
+pub(crate) fn open_whole(name: &ImageName, what: &str, access: Access) -> Outcome<FileDevice> {
+    if name.snapshot.is_some() {
+        let message = format!("{name}: {what} of the whole image, snapshots included");
+        return Err(Error::Usage(message));
+    }
+    FileDevice::open(&name.path, access).about(name)
+}
+
+/// Makes sure that there is a file system that opens with this key, or needs none.
+pub(crate) async fn expect_file_system(
+    device: &impl BlockDevice,
+    name: &ImageName,
+    key: Option<&Unlock<'_>>,
+) -> Outcome<()> {
+    let found = lfs::probe(device).await;
+    match found.map_err(|error| Error::new(name, error))? {
+        Content::FileSystem => {}
+        _ => return Err(Error::new(name, MountError::NotFound)),
+    }
+    // A key that is wrong or missing is nothing that is wrong with the image.
+    match lfs::verify_key(device, key).await {
+        Err(error @ MountError::Key(_)) => Err(Error::new(name, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Mounts, and tells whether the log has keys that are nowhere else.
@@ -307,7 +361,7 @@ async fn mount(
 /// Has the store of keys write what it has only in the log to where it keeps it, as a clean shutdown of a server does.
 /// Without it, what a command writes would fill the log behind keys that must not be dropped from it.
 async fn settle_keys(paths: &[&Path], shown: &str, key: Option<&Key>) -> Outcome<()> {
-    let device = open_mirror(paths, shown, Access::Write).await?;
+    let (device, disks) = open_mirror(paths, shown, Access::Write).await?;
     let options = store_options()?;
     let key = key.map(Key::unlock);
     let store = kvstore::Store::open_with(device, options, key.as_ref())
@@ -315,5 +369,5 @@ async fn settle_keys(paths: &[&Path], shown: &str, key: Option<&Key>) -> Outcome
         .map_err(|error| Error::new(shown, error))?;
     let clock = HostClock::new();
     let ((), durable) = tokio::join!(store.run(&clock), store.shutdown());
-    durable.map_err(|_| Error::new(shown, "the disk failed; not everything is durable"))
+    durable.map_err(|_| disk_failed(shown, &disks))
 }

@@ -4,15 +4,14 @@
 //! A file is read when an image is opened, and wiped after that; what was typed in is kept until the end, so that nobody is
 //! asked twice. None of it is part of any message.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use lfs::host::{entropy, read_secret};
 use lfs::{Encryption, KdfCost, Secret, Suite, Unlock};
 use zeroize::Zeroizing;
 
-use crate::error::{About as _, Error, Outcome, complain};
+use crate::error::{About as _, Error, Outcome};
 
 /// Where a secret comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +28,6 @@ pub(crate) enum Origin {
 static ORIGIN: OnceLock<Option<Origin>> = OnceLock::new();
 /// What was typed in.
 static TYPED: OnceLock<Zeroizing<Vec<u8>>> = OnceLock::new();
-
-/// One more than a secret may have, so that longer ones show.
-const SECRET_BYTES_READ: u64 = 64 * 1024 + 1;
 
 /// A secret.
 pub(crate) struct Key {
@@ -91,12 +87,12 @@ impl Key {
     fn read(origin: &Origin) -> Outcome<Self> {
         match origin {
             Origin::KeyFile(path) => Ok(Self {
-                content: read(&format!("key file {}", path.display()), path)?,
+                content: read_secret(path).about(&format_args!("key file {}", path.display()))?,
                 passphrase: false,
             }),
             Origin::PassphraseFile(path) => {
                 let what = format!("passphrase file {}", path.display());
-                let mut content = read(&what, path)?;
+                let mut content = read_secret(path).about(&what)?;
                 if let Some(end) = content.iter().position(|&byte| byte == b'\n') {
                     content.truncate(end);
                 }
@@ -144,18 +140,6 @@ fn passphrase(content: Zeroizing<Vec<u8>>, what: &str) -> Outcome<Key> {
     })
 }
 
-/// The content of a file, as far as a secret may be long.
-fn read(what: &str, path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
-    let mut content = Zeroizing::new(Vec::new());
-    // All at once: growing would leave copies behind.
-    content.reserve_exact(usize::try_from(SECRET_BYTES_READ).unwrap_or(usize::MAX));
-    let file = File::open(path).about(&what)?;
-    file.take(SECRET_BYTES_READ)
-        .read_to_end(&mut content)
-        .about(&what)?;
-    Ok(content)
-}
-
 /// Asks on the terminal, without showing what is typed.
 fn ask(prompt: &str) -> Outcome<Zeroizing<Vec<u8>>> {
     let typed = rpassword::prompt_password(prompt).about(&"passphrase")?;
@@ -172,18 +156,4 @@ fn ask_twice(prompt: &str) -> Outcome<Zeroizing<Vec<u8>>> {
         return Err(Error::new("passphrase", "the two are not the same"));
     }
     Ok(typed)
-}
-/// Fills `bytes` from the kernel's generator.
-pub(crate) fn entropy(mut bytes: &mut [u8]) {
-    while !bytes.is_empty() {
-        match rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()) {
-            Ok(len) => bytes = bytes.get_mut(len..).unwrap_or_default(),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => {
-                // Going on would give away what is encrypted.
-                complain(format_args!("no random bytes from the kernel: {error}"));
-                std::process::exit(1);
-            }
-        }
-    }
 }

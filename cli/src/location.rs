@@ -11,6 +11,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// An image, or a snapshot in one.
@@ -145,26 +146,12 @@ impl std::fmt::Display for ImagePath {
     }
 }
 
-/// A size such as `4096`, `64K`, `256M` or `1GiB`, in powers of two.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = text.get(digits.len()..).unwrap_or_default();
-    let shift = match unit.to_ascii_uppercase().as_str() {
-        "" | "B" => 0,
-        "K" | "KB" | "KIB" => 10,
-        "M" | "MB" | "MIB" => 20,
-        "G" | "GB" | "GIB" => 30,
-        "T" | "TB" | "TIB" => 40,
-        _ => return Err(format!("'{unit}' is no unit of size")),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("'{digits}' is no number"))?;
-    number
-        .checked_mul(1 << shift)
-        // What the host's file sizes can be.
-        .filter(|&bytes| i64::try_from(bytes).is_ok())
-        .ok_or_else(|| "too large".to_owned())
+/// Whether two names are of one file of the host; of files that are not there, whether they are one name.
+pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
+    match (std::fs::metadata(one), std::fs::metadata(other)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => one == other,
+    }
 }
 
 #[cfg(test)]
@@ -234,24 +221,5 @@ mod tests {
         assert_eq!(parse("/a/b").parent(), parse("/a"));
         assert_eq!(parse("/a").parent(), parse("/"));
         ImagePath::parse("".as_ref()).expect_err("empty");
-    }
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_size("4096"), Ok(4096));
-        assert_eq!(parse_size("256M"), Ok(256 << 20));
-        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
-        assert_eq!(parse_size("2t"), Ok(2 << 40));
-        for bad in [
-            "",
-            "M",
-            "-1",
-            "1.5G",
-            "3X",
-            "99999999999999999999",
-            "8388608T",
-        ] {
-            parse_size(bad).expect_err(bad);
-        }
     }
 }

@@ -1,19 +1,17 @@
 //! `siltstone`: the host tool for Siltstone's images.
 //!
 //! From the outside in: [`arguments`] is the command line and its manual; [`commands`] has one module for each command;
-//! [`mount`] is the FUSE side; [`image`] opens and closes images, [`device`] is the file or block device
-//! under them; [`key`] is what opens encrypted ones; [`backup`] is where backups come from and go to. [`location`], [`output`], [`error`]
-//! and [`clock`] are what all of them share.
+//! [`mount`] is the FUSE side; [`image`] opens and closes images (what is under them is [`lfs::host`]); [`key`] is what opens
+//! encrypted ones; [`backup`] is where backups come from and go to. [`location`], [`output`], [`error`] and [`clock`] are what all
+//! of them share.
 //!
-//! One thread runs everything that touches a file system, as `lfs` wants it; requests to the device run on the
-//! runtime's blocking threads.
+//! One thread runs everything that touches a file system, as `lfs` wants it.
 #![forbid(unsafe_code)]
 
 mod arguments;
 mod backup;
 mod clock;
 mod commands;
-mod device;
 mod error;
 mod image;
 mod key;
@@ -24,12 +22,8 @@ mod output;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use tokio::task::LocalSet;
 
 use crate::error::complain;
-
-/// Requests to devices that run at the same time.
-const BLOCKING_THREADS_MAX: usize = 16;
 
 fn main() -> ExitCode {
     let arguments = match arguments::Arguments::try_parse() {
@@ -37,20 +31,13 @@ fn main() -> ExitCode {
         Err(error) => return misused(&error),
     };
     key::choose(arguments.origin());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    match lfs::host::run(commands::run(arguments.command)) {
         Err(error) => {
             complain(format_args!("cannot start: {error}"));
-            return ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    match LocalSet::new().block_on(&runtime, commands::run(arguments.command)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
             if let Some(message) = error.message() {
                 complain(message);
             }

@@ -1,7 +1,8 @@
 //! The standard output: buffered, quiet when its reader goes away, and safe for a terminal.
 //!
 //! Names in an image are bytes that anybody may have chosen. On a terminal, control characters in them are
-//! shown as `?`; into a pipe or a file they go as they are. JSON is one object per line; a name that is not UTF-8 is there
+//! shown as `?`, and in what is said on the standard error always; into a pipe or a file they go as they are. JSON is one object per line, in
+//! which they are escaped; a name that is not UTF-8 is there
 //! with replacement characters, and exactly, in hexadecimal digits, under a key that ends in `_hex`.
 
 use std::fmt::{Arguments, Write as _};
@@ -51,7 +52,7 @@ impl Output {
 
     /// Writes an object on a line of its own.
     pub(crate) fn json(&mut self, object: Map<String, Value>) -> Outcome<()> {
-        let line = Value::Object(object).to_string();
+        let line = json_line(object);
         self.text(format_args!("{line}\n"))
     }
 
@@ -73,6 +74,20 @@ pub(crate) fn printable(name: &[u8]) -> String {
             }
         })
         .collect()
+}
+
+/// An object in one line, without anything a terminal would obey: JSON lets the control characters above U+007E stand as they
+/// are.
+pub(crate) fn json_line(object: Map<String, Value>) -> String {
+    let line = Value::Object(object).to_string();
+    line.chars().fold(String::new(), |mut safe, character| {
+        if character.is_control() {
+            let _ = write!(safe, "\\u{:04x}", u32::from(character));
+        } else {
+            safe.push(character);
+        }
+        safe
+    })
 }
 
 /// Puts `bytes`, which should be text, into an object.
@@ -135,6 +150,16 @@ mod tests {
     fn a_terminal_is_not_told_what_to_do() {
         assert_eq!(printable("a\x1b[2Jb\n\u{9b}".as_bytes()), "a?[2Jb??");
         assert_eq!(printable("Grüße".as_bytes()), "Grüße");
+    }
+
+    #[test]
+    fn neither_in_json() {
+        let mut object = Map::new();
+        put_text(&mut object, "name", "a\x1bb\u{9b}c\u{7f}ü".as_bytes());
+        let line = json_line(object.clone());
+        assert_eq!(line, r#"{"name":"a\u001bb\u009bc\u007fü"}"#);
+        let read: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(read, Value::Object(object));
     }
 
     #[test]

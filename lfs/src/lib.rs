@@ -18,6 +18,7 @@
 //! - `check`: all of it, looked at from outside ([`check()`], [`repair()`], [`dump()`]) and verified in use
 //!   ([`FileSystem::scrub`]);
 //! - `backup`: a snapshot as a stream, and back;
+//! - `host` (a feature): images on Linux, for programs that work on them there;
 //! - `sim`: a disk that loses its power, and a seeded executor, for tests of every layer.
 //!
 //! Beside them is what all of them share: `error`, `fault` (what has to be done before an operation can go on), `notify`,
@@ -31,6 +32,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "host")]
+extern crate std;
 
 mod backup;
 mod check;
@@ -39,6 +42,8 @@ mod disk;
 mod error;
 mod extent;
 mod fault;
+#[cfg(feature = "host")]
+pub mod host;
 mod log;
 mod mount;
 mod namespace;
@@ -59,9 +64,9 @@ pub use backup::{
 #[cfg(feature = "sim")]
 pub use check::{Audit, Contradiction};
 pub use check::{
-    CheckEvent, CheckOptions, DumpEvent, DumpOptions, DumpRecord, Finding, NodeDefect,
-    Part as CheckedPart, Problem, Repair, RepairError, RepairOutcome, ScrubError, ScrubOptions,
-    ScrubStatus, Severity, Summary as CheckSummary, check, dump, repair,
+    CheckEvent, CheckOptions, DumpEvent, DumpField, DumpFields, DumpOptions, DumpRecord, Finding,
+    NodeDefect, Part as CheckedPart, Problem, Repair, RepairError, RepairOutcome, ScrubError,
+    ScrubOptions, ScrubStatus, Severity, Summary as CheckSummary, check, dump, repair,
 };
 pub use checkpoint::{ObjectReader, ObjectWriter};
 pub use disk::{

@@ -5,6 +5,7 @@
 //! process, for what needs no machine.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::rc::Rc;
@@ -85,7 +86,8 @@ impl Setup {
         (setup, server)
     }
 
-    /// Sets one of the variables of `make run`: `MEM`, `DISK_SIZE`, `QEMU_ARGS`.
+    /// Sets one of the variables of `make run`: `MEM`, `DISK_SIZE`, `QEMU_ARGS`. Of the hosted server only those of disks and
+    /// keys mean something.
     #[must_use]
     pub fn with(mut self, variable: &'static str, value: &str) -> Self {
         self.settings.retain(|(name, _)| *name != variable);
@@ -177,6 +179,7 @@ impl Setup {
             target: self.target,
             port,
             monitor: self.monitor(),
+            disks: [self.disk.clone(), self.setting("DISK2").to_owned()],
             _directory: Rc::clone(&self.directory),
             process: Process::spawn(command),
         }
@@ -191,9 +194,13 @@ impl Setup {
                 .arg("--port")
                 .arg(port.to_string());
             for (variable, value) in &self.settings {
-                if *variable == "DISK_SIZE" {
-                    command.arg("--disk-size").arg(value);
-                }
+                let option = match *variable {
+                    "DISK_SIZE" => "--disk-size",
+                    "DISK2" if !value.is_empty() => "--disk2",
+                    "KEY_FILE" if !value.is_empty() => "--key-file",
+                    _ => continue,
+                };
+                command.arg(option).arg(value);
             }
             return command;
         }
@@ -212,6 +219,11 @@ impl Setup {
         command
     }
 
+    fn setting(&self, variable: &str) -> &str {
+        let found = self.settings.iter().find(|(name, _)| *name == variable);
+        found.map_or("", |(_, value)| value)
+    }
+
     fn monitor(&self) -> PathBuf {
         self.directory.path().join("qmp.sock")
     }
@@ -222,6 +234,8 @@ pub struct Machine {
     target: Target,
     port: u16,
     monitor: PathBuf,
+    /// The second is empty when there is none.
+    disks: [String; 2],
     process: Process,
     /// Its disk and its monitor are there.
     _directory: Rc<TempDir>,
@@ -266,6 +280,11 @@ impl Machine {
 
     /// Makes a disk larger while the machine runs: the first (1) or the second (2).
     pub fn resize_disk(&self, disk: usize, size_bytes: u64) {
+        if self.target == Target::hosted {
+            let file = OpenOptions::new().write(true).open(&self.disks[disk - 1]);
+            let resized = file.and_then(|file| file.set_len(size_bytes));
+            return resized.expect("the disk is a file");
+        }
         let drive = if disk == 1 { "disk" } else { "disk2" };
         qmp::resize_drive(&self.monitor, drive, size_bytes);
     }

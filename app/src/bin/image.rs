@@ -16,19 +16,16 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
-use alloc::vec::Vec;
+use alloc::string::{String, ToString as _};
 use core::cell::RefCell;
 use core::time::Duration;
 
+use app::disks::{DiskKey, DisksError, NewIds, open_store};
 use app::{Config, Limit, Server};
 use embassy_futures::select::select;
-use kvstore::{Options, Store};
-use lfs::{
-    BlockDevice as _, Clock as _, CommonPart, Content, Encryption, Entropy, FileSystemId,
-    FormatOptions, MemberState, Mirror, MirrorError, Unlock,
-};
-use platform::boot_file::{self, BootFile};
+use kvstore::Options;
+use lfs::{BlockDevice as _, Clock as _, FileSystemId, MemberState, Mirror};
+use platform::boot_file;
 use platform::clock::Clock;
 use platform::disk::Disk;
 use platform::executor::{TaskPool, spawn};
@@ -92,12 +89,27 @@ async fn serve() -> Result<(), AnyError> {
         open_memory_bytes_max: heap_bytes - heap_bytes / 4,
         hash_seed,
     };
-    let key = boot_file::take().map(|content| Key {
+    for disk in &disks {
+        let disk = disk.clone();
+        spawn(async move { disk.run().await });
+    }
+    let ids = NewIds {
+        file_system: FileSystemId(*disk_id),
+        member: *member_id,
+    };
+    let key_file = boot_file::take();
+    let key = key_file.as_ref().map(|content| DiskKey {
         content,
         entropy: &entropy,
     });
-    let mirror = open_disks(disks, FileSystemId(*disk_id), *member_id, key.as_ref()).await?;
-    let store = open_store(mirror.clone(), options, key).await?;
+    let say = |text: &str| println!("siltstone: {text}");
+    let (store, mirror) = open_store(disks, options, ids, key, say)
+        .await
+        .map_err(|error| match error {
+            DisksError::Foreign => format!("{error}; `make mkfs` would erase it"),
+            error => error.to_string(),
+        })?;
+    drop(key_file);
     let store = Rc::new(store);
     let connections = heap_bytes / CONNECTION_MEMORY_SHARE / CONNECTION_BYTES;
     let net = Net::open(
@@ -176,25 +188,6 @@ fn parse_address(text: &str) -> Option<Address> {
     Some(Address::Static(address.parse().ok()?, prefix))
 }
 
-/// The key of the disk, wiped as soon as that is open.
-struct Key<'e> {
-    content: BootFile,
-    entropy: &'e Entropy<'e>,
-}
-
-/// Opens the store, and lets go of the key.
-async fn open_store(
-    disk: Mirror<Disk>,
-    options: Options,
-    key: Option<Key<'_>>,
-) -> Result<Store<Mirror<Disk>>, AnyError> {
-    let unlock = key.as_ref();
-    let unlock = unlock.map(|key| Unlock::with_key_file(&key.content, key.entropy));
-    Store::open_with(disk, options, unlock.as_ref())
-        .await
-        .map_err(|error| format!("the disk cannot be opened: {error}").into())
-}
-
 /// How a mirror stands, for the line that says that the service is ready.
 fn describe(mirror: &Mirror<Disk>) -> &'static str {
     match mirror.mirror_status().map(|status| status.members) {
@@ -205,57 +198,6 @@ fn describe(mirror: &Mirror<Disk>) -> &'static str {
         }
         Some(_) => ", the other disk of its mirror is brought up to date",
     }
-}
-
-/// Opens one disk or two; on blank ones it makes a file system.
-async fn open_disks(
-    disks: Vec<Disk>,
-    id: FileSystemId,
-    member_id: [u8; 16],
-    key: Option<&Key<'_>>,
-) -> Result<Mirror<Disk>, AnyError> {
-    for disk in &disks {
-        let disk = disk.clone();
-        spawn(async move { disk.run().await });
-    }
-    if let [disk] = disks.as_slice() {
-        match lfs::probe(disk).await? {
-            Content::FileSystem => {}
-            Content::Blank => format_disk(&disks, id, key).await?,
-            Content::Unknown => {
-                return Err(
-                    "the disk holds something this system does not know; `make mkfs` would erase it"
-                        .into(),
-                );
-            }
-        }
-    } else {
-        match Mirror::open(disks.clone(), member_id).await {
-            Err(MirrorError::Blank) => format_disk(&disks, id, key).await?,
-            opened => return Ok(opened?),
-        }
-    }
-    Ok(Mirror::open(disks, member_id).await?)
-}
-
-/// Makes a file system on the first disk that fits on all.
-async fn format_disk(
-    disks: &[Disk],
-    id: FileSystemId,
-    key: Option<&Key<'_>>,
-) -> Result<(), AnyError> {
-    let part = CommonPart::of(disks).ok_or("no disk")?;
-    let bytes = part.geometry().block_count * lfs::BLOCK_SIZE as u64;
-    let format = FormatOptions::for_device_bytes(bytes);
-    if let Some(Key { content, entropy }) = key {
-        println!("siltstone: the disk is blank, formatting it, encrypted with the key file");
-        let key = Encryption::with_key_file(content, *entropy);
-        lfs::format_encrypted(&part, format, id, &key).await?;
-    } else {
-        println!("siltstone: the disk is blank, formatting it");
-        lfs::format(&part, format, id).await?;
-    }
-    Ok(())
 }
 
 type ThisServer = Rc<Server<Mirror<Disk>, Clock>>;

@@ -1,11 +1,5 @@
 //! When replies leave: after the commit they depend on is durable, in order, and never as a success that is none.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "in tests a mistake fails the test"
-)]
-
 use crate::support;
 
 use std::cell::Cell;

@@ -1,13 +1,6 @@
 //! Every command there is, with any arguments: alone, in MULTI, in a pipeline. None may end the server, none may
 //! reply with what is no reply, each is answered exactly once.
 
-#![allow(
-    missing_docs,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "in tests a mistake fails the test"
-)]
-
 use crate::support;
 
 use crate::support::value::Value;

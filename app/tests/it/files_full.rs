@@ -2,11 +2,6 @@
 //!
 //! Invariants: a command is carried out, or the reply is `ENOSPC` and nothing of it shows; it says nothing else and never
 //! waits for ever. Removing always succeeds. Keys go on.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "in tests a mistake fails the test"
-)]
 
 use crate::support::value::Value;
 use crate::support::{Client, World, seed};

@@ -3,12 +3,6 @@
 //! Invariants: each hurts itself only; memory stays within what is configured; every client that breaks a limit hears
 //! why, unless it does not listen.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "in tests a mistake fails the test"
-)]
-
 use crate::support;
 
 use std::rc::Rc;

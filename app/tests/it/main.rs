@@ -1,4 +1,12 @@
 //! The service as its clients see it, on a simulated disk. One program for all, so that it is compiled once.
+#![allow(
+    missing_docs,
+    clippy::missing_docs_in_private_items,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic, and its numbers are small"
+)]
 
 mod durability;
 mod every_command;

@@ -11,14 +11,6 @@
 //!
 //! Each script is run twice: each request alone, and all requests up to the next reply byte by byte.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::missing_docs_in_private_items,
-    missing_docs,
-    reason = "in tests a mistake fails the test"
-)]
-
 use crate::support;
 
 use std::collections::BTreeMap;

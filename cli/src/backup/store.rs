@@ -4,20 +4,21 @@ use std::path::Path;
 use std::rc::Rc;
 
 use kvstore::{BackupReadError, BackupSource, OpenError, Options, Store, Timestamp};
+use lfs::host::{Access, FileDevice, HostClock, now_ns, random};
 use lfs::{BackupToken, Mirror};
 use tokio::task::JoinHandle;
 
 use super::{FRAME_BYTES, Frame, Known};
-use crate::clock::{HostClock, iso8601, now_ns};
-use crate::device::{Access, FileDevice};
-use crate::error::{Error, Outcome};
-use crate::image::open_mirror;
+use crate::clock::iso8601;
+use crate::error::{About as _, Error, Outcome};
+use crate::image::{disk_failed, open_mirror};
 use crate::key::{self, Key};
 
 /// A store on an image of the host.
 pub(crate) struct OpenStore {
     store: Rc<Store<Mirror<FileDevice>>>,
     shown: String,
+    disks: Vec<FileDevice>,
     runner: Option<JoinHandle<()>>,
     /// The commit to show, of a store that is only read.
     at: Option<Timestamp>,
@@ -25,9 +26,7 @@ pub(crate) struct OpenStore {
 
 /// How stores of images are opened: the keys fitted into the memory of the server that wrote them.
 pub(crate) fn store_options() -> Outcome<Options> {
-    let mut seed = [0; 8];
-    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
+    let seed = random().about("no random bytes from the kernel")?;
     Ok(Options {
         memory_bytes_max: usize::MAX / 4,
         open_memory_bytes_max: usize::MAX / 4,
@@ -59,7 +58,7 @@ impl OpenStore {
     /// Opens the image as it was after a commit, to be read.
     pub(crate) async fn open_at(path: &Path, commit: u64) -> Outcome<Self> {
         let shown = path.display().to_string();
-        let device = open_mirror(&[path], &shown, Access::Read).await?;
+        let (device, disks) = open_mirror(&[path], &shown, Access::Read).await?;
         let at = Timestamp(commit);
         let key = key::given()?;
         let key = key.as_ref().map(Key::unlock);
@@ -67,6 +66,7 @@ impl OpenStore {
         Ok(Self {
             store: Rc::new(store.map_err(|error| Error::new(&shown, error))?),
             shown,
+            disks,
             runner: None,
             at: Some(at),
         })
@@ -80,7 +80,7 @@ impl OpenStore {
         ) -> Result<Store<Mirror<FileDevice>>, OpenError>,
     ) -> Outcome<Self> {
         let shown = path.display().to_string();
-        let device = open_mirror(&[path], &shown, Access::Write).await?;
+        let (device, disks) = open_mirror(&[path], &shown, Access::Write).await?;
         let store = open(device, store_options()?).await;
         let store = Rc::new(store.map_err(|error| Error::new(&shown, error))?);
         let running = Rc::clone(&store);
@@ -89,6 +89,7 @@ impl OpenStore {
         Ok(Self {
             store,
             shown,
+            disks,
             runner: Some(runner),
             at: None,
         })
@@ -163,6 +164,6 @@ impl OpenStore {
         runner
             .await
             .map_err(|error| Error::new(&self.shown, error))?;
-        durable.map_err(|_| Error::new(&self.shown, "the disk failed; not everything is durable"))
+        durable.map_err(|_| disk_failed(&self.shown, &self.disks))
     }
 }

@@ -1,10 +1,12 @@
 //! The frames of a backup in a file, one after the other, each verified.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use lfs::{BackupError, BackupFrame, BackupVerifier, FRAME_HEADER_BYTES, frame_bytes};
+use rustix::fs::OFlags;
 
 use crate::error::{About as _, Error, Outcome};
 
@@ -21,7 +23,10 @@ impl StreamReader {
     /// Opens the file at `path`.
     pub(crate) fn open(path: &Path) -> Outcome<Self> {
         let shown = path.display().to_string();
-        let file = File::open(path).about(&shown)?;
+        // A FIFO must not hang the tool.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = file.about(&shown)?;
         if !file.metadata().about(&shown)?.is_file() {
             // It is read twice.
             return Err(Error::new(shown, "not a file"));

@@ -5,25 +5,37 @@
 
 use std::cell::RefCell;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lfs::host::{interrupted, sync_directory_of};
 use lfs::{BackupSection, BackupVerifier};
+use rustix::fs::OFlags;
 use serde_json::{Map, Value};
 
 use crate::arguments::Backup;
 use crate::backup::{self, Frame, Known, OpenStore, Source, StreamReader};
-use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::{end_at_second_signal, interrupted};
-use crate::output::{Output, human};
+use crate::error::{About as _, Error, Outcome, complain, say_aside};
+use crate::image::end_at_second_signal;
+use crate::location::same_file;
+use crate::output::{Output, human, json_line};
 
 /// Snapshots that are made, should the source let their keys go each time.
 const ATTEMPTS_MAX: usize = 3;
 
 pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     let mut target = Target::open(&arguments)?;
+    let outcome = transfer(&arguments, &mut target).await;
+    if outcome.is_err() {
+        target.abandon();
+    }
+    outcome
+}
+
+async fn transfer(arguments: &Backup, target: &mut Target) -> Outcome<()> {
     let mut source = match arguments.at {
         Some(_) if backup::address(&arguments.source).is_some() => {
             return Err(Error::Usage("--at is for images".to_owned()));
@@ -35,12 +47,19 @@ pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     // The snapshot that is of no use unless the backup comes to its end, or can go on.
     let made = RefCell::new(None);
     let outcome = tokio::select! {
-        outcome = run(&mut source, &arguments, &mut target, &made) => outcome,
+        outcome = run(&mut source, arguments, target, &made) => outcome,
         () = interrupted() => Err(Error::Interrupted),
     };
     if outcome.is_err() {
-        match (&target, made.take()) {
-            (Target::Stdout, Some(name)) => source.forget(&name).await?,
+        match (&*target, made.take()) {
+            (Target::Stdout, Some(name)) => {
+                if let Err(error) = source.forget(&name).await {
+                    complain(format_args!(
+                        "{name} stays: {}",
+                        error.message().unwrap_or_default()
+                    ));
+                }
+            }
             (Target::File { partial, .. }, Some(_)) => complain(format_args!(
                 "{} keeps what there is; the same command goes on from there",
                 partial.display()
@@ -51,7 +70,7 @@ pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     let closed = source.close().await;
     let done = outcome?;
     closed?;
-    report(&arguments, &done)
+    report(arguments, &done)
 }
 
 /// A backup that is whole.
@@ -161,22 +180,23 @@ fn report(arguments: &Backup, done: &Done) -> Outcome<()> {
             (done.since > 0).then_some(done.since).into(),
         );
         put("bytes", done.bytes.into());
-        format!("{}\n", Value::Object(object))
+        json_line(object)
     } else if name.is_empty() {
-        format!("commit: {}\n", done.snapshot.commit)
+        format!("commit: {}", done.snapshot.commit)
     } else {
-        format!("snapshot: {name}\n")
+        format!("snapshot: {name}")
     };
     let Some(path) = &arguments.output else {
         // The standard output has the backup.
-        eprint!("{text}");
+        say_aside(text);
         return Ok(());
     };
     let mut output = Output::new();
-    output.text(format_args!("{text}"))?;
+    output.name(text.as_bytes())?;
+    output.text(format_args!("\n"))?;
     output.finish()?;
     if io::stderr().is_terminal() {
-        eprintln!("{}: {}", path.display(), human(done.bytes));
+        say_aside(format_args!("{}: {}", path.display(), human(done.bytes)));
     }
     Ok(())
 }
@@ -203,22 +223,28 @@ impl Target {
             }
             return Ok(Self::Stdout);
         };
-        let same = |other: &Path| match (path.canonicalize(), other.canonicalize()) {
-            (Ok(one), Ok(other)) => one == other,
-            _ => false,
-        };
-        if same(&arguments.source) {
-            return Err(Error::Usage("a backup does not go to its image".to_owned()));
-        }
         let mut partial = OsString::from(&path);
         partial.push(".partial");
         let partial = PathBuf::from(partial);
+        let source = &arguments.source;
+        if same_file(&path, source) || same_file(&partial, source) {
+            return Err(Error::Usage("a backup does not go to its image".to_owned()));
+        }
+        if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            // A device must not become a file.
+            let message = "not a file; without -o the backup goes to the standard output";
+            return Err(Error::new(path.display(), message));
+        }
+        // Not through a link, nor waiting for a FIFO.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened = OpenOptions::new()
             .read(true)
             .append(true)
             .create(true)
+            .custom_flags(flags.bits().cast_signed())
             .open(&partial);
         let file = opened.about(&partial.display())?;
+        claim(&partial, &file).about(&partial.display())?;
         Ok(Self::File {
             path,
             partial,
@@ -301,6 +327,15 @@ impl Target {
         }
     }
 
+    /// Nothing came of it: what holds nothing is not left behind.
+    fn abandon(&self) {
+        if let Self::File { partial, file, .. } = self
+            && file.metadata().is_ok_and(|found| found.len() == 0)
+        {
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+
     /// All is there: how many bytes, if that is known.
     fn finish(&mut self) -> Outcome<u64> {
         let Self::File {
@@ -314,12 +349,28 @@ impl Target {
         };
         file.sync_all().about(&partial.display())?;
         std::fs::rename(&*partial, &*path).about(&path.display())?;
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        let directory = File::open(parent).about(&parent.display())?;
-        directory.sync_all().about(&parent.display())?;
+        sync_directory_of(path).about(&path.display())?;
         Ok(*bytes)
     }
+}
+
+/// Makes sure that what was opened under the name `partial` is a file, that no other process writes a backup to it, and that it
+/// has that name yet.
+fn claim(partial: &Path, file: &File) -> io::Result<()> {
+    let opened = file.metadata()?;
+    if !opened.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let taken = match file.try_lock() {
+        Err(TryLockError::WouldBlock) => true,
+        // There are file systems that know no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => {
+            let named = std::fs::symlink_metadata(partial)?;
+            (opened.dev(), opened.ino()) != (named.dev(), named.ino())
+        }
+    };
+    if taken {
+        return Err(io::Error::other("in use by another process"));
+    }
+    Ok(())
 }

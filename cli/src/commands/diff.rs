@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::Diff;
 use crate::error::{About as _, Error, Outcome};
-use crate::image::{Image, Tree, reading};
+use crate::image::{Image, Tree, Walked, reading};
 use crate::output::{Output, put_text};
 
 /// Entries of a directory that are read in one go.
@@ -82,6 +82,7 @@ async fn compare(image: &Image, arguments: &Diff) -> Outcome<()> {
         from: &from_tree,
         to: &to_tree,
         changed: &changed,
+        walked: Default::default(),
         arguments,
         output: Output::new(),
     };
@@ -124,6 +125,8 @@ struct Walk<'a> {
     from: &'a Tree,
     to: &'a Tree,
     changed: &'a BTreeSet<u64>,
+    /// In the older state, and in the newer one.
+    walked: [Walked; 2],
     arguments: &'a Diff,
     output: Output,
 }
@@ -131,6 +134,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Compares a directory that both states have.
     async fn both(&mut self, path: &[u8], directory: InodeNumber) -> Outcome<Vec<Pending>> {
+        for walked in &mut self.walked {
+            walked.enter(directory, &String::from_utf8_lossy(path))?;
+        }
         let to = self.entries(self.to, path, directory).await?;
         let from = if self.changed.contains(&directory.0) {
             self.entries(self.from, path, directory).await?
@@ -178,10 +184,12 @@ impl Walk<'_> {
         directory: InodeNumber,
         change: Change,
     ) -> Outcome<Vec<Pending>> {
-        let state = match change {
-            Change::Removed => self.from,
-            Change::Added | Change::Changed => self.to,
+        let [from_walked, to_walked] = &mut self.walked;
+        let (state, walked) = match change {
+            Change::Removed => (self.from, from_walked),
+            Change::Added | Change::Changed => (self.to, to_walked),
         };
+        walked.enter(directory, &String::from_utf8_lossy(path))?;
         let mut pending = Vec::new();
         for (name, named) in self.entries(state, path, directory).await? {
             let path = [path, b"/", &name].concat();

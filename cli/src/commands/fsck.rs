@@ -5,13 +5,13 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lfs::{CheckEvent, CheckOptions, CheckSummary, Content, Finding, Mirror, MountError, Severity};
+use lfs::host::{Access, HostClock};
+use lfs::{CheckEvent, CheckOptions, CheckSummary, Finding, Mirror, Severity};
 use serde_json::{Map, Value};
 
 use crate::arguments::Fsck;
-use crate::clock::HostClock;
-use crate::device::{Access, FileDevice};
-use crate::error::{Error, Outcome, complain, describe};
+use crate::error::{Error, Outcome, complain};
+use crate::image::{expect_file_system, open_whole};
 use crate::key::{self, Key};
 use crate::output::{Output, human, put_text};
 
@@ -40,34 +40,20 @@ pub(crate) async fn fsck(arguments: Fsck) -> Outcome<()> {
 /// Checks, and returns the exit status.
 async fn run(arguments: &Fsck) -> Outcome<u8> {
     let name = &arguments.image.name;
-    if name.snapshot.is_some() {
-        let message = format!("{name}: a check is of the whole image, snapshots included");
-        return Err(Error::Usage(message));
-    }
     let access = if arguments.repair {
         Access::Write
     } else {
         Access::Read
     };
-    let device =
-        FileDevice::open(&name.path, access).map_err(|error| Error::new(name, describe(&error)))?;
+    let device = open_whole(name, "a check is", access)?;
     let device = match access {
         Access::Read => Mirror::open_read_only(device).await,
         Access::Write => Mirror::open(vec![device], [0; 16]).await,
     };
     let device = device.map_err(|error| Error::new(name, error))?;
-    let found = lfs::probe(&device).await;
-    match found.map_err(|error| Error::new(name, error))? {
-        Content::FileSystem => {}
-        _ => return Err(Error::new(name, MountError::NotFound)),
-    }
     let key = key::given()?;
     let key = key.as_ref().map(Key::unlock);
-    // A key that is wrong or missing is nothing that is wrong with the image.
-    let unlocked = lfs::verify_key(&device, key.as_ref()).await;
-    if let Err(error @ MountError::Key(_)) = unlocked {
-        return Err(Error::new(name, error));
-    }
+    expect_file_system(&device, name, key.as_ref()).await?;
     let options = CheckOptions {
         key,
         data: arguments.data,

@@ -1,11 +1,10 @@
 //! `siltstone grow`.
 
+use lfs::host::{Access, FileDevice, HostClock};
 use lfs::{BlockDevice as _, Span};
 use serde_json::{Map, Value};
 
 use crate::arguments::Grow;
-use crate::clock::HostClock;
-use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
 use crate::image::{Image, reading, writing};
 use crate::output::{Output, human, put_text};
@@ -55,7 +54,7 @@ fn growable(image: &Image, arguments: &Grow) -> Outcome<Span> {
 
 fn resize(arguments: &Grow, size_bytes: u64) -> Outcome<()> {
     let path = &arguments.image.name.path;
-    let mut device = FileDevice::open(path, Access::Write).about(&path.display())?;
+    let device = FileDevice::open(path, Access::Write).about(&path.display())?;
     if size_bytes > device.size_bytes() {
         device.resize(size_bytes).about(&path.display())?;
     }

@@ -1,11 +1,12 @@
 //! `siltstone key`.
 
-use lfs::{KdfCost, KeyChange, Mirror, Suite};
+use lfs::host::Access;
+use lfs::{KdfCost, KeyAccessError, KeyChange, KeyError, Mirror, Suite};
 use serde_json::{Map, Value};
 
 use crate::arguments::{Key, KeyCommand, KeyList, KeyNew};
-use crate::device::{Access, FileDevice};
-use crate::error::{Error, Outcome, describe};
+use crate::error::{Error, Outcome};
+use crate::image::open_whole;
 use crate::key;
 use crate::location::ImageName;
 use crate::output::Output;
@@ -48,7 +49,7 @@ fn say(text: std::fmt::Arguments<'_>) -> Outcome<()> {
 
 async fn change_keys(name: &ImageName, change: KeyChange<'_>) -> Outcome<usize> {
     // Of a mirror, so that the other disk gets the new slots when it is back.
-    let device = Mirror::open(vec![open(name, Access::Write)?], [0; 16]).await;
+    let device = Mirror::open(vec![open_whole(name, "keys are", Access::Write)?], [0; 16]).await;
     let device = device.map_err(|error| Error::new(name, error))?;
     let Some(key) = key::given()? else {
         let message =
@@ -62,9 +63,14 @@ async fn change_keys(name: &ImageName, change: KeyChange<'_>) -> Outcome<usize> 
 
 async fn list(arguments: &KeyList) -> Outcome<()> {
     let name = &arguments.image.name;
-    let device = open(name, Access::Read)?;
+    let device = open_whole(name, "keys are", Access::Read)?;
     let found = lfs::key_slots(&device).await;
-    let (suite, slots): (Suite, _) = found.map_err(|error| Error::new(name, error))?;
+    let (suite, slots): (Suite, _) = found.map_err(|error| match error {
+        KeyAccessError::Key(KeyError::NotEncrypted) => {
+            Error::new(name, "it is not encrypted, so it has no keys")
+        }
+        error => Error::new(name, error),
+    })?;
     let mut output = Output::new();
     for info in slots {
         let kind = match info.passphrase {
@@ -82,12 +88,4 @@ async fn list(arguments: &KeyList) -> Outcome<()> {
         }
     }
     output.finish()
-}
-
-fn open(name: &ImageName, access: Access) -> Outcome<FileDevice> {
-    if name.snapshot.is_some() {
-        let message = format!("{name}: keys are those of the whole image, snapshots included");
-        return Err(Error::Usage(message));
-    }
-    FileDevice::open(&name.path, access).map_err(|error| Error::new(name, describe(&error)))
 }

@@ -10,7 +10,7 @@ use super::stat::{device_numbers, kind_letter, mode_text, object_of};
 use crate::arguments::Ls;
 use crate::clock::iso8601;
 use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::{Tree, reading};
+use crate::image::{Tree, Walked, reading};
 use crate::location::ImagePath;
 use crate::output::{Output, put_text};
 
@@ -58,8 +58,13 @@ impl Listing<'_> {
         }
         // Not recursion: directories can be nested deeper than a stack.
         let mut directories = vec![(path.clone(), inode)];
+        let mut walked = Walked::default();
         while let Some((path, inode)) = directories.pop() {
-            let entries = match self.entries(inode).await.about(&path) {
+            let entries = match walked.enter(inode, &path) {
+                Ok(()) => self.entries(inode).await.about(&path),
+                Err(error) => Err(error),
+            };
+            let entries = match entries {
                 Ok(entries) => entries,
                 Err(error) => {
                     self.complain(&error);

@@ -2,12 +2,11 @@
 
 use std::io;
 
-use lfs::{BlockDevice as _, Compression, Content, FileSystemId, FormatOptions};
+use lfs::host::{Access, FileDevice, interrupted, now_ns, random};
+use lfs::{Compression, Content, FileSystemId, FormatOptions};
 
 use crate::arguments::Mkfs;
-use crate::clock::now_ns;
 use crate::commands::compression;
-use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome};
 use crate::key::{self, Key};
 use crate::location::ImageName;
@@ -46,15 +45,10 @@ pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
         }
         Err(error) => return Err(error).about(&shown),
     };
-    let mut outcome = format(&device, &arguments, key.as_ref()).await;
-    drop(device);
-    if outcome.is_ok() && arguments.compress != Compression::default() {
-        let name = ImageName {
-            path: arguments.image.clone(),
-            snapshot: None,
-        };
-        outcome = compression::set(&name, arguments.compress).await;
-    }
+    let outcome = tokio::select! {
+        outcome = make(device, &arguments, key.as_ref()) => outcome,
+        () = interrupted() => Err(Error::Interrupted),
+    };
     if outcome.is_err() && created {
         // Nothing of value is in it.
         let _ = std::fs::remove_file(&arguments.image);
@@ -63,13 +57,12 @@ pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
 }
 
 /// Makes sure that an image that exists may be overwritten, and gives it its size.
-async fn prepare(mut device: FileDevice, arguments: &Mkfs) -> Outcome<FileDevice> {
+async fn prepare(device: FileDevice, arguments: &Mkfs) -> Outcome<FileDevice> {
     let shown = arguments.image.display();
     // An empty file is what `touch` or a program that asks for a place leaves.
-    let empty = device.geometry().block_count == 0;
-    if !arguments.force && !empty {
-        let found = lfs::probe(&device).await;
-        let holds = match found.map_err(|error| Error::new(shown.to_string(), error))? {
+    let empty = device.is_empty().about(&shown)?;
+    if !arguments.force {
+        let holds = match device.content().await.about(&shown)? {
             Content::Blank => None,
             Content::FileSystem => Some("holds a Siltstone file system"),
             Content::Unknown => Some("holds something that is not Siltstone's"),
@@ -89,6 +82,20 @@ async fn prepare(mut device: FileDevice, arguments: &Mkfs) -> Outcome<FileDevice
     Ok(device)
 }
 
+/// Makes a file system, with its settings.
+async fn make(device: FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Outcome<()> {
+    format(&device, arguments, key).await?;
+    if arguments.compress == Compression::default() {
+        return Ok(());
+    }
+    drop(device);
+    let name = ImageName {
+        path: arguments.image.clone(),
+        snapshot: None,
+    };
+    compression::set(&name, arguments.compress).await
+}
+
 async fn format(device: &FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Outcome<()> {
     let shown = arguments.image.display();
     let mut options = FormatOptions::for_device_bytes(device.size_bytes());
@@ -101,9 +108,7 @@ async fn format(device: &FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Out
     if let Some(bytes) = arguments.replay_window {
         options = options.with_replay_window_bytes(bytes);
     }
-    let mut id = [0; 16];
-    key::entropy(&mut id);
-    let id = FileSystemId(id);
+    let id = FileSystemId(random().about("no random bytes from the kernel")?);
     let made = match key {
         None => lfs::format(device, options, id).await,
         Some(key) => {

@@ -8,16 +8,13 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lfs::Loaded;
-use lfs::{
-    BackupId, BlockDevice as _, Content, FileError, FileSystemId, FormatOptions, ROOT, Suite,
-};
+use lfs::host::{Access, FileDevice, interrupted, now_ns, random};
+use lfs::{BackupId, Content, FileError, FileSystemId, FormatOptions, ROOT, Suite};
 
 use crate::arguments::Restore;
 use crate::backup::{OpenStore, StreamReader, store_options};
-use crate::clock::now_ns;
-use crate::device::{Access, FileDevice};
 use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::{end_at_second_signal, interrupted};
+use crate::image::end_at_second_signal;
 use crate::key::{self, Key};
 
 pub(crate) async fn restore(arguments: Restore) -> Outcome<()> {
@@ -108,12 +105,7 @@ async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
         }
         Err(error) => return Err(error).about(&shown),
     };
-    let found = if device.geometry().block_count == 0 {
-        Content::Blank
-    } else {
-        let found = lfs::probe(&device).await;
-        found.map_err(|error| Error::new(&shown, error))?
-    };
+    let found = device.content().await.about(&shown)?;
     let not_empty = "a backup is only restored to a blank image, or an empty one";
     match found {
         Content::Blank => {}
@@ -177,10 +169,7 @@ async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
     let device = FileDevice::open(image, Access::Write).about(&shown)?;
     let mut options = FormatOptions::for_device_bytes(device.size_bytes());
     options.created_ns = now_ns();
-    let mut id = [0; 16];
-    rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| Error::new("no random bytes from the kernel", error))?;
-    let id = FileSystemId(id);
+    let id = FileSystemId(random().about("no random bytes from the kernel")?);
     let formatted = match key::given_new()? {
         None => lfs::format_unfinished(&device, options, id).await,
         Some(key) => {
@@ -194,11 +183,18 @@ async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
     let target = OpenStore::open_unfinished(image).await?;
     let outcome = apply(&target, files, bytes).await;
     let closed = target.close().await;
-    outcome.map_err(|error| match error {
-        Failure::Stream(error) => error,
-        Failure::Target(error) => Error::new(&shown, error),
-    })?;
-    closed?;
+    match outcome {
+        Ok(()) => closed?,
+        // The disk's own failure says more.
+        Err(Failure::Disk) => {
+            closed?;
+            return Err(Error::new(&shown, "the disk failed"));
+        }
+        Err(Failure::TooSmall) => {
+            return Err(Error::new(&shown, "it is too small for this backup"));
+        }
+        Err(Failure::Stream(error)) => return Err(error),
+    }
 
     let device = FileDevice::open(image, Access::Write).about(&shown)?;
     let finished = lfs::finish_format(&device).await;
@@ -208,7 +204,8 @@ async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
 /// What went wrong, and where.
 enum Failure {
     Stream(Error),
-    Target(&'static str),
+    TooSmall,
+    Disk,
 }
 
 async fn apply(target: &OpenStore, files: &[PathBuf], bytes: u64) -> Result<(), Failure> {
@@ -241,11 +238,9 @@ fn because(path: &Path, error: &kvstore::RestoreError) -> Failure {
     use kvstore::{CommitError, RestoreError};
     match error {
         RestoreError::Keys(CommitError::DiskFull | CommitError::FilesFull)
-        | RestoreError::Files(FileError::NoSpace) => {
-            Failure::Target("it is too small for this backup")
-        }
+        | RestoreError::Files(FileError::NoSpace) => Failure::TooSmall,
         RestoreError::Keys(CommitError::ReadOnly) | RestoreError::Files(FileError::ReadOnly) => {
-            Failure::Target("the disk failed")
+            Failure::Disk
         }
         error => Failure::Stream(Error::new(path.display(), error)),
     }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lfs::host::{FileDevice, HostClock};
 use lfs::{BlockDevice as _, Finding, Mirror, ScrubOptions, ScrubStatus};
 use serde_json::{Map, Value};
 
 use super::fsck::object_of;
 use crate::arguments::Scrub;
-use crate::clock::HostClock;
-use crate::device::FileDevice;
 use crate::error::{Error, Outcome};
 use crate::image::{Image, reading, writing, writing_both};
 use crate::output::{Output, human};

@@ -1,10 +1,11 @@
 //! `siltstone snapshot create|list|rm`.
 
 use lfs::FileError;
+use lfs::host::now_ns;
 use serde_json::{Map, Value};
 
 use crate::arguments::{Snapshot, SnapshotCommand, SnapshotList, SnapshotName};
-use crate::clock::{iso8601, now_ns};
+use crate::clock::iso8601;
 use crate::error::{Error, Outcome};
 use crate::image::{reading, writing};
 use crate::output::Output;

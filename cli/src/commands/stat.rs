@@ -72,7 +72,7 @@ fn print(output: &mut Output, path: &ImagePath, told: &Told) -> Outcome<()> {
         output.text(format_args!(" -> "))?;
         output.name(target)?;
     }
-    output.text(format_args!("\nkind:      {}\n", kind_name(stat.kind)))?;
+    output.text(format_args!("\nkind:      {}\n", stat.kind.name()))?;
     match stat.kind {
         FileKind::CharDevice | FileKind::BlockDevice => {
             let (major, minor) = device_numbers(stat.device);
@@ -124,7 +124,7 @@ pub(crate) fn object_of(
     let mut put = |key: &str, value: Value| {
         object.insert(key.to_owned(), value);
     };
-    put("kind", kind_name(stat.kind).into());
+    put("kind", stat.kind.name().into());
     put("inode", stat.inode.0.into());
     put("mode", format!("{:04o}", stat.mode).into());
     put("uid", stat.uid.into());
@@ -154,19 +154,6 @@ fn full_object(path: &ImagePath, told: &Told) -> Map<String, Value> {
     }
     object.insert("attributes_hex".to_owned(), attributes.into());
     object
-}
-
-/// A kind in a word.
-pub(crate) fn kind_name(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Directory => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::Fifo => "fifo",
-        FileKind::Socket => "socket",
-        FileKind::CharDevice => "char-device",
-        FileKind::BlockDevice => "block-device",
-    }
 }
 
 /// A kind as `ls -l` begins a line.

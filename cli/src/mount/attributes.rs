@@ -1,9 +1,10 @@
 //! What `lfs` says of files in the kernel's words, and the other way round.
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use lfs::host::{now_ns, since_epoch_ns};
 use lfs::{BLOCK_SIZE, FileKind, InodeNumber, Stat};
 
-use crate::clock::{now_ns, since_epoch_ns, system_time};
+use crate::clock::system_time;
 
 const SET_GROUP_ID: u16 = 0o2000;
 

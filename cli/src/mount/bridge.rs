@@ -42,6 +42,10 @@ const WRITE_BYTES_MAX: u32 = 1 << 20;
 /// Requests that the kernel has under way without anybody waiting for them, such as read-ahead.
 const BACKGROUND_MAX: u16 = 64;
 
+/// What `lseek` is asked for, in numbers of Linux.
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+
 /// Entries of a directory that one look into the tree takes.
 const LIST_BATCH: usize = 128;
 
@@ -471,8 +475,8 @@ impl Filesystem for Bridge {
         reply: ReplyLseek,
     ) {
         let data = match whence {
-            nix::libc::SEEK_DATA => true,
-            nix::libc::SEEK_HOLE => false,
+            SEEK_DATA => true,
+            SEEK_HOLE => false,
             _ => return reply.error(Errno::EINVAL),
         };
         self.send(move |mounted| async move {

@@ -11,13 +11,14 @@ mod errno;
 mod volume;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use lfs::host::{Access, interrupted};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -26,9 +27,8 @@ use tokio::task::JoinHandle;
 use self::bridge::{Bridge, Job};
 use self::volume::Mounted;
 use crate::arguments::{Mount, MountSwitch};
-use crate::device::Access;
 use crate::error::{About as _, Outcome, complain};
-use crate::image::{Image, end_at_second_signal, interrupted};
+use crate::image::{Image, end_at_second_signal};
 
 /// Requests that wait for the executor.
 const JOBS_MAX: usize = 64;
@@ -59,7 +59,8 @@ pub(crate) async fn mount(arguments: Mount) -> Outcome<()> {
     let outcome = match Mountpoint::new(Bridge::new(sender), &arguments.directory, &options) {
         Ok(mountpoint) => {
             end_at_second_signal();
-            println!("siltstone: {name} is mounted on {shown}");
+            // Whoever waited for it may have gone; others use the mount.
+            let _ = writeln!(io::stdout(), "siltstone: {name} is mounted on {shown}");
             serve(&mounted, jobs, mountpoint).await.about(&shown)
         }
         Err(error) => Err(error).about(&shown),
@@ -190,6 +191,9 @@ enum Left {
 impl Mountpoint {
     fn new(bridge: Bridge, directory: &std::path::Path, options: &Config) -> io::Result<Self> {
         let directory = directory.canonicalize()?;
+        if !directory.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
         let mut session = Session::new(bridge, &directory, options)?;
         let unmounter = session.unmount_callable();
         let (sender, ended) = oneshot::channel();

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use fuser::Errno;
+use lfs::host::now_ns;
 use lfs::{
     DirectoryEntry, FileError, FileKind, InodeNumber, NewInode, ROOT, RenameFlags, SetAttributes,
     Sought, Stat, Transaction, XattrMode,
@@ -27,7 +28,6 @@ use lfs::{
 
 use super::attributes::inherit;
 use super::errno::errno;
-use crate::clock::now_ns;
 use crate::image::{Tree, Volume, piece_bytes};
 
 /// What a request comes to.

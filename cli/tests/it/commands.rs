@@ -253,7 +253,7 @@ fn scrub_and_dump() {
     let said = run(&["scrub", "--read-only", "disk"]).ok();
     assert!(said.contains("0 repaired, 0 cannot be repaired"), "{said}");
     let dumped = run(&["dump", "disk"]).ok();
-    for part in ["superblock at block 0", "checkpoint", "commit"] {
+    for part in ["superblock: block 0", "checkpoint", "commit"] {
         assert!(dumped.contains(part), "{part}");
     }
     let kinds: std::collections::BTreeSet<_> = run(&["dump", "--json", "disk"])
@@ -299,6 +299,110 @@ fn scrub_and_dump() {
     run(&["dump", "file"]).fails(1);
     run(&["scrub", "file"]).fails(1);
     run(&["dump", "disk@then"]).fails(2);
+}
+
+/// Fields of the JSON that are in the text, and numbers of the text that are in the JSON.
+#[test]
+fn a_dump_says_the_same_as_text_and_as_json() {
+    let scratch = Scratch::with_image("16M");
+    let mount = scratch.mount();
+    fs::create_dir(mount.path("directory")).expect("made");
+    for number in 0..40_usize {
+        let file = mount.path(&format!("directory/file-{number}"));
+        fs::write(&file, vec![b'x'; 300 * number]).expect("written");
+        let value = vec![7; 100 * number];
+        let none = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&file, "user.value", &value, none).expect("set");
+    }
+    for (name, mode, device) in [("fifo", 0o010_640, 0), ("null", 0o020_666, 0x103)] {
+        let path = mount.path(name);
+        let kind = rustix::fs::FileType::from_raw_mode(mode);
+        let mode = rustix::fs::Mode::from_raw_mode(mode);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, device).expect("made");
+    }
+    std::os::unix::fs::symlink("x\x1b", mount.path("\u{fc}\x1b\"")).expect("linked");
+    mount.unmount();
+    scratch
+        .siltstone(["snapshot", "create", "disk", "then"])
+        .ok();
+    scratch.siltstone(["compression", "disk", "cold"]).ok();
+    let mount = scratch.mount();
+    fs::remove_dir_all(mount.path("directory")).expect("removed");
+    fs::write(mount.path("large"), vec![1; 1 << 20]).expect("written");
+    let file = fs::File::create(mount.path("large")).expect("truncated");
+    file.sync_all().expect("synced");
+    drop(file);
+    // With a log to replay.
+    mount.kill();
+
+    let text = scratch.siltstone(["dump", "disk"]).ok();
+    let json = scratch.siltstone(["dump", "--json", "disk"]).ok();
+    assert_eq!(text.lines().count(), json.lines().count());
+    let mut seen = std::collections::BTreeSet::new();
+    for (text, json) in text.lines().zip(json.lines()) {
+        let object: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        let object = object.as_object().expect("an object");
+        let mut leaves = Vec::new();
+        for (key, value) in object {
+            let words = key.replace('_', " ");
+            let leaf = |value: &serde_json::Value| match value {
+                serde_json::Value::String(text) => text.escape_default().to_string(),
+                value => value.to_string(),
+            };
+            match value {
+                // The exact bytes of a name that is text, too.
+                serde_json::Value::Bool(yes) => {
+                    assert_eq!(text.contains(&words), *yes, "{key}: {text}");
+                }
+                serde_json::Value::Array(values) => leaves.extend(values.iter().map(leaf)),
+                value => leaves.push(leaf(value)),
+            }
+        }
+        let (names, rest): (Vec<_>, Vec<_>) = object.keys().partition(|key| *key == "name");
+        assert!(names.len() <= 1 && !rest.is_empty());
+        for leaf in &leaves {
+            let known = object
+                .get("name")
+                .is_some_and(|name| name.as_str().is_some_and(|name| !name.is_ascii()));
+            assert!(
+                known || text.contains(leaf.as_str()),
+                "{leaf} is not in {text}"
+            );
+        }
+        for number in text.split(|character: char| !character.is_ascii_alphanumeric()) {
+            let is_number = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty();
+            let told = leaves.iter().any(|leaf| leaf.contains(number));
+            assert!(!is_number || told, "{number} of {text} is not in {json}");
+        }
+        let kind = object
+            .get("item")
+            .or(object.get("record"))
+            .or(object.get("kind"));
+        seen.insert(
+            kind.and_then(serde_json::Value::as_str)
+                .expect("a kind")
+                .to_owned(),
+        );
+    }
+    for kind in [
+        "superblock",
+        "checkpoint",
+        "segment",
+        "group",
+        "commit",
+        "note",
+        "inode",
+        "inline",
+        "entry",
+        "attribute",
+        "orphan",
+        "snapshot",
+        "property",
+        "extent",
+        "free",
+    ] {
+        assert!(seen.contains(kind), "no {kind}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Output, Scratch};
+use crate::harness::{Scratch, on_a_terminal};
 
 /// With two key files and an encrypted image.
 fn scratch() -> Scratch {
@@ -158,13 +158,6 @@ fn a_mount_takes_the_key() {
         .siltstone(["cat", "disk", "/file", "--key-file", "key"])
         .ok();
     assert_eq!(text, "through the mount");
-}
-
-/// The tool on a terminal on which `typed` is typed.
-fn on_a_terminal(scratch: &Scratch, line: &str, typed: &str) -> Output {
-    let tool = env!("CARGO_BIN_EXE_siltstone");
-    let script = format!("printf '{typed}' | script -qec 'exec {tool} {line}' /dev/null");
-    scratch.run("sh", ["-c", &script])
 }
 
 #[test]

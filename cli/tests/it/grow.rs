@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 
-use crate::harness::{Output, Scratch};
+use crate::harness::{Output, Scratch, within_limit};
 
 const MIB: u64 = 1 << 20;
 
@@ -72,6 +72,24 @@ fn whoever_writes_takes_in_what_a_file_has_more() {
     put(&scratch, "file", 30 * MIB).ok();
     assert_eq!(info("spanned_bytes"), 48 * MIB);
     scratch.siltstone(["fsck", "disk"]).ok();
+}
+
+#[test]
+fn a_mount_takes_in_what_the_file_gets_more() {
+    let scratch = Scratch::with_image("16M");
+    let mount = scratch.mount();
+    let capacity = || {
+        let found = rustix::fs::statvfs(mount.root()).expect("it answers");
+        found.f_blocks * found.f_frsize
+    };
+    let before = capacity();
+    set_len(&scratch, 64 * MIB);
+    within_limit(|| capacity() > 3 * before);
+    let mut content = vec![0; usize::try_from(30 * MIB).expect("small")];
+    fastrand::Rng::with_seed(1).fill(&mut content);
+    fs::write(mount.path("file"), content).expect("there is room");
+    mount.unmount();
+    scratch.siltstone(["fsck", "--data", "disk"]).ok();
 }
 
 #[test]

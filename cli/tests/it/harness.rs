@@ -5,17 +5,27 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything takes on a slow machine that does something else, too.
 const LIMIT: Duration = Duration::from_mins(3);
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// A directory with an image in it.
 pub(crate) struct Scratch {
     directory: tempfile::TempDir,
+}
+
+/// How a tool ended that had mounted, or was to.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
 }
 
 /// What a process left.
@@ -70,6 +80,11 @@ impl Scratch {
 
     /// Mounts the image with more arguments.
     pub(crate) fn mount_with(&self, arguments: &[&str]) -> Mount {
+        self.try_mount(arguments).expect("mounts")
+    }
+
+    /// Mounts the image, unless the tool ends before that. Then: how.
+    pub(crate) fn try_mount(&self, arguments: &[&str]) -> Result<Mount, Ended> {
         Mount::new(self, "disk", arguments)
     }
 }
@@ -102,27 +117,73 @@ impl Output {
 
 /// Runs a program to its end, which has to come in time.
 pub(crate) fn run(mut command: Command) -> Output {
-    let shown = format!("{command:?}");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command.spawn().unwrap_or_else(|error| {
-        panic!("{shown}: {error} (scripts/setup-test --cli installs what the tests need)")
-    });
-    let pid = pid_of(&child);
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || sender.send(child.wait_with_output()));
-    let Ok(output) = receiver.recv_timeout(LIMIT) else {
-        let _ = kill_process(pid, Signal::KILL);
-        panic!("{shown}: not finished after {LIMIT:?}");
-    };
-    let output = output.expect("its output");
-    Output {
-        status: output.status,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    command.stdout(Stdio::piped());
+    Running::start(command).wait()
+}
+
+/// Waits until something is so, which has to come in time.
+pub(crate) fn within_limit(mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !so() {
+        assert!(Instant::now() < deadline, "not in time");
+        std::thread::sleep(INTERVAL);
     }
+}
+
+/// A program that runs.
+pub(crate) struct Running {
+    shown: String,
+    pid: Pid,
+    output: mpsc::Receiver<std::io::Result<std::process::Output>>,
+}
+
+impl Running {
+    /// Starts it; its standard output goes where the command says.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let shown = format!("{command:?}");
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("{shown}: {error} (scripts/setup-test --cli installs what the tests need)")
+        });
+        let pid = pid_of(&child);
+        let (sender, output) = mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        Self { shown, pid, output }
+    }
+
+    /// Whether it has said that it looks after this signal itself.
+    pub(crate) fn catches(&self, signal: Signal) -> bool {
+        let path = format!("/proc/{}/status", self.pid.as_raw_nonzero());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("runs");
+    }
+
+    /// Waits for its end, which has to come in time.
+    pub(crate) fn wait(self) -> Output {
+        let Ok(output) = self.output.recv_timeout(LIMIT) else {
+            let _ = kill_process(self.pid, Signal::KILL);
+            panic!("{}: not finished after {LIMIT:?}", self.shown);
+        };
+        let output = output.expect("its output");
+        Output {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// The tool on a terminal on which `typed` is typed.
+pub(crate) fn on_a_terminal(scratch: &Scratch, line: &str, typed: &str) -> Output {
+    let tool = env!("CARGO_BIN_EXE_siltstone");
+    let script = format!("printf '{typed}' | script -qec 'exec {tool} {line}' /dev/null");
+    scratch.run("sh", ["-c", &script])
 }
 
 fn pid_of(child: &Child) -> Pid {
@@ -132,13 +193,15 @@ fn pid_of(child: &Child) -> Pid {
 /// An image that is mounted.
 pub(crate) struct Mount {
     directory: PathBuf,
+    /// What the tool says on its standard error.
+    stderr: PathBuf,
     child: Option<Child>,
     /// Ends the tool when it is not dropped in time: a program that waits for an answer from it cannot even be killed.
     watch: Option<mpsc::Sender<()>>,
 }
 
 impl Mount {
-    fn new(scratch: &Scratch, image: &str, arguments: &[&str]) -> Self {
+    fn new(scratch: &Scratch, image: &str, arguments: &[&str]) -> Result<Self, Ended> {
         assert!(
             rustix::process::geteuid().is_root(),
             "tests of mounts run as root"
@@ -156,6 +219,8 @@ impl Mount {
             .arg(image)
             .arg(&directory);
         command.current_dir(scratch.directory.path());
+        let stderr = scratch.path("mount.stderr");
+        command.stderr(std::fs::File::create(&stderr).expect("a file"));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
         let stdout = child.stdout.take().expect("piped");
         let (sender, receiver) = mpsc::channel();
@@ -177,12 +242,16 @@ impl Mount {
         });
         let mount = Self {
             directory,
+            stderr,
             child: Some(child),
             watch: Some(watch),
         };
         let line = receiver.recv_timeout(LIMIT).expect("says that it is ready");
+        if line.is_empty() {
+            return Err(mount.ended());
+        }
         assert!(line.contains("is mounted on"), "says {line:?}");
-        mount
+        Ok(mount)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -195,15 +264,30 @@ impl Mount {
 
     /// Unmounts as `umount` does, and waits for the tool.
     pub(crate) fn unmount(self) {
-        unmount(&self.directory, UnmountFlags::empty()).expect("not in use");
-        self.ends_well();
+        let ended = self.unmounted();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    }
+
+    /// As [`unmount`](Self::unmount), however the tool ends.
+    pub(crate) fn unmounted(self) -> Ended {
+        // A process that another test is just starting may have files open that are not its own.
+        within_limit(|| {
+            let unmounted = unmount(&self.directory, UnmountFlags::empty());
+            assert!(
+                matches!(unmounted, Ok(()) | Err(Errno::BUSY)),
+                "{unmounted:?}"
+            );
+            unmounted.is_ok()
+        });
+        self.ended()
     }
 
     /// Sends a signal, and waits for the tool.
     pub(crate) fn signal(self, signal: Signal) {
         let pid = pid_of(self.child.as_ref().expect("runs"));
         kill_process(pid, signal).expect("runs");
-        self.ends_well();
+        let ended = self.ended();
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     }
 
     /// Ends the tool without mercy, as a crash of it would.
@@ -215,11 +299,15 @@ impl Mount {
         let _ = unmount(&self.directory, UnmountFlags::DETACH);
     }
 
-    fn ends_well(mut self) {
+    /// Waits for the tool to end.
+    fn ended(mut self) -> Ended {
         self.watch = None;
         let child = self.child.take().expect("runs");
         let status = wait(child).expect("ends in time");
-        assert_eq!(status.code(), Some(0), "{status}");
+        let stderr = std::fs::read(&self.stderr).expect("it says something or nothing");
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        eprint!("{stderr}");
+        Ended { status, stderr }
     }
 }
 

@@ -5,13 +5,16 @@
 //! Mounts need root.
 
 mod backup;
+mod careful;
 mod commands;
 mod copy;
+mod damaged;
 mod encryption;
 mod files;
 mod fsx;
 mod grow;
 mod harness;
+mod hostile;
 mod mirror;
 mod pjdfstest;
 mod programs;

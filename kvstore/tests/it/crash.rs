@@ -5,13 +5,6 @@
 //! - what it holds is exactly the state after some commit: every transaction all or nothing, in order;
 //! - that commit is not older than any that was acknowledged before the cut;
 //! - the recovered store works on, and a second power cut is survived as well.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::large_stack_arrays,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

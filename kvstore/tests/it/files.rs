@@ -6,15 +6,7 @@
 //! - after a power cut at any point, keys and files together are exactly as after some commit, which is not older
 //!   than any that was acknowledged;
 //! - what is not in memory is loaded and the transaction begins again: nobody sees an attempt.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::large_stack_arrays,
-    clippy::indexing_slicing,
-    clippy::too_many_lines,
-    reason = "a test may panic, and its numbers are small"
-)]
+#![allow(clippy::too_many_lines, reason = "a test tells its story in one go")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

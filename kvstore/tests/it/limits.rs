@@ -1,12 +1,5 @@
 //! Memory full, disk full, device failing: an error to the caller, nothing lost, deletes go on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::large_stack_arrays,
-    reason = "a test may panic, and its numbers are small"
-)]
-
 use crate::common;
 
 use std::cell::Cell;

@@ -2,13 +2,6 @@
 //!
 //! Invariants: what a transaction reads is what the model holds; a snapshot sees its moment whatever
 //! comes later; after any reboot everything is there; memory that nothing holds comes back.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::large_stack_arrays,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -1,12 +1,5 @@
 //! Faults there once were; each test is named for what went wrong.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::large_stack_arrays,
-    reason = "a test may panic, and its numbers are small"
-)]
-
 use crate::common;
 
 use std::rc::Rc;

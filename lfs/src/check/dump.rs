@@ -4,7 +4,7 @@
 //! Reads only. Whatever is on the disk, it ends, does not panic, and takes the memory of one segment and of the segment
 //! table. Nothing it tells was checked for sense beyond its checksum; [`check`](crate::check()) does that.
 
-use alloc::string::String;
+use alloc::string::ToString as _;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -20,8 +20,8 @@ use crate::seal::Vault;
 use crate::space::{SegmentKind, Segments};
 use crate::transaction::decode_snapshot;
 use crate::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, FileKind, ItemKey, ItemKind,
-    NodePointer, Suite,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, ItemKey, ItemKind, NodePointer,
+    Suite,
 };
 
 /// What to tell.
@@ -45,7 +45,7 @@ impl Default for DumpOptions<'_> {
     }
 }
 
-/// One structure. As text: a line for people.
+/// One structure. As text: a line that has all of its [`fields`](DumpEvent::fields).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum DumpEvent<'e> {
@@ -552,55 +552,78 @@ fn tell_records(
     Some(())
 }
 
-impl fmt::Display for DumpEvent<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What is said of a structure under one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DumpField<'e> {
+    /// Whether it is so. As text only its name, and nothing when it is not.
+    Flag(bool),
+    /// A number.
+    Number(u64),
+    /// A number that can be negative.
+    Signed(i64),
+    /// Permissions, which are read in octal digits.
+    Mode(u16),
+    /// A checksum, which is read in hexadecimal digits.
+    Checksum(u32),
+    /// One of a few words.
+    Word(&'e str),
+    /// A name that somebody chose: any bytes.
+    Name(&'e [u8]),
+    /// Bytes that are no text.
+    Bytes(&'e [u8]),
+    /// Numbers, in order.
+    Numbers(&'e [u64]),
+}
+
+/// Takes the fields of an event, in order, with their names: lower case, words joined by `_`.
+pub type DumpFields<'f> = &'f mut dyn FnMut(&'static str, DumpField<'_>);
+
+/// Hands on numbers that are there.
+fn number(put: DumpFields<'_>, name: &'static str, value: impl Into<Option<u64>>) {
+    if let Some(value) = value.into() {
+        put(name, DumpField::Number(value));
+    }
+}
+
+impl DumpEvent<'_> {
+    /// What kind of structure it is, in a word.
+    pub fn kind(&self) -> &'static str {
         match self {
+            Self::Superblock { .. } => "superblock",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::Segment { .. } => "segment",
+            Self::Group { .. } => "group",
+            Self::Commit { .. } => "commit",
+            Self::Record(_) => "record",
+            Self::Note { .. } => "note",
+        }
+    }
+
+    /// All that it says: the text of an event is these fields and nothing else.
+    pub fn fields(&self, put: DumpFields<'_>) {
+        use DumpField::{Checksum, Flag, Word};
+        match *self {
             Self::Superblock {
                 block,
                 ready,
                 segment_blocks,
                 segment_count_max,
                 first_segment_block,
-                suite,
-                ..
-            } => {
-                let state = if *ready { "ready" } else { "formatting" };
-                write!(
-                    f,
-                    "superblock at block {}: {state}, up to {segment_count_max} segments of \
-                     {segment_blocks} blocks from block {first_segment_block}",
-                    block.0
-                )?;
-                suite.map_or(Ok(()), |suite| write!(f, ", encrypted with {suite}"))
-            }
-            Self::Checkpoint {
-                block,
-                sequence,
-                segment_count,
-                in_force,
-                tree_commit,
-                horizon,
-                start_group,
                 log_segments,
-                live_root,
-                history_root,
-                objects,
-                ..
+                suite,
             } => {
-                let force = if *in_force { ", in force" } else { "" };
-                write!(
-                    f,
-                    "checkpoint {sequence} at block {}{force}: {segment_count} segments, trees to commit {}, objects to {}, \
-                     log from group {start_group} in segments {log_segments:?}, {} objects, tree ",
-                    block.0,
-                    tree_commit.0,
-                    horizon.0,
-                    objects.len()
-                )?;
-                write_root(f, *live_root)?;
-                f.write_str(", history ")?;
-                write_root(f, *history_root)
+                number(put, "block", block.0);
+                put("ready", Flag(ready));
+                number(put, "segment_blocks", u64::from(segment_blocks));
+                number(put, "segment_count_max", u64::from(segment_count_max));
+                number(put, "first_segment_block", first_segment_block);
+                number(put, "log_segments", u64::from(log_segments));
+                if let Some(suite) = suite {
+                    put("cipher", Word(&suite.to_string()));
+                }
             }
+            Self::Checkpoint { .. } => self.checkpoint_fields(put),
             Self::Segment {
                 segment,
                 block,
@@ -608,93 +631,124 @@ impl fmt::Display for DumpEvent<'_> {
                 live_bytes,
                 generation,
                 written_at,
-            } => write!(
-                f,
-                "segment {segment} at block {}: {kind}, {live_bytes} bytes in use, age {written_at}, \
-                 generation {generation}",
-                block.0
-            ),
-            Self::Group { .. } => self.write_group(f),
+            } => {
+                number(put, "segment", u64::from(segment));
+                number(put, "block", block.0);
+                put("content", Word(kind));
+                number(put, "live_bytes", u64::from(live_bytes));
+                number(put, "generation", u64::from(generation));
+                number(put, "written_at", written_at);
+            }
+            Self::Group {
+                block,
+                survivors,
+                replayed,
+                sequence,
+                first_commit,
+                commits_ending,
+                continued,
+                continues,
+                checkpoint,
+                blocks,
+                data_bytes,
+                records_bytes,
+                checksum,
+                previous_checksum,
+            } => {
+                number(put, "sequence", sequence);
+                number(put, "block", block.0);
+                put("survivors", Flag(survivors));
+                put("replayed", Flag(replayed));
+                number(put, "blocks", u64::from(blocks));
+                number(put, "first_commit", first_commit);
+                number(put, "commits_ending", u64::from(commits_ending));
+                put("begins_inside_commit", Flag(continued));
+                put("ends_inside_commit", Flag(continues));
+                number(put, "data_bytes", u64::from(data_bytes));
+                number(put, "records_bytes", u64::from(records_bytes));
+                number(put, "checkpoint", checkpoint);
+                put("previous_checksum", Checksum(previous_checksum));
+                put("checksum", Checksum(checksum));
+            }
             Self::Commit {
-                number,
+                number: commit,
                 records_bytes,
                 data_bytes,
-            } => write!(
-                f,
-                "  commit {number}: {records_bytes} bytes of records, {data_bytes} of data"
-            ),
-            Self::Record(record) => write!(f, "    {record}"),
-            Self::Note { block, text } => write!(f, "block {}: {text}", block.0),
+            } => {
+                number(put, "commit", commit);
+                number(put, "records_bytes", records_bytes as u64);
+                number(put, "data_bytes", data_bytes);
+            }
+            Self::Record(record) => record.fields(put),
+            Self::Note { block, text } => {
+                number(put, "block", block.0);
+                put("note", Word(text));
+            }
         }
     }
-}
 
-impl DumpEvent<'_> {
-    fn write_group(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Group {
+    fn checkpoint_fields(&self, put: DumpFields<'_>) {
+        let Self::Checkpoint {
             block,
-            survivors,
             sequence,
-            first_commit,
-            commits_ending,
-            continued,
-            continues,
-            checkpoint,
-            blocks,
-            data_bytes,
-            records_bytes,
-            checksum,
-            previous_checksum,
-            replayed,
+            segment_count,
+            in_force,
+            tree_commit,
+            horizon,
+            durable_group,
+            start_group,
+            log_segments,
+            live_root,
+            history_root,
+            objects,
+            manifest_bytes,
         } = self
         else {
-            return Ok(());
+            return;
         };
-        if *survivors {
-            return write!(
-                f,
-                "survivors at block {}: {blocks} blocks, {data_bytes} bytes of data, under \
-                 checkpoint {checkpoint}",
-                block.0
-            );
+        number(put, "sequence", *sequence);
+        number(put, "block", block.0);
+        put("in_force", DumpField::Flag(*in_force));
+        number(put, "segment_count", u64::from(*segment_count));
+        number(put, "tree_commit", tree_commit.0);
+        number(put, "horizon", horizon.0);
+        number(put, "durable_group", *durable_group);
+        number(put, "start_group", *start_group);
+        let segments: Vec<_> = log_segments.iter().copied().map(u64::from).collect();
+        put("log_segments", DumpField::Numbers(&segments));
+        let roots = [
+            ("live_root_block", "live_root_checksum", live_root),
+            ("history_root_block", "history_root_checksum", history_root),
+        ];
+        for (block, checksum, root) in roots {
+            if let Some(root) = root {
+                number(put, block, root.block.0);
+                put(checksum, DumpField::Checksum(root.checksum));
+            }
         }
-        let name = if *replayed { "group" } else { "older group" };
-        write!(
-            f,
-            "{name} {sequence} at block {}: {blocks} blocks, from commit {first_commit}, \
-             {commits_ending} end here, {data_bytes} bytes of data, {records_bytes} of records, \
-             checkpoint {checkpoint}, chain {previous_checksum:08x} to {checksum:08x}",
-            block.0
-        )?;
-        if *continued {
-            f.write_str(", begins inside a commit")?;
-        }
-        if *continues {
-            f.write_str(", ends inside a commit")?;
-        }
-        Ok(())
+        let (numbers, bytes): (Vec<_>, Vec<_>) = objects.iter().copied().unzip();
+        number(put, "objects", numbers.len() as u64);
+        put("object_numbers", DumpField::Numbers(&numbers));
+        put("object_bytes", DumpField::Numbers(&bytes));
+        number(put, "manifest_bytes", *manifest_bytes as u64);
     }
 }
 
-fn write_root(f: &mut fmt::Formatter<'_>, root: Option<NodePointer>) -> fmt::Result {
-    match root {
-        Some(root) => write!(f, "at block {}", root.block.0),
-        None => f.write_str("empty"),
-    }
-}
-
-impl fmt::Display for DumpRecord<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl DumpRecord<'_> {
+    fn fields(&self, put: DumpFields<'_>) {
+        use DumpField::{Bytes, Flag, Word};
         match *self {
             Self::Put { key, value, commit } => {
-                f.write_str("put ")?;
-                write_key(f, key)?;
-                f.write_str(": ")?;
-                write_value(f, key, value, commit)
+                put("record", Word("put"));
+                key_fields(key, put);
+                number(put, "commit", commit);
+                let told = value_fields(key, value, commit, put);
+                put("malformed", Flag(told.is_none()));
+                put("value_hex", Bytes(value));
             }
             Self::Remove { key } => {
-                f.write_str("remove ")?;
-                write_key(f, key)
+                put("record", Word("remove"));
+                key_fields(key, put);
             }
             Self::Extent {
                 moved,
@@ -706,113 +760,181 @@ impl fmt::Display for DumpRecord<'_> {
                 address,
                 birth,
             } => {
-                let verb = if moved { "moved" } else { "write" };
-                write!(
-                    f,
-                    "{verb} object {object} from {offset}: {len} bytes, stored in {stored_len} at \
-                     byte {address}, encoding {encoding:#04x}, born {birth}"
-                )
+                put("record", Word("extent"));
+                put("moved", Flag(moved));
+                number(put, "object", object);
+                number(put, "offset", offset);
+                number(put, "len", u64::from(len));
+                number(put, "encoding", u64::from(encoding));
+                number(put, "stored_len", u64::from(stored_len));
+                number(put, "address", address);
+                number(put, "birth", birth);
             }
-            Self::Free { object, from, to } => match to {
-                Some(to) => write!(f, "free object {object} from {from} to {to}"),
-                None => write!(f, "free object {object} from {from} on"),
-            },
-            Self::Layer(bytes) => write!(f, "layer above: {} bytes", bytes.len()),
+            Self::Free { object, from, to } => {
+                put("record", Word("free"));
+                number(put, "object", object);
+                number(put, "from", from);
+                number(put, "to", to);
+            }
+            Self::Layer(bytes) => {
+                put("record", Word("layer"));
+                number(put, "bytes", bytes.len() as u64);
+            }
         }
     }
 }
 
-fn write_key(f: &mut fmt::Formatter<'_>, key: ItemKey) -> fmt::Result {
-    let (object, position) = (key.object, key.position);
-    match key.kind {
-        ItemKind::Inode => write!(f, "inode {object}"),
-        ItemKind::Inline => write!(f, "content of object {object}"),
-        ItemKind::Entry => write!(f, "entry {position:#x} of directory {object}"),
-        ItemKind::Attribute => write!(f, "attribute {position:#x} of inode {object}"),
-        ItemKind::Extent => write!(f, "extent {position} of object {object}"),
-        ItemKind::Orphan => write!(f, "orphan {position}"),
-        ItemKind::Snapshot => write!(f, "snapshot {position}"),
-        ItemKind::Property => write!(f, "property {position}"),
-    }
+fn key_fields(key: ItemKey, put: DumpFields<'_>) {
+    let item = match key.kind {
+        ItemKind::Inode => "inode",
+        ItemKind::Inline => "inline",
+        ItemKind::Entry => "entry",
+        ItemKind::Attribute => "attribute",
+        ItemKind::Extent => "extent",
+        ItemKind::Orphan => "orphan",
+        ItemKind::Snapshot => "snapshot",
+        ItemKind::Property => "property",
+    };
+    put("item", DumpField::Word(item));
+    number(put, "object", key.object);
+    number(put, "position", key.position);
 }
 
-fn write_value(f: &mut fmt::Formatter<'_>, key: ItemKey, value: &[u8], commit: u64) -> fmt::Result {
+/// What the value of an item says; `None` when it is not as it should be.
+fn value_fields(key: ItemKey, value: &[u8], commit: u64, put: DumpFields<'_>) -> Option<()> {
+    use DumpField::{Name, Signed, Word};
     match key.kind {
-        ItemKind::Inode => {
-            if let Ok(inode) = Inode::decode(value) {
-                let (kind, mode) = (kind_name(inode.kind), inode.mode);
-                let (links, size) = (inode.links, inode.size);
-                return write!(f, "{kind}, mode {mode:04o}, {links} links, size {size}");
-            }
-        }
+        ItemKind::Inode => inode_fields(&Inode::decode(value).ok()?, put),
         ItemKind::Entry => {
-            if let Ok((name, named)) = decode_entry(value) {
-                let kind = kind_name(named.kind);
-                let inode = named.inode.0;
-                return write!(f, "\"{}\" is {kind} {inode}", name.escape_ascii());
-            }
+            let (name, named) = decode_entry(value).ok()?;
+            put("name", Name(name));
+            put("type", Word(named.kind.name()));
+            number(put, "inode", named.inode.0);
         }
         ItemKind::Attribute => {
-            if let Ok((name, attribute)) = decode_attribute(value) {
-                write!(f, "\"{}\", ", name.escape_ascii())?;
-                return match attribute {
-                    AttributeValue::Inline(bytes) => write!(f, "{} bytes", bytes.len()),
-                    AttributeValue::Stored { object, size } => {
-                        write!(f, "{size} bytes in object {object}")
-                    }
-                };
+            let (name, attribute) = decode_attribute(value).ok()?;
+            put("name", Name(name));
+            match attribute {
+                AttributeValue::Inline(bytes) => number(put, "size", bytes.len() as u64),
+                AttributeValue::Stored { object, size } => {
+                    number(put, "size", size);
+                    number(put, "stored_object", object);
+                }
             }
         }
-        ItemKind::Orphan => {
-            if let Ok(state) = OrphanState::decode(value) {
-                return match state {
-                    OrphanState::Nameless => f.write_str("an inode without a name"),
-                    OrphanState::Tree => f.write_str("a directory without a name"),
-                    OrphanState::Cuts => f.write_str("an inode with ranges to free"),
-                    OrphanState::Data { object, size, from } => {
-                        write!(
-                            f,
-                            "data of object {object}, {size} bytes, free up to {from}"
-                        )
-                    }
-                };
+        ItemKind::Orphan => match OrphanState::decode(value).ok()? {
+            OrphanState::Nameless => put("orphan", Word("an inode without a name")),
+            OrphanState::Tree => put("orphan", Word("a directory without a name")),
+            OrphanState::Cuts => put("orphan", Word("an inode with ranges to free")),
+            OrphanState::Data { object, size, from } => {
+                put("orphan", Word("data of an object"));
+                number(put, "stored_object", object);
+                number(put, "size", size);
+                number(put, "free_up_to", from);
             }
-        }
+        },
         ItemKind::Snapshot => {
-            if let Some(info) = decode_snapshot(key.position, commit, value) {
-                return write!(f, "\"{}\"", info.name.escape_debug());
-            }
+            let info = decode_snapshot(key.position, commit, value)?;
+            put("name", Name(info.name.as_bytes()));
+            put("created_ns", Signed(info.created_ns));
         }
-        ItemKind::Property => {
-            if key == COMPRESSION_PROPERTY
-                && let Some(setting) = Compression::decode(value)
-            {
-                return write!(f, "compression {setting}");
-            }
+        ItemKind::Property if key == COMPRESSION_PROPERTY => {
+            put("compression", Word(Compression::decode(value)?.name()));
         }
-        ItemKind::Inline | ItemKind::Extent => {
-            return write!(f, "{} bytes", value.len());
-        }
+        // Extents are not put.
+        ItemKind::Property | ItemKind::Extent => return None,
+        ItemKind::Inline => number(put, "size", value.len() as u64),
     }
-    let hex = value.iter().take(32).fold(String::new(), |mut text, byte| {
-        let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
-        text
-    });
-    write!(
-        f,
-        "{} bytes that are not as they should be: {hex}",
-        value.len()
-    )
+    Some(())
 }
 
-fn kind_name(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Directory => "directory",
-        FileKind::Symlink => "symbolic link",
-        FileKind::Fifo => "named pipe",
-        FileKind::Socket => "socket",
-        FileKind::CharDevice => "character device",
-        FileKind::BlockDevice => "block device",
+fn inode_fields(inode: &Inode, put: DumpFields<'_>) {
+    use DumpField::{Mode, Signed, Word};
+    let Inode {
+        kind,
+        mode,
+        uid,
+        gid,
+        links,
+        size,
+        atime_ns,
+        mtime_ns,
+        ctime_ns,
+        btime_ns,
+        parent,
+        device,
+        data_object,
+        attribute_names_bytes,
+        allocated,
+        ref cuts,
+    } = *inode;
+    let unless_zero = |value: u64| Some(value).filter(|&value| value != 0);
+    put("type", Word(kind.name()));
+    put("mode", Mode(mode));
+    number(put, "uid", u64::from(uid));
+    number(put, "gid", u64::from(gid));
+    number(put, "links", u64::from(links));
+    number(put, "size", size);
+    for (name, time) in [
+        ("accessed_ns", atime_ns),
+        ("modified_ns", mtime_ns),
+        ("changed_ns", ctime_ns),
+        ("created_ns", btime_ns),
+    ] {
+        put(name, Signed(time));
+    }
+    number(put, "allocated_bytes", unless_zero(allocated));
+    number(put, "parent", unless_zero(parent));
+    number(put, "device", unless_zero(device));
+    number(put, "data_object", unless_zero(data_object));
+    let names = unless_zero(attribute_names_bytes.into());
+    number(put, "attribute_names_bytes", names);
+    if !cuts.is_empty() {
+        let ends = cuts.ranges().iter().flat_map(|&(from, to)| [from, to]);
+        put("cuts", DumpField::Numbers(&ends.collect::<Vec<_>>()));
+    }
+}
+
+impl fmt::Display for DumpEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is inside of something is indented.
+        f.write_str(match self {
+            Self::Commit { .. } => "  ",
+            Self::Record(_) => "    ",
+            _ => "",
+        })?;
+        let kind = self.kind();
+        f.write_str(kind)?;
+        let mut outcome = Ok(());
+        let mut between = ": ";
+        self.fields(&mut |name, field| {
+            if outcome.is_err() || field == DumpField::Flag(false) {
+                return;
+            }
+            let words = name.replace('_', " ");
+            outcome = match field {
+                DumpField::Flag(_) => write!(f, "{between}{words}"),
+                _ if name == kind => write!(f, "{between}{field}"),
+                _ => write!(f, "{between}{words} {field}"),
+            };
+            between = ", ";
+        });
+        outcome
+    }
+}
+
+impl fmt::Display for DumpField<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Flag(yes) => yes.fmt(f),
+            Self::Number(number) => number.fmt(f),
+            Self::Signed(number) => number.fmt(f),
+            Self::Mode(mode) => write!(f, "{mode:04o}"),
+            Self::Checksum(checksum) => write!(f, "{checksum:08x}"),
+            Self::Word(word) => f.write_str(word),
+            Self::Name(name) => write!(f, "\"{}\"", name.escape_ascii()),
+            Self::Bytes(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+            Self::Numbers(numbers) => write!(f, "{numbers:?}"),
+        }
     }
 }

@@ -34,7 +34,7 @@ use core::cell::RefCell;
 
 #[cfg(feature = "sim")]
 pub use audit::{Audit, Contradiction};
-pub use dump::{DumpEvent, DumpOptions, DumpRecord, dump};
+pub use dump::{DumpEvent, DumpField, DumpFields, DumpOptions, DumpRecord, dump};
 pub(crate) use items::PieceAt;
 pub use repair::{RepairError, RepairOutcome, repair};
 pub use report::{Finding, NodeDefect, Part, Problem, Repair, Severity, Summary};

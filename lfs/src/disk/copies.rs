@@ -257,23 +257,26 @@ mod tests {
     #[test]
     fn what_is_damaged_in_different_places_is_put_together_by_sectors_or_by_blocks() {
         let good = alloc::vec![7; 12 * BLOCK_SIZE];
-        let damaged = |places: &[Range<usize>]| {
+        // Where, and how many bytes.
+        let damaged = |places: &[(usize, usize)]| {
             let mut bytes = good.clone();
-            places.iter().for_each(|place| bytes[place.clone()].fill(1));
+            for &(at, len) in places {
+                bytes[at..at + len].fill(1);
+            }
             bytes
         };
         // Two sectors of one block.
-        let found = together(&damaged(&[0..1]), &damaged(&[600..601])).unwrap();
+        let found = together(&damaged(&[(0, 1)]), &damaged(&[(600, 1)])).unwrap();
         assert_eq!(found.parts, [(1, 0..512), (0, 512..1024)]);
         assert!(found.bytes == good);
         // A whole block, and a bit.
-        let block = 5 * BLOCK_SIZE..6 * BLOCK_SIZE;
-        let found = together(&damaged(&[block.clone()]), &damaged(&[9..10])).unwrap();
-        assert_eq!(found.parts, [(0, 0..4096), (1, block)]);
+        let block = damaged(&[(5 * BLOCK_SIZE, BLOCK_SIZE)]);
+        let found = together(&block, &damaged(&[(9, 1)])).unwrap();
+        assert_eq!(found.parts, [(0, 0..4096), (1, 5 * 4096..6 * 4096)]);
         // The same sector on both; more blocks than are tried.
-        assert!(together(&damaged(&[3..4]), &damaged(&[90..91])).is_none());
+        assert!(together(&damaged(&[(3, 1)]), &damaged(&[(90, 1)])).is_none());
         let many = |first: usize| (0..5).map(move |at| (2 * at + first) * BLOCK_SIZE);
-        let places = |first| many(first).map(|at| at..at + 4096).collect::<Vec<_>>();
+        let places = |first| many(first).map(|at| (at, 4096)).collect::<Vec<_>>();
         assert!(together(&damaged(&places(0)), &damaged(&places(1))).is_none());
         assert!(together(&good, &good).is_none());
     }

@@ -865,7 +865,7 @@ mod tests {
             cursor.step(u32::try_from(blocks).unwrap(), 1, false, 0);
         }
         // Groups always could say where the log goes on.
-        for _ in 0..1 + random.below(3) {
+        for _ in 0..=random.below(3) {
             cursor.ahead.push_back(take());
         }
         let left = segments.reserves().segments_for_cleaning() - 1;

@@ -397,6 +397,10 @@ async fn read_copy<D: BlockDevice>(
     device: &D,
     block: BlockIndex,
 ) -> Result<Result<Superblock, SuperblockFault>, DeviceError> {
+    if block.0 >= device.geometry().block_count {
+        // Too small for one, and nothing that failed.
+        return Ok(Err(SuperblockFault::Invalid));
+    }
     let buffer = Buffer::zeroed(1).map_err(|_| DeviceError::Io)?;
     let decode = |bytes: &[u8]| match Superblock::decode(bytes, block) {
         Err(SuperblockFault::Invalid) => Err(SuperblockFault::Invalid),

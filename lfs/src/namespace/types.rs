@@ -49,6 +49,19 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// It in a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Symlink => "symlink",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::CharDevice => "char-device",
+            Self::BlockDevice => "block-device",
+        }
+    }
+
     /// The kind with this number on disk.
     pub(crate) fn from_number(number: u8) -> Option<Self> {
         Some(match number {

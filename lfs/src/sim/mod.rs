@@ -5,11 +5,13 @@
 //! writes that no completed flush covers, any subset of sectors survives; a failed request says
 //! nothing. The same seed gives the same run.
 
+mod damage;
 mod disk;
 mod executor;
 mod random;
 mod view;
 
+pub use damage::{Damage, forge};
 pub use disk::{Crash, Fate, Request, SimDisk};
 pub use executor::{Executor, SimClock};
 pub use random::{Random, seed_from};

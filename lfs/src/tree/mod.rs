@@ -422,6 +422,10 @@ impl Ledger {
 
     /// Counts a node that was met, or an item.
     #[inline]
+    #[cfg_attr(
+        not(feature = "sim"),
+        expect(clippy::unused_self, reason = "only simulations count")
+    )]
     fn look(&self) {
         #[cfg(feature = "sim")]
         self.looks.set(self.looks.get() + 1);

@@ -4,11 +4,6 @@
 //! to the last byte, is as in the last snapshot, whatever the disks' sizes and whatever else was done while the backup
 //! was read; nothing contradicts; what had lost its last name is freed. An incremental backup says nothing of data that did not
 //! change. A file system that is being restored does not exist before the end.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

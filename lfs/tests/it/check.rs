@@ -5,13 +5,6 @@
 //!   from being checked.
 //! - A repair leaves an image that is clean and holds the same files.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
 use crate::common;
 
 use crate::common::images::{Recipe, contents, image};
@@ -689,14 +682,15 @@ fn a_dump_tells_of_every_group_and_record() {
     let disk = family();
     let lines = dump_lines(&disk).join("\n");
     for part in [
-        "superblock at block 0: ready",
-        "superblock at block 15: ready",
+        "superblock: block 0, ready",
+        "superblock: block 15, ready",
         "in force",
-        "group 1 at block",
-        "commit 1:",
-        "put inode 4: file, mode 0644, 2 links, size 5000",
-        "\"other\" is file 4",
-        "write object 4 from 0: 4096 bytes",
+        "group: sequence 1, block",
+        "  commit: 1,",
+        "    record: put, item inode, object 4, position 0, commit 1, type file, mode 0644",
+        "links 2, size 5000",
+        "name \"other\", type file, inode 4",
+        "record: extent, object 4, offset 0, len 4096",
         "the log ends here",
     ] {
         assert!(lines.contains(part), "no {part:?} in\n{lines}");

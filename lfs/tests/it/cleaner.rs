@@ -1,9 +1,4 @@
 //! What the cleaner leaves behind, and what it takes along.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
 
 use crate::common;
 

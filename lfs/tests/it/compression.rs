@@ -2,11 +2,6 @@
 //!
 //! Invariants: whatever the setting is, was, and becomes, every state reads as the model has it, across power cuts and
 //! with a key; the setting is that of the last commit that is there; what is made smaller is accounted for as such.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -3,14 +3,6 @@
 //! Invariants, checked after each recovery: the mount succeeds; the commits found are those that were
 //! made, in order, up to one that is not older than any acknowledged; every object that the recovered
 //! checkpoint names reads back as it was written. And a format that is cut short is begun anew.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::large_stack_arrays,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -7,13 +7,6 @@
 //!
 //! What holds of all file systems is tested with a key by running other tests with `SILTSTONE_TEST_KEY`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
 use crate::common;
 
 use std::collections::BTreeSet;

@@ -3,13 +3,6 @@
 //! Invariants: a bit that flips in what was acknowledged is reported, or does not matter; it never
 //! makes commits vanish silently (except the very last group, which no later one vouches for). After
 //! a failed write or flush nothing more is acknowledged until the next mount, which finds all that was.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    clippy::large_stack_arrays,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

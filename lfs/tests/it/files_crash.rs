@@ -8,11 +8,6 @@
 //! `make test` takes all workloads of up to two operations and some of three. `make crash-campaign` takes all, with
 //! other sectors each time, until `SILTSTONE_CRASH_STATES` states were seen, beginning with workload `SILTSTONE_CRASH_FROM`, on
 //! `SILTSTONE_CRASH_JOBS` threads. Both follow `SILTSTONE_SEED`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -3,11 +3,6 @@
 //! Invariants: a read that fails is reported and harms nothing. After a write or flush that fails nothing more is
 //! acknowledged, and the next mount finds all that was. Whatever a device did to what was written, each mount and each
 //! read gives what was written or an error, never other bytes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -1,5 +1,4 @@
 //! A disk that fills up: a clear error to whoever wanted more, deletes go on, and space comes back.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::common;
 
@@ -106,6 +105,7 @@ fn a_disk_full_of_small_files_can_be_emptied_under_a_snapshot() {
 /// is set aside for others is left alone.
 #[test]
 fn overwriting_everything_under_a_snapshot_takes_no_more_than_there_is() {
+    type Change = fn(&str) -> Operation;
     let content = |name: &str| write(name, 0, 900);
     let attribute = |name: &str| Operation::SetXattr {
         target: at(name),
@@ -113,7 +113,7 @@ fn overwriting_everything_under_a_snapshot_takes_no_more_than_there_is() {
         value: random_bytes(&mut Random::new(name.len() as u64), 900),
         mode: XattrMode::Any,
     };
-    let mode = |name: &str| Operation::SetAttributes {
+    let permissions = |name: &str| Operation::SetAttributes {
         target: at(name),
         change: SetAttributes {
             mode: Some(0o600),
@@ -121,12 +121,11 @@ fn overwriting_everything_under_a_snapshot_takes_no_more_than_there_is() {
         },
     };
     let blocks = |name: &str| write(name, 0, 8192);
-    type Change = fn(&str) -> Operation;
     // What the disk is filled with, and what is done to each file then.
     let cases: [(&str, Change, Change); 4] = [
         ("content", content, content),
         ("attributes", attribute, attribute),
-        ("inodes", content, mode),
+        ("inodes", content, permissions),
         ("blocks", blocks, blocks),
     ];
     let seed = seed(11);

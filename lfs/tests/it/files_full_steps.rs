@@ -7,7 +7,6 @@
 //!
 //! This is so with and without a snapshot that keeps what was there, where the blocks that were freed lie together
 //! and where only the cleaner can make segments of them, and where the cleaner cannot, because its reads fail.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use crate::common::full::{Case, Full, Setting, UNITS_MAX, cases, check, full};
 use crate::common::seed;

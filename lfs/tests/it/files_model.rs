@@ -6,11 +6,6 @@
 //! there; after a power cut all up to one commit, not older than any that was acknowledged. At every boot, and whenever nothing goes
 //! on, an audit finds that segments hold what the table says, that nothing shares its bytes with something else, and
 //! that nothing is left over. On a full disk what frees space is always done, and the space comes back.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common::world::Machine;
 use crate::common::{formatted, seed};

@@ -1,9 +1,4 @@
 //! What files and snapshots must be after particular events, each a test of its own.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -2,12 +2,6 @@
 //!
 //! Invariants: the mount is refused, or whatever is promised after it is kept: a commit that became durable is there after
 //! the next mount. Nothing runs in circles, and nothing overflows.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 
@@ -34,8 +28,8 @@ impl Image {
             made.await.unwrap();
             for name in [b"one", b"two"] {
                 let new = NewInode::new(FileKind::File, 0o600);
-                let make = filesystem.transact(1, |tx| tx.files().create(ROOT, name, &new));
-                let (_, commit) = make.await.unwrap();
+                let create = filesystem.transact(1, |tx| tx.files().create(ROOT, name, &new));
+                let (_, commit) = create.await.unwrap();
                 filesystem.wait_durable(commit).await.unwrap();
             }
         });

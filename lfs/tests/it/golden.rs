@@ -3,14 +3,6 @@
 //! `golden/version-0.txt` lists all bytes that are not zero. A change of the format moves SPEC.md,
 //! the version number and this fixture in one commit. `SILTSTONE_BLESS=1` writes the fixture.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    clippy::large_stack_arrays,
-    reason = "a test may panic"
-)]
-
 use std::fmt::Write;
 use std::path::Path;
 

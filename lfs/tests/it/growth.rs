@@ -6,11 +6,6 @@
 //!   one or the new one, a check finds nothing, and everything acknowledged is there. The same with a key.
 //! - A failed request while it grows costs nothing but the mount.
 //! - A device that is smaller than the file system is told from one that holds none, and refused.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

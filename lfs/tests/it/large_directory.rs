@@ -3,11 +3,6 @@
 //! Invariants: what a name costs does not depend on how many there are, but for the height of the tree: nodes read to find it,
 //! blocks written to make or remove it. Going through all of them reads each node once. A power cut loses none that was
 //! acknowledged. All of it is counted; nothing is timed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -1,6 +1,14 @@
 //! The file system as its users see it, on a simulated disk.
 //!
 //! One program for all: what every test uses of the file system is compiled once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::large_stack_arrays,
+    reason = "a test may panic, and its numbers are small"
+)]
 
 mod backup;
 mod check;

@@ -2,11 +2,6 @@
 //!
 //! Invariants: of the log at most twice the replay window and what was decided on ahead, whatever else is on the disk, and in
 //! requests that grow; of the trees only what the replayed commits touch.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

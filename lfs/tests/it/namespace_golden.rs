@@ -1,5 +1,4 @@
 //! The bytes of items are those of `SPEC.md`, whatever the code says.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use lfs::sim::MemoryView;
 use lfs::{FileKind, ItemKey, ItemKind, Namespace, NewInode, ROOT, SetAttributes, View, XattrMode};

@@ -5,12 +5,6 @@
 //! Its items fit together as `SPEC.md` says. An operation that fails has changed nothing. It does not matter whether names collide, at which
 //! access an operation faults, and when orphans are reclaimed; once nothing is open and all of them are,
 //! no item and no data is left that does not belong to something with a name.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

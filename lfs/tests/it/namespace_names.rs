@@ -1,9 +1,4 @@
 //! What each rule about names, links and paths comes to, one by one.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use std::collections::BTreeSet;
 

@@ -3,12 +3,6 @@
 //!
 //! Invariant: no run of a closure over the trees meets more than [`LOOKS_MAX`] nodes and items. All of it is
 //! counted; nothing is timed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

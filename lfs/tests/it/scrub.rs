@@ -2,11 +2,6 @@
 //!
 //! - It reads no faster than its rate, whatever the sizes of what it reads, and the rate can be changed on the way.
 //! - While others wait for the disk it is one step in a tenth of a second; it goes on all the same.
-#![allow(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use std::cell::Cell;
 use std::rc::Rc;

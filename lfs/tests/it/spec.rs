@@ -1,13 +1,6 @@
 //! The reader of `examples/dump.rs`, written from SPEC.md alone, and the library see the same in the same images: so
 //! SPEC.md says what is on the disk.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic"
-)]
-
 use crate::common::images::{Contents, Recipe, contents_at, image};
 use crate::common::{mount, seed};
 use crate::dump::Reader;

@@ -5,11 +5,6 @@
 //! change different names of a directory do not disturb each other. A serializable one commits only as if it had happened at
 //! once at its commit. What was kept for transactions that are over is let go of, to the byte, and a power cut leaves nothing
 //! of those that were open. Nobody who leaves one open fills the disk.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

@@ -3,11 +3,6 @@
 //! Invariants: whatever is read is the state at the beginning with the transaction's own changes. A commit is refused if and
 //! only if somebody else has since changed something that this one changed or, serializable, read, missed or listed: neither is a
 //! conflict missed, nor is anybody disturbed without need. The final state is that of the commits in their order.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

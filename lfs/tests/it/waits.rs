@@ -2,11 +2,6 @@
 //!
 //! Invariants: what is known to be wanted together is read together, a bounded number of requests at once; so the
 //! number of waits is a small part of the number of reads.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

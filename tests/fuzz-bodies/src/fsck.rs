@@ -3,7 +3,7 @@
 //! Invariants: whatever is on the disk, a check, a dump and a repair end, without a panic. A check says that it mounts exactly
 //! when it does. When a check that reads everything finds nothing wrong, every file can be read, from its first to its last byte.
 //!
-//! The input is either the disk itself, or a script of [damage](damaged) to a disk in use. Because checksums catch nearly all
+//! The input is either the disk itself, or a script of [damage](lfs::sim::Damage) to a disk in use. Because checksums catch nearly all
 //! of that, further kinds of input make all checksums right again after the damage, up to the checkpoint's: what only
 //! sense can catch.
 

@@ -7,8 +7,9 @@
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a body reports")]
 
 pub mod backup;
-mod forge;
 pub mod fsck;
+pub mod keys;
+pub mod mirror;
 pub mod mount;
 pub mod request_parser;
 mod resp;

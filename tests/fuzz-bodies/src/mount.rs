@@ -5,18 +5,16 @@
 //! there after the next open, or says that it does not.
 //!
 //! The input is either the disk itself or, because random bytes rarely get past a checksum, a *script
-//! of damage* to a disk in use: see [`damaged`]. With checksums that were made right again a disk can open and be another
+//! of damage* to a disk in use: see [`Damage`]. With checksums that were made right again a disk can open and be another
 //! one: then what it holds may be gone with the next commit, but it is never another value.
 
-use std::num::NonZero;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use kvstore::{CommitError, DatabaseIndex, OpenError, Store, Timestamp};
-use lfs::sim::{Executor, SimDisk};
+use lfs::sim::{Damage, Executor, SimDisk, forge};
 use lfs::{BLOCK_SIZE, Clock, probe};
 
-use crate::forge::forge;
 use crate::store::{formatted_disk, with_store};
 
 /// Longest disk taken verbatim.
@@ -28,75 +26,6 @@ pub const COMMITS: u32 = 120;
 const PATIENCE_STEPS: u32 = 300;
 const DATABASE: DatabaseIndex = DatabaseIndex(0);
 const NOW_MS: i64 = 1_700_000_000_000;
-
-/// One step of a script, [`Damage::BYTES`] bytes of input each; a shorter rest is ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damage {
-    /// Overwrites four bytes, as bit rot does.
-    Bytes(usize, usize, [u8; 4]),
-    /// A sector gets the content of another one, as by a misdirected write.
-    Copy(usize, usize),
-    /// A sector becomes zeroes.
-    Zero(usize),
-    /// A sector goes back to what it was earlier, as when a write is lost.
-    Lost(usize),
-    /// The disk ends early.
-    Cut(usize),
-}
-
-impl Damage {
-    /// Length of one step in the input.
-    pub const BYTES: usize = 11;
-    const SECTOR: usize = 512;
-
-    pub(crate) fn parse(bytes: [u8; Self::BYTES]) -> Self {
-        let [kind, numbers @ .., b0, b1, b2, b3] = bytes;
-        let (first, second) = numbers.split_at(3);
-        let number = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .fold(0, |sum, byte| (sum << 8) | usize::from(*byte))
-        };
-        let (first, second) = (number(first), number(second));
-        match kind % 5 {
-            0 => Self::Bytes(first, second, [b0, b1, b2, b3]),
-            1 => Self::Copy(first, second),
-            2 => Self::Zero(first),
-            3 => Self::Lost(first),
-            _ => Self::Cut(first),
-        }
-    }
-
-    pub(crate) fn apply(self, disk: &mut Vec<u8>, earlier: &[u8]) {
-        let sectors = disk.len() / Self::SECTOR;
-        let Some(sectors) = NonZero::new(sectors) else {
-            return;
-        };
-        let place = |sector: usize| {
-            let start = sector % sectors * Self::SECTOR;
-            start..start + Self::SECTOR
-        };
-        match self {
-            Self::Bytes(sector, offset, bytes) => {
-                let sector = disk.get_mut(place(sector)).unwrap_or_default();
-                let offset = offset % (Self::SECTOR - bytes.len());
-                if let Some(target) = sector.get_mut(offset..offset + bytes.len()) {
-                    target.copy_from_slice(&bytes);
-                }
-            }
-            Self::Copy(from, to) => disk.copy_within(place(from), place(to).start),
-            Self::Zero(sector) => disk.get_mut(place(sector)).unwrap_or_default().fill(0),
-            Self::Lost(sector) => {
-                let place = place(sector);
-                if let (Some(target), Some(old)) = (disk.get_mut(place.clone()), earlier.get(place))
-                {
-                    target.copy_from_slice(old);
-                }
-            }
-            Self::Cut(length) => disk.truncate(length % disk.len() / BLOCK_SIZE * BLOCK_SIZE),
-        }
-    }
-}
 
 /// What a store that opened holds: of each key of the disk in use, the number of the commit whose value it has.
 pub type Contents = Vec<Option<u32>>;
@@ -130,7 +59,7 @@ const FORGED: u8 = 2;
 /// The same, with steps that write numbers at the ends of their range.
 const NUMBERS: u8 = 3;
 
-/// A disk in use after a script of damage. `kind`: 1, and checksums say so; 2, and all checksums are right again; 3, and the steps that
+/// A disk in use after a script of damage, [`Damage::BYTES`] bytes for each step; a shorter rest is ignored. `kind`: 1, and checksums say so; 2, and all checksums are right again; 3, and the steps that
 /// overwrite bytes write a number of eight bytes which hardly anything can be.
 pub(crate) fn damaged(kind: u8, script: &[u8], earlier: &[u8], used: &[u8]) -> Vec<u8> {
     let mut disk = used.to_vec();

@@ -3,7 +3,7 @@
 //! Beyond the body's own invariants: damage of either kind is found more often than not.
 
 use fuzz_bodies::fsck;
-use fuzz_bodies::mount::Damage;
+use lfs::sim::Damage;
 use tests::{root, seed};
 
 const SCRIPTS: usize = 1500;

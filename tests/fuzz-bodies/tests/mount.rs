@@ -3,7 +3,8 @@
 //! Beyond the body's own invariants: damage never invents. A store that opens holds exactly what some
 //! number of commits had made of the keys, however its disk was damaged.
 
-use fuzz_bodies::mount::{self, COMMITS, Contents, Damage};
+use fuzz_bodies::mount::{self, COMMITS, Contents};
+use lfs::sim::Damage;
 use tests::{root, seed};
 
 const SCRIPTS: usize = 10_000;

@@ -11,7 +11,7 @@ use tests::process::Process;
 
 const LIMIT: Duration = Duration::from_mins(1);
 
-on!([riscv64 aarch64] {
+on!([riscv64 aarch64 hosted] {
     a_key_file_makes_and_opens_an_encrypted_disk,
     the_host_tool_and_the_machine_share_encrypted_disks,
 });

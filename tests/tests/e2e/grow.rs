@@ -8,7 +8,7 @@ use tests::machine::{Machine, Setup, Target};
 use tests::seed;
 use tests::workload::Workload;
 
-on!([riscv64 aarch64] {
+on!([riscv64 aarch64 hosted] {
     a_disk_grows_while_clients_write, a_mirror_grows_once_both_disks_have,
 });
 

@@ -1,21 +1,27 @@
 //! The server as a Linux process: a file as the disk, the host's sockets.
 //!
-//! A tool for profiling, tests and comparison; the image is the product. The server is the same one: single-threaded
-//! on tokio's current-thread runtime, with the runtime's blocking threads for the disk.
+//! A tool for profiling, tests and comparison; the image is the product. The server is the same one, single-threaded on
+//! [`lfs::host`]'s executor.
 
-mod host;
+mod sockets;
 
-use std::path::PathBuf;
+use std::io;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use app::disks::{DiskKey, DisksError, NewIds, make_file_system, open_store};
 use app::{Config, Limit, Server};
 use clap::Parser;
-use host::clock::HostClock;
-use host::disk::FileDisk;
-use kvstore::{Options, Store};
-use lfs::{BlockDevice as _, CommonPart, FileSystemId, Mirror, MirrorError};
-use tokio::task::LocalSet;
+use kvstore::Options;
+use lfs::FileSystemId;
+use lfs::host::{
+    Access, FileDevice, HostClock, entropy, interrupted, parse_size, random, read_secret,
+};
+
+/// When the host does not tell its memory.
+const MEMORY_BYTES_DEFAULT: usize = 1 << 30;
 
 /// Siltstone as a Linux process.
 #[derive(Debug, Parser)]
@@ -28,10 +34,14 @@ struct Arguments {
     #[arg(long)]
     disk2: Option<PathBuf>,
     /// Size of a disk that is created, such as 256M.
-    #[arg(long, visible_alias = "size", default_value = "256M", value_parser = host::parse_size)]
+    #[arg(long, visible_alias = "size", default_value = "256M", value_parser = parse_size)]
     disk_size: u64,
+    /// The key of an encrypted disk: a file of 32 bytes to 64 KiB. A blank disk is encrypted with it; a disk that is not
+    /// encrypted is refused with it.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// Makes a new, empty file system on the disk, whatever it holds.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "disk2")]
     format: bool,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
@@ -49,13 +59,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let outcome = runtime
-        .map_err(|error| format!("no runtime: {error}"))
-        .and_then(|runtime| LocalSet::new().block_on(&runtime, run(arguments)));
-    match outcome {
+    let outcome = lfs::host::run(run(arguments));
+    match outcome.unwrap_or_else(|error| Err(format!("no runtime: {error}"))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("siltstone: {error}");
@@ -65,25 +70,53 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), String> {
-    let memory_bytes = host::memory_bytes();
+    let memory_bytes = memory_bytes();
     let mut config = configure(&arguments, memory_bytes)?;
-    let seed = host::seed()?;
-    let disk = open_disks(&arguments, &seed).await?;
-    let mirror = disk.clone();
+    let no_chance = |error: io::Error| format!("no random bytes from the kernel: {error}");
     let options = Options {
         memory_bytes_max: config.limit_usize(Limit::MaxMemory),
         // Room for data that was written under a larger limit than today's.
         open_memory_bytes_max: memory_bytes / 4 * 3,
-        hash_seed: u64::from_le_bytes(*host::seed()?.first_chunk().ok_or("no seed")?),
+        hash_seed: u64::from_le_bytes(random().map_err(no_chance)?),
     };
-    let store = Store::open(disk, options)
-        .await
-        .map_err(|error| format!("{}: {error}", arguments.disk.display()))?;
+    let ids = NewIds {
+        file_system: FileSystemId(random().map_err(no_chance)?),
+        member: random().map_err(no_chance)?,
+    };
+    let key_file = match &arguments.key_file {
+        Some(path) => Some(read_key(path)?),
+        None => None,
+    };
+    let key = key_file.as_deref().map(|content| DiskKey {
+        content,
+        entropy: &entropy,
+    });
+    let mut disks = vec![open_disk(&arguments.disk, arguments.disk_size)?];
+    if let Some(second) = &arguments.disk2 {
+        disks.push(open_disk(second, arguments.disk_size)?);
+    }
+    let of_disk = |error: DisksError| {
+        let hint = match error {
+            DisksError::Foreign => "; --format would overwrite it",
+            _ => "",
+        };
+        format!("{}: {error}{hint}", arguments.disk.display())
+    };
+    if arguments.format {
+        let made = make_file_system(&disks, ids, key).await;
+        made.map_err(of_disk)?;
+        println!("siltstone: formatted");
+    }
+    let say = |text: &str| println!("siltstone: {text}");
+    let opened = open_store(disks, options, ids, key, say).await;
+    let (store, mirror) = opened.map_err(of_disk)?;
+    drop(key_file);
     let store = Rc::new(store);
 
-    let listener = host::listen(&arguments.bind, arguments.port)?;
+    let listener = sockets::listen(&arguments.bind, arguments.port)?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     set(&mut config, "port", &address.port().to_string())?;
+    let seed = random().map_err(no_chance)?;
     let server = Server::new(Rc::clone(&store), HostClock::new(), seed, config);
 
     let mut log =
@@ -94,23 +127,23 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     println!("siltstone ready on {address}");
 
     tokio::select! {
-        () = host::accept(&listener, &server) => {}
+        () = sockets::accept(&listener, &server) => {}
         () = server.shutdown_requested() => {}
-        () = host::interrupted() => println!("siltstone: interrupted"),
+        () = interrupted() => println!("siltstone: interrupted"),
         // The log ends by itself only when the disk has failed; what is in memory can still be read.
         _ = &mut log => {
             eprintln!("siltstone: the disk has failed; the store is read-only until it is restarted");
             tokio::select! {
-                () = host::accept(&listener, &server) => {}
+                () = sockets::accept(&listener, &server) => {}
                 () = server.shutdown_requested() => {}
-                () = host::interrupted() => println!("siltstone: interrupted"),
+                () = interrupted() => println!("siltstone: interrupted"),
             }
         }
     }
     drop(listener);
     tokio::select! {
         outcome = server.shutdown() => outcome.map_err(|error| error.to_string())?,
-        () = host::interrupted() => return Err("interrupted while shutting down".to_owned()),
+        () = interrupted() => return Err("interrupted while shutting down".to_owned()),
     }
     println!("siltstone: bye");
     Ok(())
@@ -138,64 +171,39 @@ fn set(config: &mut Config, name: &str, value: &str) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Opens one disk or two, and makes a file system where there is nothing or where told to.
-async fn open_disks(arguments: &Arguments, seed: &[u8; 32]) -> Result<Mirror<FileDisk>, String> {
-    let (id, rest) = seed.split_first_chunk::<16>().ok_or("no seed")?;
-    let member_id = *rest.first_chunk::<16>().ok_or("no seed")?;
-    let open = |path: &PathBuf| {
-        let disk = FileDisk::open(path, arguments.disk_size);
-        disk.map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let mut disks = vec![open(&arguments.disk)?];
-    if let Some(second) = &arguments.disk2 {
-        disks.push(open(second)?);
-    }
-    let id = FileSystemId(*id);
-    let [disk] = disks.as_slice() else {
-        return open_two(disks, arguments.format, id, member_id).await;
-    };
-    let place = arguments.disk.display();
-    let content = lfs::probe(disk).await;
-    match content.map_err(|error| format!("{place}: {error}"))? {
-        lfs::Content::FileSystem if !arguments.format => {}
-        lfs::Content::Unknown if !arguments.format => {
-            return Err(format!(
-                "{place} holds something that is not Siltstone's; --format would overwrite it"
-            ));
+/// The disk at `path`: a file of `size_bytes` is made where there is none, or an empty one.
+fn open_disk(path: &Path, size_bytes: u64) -> Result<FileDevice, String> {
+    let open = || match FileDevice::open(path, Access::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            FileDevice::create(path, size_bytes)
         }
-        _ => {
-            format(&disks, id).await?;
-            println!("siltstone: {place} formatted");
+        opened => {
+            let disk = opened?;
+            if disk.is_empty()? {
+                disk.resize(size_bytes)?;
+            }
+            Ok(disk)
         }
-    }
-    let opened = Mirror::open(disks, member_id).await;
-    opened.map_err(|error| format!("{place}: {error}"))
+    };
+    open().map_err(|error| format!("{}: {error}", path.display()))
 }
 
-async fn open_two(
-    disks: Vec<FileDisk>,
-    anew: bool,
-    id: FileSystemId,
-    member_id: [u8; 16],
-) -> Result<Mirror<FileDisk>, String> {
-    if anew {
-        return Err("--format is for one disk; make the other one blank".to_owned());
-    }
-    match Mirror::open(disks.clone(), member_id).await {
-        Err(MirrorError::Blank) => {}
-        opened => return opened.map_err(|error| error.to_string()),
-    }
-    format(&disks, id).await?;
-    println!("siltstone: the first disk formatted");
-    let opened = Mirror::open(disks, member_id).await;
-    opened.map_err(|error| error.to_string())
+fn read_key(path: &Path) -> Result<impl Deref<Target = Vec<u8>>, String> {
+    read_secret(path).map_err(|error| format!("key file {}: {error}", path.display()))
 }
 
-/// Makes a file system on the first disk that fits on all.
-async fn format(disks: &[FileDisk], id: FileSystemId) -> Result<(), String> {
-    let part = CommonPart::of(disks).ok_or("no disk")?;
-    let bytes = part.geometry().block_count * lfs::BLOCK_SIZE as u64;
-    let options = lfs::FormatOptions::for_device_bytes(bytes);
-    let formatted = lfs::format(&part, options, id).await;
-    formatted.map_err(|error| error.to_string())
+/// Memory of the machine.
+fn memory_bytes() -> usize {
+    let kibibytes = |text: String| -> Option<usize> {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(kibibytes)
+        .map_or(MEMORY_BYTES_DEFAULT, |kibibytes| {
+            kibibytes.saturating_mul(1024)
+        })
 }

@@ -1,11 +1,4 @@
 //! A whole server in memory: the simulated disk and executor below, pipes as connections.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::missing_docs_in_private_items,
-    missing_docs,
-    reason = "in tests a mistake fails the test"
-)]
 
 pub mod pipe;
 pub mod value;

@@ -149,6 +149,11 @@ fn attributes(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 pub(super) struct HostTarget {
     /// Only root gives files away.
     keep_owner: bool,
+    /// What the copy is to become, if it has been said: a device or FIFO there, such as `/dev/stdout`, is written to and not
+    /// replaced. Anywhere else one may be there because the image says so.
+    named: Option<PathBuf>,
+    /// The images that are copied from, by device and inode: what is in them does not take their place.
+    images: Vec<(u64, u64)>,
 }
 
 /// A file on its way to the host.
@@ -170,10 +175,41 @@ impl Drop for Temporary {
 }
 
 impl HostTarget {
-    pub(super) fn new() -> Self {
+    pub(super) fn new<'i>(named: Option<PathBuf>, images: impl Iterator<Item = &'i Path>) -> Self {
+        let images = images.filter_map(|image| fs::metadata(image).ok());
         Self {
             keep_owner: rustix::process::geteuid().is_root(),
+            named,
+            images: images.map(|found| (found.dev(), found.ino())).collect(),
         }
+    }
+
+    /// Gives what is whole its name, in the place of what has that.
+    fn replace(&self, temporary: &Temporary, path: &Path) -> io::Result<()> {
+        let is_image = |found: fs::Metadata| self.images.contains(&(found.dev(), found.ino()));
+        if fs::symlink_metadata(path).is_ok_and(is_image) {
+            return Err(io::Error::other("it is the image that is copied from"));
+        }
+        fs::rename(&temporary.0, path)
+    }
+
+    /// The permissions that a copy of this gets. A program that runs as its owner or group does not become one that runs as
+    /// whoever copies it.
+    fn mode(&self, node: &Node) -> Mode {
+        let mode = Mode::from_raw_mode(u32::from(node.mode));
+        if self.keep_owner || node.kind == FileKind::Directory {
+            return mode;
+        }
+        let mut kept = mode;
+        kept.set(
+            Mode::SUID,
+            mode.contains(Mode::SUID) && node.uid == rustix::process::geteuid().as_raw(),
+        );
+        kept.set(
+            Mode::SGID,
+            mode.contains(Mode::SGID) && node.gid == rustix::process::getegid().as_raw(),
+        );
+        kept
     }
 
     /// Gives the file at `path` what a copy keeps.
@@ -190,7 +226,7 @@ impl HostTarget {
             }
         }
         if node.kind != FileKind::Symlink {
-            host::chmodat(CWD, path, mode(node), AtFlags::empty())?;
+            host::chmodat(CWD, path, self.mode(node), AtFlags::empty())?;
         }
         let times = Timestamps {
             last_access: timespec(node.atime_ns),
@@ -210,7 +246,7 @@ impl HostTarget {
         let temporary = Temporary(beside(path));
         make(&temporary.0)?;
         self.keep(&temporary.0, node)?;
-        fs::rename(&temporary.0, path)
+        self.replace(&temporary, path)
     }
 }
 
@@ -245,10 +281,12 @@ impl Target for HostTarget {
 
     async fn start_file(&self, parent: &PathBuf, name: &[u8]) -> Outcome<HostWriter> {
         let path = child(parent, name)?;
-        // A device or a FIFO, such as /dev/stdout, is written to, not replaced.
-        let special = fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+        let special = self.named.as_ref() == Some(&path)
+            && fs::metadata(&path).is_ok_and(|found| !found.is_file() && !found.is_dir());
         let (temporary, file) = if special {
-            (None, OpenOptions::new().write(true).open(&path))
+            let path = path.clone();
+            let open = move || OpenOptions::new().write(true).open(path);
+            (None, blocking(open).await)
         } else {
             let temporary = beside(&path);
             let file = OpenOptions::new()
@@ -274,7 +312,8 @@ impl Target for HostTarget {
         let written = if writer.temporary.is_some() {
             writer.file.write_all_at(&bytes, offset)
         } else {
-            io::Write::write_all(&mut writer.file, &bytes)
+            let file = writer.file.try_clone();
+            blocking(move || io::Write::write_all(&mut file?, &bytes)).await
         };
         match written {
             // The reader of a pipe has gone.
@@ -295,7 +334,7 @@ impl Target for HostTarget {
             };
             file.set_len(node.size)?;
             self.keep(&temporary.0, node)?;
-            fs::rename(&temporary.0, &path)
+            self.replace(temporary, &path)
         };
         finish().about(&path.display())?;
         Ok(path)
@@ -315,7 +354,7 @@ impl Target for HostTarget {
                 CWD,
                 temporary,
                 kind,
-                mode(node),
+                self.mode(node),
                 node.device,
             )?),
         })
@@ -327,9 +366,17 @@ impl Target for HostTarget {
         let path = child(parent, name)?;
         let temporary = Temporary(beside(&path));
         fs::hard_link(file, &temporary.0)
-            .and_then(|()| fs::rename(&temporary.0, &path))
+            .and_then(|()| self.replace(&temporary, &path))
             .about(&path.display())
     }
+}
+
+/// Does what waits for others, such as for the reader of a pipe, while signals are heard.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// The path of an entry. Names come from an image, which may be anybody's: none may lead elsewhere.
@@ -349,10 +396,6 @@ fn child(parent: &Path, name: &[u8]) -> Outcome<PathBuf> {
 
 fn beside(path: &Path) -> PathBuf {
     path.with_file_name(OsStr::from_bytes(&temporary_name()))
-}
-
-fn mode(node: &Node) -> Mode {
-    Mode::from_raw_mode(u32::from(node.mode))
 }
 
 fn timespec(since_epoch_ns: i64) -> Timespec {

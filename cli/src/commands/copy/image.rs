@@ -1,5 +1,7 @@
 //! An image as an end of a copy.
 
+use std::cell::RefCell;
+
 use lfs::XattrMode;
 use lfs::{
     FileError, FileKind, InodeNumber, NewInode, RenameFlags, SetAttributes, Sought, Transaction,
@@ -7,7 +9,7 @@ use lfs::{
 
 use super::node::{Node, Source, Target, temporary_name};
 use crate::error::{About as _, Outcome};
-use crate::image::{Image, Tree};
+use crate::image::{Image, Tree, Walked};
 use crate::location::ImagePath;
 
 /// Entries of a directory that one look into the tree takes.
@@ -18,6 +20,7 @@ pub(super) struct TreeSource {
     tree: Tree,
     /// Which of the images of this run; 0 is the one that is written, in its newest state.
     index: u64,
+    walked: RefCell<Walked>,
 }
 
 impl TreeSource {
@@ -28,7 +31,11 @@ impl TreeSource {
             Some(_) if index == 0 => u64::MAX,
             _ => index,
         };
-        Self { tree, index }
+        Self {
+            tree,
+            index,
+            walked: RefCell::default(),
+        }
     }
 
     /// What a path stands for; a symbolic link at its end is not followed.
@@ -75,6 +82,7 @@ impl Source for TreeSource {
     }
 
     async fn children(&self, (inode, path): &Self::Node) -> Outcome<Vec<(Vec<u8>, Self::Node)>> {
+        self.walked.borrow_mut().enter(*inode, path)?;
         let mut children = Vec::new();
         let mut after = Some(0);
         while let Some(cookie) = after {

@@ -12,10 +12,11 @@ mod image;
 mod node;
 mod walk;
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use lfs::host::{Access, interrupted};
 use lfs::{FileError, FileKind};
 
 use self::host::{HostSource, HostTarget};
@@ -23,10 +24,9 @@ use self::image::{TreeSource, TreeTarget};
 use self::node::{Source, Target};
 use self::walk::{Progress, Walk};
 use crate::arguments::Cp;
-use crate::device::Access;
 use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::{Image, interrupted, writing};
-use crate::location::{ImageName, ImagePath, Location};
+use crate::image::{Image, writing};
+use crate::location::{ImageName, ImagePath, Location, same_file};
 
 pub(crate) async fn cp(arguments: Cp) -> Outcome<()> {
     let inside = |location: &Location| matches!(location, Location::Image(..));
@@ -70,7 +70,15 @@ async fn to_host(arguments: &Cp, path: &Path) -> Outcome<()> {
         let parent = parent.unwrap_or(Path::new("."));
         Place::As(parent.to_owned(), name.as_bytes().to_vec())
     };
-    let target = HostTarget::new();
+    let named = match &place {
+        Place::As(parent, name) => Some(parent.join(OsStr::from_bytes(name))),
+        Place::Into(_) => None,
+    };
+    let images = arguments.sources.iter().filter_map(|source| match source {
+        Location::Image(name, _) => Some(name.path.as_path()),
+        Location::Host(_) => None,
+    });
+    let target = HostTarget::new(named, images);
     let mut copy = Copy::new(arguments, &target, place);
     for source in &arguments.sources {
         copy.one(source, None).await?;
@@ -232,11 +240,4 @@ impl<'a, T: Target> Copy<'a, T> {
 /// The name a path of the host is copied under; none for one such as `..`, of which only the content is.
 fn host_name(path: &Path) -> Option<Vec<u8>> {
     path.file_name().map(|name| name.as_bytes().to_vec())
-}
-
-fn same_file(one: &Path, other: &Path) -> bool {
-    match (std::fs::metadata(one), std::fs::metadata(other)) {
-        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-        _ => one == other,
-    }
 }

@@ -106,8 +106,7 @@ pub(super) const TEMPORARY_PREFIX: &str = ".siltstone-";
 
 /// A name for a file that is not whole yet.
 pub(super) fn temporary_name() -> Vec<u8> {
-    let mut random = [0; 8];
     // Without randomness the name may be taken, which is an error and no harm.
-    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
-    format!("{TEMPORARY_PREFIX}{:016x}", u64::from_le_bytes(random)).into_bytes()
+    let random = u64::from_le_bytes(lfs::host::random().unwrap_or_default());
+    format!("{TEMPORARY_PREFIX}{random:016x}").into_bytes()
 }

@@ -164,7 +164,8 @@ impl Record {
     pub(super) async fn read<A: BlockDevice>(device: &A) -> Reading {
         let block_count = device.geometry().block_count;
         let mut reading = Reading::default();
-        for own in RECORD_BLOCKS {
+        // A disk that ends before has none.
+        for own in RECORD_BLOCKS.into_iter().filter(|own| own.0 < block_count) {
             let Ok(buffer) = Buffer::zeroed(1) else {
                 reading.unread = Some(DeviceError::Io);
                 continue;

@@ -1,9 +1,5 @@
 //! A disk that is full, and all that can be done on it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::too_many_lines,
-    reason = "a test may panic; the cases are one long list"
-)]
+#![allow(clippy::too_many_lines, reason = "the cases are one long list")]
 
 use std::cell::RefCell;
 use std::rc::Rc;

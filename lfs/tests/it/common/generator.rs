@@ -1,9 +1,4 @@
 //! Operations on files that follow a seed.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use lfs::sim::Random;
 use lfs::{FileKind, NewInode, RenameFlags, SetAttributes, XattrMode};

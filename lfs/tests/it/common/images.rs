@@ -1,11 +1,8 @@
 //! File systems with something of everything in them, made from a seed.
-
 #![allow(
-    clippy::cast_possible_truncation,
-    clippy::indexing_slicing,
     clippy::too_many_lines,
     clippy::similar_names,
-    reason = "a test may panic; a step is one long choice"
+    reason = "a step is one long choice"
 )]
 
 use std::rc::Rc;

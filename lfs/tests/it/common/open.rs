@@ -3,12 +3,6 @@
 //! They are serializable. What each step finds is what the model had when the transaction began, with its own changes; and when it
 //! commits, all of it must come out the same once more on the model as it is then: as if it had happened at that moment.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
-
 use std::rc::Rc;
 
 use lfs::{Clock, CommitStop, FileError, Isolation, Namespace, OpenTransaction};

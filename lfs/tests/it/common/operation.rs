@@ -2,11 +2,6 @@
 //!
 //! The same operations go to the model in `posix.rs`; `generator.rs` makes them up. Nothing here depends on what is below the namespace,
 //! so the tests of the real file system use it, too.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use std::collections::{BTreeMap, VecDeque};
 

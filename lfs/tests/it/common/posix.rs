@@ -1,11 +1,5 @@
 //! A model of POSIX files and directories: nodes in a map, names in maps, content in vectors. It
 //! shares no code with what it is the model of. `operation.rs` says what it is asked to do.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;

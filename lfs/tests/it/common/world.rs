@@ -2,11 +2,6 @@
 //!
 //! A transaction is applied to the model in the step in which it commits, so the model follows the order of
 //! commits also when several tasks are at work.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

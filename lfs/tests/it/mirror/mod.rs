@@ -6,12 +6,6 @@
 //! - A disk that was in when the power went serves alone, with everything acknowledged.
 //! - A disk that came back holds everything once the mirror is whole again, and only what it lacked was copied.
 //! - Disks that were written apart are refused, and so is a disk that holds something else; neither is changed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "a test may panic, and its numbers are small"
-)]
 
 use crate::common;
 

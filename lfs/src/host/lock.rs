@@ -1,12 +1,17 @@
 //! Locks that keep two programs from working on one image.
 //!
-//! Two kinds, because there are two kinds of others. A lock on the whole file (`flock`) is what this tool and the
+//! Two kinds, because there are two kinds of others. A lock on the whole file (`flock`) is what the host tool and the
 //! hosted server agree on. QEMU marks an image with locks of its open file description on single bytes: byte
 //! 100 + P says "I use permission P", byte 200 + P "I do not share P with others". Each is a shared lock that is set
 //! first; then one asks whether somebody else's mark contradicts. Doing the same keeps QEMU out, too.
+//!
+//! A loop device takes no lock on its file. So whoever wants to write to a file that one is made of is refused.
 
-use std::fs::{File, TryLockError};
+use alloc::format;
+use alloc::string::String;
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -22,11 +27,17 @@ const RESIZE: i64 = 3;
 const USED_BASE: i64 = 100;
 const UNSHARED_BASE: i64 = 200;
 
-/// Locks `file` until it is closed.
+/// Locks `file`, which has this metadata, until it is closed.
 ///
 /// # Errors
 /// When somebody has it open in a way that excludes `access`.
-pub(super) fn take(file: &File, access: Access) -> io::Result<()> {
+pub(super) fn take(file: &File, found: &Metadata, access: Access) -> io::Result<()> {
+    if access == Access::Write
+        && found.is_file()
+        && let Some(device) = loop_device(found)
+    {
+        return Err(in_use(&format!("the loop device {device}")));
+    }
     let whole = match access {
         Access::Read => file.try_lock_shared(),
         Access::Write => file.try_lock(),
@@ -60,8 +71,23 @@ pub(super) fn take(file: &File, access: Access) -> io::Result<()> {
     Ok(())
 }
 
-fn in_use(by: &str) -> io::Error {
+pub(super) fn in_use(by: &str) -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, format!("in use by {by}"))
+}
+
+/// The loop device that this file is under, if the kernel tells of one.
+fn loop_device(found: &Metadata) -> Option<String> {
+    std::fs::read_dir("/sys/block")
+        .ok()?
+        .flatten()
+        .find_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            // Other devices have none.
+            let file = std::fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
+            let under = std::fs::metadata(file.trim_end_matches('\n')).ok()?;
+            let same = (under.dev(), under.ino()) == (found.dev(), found.ino());
+            same.then(|| format!("/dev/{name}"))
+        })
 }
 
 fn mark(file: &File, byte: i64) -> io::Result<()> {
@@ -97,10 +123,15 @@ fn range(kind: i32, byte: i64) -> libc::flock {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString as _;
     use std::fs::OpenOptions;
     use std::path::Path;
 
     use super::*;
+
+    fn take(file: &File, access: Access) -> io::Result<()> {
+        super::take(file, &file.metadata().expect("it tells"), access)
+    }
 
     fn open(path: &Path) -> File {
         let mut options = OpenOptions::new();

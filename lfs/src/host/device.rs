@@ -1,0 +1,418 @@
+//! An image file, or a block device of the host, as the disk.
+//!
+//! Requests run on the runtime's blocking threads, so many can be in flight and none of them holds up the
+//! executor. Flush is `fdatasync`: it covers every write that completed before it started, as
+//! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
+//! it is open is noticed within a second.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::io::Errno;
+
+use super::lock;
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry};
+
+/// How often a device is asked whether it has become larger.
+const SIZE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What the device is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing is ever written; others may read at the same time.
+    Read,
+    /// Nobody else may have it open.
+    Write,
+}
+
+/// The disk. Locked against other processes for as long as it lives. Clones are handles of the same one.
+#[derive(Debug, Clone)]
+pub struct FileDevice {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: File,
+    access: Access,
+    block_count: AtomicU64,
+    /// The first request that the host did not carry out.
+    failure: OnceLock<io::Error>,
+}
+
+impl FileDevice {
+    /// Opens the image or block device at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is neither of the two, or is in use.
+    pub fn open(path: &Path, access: Access) -> io::Result<Self> {
+        // A FIFO must not hang the program.
+        let mut flags = OFlags::NONBLOCK;
+        if access == Access::Write && std::fs::metadata(path)?.file_type().is_block_device() {
+            // Of a block device it asks for nobody else in the kernel, such as a mount, to have it.
+            flags |= OFlags::EXCL;
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(access == Access::Write)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path);
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Err(lock::in_use(
+                "the host: it is mounted, or part of another device",
+            )),
+            opened => Self::new(opened?, access),
+        }
+    }
+
+    /// Creates an image file of `size_bytes`, all holes. It is there for good.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`], or when it cannot be created; then it is not there.
+    pub fn create(path: &Path, size_bytes: u64) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
+        let made = file.set_len(size_bytes).and_then(|()| file.sync_all());
+        let made = made.and_then(|()| sync_directory_of(path));
+        let device = made.and_then(|()| Self::new(file, Access::Write));
+        if device.is_err() {
+            // There is nothing in it. That it is there is the smaller problem.
+            let _ = std::fs::remove_file(path);
+        }
+        device
+    }
+
+    fn new(file: File, access: Access) -> io::Result<Self> {
+        let found = file.metadata()?;
+        let kind = found.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::other("neither an image file nor a block device"));
+        }
+        lock::take(&file, &found, access)?;
+        let device = Self {
+            shared: Arc::new(Shared {
+                file,
+                access,
+                block_count: AtomicU64::new(0),
+                failure: OnceLock::new(),
+            }),
+        };
+        device.measure()?;
+        Ok(device)
+    }
+
+    /// Sets the size of an image file that is open for writing.
+    ///
+    /// # Errors
+    /// When it is not a file, or the file system under it refuses.
+    pub fn resize(&self, size_bytes: u64) -> io::Result<()> {
+        let shared = &self.shared;
+        if !shared.file.metadata()?.is_file() {
+            return Err(io::Error::other(
+                "a block device has the size it has; only that of a file can be set",
+            ));
+        }
+        shared.file.set_len(size_bytes)?;
+        let blocks = size_bytes / BLOCK_SIZE as u64;
+        shared.block_count.store(blocks, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Bytes of the device that are used: whole blocks.
+    pub fn size_bytes(&self) -> u64 {
+        self.block_count() * BLOCK_SIZE as u64
+    }
+
+    /// What it holds, as [`probe`](crate::probe) finds out, and what is behind the last whole block, too.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn content(&self) -> io::Result<Content> {
+        let found = crate::probe(self).await.map_err(io::Error::other)?;
+        let mut rest = [0; BLOCK_SIZE];
+        let len = self.shared.file.read_at(&mut rest, self.size_bytes())?;
+        let blank = rest.iter().take(len).all(|&byte| byte == 0);
+        Ok(match found {
+            Content::Blank if !blank => Content::Unknown,
+            found => found,
+        })
+    }
+
+    /// Whether there is not a single byte on it, as in a file that was just made.
+    ///
+    /// # Errors
+    /// When the host does not tell.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.measure()? == 0)
+    }
+
+    /// What the host said of the first request that it did not carry out. [`DeviceError`] does not tell.
+    pub fn failure(&self) -> Option<&io::Error> {
+        self.shared.failure.get()
+    }
+
+    fn block_count(&self) -> u64 {
+        self.shared.block_count.load(Ordering::Relaxed)
+    }
+
+    /// Looks how large it is by now, in bytes. What was cut off fails when it is asked for.
+    fn measure(&self) -> io::Result<u64> {
+        // Metadata do not tell the size of a block device. Nothing depends on the position.
+        let size_bytes = (&self.shared.file).seek(SeekFrom::End(0))?;
+        let blocks = size_bytes / BLOCK_SIZE as u64;
+        self.shared.block_count.fetch_max(blocks, Ordering::Relaxed);
+        Ok(size_bytes)
+    }
+
+    /// The byte at which `blocks` blocks from `start` begin, if they are on the disk.
+    fn offset(&self, start: BlockIndex, blocks: u64) -> Result<u64, DeviceError> {
+        match start.0.checked_add(blocks) {
+            Some(end) if blocks > 0 && end <= self.block_count() => Ok(start.0 * BLOCK_SIZE as u64),
+            _ => Err(DeviceError::OutOfRange),
+        }
+    }
+
+    /// Runs `request` with the buffer on a thread that may block.
+    async fn transfer(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        request: impl FnOnce(&File, u64, &mut Buffer) -> io::Result<()> + Send + 'static,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let offset = match self.offset(start, buffer.len_blocks() as u64) {
+            Ok(offset) => offset,
+            Err(error) => return (buffer, Err(error)),
+        };
+        self.on_thread(buffer, move |file, buffer| request(file, offset, buffer))
+            .await
+    }
+
+    /// Runs `request` on a thread that may block, and notes it when the host does not carry it out.
+    async fn on_thread(
+        &self,
+        mut buffer: Buffer,
+        request: impl FnOnce(&File, &mut Buffer) -> io::Result<()> + Send + 'static,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let shared = Arc::clone(&self.shared);
+        let done = tokio::task::spawn_blocking(move || {
+            let done = request(&shared.file, &mut buffer).map_err(|error| {
+                // What came first counts.
+                let _ = shared.failure.set(error);
+                DeviceError::Io
+            });
+            (buffer, done)
+        });
+        // Only a panic or the end of the runtime loses the buffer.
+        let lost = |_| (Buffer::default(), Err(DeviceError::Gone));
+        done.await.unwrap_or_else(lost)
+    }
+}
+
+impl BlockDevice for FileDevice {
+    fn geometry(&self) -> DeviceGeometry {
+        DeviceGeometry {
+            block_count: self.block_count(),
+            discard: self.shared.access == Access::Write,
+        }
+    }
+
+    async fn resized(&self, block_count: u64) {
+        // A host that does not tell is asked again.
+        while self.measure().is_err() || self.block_count() == block_count {
+            tokio::time::sleep(SIZE_INTERVAL).await;
+        }
+    }
+
+    async fn read(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
+        self.transfer(start, buffer, |file, offset, buffer| {
+            file.read_exact_at(buffer.bytes_mut(), offset)
+        })
+        .await
+    }
+
+    async fn write(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
+        if self.shared.access == Access::Read {
+            return (buffer, Err(DeviceError::Unsupported));
+        }
+        self.transfer(start, buffer, |file, offset, buffer| {
+            file.write_all_at(buffer.bytes(), offset)
+        })
+        .await
+    }
+
+    async fn flush(&self) -> Result<(), DeviceError> {
+        if self.shared.access == Access::Read {
+            // Nothing was written, so all of it is durable.
+            return Ok(());
+        }
+        let flushed = self.on_thread(Buffer::default(), |file, _| file.sync_data());
+        flushed.await.1
+    }
+
+    async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
+        if self.shared.access == Access::Read {
+            return Err(DeviceError::Unsupported);
+        }
+        let offset = self.offset(start, count)?;
+        let length = count * BLOCK_SIZE as u64;
+        let shared = Arc::clone(&self.shared);
+        // On block devices this is a discard that reads as zeros afterwards, where they have that.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let done =
+            tokio::task::spawn_blocking(move || fallocate(&shared.file, hole, offset, length));
+        match done.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Errno::OPNOTSUPP | Errno::NODEV)) => Err(DeviceError::Unsupported),
+            Ok(Err(_)) => Err(DeviceError::Io),
+            Err(_) => Err(DeviceError::Gone),
+        }
+    }
+}
+
+/// Makes durable which names there are in the directory that `path` is in, such as after a file was made or renamed there.
+///
+/// # Errors
+/// When the directory cannot be opened, or the host does not make it durable.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = path
+        .parent()
+        .filter(|directory| !directory.as_os_str().is_empty());
+    match File::open(directory.unwrap_or(Path::new(".")))?.sync_all() {
+        // There are file systems of which a directory cannot be asked that.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString as _;
+    use alloc::vec;
+
+    use super::*;
+
+    fn image(size_bytes: u64) -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("image");
+        drop(FileDevice::create(&path, size_bytes).expect("created"));
+        (directory, path)
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        super::super::run(future).expect("a runtime")
+    }
+
+    fn block(byte: u8) -> Buffer {
+        let mut buffer = Buffer::zeroed(1).expect("memory");
+        buffer.bytes_mut().fill(byte);
+        buffer
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_discarded() {
+        let (_directory, path) = image(1 << 20);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        run(async {
+            assert_eq!(device.write(BlockIndex(3), block(7)).await.1, Ok(()));
+            assert_eq!(device.flush().await, Ok(()));
+            let (read, outcome) = device.read(BlockIndex(3), block(0)).await;
+            assert_eq!(outcome, Ok(()));
+            assert_eq!(read.bytes(), block(7).bytes());
+            // A hint, which a file system under the test may not know.
+            if device.discard(BlockIndex(3), 1).await.is_ok() {
+                let (read, _) = device.read(BlockIndex(3), block(1)).await;
+                assert_eq!(read.bytes(), block(0).bytes());
+            }
+        });
+    }
+
+    #[test]
+    fn requests_outside_the_device_are_refused() {
+        let (_directory, path) = image(16 * BLOCK_SIZE as u64 + 100);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        assert_eq!(device.geometry().block_count, 16);
+        run(async {
+            for start in [16, u64::MAX] {
+                let outside = Err(DeviceError::OutOfRange);
+                assert_eq!(device.read(BlockIndex(start), block(0)).await.1, outside);
+                assert_eq!(device.write(BlockIndex(start), block(0)).await.1, outside);
+                assert_eq!(device.discard(BlockIndex(start), 1).await, outside);
+            }
+        });
+    }
+
+    #[test]
+    fn opened_for_reading_it_never_writes() {
+        let (_directory, path) = image(1 << 20);
+        let device = FileDevice::open(&path, Access::Read).expect("opens");
+        run(async {
+            let refused = Err(DeviceError::Unsupported);
+            assert_eq!(device.write(BlockIndex(0), block(1)).await.1, refused);
+            assert_eq!(device.discard(BlockIndex(0), 1).await, refused);
+        });
+    }
+
+    #[test]
+    fn it_is_noticed_that_a_file_becomes_larger_and_not_that_it_was_cut_short() {
+        let (_directory, path) = image(16 * BLOCK_SIZE as u64);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        let resize = |blocks: u64| {
+            let file = OpenOptions::new().write(true).open(&path);
+            let file = file.expect("opens");
+            file.set_len(blocks * BLOCK_SIZE as u64).expect("resized");
+        };
+        run(async {
+            resize(20);
+            assert_eq!(device.geometry().block_count, 16, "not while nobody asks");
+            device.resized(16).await;
+            assert_eq!(device.geometry().block_count, 20);
+            assert_eq!(device.write(BlockIndex(19), block(1)).await.1, Ok(()));
+            resize(10);
+            device.resized(16).await;
+            assert_eq!(device.geometry().block_count, 20);
+            assert!(device.failure().is_none());
+            let read = device.read(BlockIndex(15), block(0)).await;
+            assert_eq!(read.1, Err(DeviceError::Io));
+            let failure = device.failure().map(io::Error::kind);
+            assert_eq!(failure, Some(io::ErrorKind::UnexpectedEof));
+        });
+    }
+
+    /// A look at whole blocks alone took a note of a few bytes for a blank disk.
+    #[test]
+    fn a_file_shorter_than_a_block_is_not_blank() {
+        let (_directory, path) = image(0);
+        let content = || {
+            let device = FileDevice::open(&path, Access::Write).expect("opens");
+            (
+                device.is_empty().expect("it tells"),
+                run(device.content()).expect("readable"),
+            )
+        };
+        assert_eq!(content(), (true, Content::Blank));
+        for (blank, text) in [(0, "x"), (3 * BLOCK_SIZE, "note"), (40 * BLOCK_SIZE, "end")] {
+            let bytes = [&vec![0; blank][..], text.as_bytes()].concat();
+            std::fs::write(&path, &bytes).expect("written");
+            assert_eq!(content(), (false, Content::Unknown), "{text}");
+            std::fs::write(&path, vec![0; bytes.len()]).expect("written");
+            assert_eq!(content(), (false, Content::Blank), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_no_device() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let error = FileDevice::open(directory.path(), Access::Read).expect_err("refused");
+        assert!(error.to_string().contains("neither"), "{error}");
+    }
+}
