@@ -99,6 +99,13 @@ impl<D: BlockDevice> FileSystem<D> {
                 let in_vain = || !wanted.is_set_aside() && self.is_full();
                 self.make_room_to_shrink(wanted, in_vain).await
             }
+            CommitStop::Error(FileError::NoSpace)
+                if self.checkpointing.get() && !loaded.after_checkpoint =>
+            {
+                loaded.after_checkpoint = true;
+                self.checkpoint_under_way().await;
+                Ok(())
+            }
             CommitStop::Error(FileError::NoSpace) if self.frees_space() => {
                 let over = || !self.frees_space() || self.is_ending();
                 self.changed.until(|| over().then_some(())).await;
@@ -130,11 +137,23 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Whether space is coming back: from what lost its last name, or from nodes that count twice while a checkpoint is being made.
+    /// Waits for the end of the checkpoint under way, or of the mount. Meanwhile nodes that it has written count twice: as what is there, and
+    /// as what changed.
+    async fn checkpoint_under_way(&self) {
+        let before = self.checkpoint_sequence.get();
+        let over = || {
+            let made = self.checkpoint_sequence.get() != before;
+            let clean = made && self.volume.borrow().is_settled();
+            clean || !self.checkpointing.get() || self.is_ending()
+        };
+        self.changed.until(|| over().then_some(())).await;
+    }
+
+    /// Whether space is coming back from what lost its last name.
     fn frees_space(&self) -> bool {
         let due = self.orphans_due.get() && !self.restoring.get();
         let kept = self.open.borrow().gives_back();
-        (due || self.reclaiming.get() || kept || self.checkpointing.get()) && !self.is_ending()
+        (due || self.reclaiming.get() || kept) && !self.is_ending()
     }
 
     fn try_transact<T>(

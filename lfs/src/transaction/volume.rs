@@ -276,6 +276,11 @@ impl Volume {
         self.live.dirty_nodes() + self.history.dirty_nodes()
     }
 
+    /// Whether all nodes of the newest checkpoint are clean, or changed again.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.live.is_settled() && self.history.is_settled()
+    }
+
     /// An item is about to be replaced or removed: snapshots may still see it.
     fn plan_item(&self, plan: &mut Plan, key: ItemKey) -> Result<(), FileError> {
         if let Some(newest) = self.newest_shown()

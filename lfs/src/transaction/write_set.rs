@@ -26,6 +26,8 @@ pub struct Loaded {
     pub(crate) verified: BTreeSet<StoredRange>,
     /// Where there is nothing to be seen.
     pub(crate) unseen: UnseenRanges,
+    /// A checkpoint was waited for because the disk seemed full: once, however many follow.
+    pub(crate) after_checkpoint: bool,
 }
 
 impl Loaded {

@@ -269,6 +269,11 @@ impl Tree {
         &self.ledger.freed
     }
 
+    /// Whether all nodes of the newest checkpoint are clean, or changed again.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settling.is_none()
+    }
+
     /// Those of them that were not yet free when the checkpoint began that is being made, if one is.
     pub(crate) fn freed_since_freeze(&self) -> usize {
         self.ledger.freed.len() - self.ledger.frozen
