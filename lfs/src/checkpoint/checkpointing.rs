@@ -238,6 +238,11 @@ impl<D: BlockDevice> FileSystem<D> {
             return;
         }
         self.unname_objects();
+        {
+            let mut volume = self.volume.borrow_mut();
+            volume.live.give_up_freeze();
+            volume.history.give_up_freeze();
+        }
         let mut segments = self.segments.borrow_mut();
         for freed in moment.live.freed().iter().chain(moment.history.freed()) {
             let address = freed.0 * BLOCK_SIZE as u64;

@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
@@ -45,6 +45,8 @@ struct Shared {
     block_count: AtomicU64,
     /// The first request that the host did not carry out.
     failure: OnceLock<io::Error>,
+    /// Whether a flush has failed. One at a time: the host tells of what it could not write once, and whoever asks next is told that all is well.
+    flush_failed: Mutex<bool>,
 }
 
 impl FileDevice {
@@ -82,14 +84,16 @@ impl FileDevice {
             .write(true)
             .create_new(true)
             .open(path)?;
-        let made = file.set_len(size_bytes).and_then(|()| file.sync_all());
-        let made = made.and_then(|()| sync_directory_of(path));
-        let device = made.and_then(|()| Self::new(file, Access::Write));
-        if device.is_err() {
+        // From here on it is this one's, or already somebody else's who found it.
+        let device = Self::new(file, Access::Write)?;
+        let made = device.resize(size_bytes);
+        let made = made.and_then(|()| device.shared.file.sync_all());
+        if let Err(error) = made.and_then(|()| sync_directory_of(path)) {
             // There is nothing in it. That it is there is the smaller problem.
             let _ = std::fs::remove_file(path);
+            return Err(error);
         }
-        device
+        Ok(device)
     }
 
     fn new(file: File, access: Access) -> io::Result<Self> {
@@ -105,6 +109,7 @@ impl FileDevice {
                 access,
                 block_count: AtomicU64::new(0),
                 failure: OnceLock::new(),
+                flush_failed: Mutex::new(false),
             }),
         };
         device.measure()?;
@@ -255,8 +260,18 @@ impl BlockDevice for FileDevice {
             // Nothing was written, so all of it is durable.
             return Ok(());
         }
-        let flushed = self.on_thread(Buffer::default(), |file, _| file.sync_data());
-        flushed.await.1
+        let shared = Arc::clone(&self.shared);
+        let flush = move |file: &File, _: &mut Buffer| {
+            let failed = shared.flush_failed.lock();
+            let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+            if *failed {
+                return Err(io::Error::other("an earlier flush has failed"));
+            }
+            let flushed = file.sync_data();
+            *failed = flushed.is_err();
+            flushed
+        };
+        self.on_thread(Buffer::default(), flush).await.1
     }
 
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {

@@ -888,7 +888,8 @@ async fn read_checkpoint<D: BlockDevice>(
     };
     // With the copy it is from, and its slot.
     let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
-    let mut claimed = Vec::new();
+    // Of each slot the highest number that a copy of it claims, and a copy that proves right.
+    let mut claims = Vec::new();
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
         let decode = |bytes: &[u8]| decode(own, bytes);
@@ -896,7 +897,7 @@ async fn read_checkpoint<D: BlockDevice>(
         // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
         // disk that does not have all that was acknowledged is not asked.
         let mut unread = None;
-        let mut blocks = 0;
+        let (mut blocks, mut claimed) = (0, None);
         for copy in 0..device.copies() {
             let buffer = match read_slot(device, superblock, own, copy).await {
                 Ok(buffer) => buffer,
@@ -913,48 +914,68 @@ async fn read_checkpoint<D: BlockDevice>(
                 // Not one to pass over for an older one that may have been smaller.
                 require(device, superblock.blocks_for(head.segment_count))?;
             }
-            let sequence = Checkpoint::claimed_sequence(superblock, own, buffer.bytes());
-            claimed.extend(sequence.map(|sequence| (sequence, own)));
+            claimed = claimed.max(Checkpoint::claimed_sequence(
+                superblock,
+                own,
+                buffer.bytes(),
+            ));
             if let Some(found) = decode(buffer.bytes())
                 && is_newer(&found, valid.as_ref())
             {
                 valid = Some((found, copy, own));
             }
         }
+        let readable = blocks > 0;
         if valid.is_none() && device.copies() > 1 {
-            // Torn or damaged in different places.
-            blocks = blocks.max(1);
+            // Torn or damaged in different places. How long it is, is not known where no copy can be read as a whole.
+            if !readable {
+                blocks = superblock.slot_blocks as usize;
+            }
             let together =
                 read_together(device, own, blocks, |bytes| decode(bytes).ok_or(())).await;
             valid = together.map(|(_, found)| (found, 0, own));
-            if valid.is_some() {
-                unread = None;
-            }
         }
         if let Some(error) = unread
-            && blocks == 0
+            && !readable
+            && valid.is_none()
         {
             return Err(error.into());
         }
+        let whole = valid
+            .as_ref()
+            .map(|(found, copy, _)| (found.sequence, *copy));
+        claims.push((claimed, whole, own));
         if let Some(found) = valid.filter(|(found, ..)| is_newer(found, newest.as_ref())) {
             newest = Some(found);
         }
     }
     if let Some((newest, copy, own)) = newest {
-        if device.copies() > 1 {
-            // It may be whole on one copy only; all it names was durable on both before.
+        let spread = async |copy, own, sequence| {
             let buffer = read_slot(device, superblock, own, copy).await?;
             let found = decode(own, buffer.bytes());
-            if found.is_none_or(|found| found.sequence != newest.sequence) {
+            if found.is_none_or(|found| found.sequence != sequence) {
                 // The disk that had it is out, and the other one does not have it.
-                return Err(DeviceError::Gone.into());
+                return Err(MountError::from(DeviceError::Gone));
             }
             let address = own.0 * BLOCK_SIZE as u64;
             device.mend(copy, address, buffer.bytes()).await?;
+            Ok(())
+        };
+        if device.copies() > 1 {
+            // It may be whole on one copy only; all it names was durable on both before.
+            spread(copy, own, newest.sequence).await?;
         }
-        let newer = claimed.iter().filter(|(at, _)| *at > newest.sequence);
-        let mut torn = newer.map(|&(_, own)| own).collect::<Vec<_>>();
-        torn.dedup();
+        let mut torn = Vec::new();
+        for (claimed, valid, slot) in claims {
+            if slot == own || claimed <= Some(newest.sequence) {
+                continue;
+            }
+            match valid {
+                // One copy was torn before the other was begun, and that one is whole.
+                Some((sequence, copy)) => spread(copy, slot, sequence).await?,
+                None => torn.push(slot),
+            }
+        }
         return Ok((newest, torn));
     }
     Err(MountError::Damaged {

@@ -547,8 +547,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let mut changes = Vec::new();
         for (key, value) in &set.items {
             changes.push(match value {
-                // What an item says has no bearing on what is touched.
-                Some(_) => Change::Put(*key, Vec::new()),
+                Some(value) => Change::Put(*key, value.clone()),
                 None => Change::Remove(*key),
             });
         }

@@ -224,6 +224,11 @@ impl Tree {
         frozen
     }
 
+    /// Says that the checkpoint with what was frozen last has failed: what it was to free is not free.
+    pub(crate) fn give_up_freeze(&mut self) {
+        self.ledger.frozen = 0;
+    }
+
     /// Says that the checkpoint with `frozen` is in force. Its nodes become clean in the steps that
     /// [`settle_step`](Self::settle_step) takes.
     ///

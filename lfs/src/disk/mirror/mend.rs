@@ -128,7 +128,7 @@ impl<A: BlockDevice> Mirror<A> {
         let own = Buffer::zeroed(order.blocks.len_blocks()).map_err(|_| DeviceError::Io)?;
         let (mut own, read) = self.read_member(member, order.start, own).await;
         if read.is_err() {
-            own = core::mem::take(&mut order.blocks);
+            own = self.own_blocks(order).await?;
         }
         let place = own
             .bytes_mut()
@@ -155,5 +155,23 @@ impl<A: BlockDevice> Mirror<A> {
             }
             Some((_, Err(_))) | None => Ok(false),
         }
+    }
+
+    /// The blocks of an order as the disk has them that gets it, one by one, since not all can be read; in place of those which cannot, as the
+    /// other disk has them.
+    async fn own_blocks(&self, order: &mut Order) -> Result<Buffer, DeviceError> {
+        let mut blocks = core::mem::take(&mut order.blocks);
+        for (number, target) in
+            (order.start.0..).zip(blocks.bytes_mut().chunks_exact_mut(BLOCK_SIZE))
+        {
+            let buffer = Buffer::zeroed(1).map_err(|_| DeviceError::Io)?;
+            let read = self
+                .read_member(order.member, BlockIndex(number), buffer)
+                .await;
+            if let (own, Ok(())) = read {
+                target.copy_from_slice(own.bytes());
+            }
+        }
+        Ok(blocks)
     }
 }

@@ -550,7 +550,13 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
         let all = [results.0, results.1];
         flushing.covered = all.iter().flatten().all(|(_, result)| result.is_ok());
         drop(flushing);
-        result?;
+        if let Err(error) = result {
+            // Whoever asked, another may rely on what it has lost.
+            self.state(|state| state.break_with(error));
+        }
+        if let Some(error) = self.state(|state| state.broken()) {
+            return Err(error);
+        }
         self.settle(None).await
     }
 

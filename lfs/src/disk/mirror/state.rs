@@ -420,6 +420,11 @@ impl State {
         self.broken
     }
 
+    /// A flush of the last disk has failed: what it lost is not known, and the next flush would not tell. Nothing becomes durable any more.
+    pub(super) fn break_with(&mut self, error: DeviceError) {
+        self.broken.get_or_insert(error);
+    }
+
     /// The record to write, unless one is being written.
     pub(super) fn begin_record(&mut self, blocks: Option<&Range<u64>>) -> Option<Writing> {
         if self.record_busy {

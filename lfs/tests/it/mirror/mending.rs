@@ -4,6 +4,7 @@ use embassy_futures::select::select;
 use lfs::sim::Request;
 use lfs::{Buffer, ObjectId};
 
+use super::unreadable::bad_blocks;
 use super::*;
 
 /// Lets a disk fail every request from the `first` write or flush on.
@@ -215,6 +216,94 @@ fn a_mend_from_a_disk_that_is_out_tells_whether_the_other_one_has_that() {
 }
 
 /// Rots one sector of a block on the first disk and another one on the second.
+/// Mounts a mirror and changes nothing else.
+fn mount(disks: &Disks, seed: u64) -> Result<(), MountError> {
+    let disks = disks.to_vec();
+    Executor::new(seed).run(async move {
+        let mirror = Mirror::open(disks, [9; 16]).await.unwrap();
+        let mut recovery = crate::common::key::open(mirror).await?;
+        while recovery.next_commit().await?.is_some() {}
+        recovery.finish().await.map(drop)
+    })
+}
+
+/// Homes of the two slots.
+const SLOTS: [u64; 2] = [16, 24];
+
+fn block_of(disk: &SimDisk, block: u64) -> Vec<u8> {
+    let at = usize::try_from(block).unwrap() * 4096;
+    disk.to_bytes()[at..at + 4096].to_vec()
+}
+
+/// One bit on one disk made a slot claim to be newer than the one in force, and the good copy on the other disk was overwritten with it.
+#[test]
+fn a_slot_that_claims_too_much_on_one_disk_is_mended_from_the_other() {
+    let base = pair(400);
+    for slot in SLOTS {
+        for bit in (0..64 * 8).filter(|bit| bit % 3 == 0) {
+            let what = format!("slot {slot}, bit {bit}");
+            let disks = snapshots(&base, 401);
+            disks[bit % 2].flip_bit(BlockIndex(slot), bit);
+            mount(&disks, 402).unwrap();
+            for slot in SLOTS {
+                let good = block_of(&disks[1 - bit % 2], slot);
+                assert!(good == block_of(&base[1 - bit % 2], slot), "{what}");
+            }
+            // The power fails, and what is left is the same.
+            let disks = snapshots(&disks, 403);
+            assert_each_has(&disks, 0, &what);
+        }
+    }
+}
+
+/// The slot that no disk could read may have been the newest: it was passed over, and what it names overwritten.
+#[test]
+fn a_slot_that_neither_disk_can_read_is_not_passed_over() {
+    let base = pair(410);
+    for slot in SLOTS {
+        let disks = snapshots(&base, 411);
+        for disk in &disks {
+            bad_blocks(disk, [slot].into());
+        }
+        assert!(matches!(mount(&disks, 412), Err(MountError::Device(_))));
+        for disk in &disks {
+            disk.clear_faults();
+        }
+        assert_each_has(&disks, 0, "readable again");
+    }
+}
+
+/// An extent shares its last block with another one. That was taken from the disk on which it had rotted, because a third block could not be
+/// read on the one that had it.
+#[test]
+fn a_mend_leaves_what_its_disk_can_read_of_the_blocks_around() {
+    let disks = pair(420);
+    let mut machine = Machine::boot(&disks, 421).unwrap();
+    let first = BLOCKS as u64 - 6;
+    let content = |fill: u8| [fill; 3 * 4096];
+    let mirror = machine.mirror.clone();
+    machine.executor.run(async move {
+        let mut buffer = Buffer::zeroed(3).unwrap();
+        buffer.bytes_mut().copy_from_slice(&content(7));
+        mirror.write(BlockIndex(first), buffer).await.1.unwrap();
+        mirror.flush().await.unwrap();
+    });
+    // The first disk's last block rots where the neighbour is; the second cannot read the one in the middle.
+    disks[0].flip_bit(BlockIndex(first + 2), 4000 * 8);
+    bad_blocks(&disks[1], [first + 1].into());
+    let mirror = machine.mirror.clone();
+    let mended = machine.executor.run(async move {
+        mirror
+            .mend(0, first * 4096, &content(7)[..2 * 4096 + 100])
+            .await
+    });
+    assert_eq!(mended, Ok(true));
+    disks[1].clear_faults();
+    for block in first..first + 3 {
+        assert!(block_of(&disks[1], block) == [7; 4096], "block {block}");
+    }
+}
+
 fn rot_apart(disks: &Disks, block: u64, sectors: [usize; 2], random: &mut Random) {
     for (disk, sector) in disks.iter().zip(sectors) {
         let bit = sector * 512 * 8 + random.index(512 * 8);
