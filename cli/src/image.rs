@@ -32,11 +32,72 @@ const PIECE_BYTES_MAX: usize = 1 << 20;
 /// An open image.
 pub(crate) struct Image {
     volume: Rc<Volume>,
-    path: String,
-    disks: Vec<FileDevice>,
+    disks: Disks,
     runner: Option<JoinHandle<()>>,
     /// Names that only exist while a command is at work.
     temporaries: RefCell<BTreeSet<(InodeNumber, Vec<u8>)>>,
+}
+
+/// The disk of an image, or both of a mirror. Locked for as long as they are here.
+#[derive(Clone)]
+pub(crate) struct Disks {
+    devices: Vec<FileDevice>,
+    access: Access,
+    /// What they are called in messages.
+    pub(crate) shown: String,
+}
+
+impl Disks {
+    /// Opens the image at the one path, or the mirror at the two.
+    pub(crate) fn open(paths: &[&Path], access: Access) -> Outcome<Self> {
+        let mut devices = Vec::new();
+        for path in paths {
+            let device = FileDevice::open(path, access).about(&path.display())?;
+            if device.size_bytes() == 0 {
+                return Err(Error::new(path.display(), lfs::MountError::NotFound));
+            }
+            devices.push(device);
+        }
+        let shown = paths.iter().map(|path| path.display().to_string());
+        let shown = shown.collect::<Vec<_>>().join(" and ");
+        Ok(Self {
+            devices,
+            access,
+            shown,
+        })
+    }
+
+    /// An image that is open for writing.
+    pub(crate) fn of(device: FileDevice, path: &Path) -> Self {
+        Self {
+            devices: vec![device],
+            access: Access::Write,
+            shown: path.display().to_string(),
+        }
+    }
+
+    /// Opens them as what they are: a disk alone, or members of a mirror. One of a mirror that is written alone says so on the disk.
+    pub(crate) async fn mirror(&self) -> Outcome<Mirror<FileDevice>> {
+        let opened = match <[FileDevice; 2]>::try_from(self.devices.clone()) {
+            Ok(both) => Mirror::open_copies(both).await,
+            Err(mut one) => match (one.pop(), self.access) {
+                (Some(device), Access::Read) => Mirror::open_read_only(device).await,
+                (device, _) => Mirror::open(device.into_iter().collect(), [0; 16]).await,
+            },
+        };
+        opened.map_err(|error| Error::new(&self.shown, error))
+    }
+
+    /// Not everything became durable, and what the host said of it.
+    pub(crate) fn failed(&self) -> Error {
+        let failure = self.devices.iter().find_map(FileDevice::failure);
+        let cause = failure.map(|error| format!(" ({})", describe(error)));
+        let cause = cause.unwrap_or_default();
+        Error::new(
+            &self.shown,
+            format_args!("the disk failed{cause}; not everything is durable"),
+        )
+    }
 }
 
 /// One state of an image: the newest, or a snapshot.
@@ -103,7 +164,10 @@ pub(crate) async fn writing_both<T>(
     .await
 }
 
-async fn writing_to<T>(image: Image, work: impl AsyncFnOnce(&Image) -> Outcome<T>) -> Outcome<T> {
+pub(crate) async fn writing_to<T>(
+    image: Image,
+    work: impl AsyncFnOnce(&Image) -> Outcome<T>,
+) -> Outcome<T> {
     end_at_second_signal();
     let outcome = tokio::select! {
         outcome = work(&image) => outcome,
@@ -139,18 +203,21 @@ impl Image {
 
     /// As [`open`](Self::open), of one image or of the two of a mirror.
     pub(crate) async fn open_disks(paths: &[&Path], access: Access) -> Outcome<Self> {
-        let shown = paths.iter().map(|path| path.display().to_string());
-        let shown = shown.collect::<Vec<_>>().join(" and ");
-        let failed = |error: lfs::MountError| Error::new(&shown, error);
+        Self::on(Disks::open(paths, access)?).await
+    }
+
+    /// As [`open`](Self::open), of disks that are open, and stay so.
+    pub(crate) async fn on(disks: Disks) -> Outcome<Self> {
+        let failed = |error: lfs::MountError| Error::new(&disks.shown, error);
         let key = key::given()?;
         let key = key.as_ref();
-        let (device, mut disks) = open_mirror(paths, &shown, access).await?;
+        let access = disks.access;
+        let device = disks.mirror().await?;
         let (mut volume, keys_in_log) = mount(device, access, key).await.map_err(failed)?;
         if keys_in_log && access == Access::Write {
-            drop((volume, disks));
-            Box::pin(settle_keys(paths, &shown, key)).await?;
-            let device;
-            (device, disks) = open_mirror(paths, &shown, access).await?;
+            drop(volume);
+            Box::pin(settle_keys(&disks, key)).await?;
+            let device = disks.mirror().await?;
             (volume, _) = mount(device, access, key).await.map_err(failed)?;
         }
         let volume = Rc::new(volume);
@@ -171,7 +238,6 @@ impl Image {
         });
         Ok(Self {
             volume,
-            path: shown,
             disks,
             runner,
             temporaries: RefCell::default(),
@@ -190,7 +256,7 @@ impl Image {
             let found = snapshots.into_iter().find(|one| one.name == name);
             found
                 .map(|one| one.id)
-                .ok_or_else(|| Error::new(&self.path, format_args!("no snapshot '{name}'")))
+                .ok_or_else(|| Error::new(&self.disks.shown, format_args!("no snapshot '{name}'")))
         };
         Ok(Tree {
             volume: Rc::clone(&self.volume),
@@ -241,9 +307,9 @@ impl Image {
         if let Some(runner) = self.runner.take() {
             runner
                 .await
-                .map_err(|error| Error::new(&self.path, error))?;
+                .map_err(|error| Error::new(&self.disks.shown, error))?;
         }
-        durable.map_err(|_| disk_failed(&self.path, &self.disks))
+        durable.map_err(|_| self.disks.failed())
     }
 }
 
@@ -273,43 +339,6 @@ pub(crate) fn piece_bytes(volume: &Volume) -> usize {
     // Data are aligned to blocks; the rest of a commit is for what is said of them.
     let half = volume.commit_bytes_max() / 2;
     (half - half % lfs::BLOCK_SIZE).clamp(lfs::BLOCK_SIZE, PIECE_BYTES_MAX)
-}
-
-/// Opens images as what they are: disks alone, or members of a mirror. One of a mirror that is written alone
-/// says so on the disk.
-pub(crate) async fn open_mirror(
-    paths: &[&Path],
-    shown: &str,
-    access: Access,
-) -> Outcome<(Mirror<FileDevice>, Vec<FileDevice>)> {
-    let mut devices = Vec::new();
-    for path in paths {
-        let device = FileDevice::open(path, access).about(&path.display())?;
-        if device.size_bytes() == 0 {
-            return Err(Error::new(path.display(), lfs::MountError::NotFound));
-        }
-        devices.push(device);
-    }
-    let opened = match <[FileDevice; 2]>::try_from(devices.clone()) {
-        Ok(both) => Mirror::open_copies(both).await,
-        Err(mut one) => match (one.pop(), access) {
-            (Some(device), Access::Read) => Mirror::open_read_only(device).await,
-            (device, _) => Mirror::open(device.into_iter().collect(), [0; 16]).await,
-        },
-    };
-    let mirror = opened.map_err(|error| Error::new(shown, error))?;
-    Ok((mirror, devices))
-}
-
-/// What the host said of it, too.
-pub(crate) fn disk_failed(shown: &str, disks: &[FileDevice]) -> Error {
-    let failure = disks.iter().find_map(FileDevice::failure);
-    let cause = failure.map(|error| format!(" ({})", describe(error)));
-    let cause = cause.unwrap_or_default();
-    Error::new(
-        shown,
-        format_args!("the disk failed{cause}; not everything is durable"),
-    )
 }
 
 /// The disk under a whole image, snapshots included, which `what` is about.
@@ -360,14 +389,14 @@ async fn mount(
 
 /// Has the store of keys write what it has only in the log to where it keeps it, as a clean shutdown of a server does.
 /// Without it, what a command writes would fill the log behind keys that must not be dropped from it.
-async fn settle_keys(paths: &[&Path], shown: &str, key: Option<&Key>) -> Outcome<()> {
-    let (device, disks) = open_mirror(paths, shown, Access::Write).await?;
+async fn settle_keys(disks: &Disks, key: Option<&Key>) -> Outcome<()> {
+    let device = disks.mirror().await?;
     let options = store_options()?;
     let key = key.map(Key::unlock);
     let store = kvstore::Store::open_with(device, options, key.as_ref())
         .await
-        .map_err(|error| Error::new(shown, error))?;
+        .map_err(|error| Error::new(&disks.shown, error))?;
     let clock = HostClock::new();
     let ((), durable) = tokio::join!(store.run(&clock), store.shutdown());
-    durable.map_err(|_| disk_failed(shown, &disks))
+    durable.map_err(|_| disks.failed())
 }

@@ -11,14 +11,13 @@ use tokio::task::JoinHandle;
 use super::{FRAME_BYTES, Frame, Known};
 use crate::clock::iso8601;
 use crate::error::{About as _, Error, Outcome};
-use crate::image::{disk_failed, open_mirror};
+use crate::image::Disks;
 use crate::key::{self, Key};
 
 /// A store on an image of the host.
 pub(crate) struct OpenStore {
     store: Rc<Store<Mirror<FileDevice>>>,
-    shown: String,
-    disks: Vec<FileDevice>,
+    disks: Disks,
     runner: Option<JoinHandle<()>>,
     /// The commit to show, of a store that is only read.
     at: Option<Timestamp>,
@@ -39,17 +38,18 @@ impl OpenStore {
     pub(crate) async fn open(path: &Path) -> Outcome<Self> {
         let key = key::given()?;
         let key = key.as_ref().map(Key::unlock);
-        Self::open_with(path, async |device, options| {
+        let disks = Disks::open(&[path], Access::Write)?;
+        Self::open_with(disks, async |device, options| {
             Store::open_with(device, options, key.as_ref()).await
         })
         .await
     }
 
     /// The same for one that is to be restored to and that nobody else can open yet.
-    pub(crate) async fn open_unfinished(path: &Path) -> Outcome<Self> {
+    pub(crate) async fn open_unfinished(disks: Disks) -> Outcome<Self> {
         let key = key::given()?;
         let key = key.as_ref().map(Key::unlock);
-        Self::open_with(path, async |device, options| {
+        Self::open_with(disks, async |device, options| {
             Store::open_unfinished(device, options, key.as_ref()).await
         })
         .await
@@ -57,15 +57,14 @@ impl OpenStore {
 
     /// Opens the image as it was after a commit, to be read.
     pub(crate) async fn open_at(path: &Path, commit: u64) -> Outcome<Self> {
-        let shown = path.display().to_string();
-        let (device, disks) = open_mirror(&[path], &shown, Access::Read).await?;
+        let disks = Disks::open(&[path], Access::Read)?;
+        let device = disks.mirror().await?;
         let at = Timestamp(commit);
         let key = key::given()?;
         let key = key.as_ref().map(Key::unlock);
         let store = Store::open_at(device, store_options()?, key.as_ref(), at).await;
         Ok(Self {
-            store: Rc::new(store.map_err(|error| Error::new(&shown, error))?),
-            shown,
+            store: Rc::new(store.map_err(|error| Error::new(&disks.shown, error))?),
             disks,
             runner: None,
             at: Some(at),
@@ -73,22 +72,20 @@ impl OpenStore {
     }
 
     async fn open_with(
-        path: &Path,
+        disks: Disks,
         open: impl AsyncFnOnce(
             Mirror<FileDevice>,
             Options,
         ) -> Result<Store<Mirror<FileDevice>>, OpenError>,
     ) -> Outcome<Self> {
-        let shown = path.display().to_string();
-        let (device, disks) = open_mirror(&[path], &shown, Access::Write).await?;
+        let device = disks.mirror().await?;
         let store = open(device, store_options()?).await;
-        let store = Rc::new(store.map_err(|error| Error::new(&shown, error))?);
+        let store = Rc::new(store.map_err(|error| Error::new(&disks.shown, error))?);
         let running = Rc::clone(&store);
         let runner =
             tokio::task::spawn_local(async move { Box::pin(running.run(&HostClock::new())).await });
         Ok(Self {
             store,
-            shown,
             disks,
             runner: Some(runner),
             at: None,
@@ -122,7 +119,7 @@ impl OpenStore {
         let digits = digits.chars().filter(char::is_ascii_digit).take(17);
         let name = format!("backup-{}", digits.collect::<String>());
         let begun = self.store.begin_backup(&name, time).await;
-        let begun = begun.map_err(|error| Error::new(&self.shown, error))?;
+        let begun = begun.map_err(|error| Error::new(&self.disks.shown, error))?;
         Ok(Known {
             name: begun.name,
             commit: begun.commit.0,
@@ -143,7 +140,7 @@ impl OpenStore {
         match self.store.read_backup(source, token, FRAME_BYTES).await {
             Ok(bytes) => Ok(Frame::Bytes(bytes)),
             Err(BackupReadError::KeysGone) => Ok(Frame::KeysGone),
-            Err(error) => Err(Error::new(&self.shown, error)),
+            Err(error) => Err(Error::new(&self.disks.shown, error)),
         }
     }
 
@@ -152,7 +149,7 @@ impl OpenStore {
             return Ok(());
         }
         let removed = self.store.delete_file_snapshot(snapshot).await;
-        removed.map_err(|error| Error::new(&self.shown, error))
+        removed.map_err(|error| Error::new(&self.disks.shown, error))
     }
 
     /// Makes everything durable and ends in order.
@@ -163,7 +160,7 @@ impl OpenStore {
         let durable = self.store.shutdown().await;
         runner
             .await
-            .map_err(|error| Error::new(&self.shown, error))?;
-        durable.map_err(|_| disk_failed(&self.shown, &self.disks))
+            .map_err(|error| Error::new(&self.disks.shown, error))?;
+        durable.map_err(|_| self.disks.failed())
     }
 }

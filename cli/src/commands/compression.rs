@@ -1,11 +1,12 @@
 //! `siltstone compression`, and what `mkfs --compress` does last.
 
+use std::fmt::Display;
+
 use lfs::Compression;
 
 use crate::arguments::SetCompression;
 use crate::error::{Error, Outcome};
-use crate::image::{reading, writing};
-use crate::location::ImageName;
+use crate::image::{Image, reading, writing};
 use crate::output::Output;
 
 pub(crate) async fn compression(arguments: SetCompression) -> Outcome<()> {
@@ -18,14 +19,11 @@ pub(crate) async fn compression(arguments: SetCompression) -> Outcome<()> {
         })
         .await;
     };
-    set(name, setting).await
+    writing(name, async |image| set(image, name, setting).await).await
 }
 
-/// Sets how what is written to an image is compressed; durable on return.
-pub(crate) async fn set(name: &ImageName, setting: Compression) -> Outcome<()> {
-    writing(name, async |image| {
-        let set = image.volume().set_compression(setting).await;
-        set.map_err(|error| Error::new(name, error))
-    })
-    .await
+/// Sets how what is written to an image is compressed; durable once it is closed.
+pub(crate) async fn set(image: &Image, name: impl Display, setting: Compression) -> Outcome<()> {
+    let set = image.volume().set_compression(setting).await;
+    set.map_err(|error| Error::new(name, error))
 }

@@ -8,8 +8,8 @@ use lfs::{Compression, Content, FileSystemId, FormatOptions};
 use crate::arguments::Mkfs;
 use crate::commands::compression;
 use crate::error::{About as _, Error, Outcome};
+use crate::image::{Disks, Image, writing_to};
 use crate::key::{self, Key};
-use crate::location::ImageName;
 use crate::output::human;
 
 /// Of an image file that does not exist and for which no size is given.
@@ -46,12 +46,12 @@ pub(crate) async fn mkfs(arguments: Mkfs) -> Outcome<()> {
         Err(error) => return Err(error).about(&shown),
     };
     let outcome = tokio::select! {
-        outcome = make(device, &arguments, key.as_ref()) => outcome,
+        outcome = make(&device, &arguments, key.as_ref()) => outcome,
         () = interrupted() => Err(Error::Interrupted),
     };
     if outcome.is_err() && created {
         // Nothing of value is in it.
-        let _ = std::fs::remove_file(&arguments.image);
+        let _ = device.remove(&arguments.image);
     }
     outcome
 }
@@ -83,17 +83,17 @@ async fn prepare(device: FileDevice, arguments: &Mkfs) -> Outcome<FileDevice> {
 }
 
 /// Makes a file system, with its settings.
-async fn make(device: FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Outcome<()> {
-    format(&device, arguments, key).await?;
+async fn make(device: &FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Outcome<()> {
+    format(device, arguments, key).await?;
     if arguments.compress == Compression::default() {
         return Ok(());
     }
-    drop(device);
-    let name = ImageName {
-        path: arguments.image.clone(),
-        snapshot: None,
-    };
-    compression::set(&name, arguments.compress).await
+    let shown = arguments.image.display();
+    let disks = Disks::of(device.clone(), &arguments.image);
+    writing_to(Image::on(disks).await?, async |image| {
+        compression::set(image, &shown, arguments.compress).await
+    })
+    .await
 }
 
 async fn format(device: &FileDevice, arguments: &Mkfs, key: Option<&Key>) -> Outcome<()> {

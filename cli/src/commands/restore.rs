@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lfs::Loaded;
 use lfs::host::{Access, FileDevice, interrupted, now_ns, random};
-use lfs::{BackupId, Content, FileError, FileSystemId, FormatOptions, ROOT, Suite};
+use lfs::{BackupId, Content, FileError, FileSystemId, FormatOptions, Mirror, ROOT, Suite};
 
 use crate::arguments::Restore;
 use crate::backup::{OpenStore, StreamReader, store_options};
 use crate::error::{About as _, Error, Outcome, complain};
-use crate::image::end_at_second_signal;
+use crate::image::{Disks, end_at_second_signal};
 use crate::key::{self, Key};
 
 pub(crate) async fn restore(arguments: Restore) -> Outcome<()> {
@@ -25,16 +25,16 @@ pub(crate) async fn restore(arguments: Restore) -> Outcome<()> {
     };
     let bytes = verify(files)?;
     let shown = image.display().to_string();
-    let created = prepare(image, arguments.size).await?;
+    let (device, created) = prepare(image, arguments.size).await?;
     end_at_second_signal();
     let outcome = tokio::select! {
-        outcome = fill(image, files, bytes) => outcome,
+        outcome = fill(&device, image, files, bytes) => outcome,
         () = interrupted() => Err(Error::Interrupted),
     };
     if outcome.is_err() {
         if created {
             // Nothing of value is in it.
-            let _ = std::fs::remove_file(image);
+            let _ = device.remove(image);
         } else {
             complain(format_args!(
                 "{shown} holds no file system: nothing was restored"
@@ -82,8 +82,9 @@ fn verify(files: &[PathBuf]) -> Outcome<u64> {
     Ok(bytes)
 }
 
-/// Makes sure that the image may be written to, and gives it its size. Whether it was made for this.
-async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
+/// Makes sure that the image may be written to, and gives it its size. It stays open until it is filled: nobody else gets it in
+/// between. Whether it was made for this.
+async fn prepare(image: &Path, size: Option<u64>) -> Outcome<(FileDevice, bool)> {
     let shown = image.display();
     if let Some(size) = size
         && size < lfs::DEVICE_BYTES_MIN
@@ -94,14 +95,14 @@ async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
             format_args!("an image takes at least {least}"),
         ));
     }
-    let mut device = match FileDevice::open(image, Access::Write) {
+    let device = match FileDevice::open(image, Access::Write) {
         Ok(device) => device,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let size = size.ok_or_else(|| {
                 Error::new(shown, "there is no such image; --size SIZE makes one")
             })?;
-            FileDevice::create(image, size).about(&image.display())?;
-            return Ok(true);
+            let device = FileDevice::create(image, size).about(&image.display())?;
+            return Ok((device, true));
         }
         Err(error) => return Err(error).about(&shown),
     };
@@ -114,11 +115,9 @@ async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
             return Err(Error::new(shown, what));
         }
         Content::FileSystem => {
-            drop(device);
-            if !is_empty(image).await? {
+            if !is_empty(&device, image).await? {
                 return Err(Error::new(shown, format_args!("it is in use; {not_empty}")));
             }
-            device = FileDevice::open(image, Access::Write).about(&shown)?;
         }
     }
     if let Some(size) = size
@@ -132,13 +131,14 @@ async fn prepare(image: &Path, size: Option<u64>) -> Outcome<bool> {
             "it has no size; --size SIZE gives it one",
         ));
     }
-    Ok(false)
+    Ok((device, false))
 }
 
 /// Whether an image has neither files nor keys nor snapshots. Writes nothing.
-async fn is_empty(image: &Path) -> Outcome<bool> {
+async fn is_empty(device: &FileDevice, image: &Path) -> Outcome<bool> {
     let shown = image.display();
-    let device = FileDevice::open(image, Access::Read).about(&shown)?;
+    let device = Mirror::open_read_only(device.clone()).await;
+    let device = device.map_err(|error| Error::new(&shown, error))?;
     let key = key::given()?;
     let key = key.as_ref().map(Key::unlock);
     let store = kvstore::Store::open_with(device, store_options()?, key.as_ref()).await;
@@ -164,23 +164,21 @@ async fn is_empty(image: &Path) -> Outcome<bool> {
 }
 
 /// Makes a file system in the image of what `files` say.
-async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
+async fn fill(device: &FileDevice, image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
     let shown = image.display();
-    let device = FileDevice::open(image, Access::Write).about(&shown)?;
     let mut options = FormatOptions::for_device_bytes(device.size_bytes());
     options.created_ns = now_ns();
     let id = FileSystemId(random().about("no random bytes from the kernel")?);
     let formatted = match key::given_new()? {
-        None => lfs::format_unfinished(&device, options, id).await,
+        None => lfs::format_unfinished(device, options, id).await,
         Some(key) => {
             let key = key.encryption(Suite::default());
-            lfs::format_encrypted_unfinished(&device, options, id, &key).await
+            lfs::format_encrypted_unfinished(device, options, id, &key).await
         }
     };
     formatted.map_err(|error| Error::new(&shown, error))?;
-    drop(device);
 
-    let target = OpenStore::open_unfinished(image).await?;
+    let target = OpenStore::open_unfinished(Disks::of(device.clone(), image)).await?;
     let outcome = apply(&target, files, bytes).await;
     let closed = target.close().await;
     match outcome {
@@ -196,8 +194,7 @@ async fn fill(image: &Path, files: &[PathBuf], bytes: u64) -> Outcome<()> {
         Err(Failure::Stream(error)) => return Err(error),
     }
 
-    let device = FileDevice::open(image, Access::Write).about(&shown)?;
-    let finished = lfs::finish_format(&device).await;
+    let finished = lfs::finish_format(device).await;
     finished.map_err(|error| Error::new(&shown, error))
 }
 

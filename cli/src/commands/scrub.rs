@@ -17,6 +17,8 @@ use crate::output::{Output, human};
 const TICK: Duration = Duration::from_millis(200);
 /// How long a disk that does not have everything is waited for without it getting any more.
 const STANDSTILL_MAX: Duration = Duration::from_mins(1);
+/// So often that may be waited for when nothing is left to copy.
+const RENEWAL_STANDSTILLS_MAX: u32 = 10;
 
 pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
     let name = &arguments.image.name;
@@ -66,10 +68,22 @@ async fn until_whole(device: &Mirror<FileDevice>) -> Outcome<()> {
             .mirror_status()
             .map_or(0, |status| status.behind_bytes)
     };
+    let mut standstills = 0;
     while !device.is_whole() {
         let before = behind();
         let waited = tokio::time::timeout(STANDSTILL_MAX, device.whole()).await;
-        if waited.is_err() && behind() == before {
+        standstills = if behind() == before {
+            standstills + 1
+        } else {
+            0
+        };
+        // All is copied, and what could be taken for newer than it is is being written anew: how far that is, is not told.
+        let patience = if before == 0 {
+            RENEWAL_STANDSTILLS_MAX
+        } else {
+            1
+        };
+        if waited.is_err() && standstills >= patience {
             let message = "one of the two disks cannot be brought up to date";
             return Err(Error::Failed(message.to_owned()));
         }

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
-use crate::harness::{Running, Scratch, run, within_limit};
+use crate::harness::{Running, Scratch, is_mounted, run, within_limit};
 
 const NOBODY: u32 = 65_534;
 
@@ -157,12 +157,11 @@ fn a_mount_is_over_a_directory_and_outlives_its_output() {
 
     // Nobody hears that it is mounted.
     fs::create_dir(scratch.path("mount")).expect("made");
-    let device = fs::metadata(scratch.path("mount")).expect("there").dev();
     let mut command = tool(&scratch, &["mount", "disk", "mount"]);
     let full = OpenOptions::new().write(true).open("/dev/full");
     command.stdout(full.expect("the kernel has it"));
     let running = Running::start(command);
-    within_limit(|| fs::metadata(scratch.path("mount")).is_ok_and(|found| found.dev() != device));
+    is_mounted(&scratch.path("mount"));
     fs::write(scratch.path("mount/file"), "content").expect("written");
     unmount(scratch.path("mount"), UnmountFlags::empty()).expect("not in use");
     running.wait().ok();

@@ -1,12 +1,15 @@
 //! Scratch directories, bounded processes, and mounts that never outlive a test.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
@@ -121,12 +124,26 @@ pub(crate) fn run(mut command: Command) -> Output {
     Running::start(command).wait()
 }
 
-/// Waits until something is so, which has to come in time.
+/// Waits until something is so, which has to come in time. It is looked at again and again: for what the kernel announces to nobody,
+/// as the size of a mounted file system and the signals that another process catches.
 pub(crate) fn within_limit(mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !so() {
         assert!(Instant::now() < deadline, "not in time");
         std::thread::sleep(INTERVAL);
+    }
+}
+
+/// Waits until something is mounted on a directory, which has to come in time.
+pub(crate) fn is_mounted(directory: &Path) {
+    let device = |path: &Path| std::fs::metadata(path).expect("there").dev();
+    let parent = device(directory.parent().expect("not the root"));
+    let mounts = File::open("/proc/self/mountinfo").expect("there");
+    while device(directory) == parent {
+        let limit = Timespec::try_from(LIMIT).expect("short");
+        let mut changes = [PollFd::new(&mounts, PollFlags::PRI)];
+        let woken = poll(&mut changes, Some(&limit)).expect("can be waited for");
+        assert!(woken > 0, "not in time");
     }
 }
 

@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -90,10 +90,24 @@ impl FileDevice {
         let made = made.and_then(|()| device.shared.file.sync_all());
         if let Err(error) = made.and_then(|()| sync_directory_of(path)) {
             // There is nothing in it. That it is there is the smaller problem.
-            let _ = std::fs::remove_file(path);
+            let _ = device.remove(path);
             return Err(error);
         }
         Ok(device)
+    }
+
+    /// Removes the name of an image of which nothing came. While it is open nobody else has it; should `path` lead to another file by now, that
+    /// stays.
+    ///
+    /// # Errors
+    /// When the name is gone, or cannot be removed.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        let own = self.shared.file.metadata()?;
+        let there = std::fs::symlink_metadata(path)?;
+        if (own.dev(), own.ino()) != (there.dev(), there.ino()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        std::fs::remove_file(path)
     }
 
     fn new(file: File, access: Access) -> io::Result<Self> {
@@ -331,6 +345,21 @@ mod tests {
         let mut buffer = Buffer::zeroed(1).expect("memory");
         buffer.bytes_mut().fill(byte);
         buffer
+    }
+
+    /// Whoever was second, and found it locked, removed what the first was serving.
+    #[test]
+    fn a_name_is_removed_only_while_it_leads_to_what_is_open() {
+        let (_directory, path) = image(1 << 20);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        let again = FileDevice::create(&path, 1 << 20).expect_err("it is there");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        std::fs::rename(&path, path.with_extension("old")).expect("renamed");
+        std::fs::write(&path, "another").expect("written");
+        assert!(device.remove(&path).is_err());
+        assert_eq!(std::fs::read(&path).expect("there"), b"another");
+        device.remove(&path.with_extension("old")).expect("removed");
+        assert!(!path.with_extension("old").exists());
     }
 
     #[test]
