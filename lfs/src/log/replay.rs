@@ -187,6 +187,10 @@ impl Replay {
                 .map_err(|_| ReplayFault::OutOfMemory)?;
             commit.changes.push(change);
         }
+        if data.start != data.end {
+            // Of what nothing is said.
+            return Err(ReplayFault::Broken);
+        }
         if ends {
             self.partial_bytes = 0;
             self.ready

@@ -614,11 +614,9 @@ impl<D: BlockDevice> Recovery<D> {
             return Ok(Some(group));
         }
         let mut next = self.cursor.clone();
+        let full = next.window.len() >= self.superblock.log_segments as usize;
         // A segment is only left for the next once it has a group, and the next one did not fit.
-        if self.cursor.next_block == 0
-            || next.window.len() >= self.superblock.log_segments as usize
-            || !next.advance()
-        {
+        if self.cursor.next_block == 0 || !next.advance() {
             return Ok(None);
         }
         let ahead = self.read_segment(&next).await?;
@@ -626,6 +624,10 @@ impl<D: BlockDevice> Recovery<D> {
         let Some(group) = found else {
             return Ok(None);
         };
+        if full {
+            // There is more log than there can be: the checkpoint is not the newest there was.
+            return Err(self.damaged_group());
+        }
         self.current = Some(ahead);
         self.cursor = next;
         Ok(Some(group))
@@ -888,7 +890,7 @@ async fn read_checkpoint<D: BlockDevice>(
     };
     // With the copy it is from, and its slot.
     let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
-    // Of each slot the highest number that a copy of it claims, and a copy that proves right.
+    // Of each slot the highest number that a copy of it claims or, where one cannot be read, may claim; and a copy that proves right.
     let mut claims = Vec::new();
     for slot in 0..2 {
         let own = superblock.slot_block(slot);
@@ -944,6 +946,11 @@ async fn read_checkpoint<D: BlockDevice>(
         let whole = valid
             .as_ref()
             .map(|(found, copy, _)| (found.sequence, *copy));
+        let claimed = if unread.is_some() {
+            Some(u64::MAX)
+        } else {
+            claimed
+        };
         claims.push((claimed, whole, own));
         if let Some(found) = valid.filter(|(found, ..)| is_newer(found, newest.as_ref())) {
             newest = Some(found);
@@ -971,7 +978,7 @@ async fn read_checkpoint<D: BlockDevice>(
                 continue;
             }
             match valid {
-                // One copy was torn before the other was begun, and that one is whole.
+                // One copy is torn, or nobody knows, and that one is whole.
                 Some((sequence, copy)) => spread(copy, slot, sequence).await?,
                 None => torn.push(slot),
             }
@@ -1038,7 +1045,8 @@ fn claim_segments(
 ) -> Option<LogCursor> {
     let start = &checkpoint.start;
     let numbers = [
-        checkpoint.sequence,
+        // Another one must be able to follow.
+        checkpoint.sequence.saturating_add(1),
         checkpoint.horizon.0,
         checkpoint.tree_commit.0,
         checkpoint.durable_group,

@@ -35,14 +35,19 @@ impl<D: BlockDevice> FileSystem<D> {
             let mut buffer = Buffer::zeroed(1).map_err(|_| CheckpointError::TooLarge)?;
             self.superblock.encode(block, &mut buffer);
             self.write(block, buffer).await?;
+            self.log.barrier(clock.sleep_ms(0)).await?;
         }
         // Where none is left to write again, an older one on the other copy is what still opens it.
         if self.superblock.suite.is_some()
-            && let Some((slots, _)) = damaged_copies(&self.device, &self.superblock).await
+            && let Some((slots, bad)) = damaged_copies(&self.device, &self.superblock).await
         {
-            for block in KEY_SLOT_BLOCKS {
+            // One block is right at any time: the one that is not comes first, and is durable before the other is written.
+            let mut blocks = KEY_SLOT_BLOCKS;
+            blocks.sort_by_key(|block| !bad.contains(&Some(*block)));
+            for block in blocks {
                 let buffer = slots_block(&slots, block).ok_or(CheckpointError::TooLarge)?;
                 self.write(block, buffer).await?;
+                self.log.barrier(clock.sleep_ms(0)).await?;
             }
         }
         {

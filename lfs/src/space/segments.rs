@@ -14,7 +14,9 @@ use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::disk::layout::{SEAL_AT, SEAL_BYTES, SegmentLayout, TABLE_MAGIC, TableLayout};
+use crate::disk::layout::{
+    NUMBER_MAX, SEAL_AT, SEAL_BYTES, SegmentLayout, TABLE_MAGIC, TableLayout,
+};
 use crate::disk::superblock::{Reserves, SegmentId, Superblock, TABLE_ENTRIES};
 use crate::seal::{Purpose, Vault};
 use crate::{BlockIndex, Buffer};
@@ -563,24 +565,28 @@ impl Segments {
         let first = index * TABLE_ENTRIES;
         let targets = self.table.get_mut(first as usize..).unwrap_or_default();
         let entries = rest.chunks_exact(size_of::<SegmentLayout>());
-        for (entry, segment) in entries.zip(targets).take(TABLE_ENTRIES as usize) {
-            let Ok(entry) = SegmentLayout::ref_from_bytes(entry) else {
-                return false;
-            };
-            let live_bytes = entry.live_bytes.get();
-            let Some(kind) = SegmentKind::from_number(entry.kind) else {
-                return false;
-            };
-            if u64::from(live_bytes) > self.segment_bytes
-                || (kind == SegmentKind::Free && live_bytes > 0)
-            {
-                return false;
-            }
-            *segment = Segment {
+        let entries = entries.take(targets.len().min(TABLE_ENTRIES as usize));
+        let segment_bytes = self.segment_bytes;
+        let decode = |entry: &[u8]| {
+            let entry = SegmentLayout::ref_from_bytes(entry).ok()?;
+            let kind = SegmentKind::from_number(entry.kind)?;
+            let (live_bytes, written_at) = (entry.live_bytes.get(), entry.written_at.get());
+            let possible = u64::from(live_bytes) <= segment_bytes
+                && (kind != SegmentKind::Free || live_bytes == 0)
+                && written_at < NUMBER_MAX;
+            possible.then(|| Segment {
                 live_bytes,
                 generation: entry.generation,
-                ..Segment::new(kind, entry.written_at.get())
-            };
+                ..Segment::new(kind, written_at)
+            })
+        };
+        // All of them, or none: there may be another copy.
+        if entries.clone().any(|entry| decode(entry).is_none()) {
+            return false;
+        }
+        for (segment, found) in targets.iter_mut().zip(entries.filter_map(decode)) {
+            *segment = found;
+            let (kind, live_bytes) = (segment.kind, segment.live_bytes);
             self.emptied += u32::from(segment.is_emptied());
             self.live_bytes += u64::from(live_bytes);
             self.free -= u32::from(kind != SegmentKind::Free);

@@ -133,13 +133,18 @@ impl Image {
 
     /// Appends a group with one commit of these records, as if it had been written last.
     fn append_group(&mut self, records: &[u8]) {
+        self.append_group_with(records, &[]);
+    }
+
+    /// The same with data.
+    fn append_group_with(&mut self, records: &[u8], data: &[u8]) {
         let groups = (0..self.0.len()).step_by(BLOCK_SIZE);
         let groups = groups.filter(|at| self.0[*at..].starts_with(b"SiGr"));
         let last = groups.max_by_key(|at| self.u64(at + 32)).unwrap();
         let len = 160 + self.u32(last + 68) + self.u32(last + 76);
         let at = last + (len as usize).next_multiple_of(BLOCK_SIZE);
         let mut frame = varint(records.len() as u64);
-        frame.push(0);
+        frame.extend(varint(data.len() as u64));
         frame.extend_from_slice(records);
         let len = frame.len() as u32;
         let (sequence, commit) = (self.u64(last + 32) + 1, self.u64(last + 40));
@@ -155,11 +160,15 @@ impl Image {
         self.set(at + 48, &checkpoint.to_le_bytes());
         self.set(at + 56, &1_u32.to_le_bytes());
         self.set(at + 64, &chain.to_le_bytes());
+        self.set(at + 68, &(data.len() as u32).to_le_bytes());
         self.set(at + 76, &len.to_le_bytes());
         self.set(at + 80, &len.to_le_bytes());
         self.set(at + 88, &next);
-        self.set(at + 160, &frame);
-        self.sum(at + 84, at + 160, at + 160 + frame.len());
+        let records = at + 160 + data.len();
+        self.set(at + 160, data);
+        self.set(records, &frame);
+        self.sum(at + 72, at + 160, records);
+        self.sum(at + 84, records, records + frame.len());
         self.sum(at + 4, at + 8, at + 160);
     }
 
@@ -330,6 +339,14 @@ fn numbers_of_a_checkpoint_that_cannot_be() {
     }
 }
 
+/// After which there could be no other: it was mounted, and then no checkpoint was ever made.
+#[test]
+fn a_checkpoint_that_would_be_the_last() {
+    let mut image = Image::in_use();
+    image.set_in_slot(32, &(NUMBER_MAX - 1).to_le_bytes());
+    image.must_be_refused("the last checkpoint", Structure::Checkpoint);
+}
+
 /// Promised is what the log must bring back, and replay begins where all of that is.
 #[test]
 fn a_checkpoint_ahead_of_its_log() {
@@ -448,4 +465,18 @@ fn records_whose_numbers_cannot_be() {
     let mut image = Image::in_use();
     image.append_group(&extent(5000, 0, 4100));
     image.must_be_refused("data that are not there", Structure::CommitGroup);
+}
+
+/// Bytes of data that no record tells of were passed over.
+#[test]
+fn data_that_belong_to_nothing() {
+    let removal = [2, 1, 99, 0];
+    let mut image = Image::in_use();
+    image.append_group_with(&removal, &[]);
+    image.try_out("no data").unwrap();
+    for rest in [1, 500] {
+        let mut image = Image::in_use();
+        image.append_group_with(&removal, &vec![7; rest]);
+        image.must_be_refused("data of nothing", Structure::CommitGroup);
+    }
 }

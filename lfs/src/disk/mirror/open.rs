@@ -505,7 +505,7 @@ enum Own {
 }
 
 /// Whether a disk is being made the mirror of another one that need not know it yet.
-fn is_filled_from(disk: &Record, other: &Record) -> bool {
+pub(super) fn is_filled_from(disk: &Record, other: &Record) -> bool {
     disk.incomplete && disk.other_id == other.id
 }
 

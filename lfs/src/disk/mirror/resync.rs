@@ -13,7 +13,7 @@ use embassy_futures::join::join3;
 use embassy_futures::select::{Either, select};
 
 use super::Mirror;
-use super::open::{Lack, Verdict, judge, lack};
+use super::open::{Lack, Verdict, is_filled_from, judge, lack};
 use super::record::{Other, RECORD_BLOCKS, Record};
 use super::regions::Regions;
 use super::state::{Request, Standing, State};
@@ -139,20 +139,22 @@ impl<A: BlockDevice> Mirror<A> {
                 return Err(Failed);
             }
             *blurred = in_part;
-            let new = || self.state(|state| state.adopted_record(member));
-            let own = found.record.clone().or_else(new).ok_or(Failed)?;
+            let own = self.own_record(member, found.record).ok_or(Failed)?;
             let lack = self.lack_of(member, &own, found.unread.is_some())?;
-            // From here on it is of no use alone.
+            // One that has never had everything, or is not known to come before the leader, holds anything.
+            let is_ours = lack == Lack::Marked && own.epoch > 0;
+            // From here on it is of no use alone, and if it is not ours, that outlasts this attempt.
             let own = Record {
                 incomplete: true,
                 generation: own.generation + 1,
+                epoch: if is_ours { own.epoch } else { 0 },
                 ..own
             };
             own.write(device).await.map_err(|_| Failed)?;
             self.state(|state| state.end_adoption(member));
-            Ok((own, lack))
+            Ok((own, lack, is_ours))
         };
-        let (own, lack) = match select(prepared, clock.sleep_ms(ANSWER_MS)).await {
+        let (own, lack, is_ours) = match select(prepared, clock.sleep_ms(ANSWER_MS)).await {
             Either::First(prepared) => prepared?,
             Either::Second(()) => {
                 self.state(|state| state.set_silent(member));
@@ -162,8 +164,7 @@ impl<A: BlockDevice> Mirror<A> {
         let mut follower = Follower {
             member,
             begun: self.state(|state| state.departures(member)),
-            // One that has never had everything, or is not known to come before the leader, holds anything.
-            is_ours: lack == Lack::Marked && own.epoch > 0,
+            is_ours,
             unread_run: 0,
         };
         self.state(|state| state.begin_resync(own, lack == Lack::All));
@@ -189,6 +190,27 @@ impl<A: BlockDevice> Mirror<A> {
             self.have_renewed(&follower).await?;
         }
         self.begin_epoch().await.map_err(|_| Failed)
+    }
+
+    /// The record that a disk goes on from: what was found on it. One that the leader is to adopt gets the one that was made for it, also if it
+    /// was being filled by the leader before, which has named another one since.
+    fn own_record(&self, member: usize, found: Option<Record>) -> Option<Record> {
+        self.state(|state| {
+            let adopted = state.adopted_record(member);
+            let (Some(found), Some(adopted)) = (&found, &adopted) else {
+                return found.or(adopted);
+            };
+            let lead = state.record(state.lead())?;
+            let filled = is_filled_from(found, lead);
+            Some(if filled && found.id != adopted.id {
+                Record {
+                    generation: found.generation,
+                    ..adopted.clone()
+                }
+            } else {
+                found.clone()
+            })
+        })
     }
 
     /// Has the file system write anew, to both disks, what of an earlier state would be believed.

@@ -273,6 +273,64 @@ fn a_slot_that_neither_disk_can_read_is_not_passed_over() {
     }
 }
 
+/// A whole checkpoint that was never in force, on the disk that could not be read for a moment, was believed later.
+#[test]
+fn what_one_disk_may_have_in_the_other_slot_is_written_over() {
+    let base = pair(415);
+    // The next checkpoint, as the disks would have it.
+    let later = snapshots(&base, 416);
+    let mut machine = Machine::boot(&later, 416).unwrap();
+    machine.put(1).unwrap();
+    machine.checkpoint();
+    let changed = |slot: &u64| block_of(&later[0], *slot) != block_of(&base[0], *slot);
+    let slot = SLOTS.into_iter().find(changed).unwrap();
+    for member in [0, 1] {
+        let disks = snapshots(&base, 417);
+        let (disk, next) = (disks[member].clone(), block_of(&later[member], slot));
+        Executor::new(0).run(async move {
+            let mut buffer = Buffer::zeroed(1).unwrap();
+            buffer.bytes_mut().copy_from_slice(&next);
+            disk.write(BlockIndex(slot), buffer).await.1.unwrap();
+        });
+        bad_blocks(&disks[member], [slot].into());
+        mount(&disks, 418).unwrap();
+        for disk in &disks {
+            disk.clear_faults();
+        }
+        let there = disks.each_ref().map(|disk| block_of(disk, slot));
+        assert!(there[0] == there[1], "disk {member}");
+        assert_each_has(&snapshots(&disks, 419), 0, "written over");
+    }
+}
+
+/// A flush that failed was told to whoever asked, such as a scrub; the log asked next, and was told that all is well.
+#[test]
+fn after_a_flush_of_the_last_disk_failed_none_goes_well() {
+    for alone in [false, true] {
+        let disks = pair(425);
+        let which = if alone { &disks[..1] } else { &disks[..] };
+        let mut machine = Machine::boot(which, 426).unwrap();
+        machine.put(1).unwrap();
+        if !alone {
+            disks[1].set_faults(|_| Some(DeviceError::Io));
+            machine.put(2).unwrap();
+            assert_eq!(machine.status().members[1], MemberState::Out);
+        }
+        let mut failed = false;
+        disks[0].set_faults(move |request| {
+            let fails = request == Request::Flush && !core::mem::replace(&mut failed, true);
+            fails.then_some(DeviceError::Io)
+        });
+        let mirror = machine.mirror.clone();
+        let flushed = machine.executor.run(async move {
+            let first = mirror.flush().await;
+            (first, mirror.flush().await)
+        });
+        assert_eq!(flushed, (Err(DeviceError::Io), Err(DeviceError::Io)));
+        assert!(machine.put(3).is_err(), "nothing is promised any more");
+    }
+}
+
 /// An extent shares its last block with another one. That was taken from the disk on which it had rotted, because a third block could not be
 /// read on the one that had it.
 #[test]

@@ -93,6 +93,47 @@ fn a_disk_that_another_one_was_filling_is_refused_and_not_changed() {
     assert!(refused > 5, "{refused}");
 }
 
+/// A disk was being filled, then its leader was given another new one, then the first again: it was tried again and again, and never came in.
+#[test]
+fn a_disk_that_was_half_filled_is_taken_in_after_another_one_was() {
+    let leader = first_disk(440);
+    let news = [SimDisk::new(BLOCKS, 441), SimDisk::new(BLOCKS, 442)];
+    // Either is left when it says that it is not complete.
+    let mut left = leader;
+    let mut half = Vec::new();
+    for (new, seed) in news.iter().zip(443..) {
+        let filling = [left.snapshot(seed), new.snapshot(seed)];
+        let mut machine = Machine::boot(&filling, seed).unwrap();
+        machine.whole();
+        let part = (0..filling[1].event_count()).find_map(|events| {
+            let part = filling[1].crash_at(events).disk(|_| true, seed);
+            let alone = Machine::boot(&[part.snapshot(0)], 1).err();
+            alone
+                .is_some_and(|error| error.contains("not complete"))
+                .then_some(part)
+        });
+        half.push(part.unwrap());
+        // The leader as it was when it had named the new one and that one was not in.
+        let named = (0..filling[0].event_count()).rev().find_map(|events| {
+            let disk = filling[0].crash_at(events).disk(|_| true, seed);
+            let pair = [disk.snapshot(1), half.last().unwrap().snapshot(1)];
+            let mirror = open(&pair, 7).ok()?;
+            let status = mirror.mirror_status()?;
+            (status.members[0] == MemberState::In && status.members[1] != MemberState::In)
+                .then_some(disk)
+        });
+        left = named.unwrap();
+    }
+    for new in half {
+        let disks = [left.snapshot(450), new.snapshot(451)];
+        let mut machine = Machine::boot(&disks, 452).unwrap();
+        machine.whole();
+        machine.put(1).unwrap();
+        machine.shutdown();
+        assert_each_has(&disks, 1, "taken in");
+    }
+}
+
 /// A disk with everything, of which the record could not be read, was left out: the stale one served, and took writes.
 #[test]
 fn a_stale_disk_does_not_lead_because_the_other_ones_record_cannot_be_read() {

@@ -194,6 +194,62 @@ fn a_new_disk_keeps_nothing_of_an_earlier_life() {
     assert!(cleared > 5, "{cleared}");
 }
 
+/// A disk that is not known to hold an earlier state of the same was taken for one that does from the second attempt to fill it on.
+#[test]
+fn what_is_not_ours_is_not_at_a_second_attempt_either() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Phase {
+        Away,
+        /// One home of its record cannot be read, and after some writes none goes well.
+        Half(usize),
+        There,
+    }
+    let base = pair(340);
+    let block = *used_blocks(&base[0]).last().unwrap();
+    let disks = snapshots(&base, 341);
+    let mut machine = Machine::boot(&disks, 342).unwrap();
+    let planted = disks[1].clone();
+    let written = Executor::new(0).run(async move {
+        let mut buffer = Buffer::zeroed(1).unwrap();
+        buffer.bytes_mut().fill(0x5A);
+        planted.write(BlockIndex(block), buffer).await.1
+    });
+    written.unwrap();
+    let phase = Rc::new(Cell::new(Phase::Away));
+    let of_disk = Rc::clone(&phase);
+    disks[1].set_faults(move |request| {
+        let fails = match (of_disk.get(), request) {
+            (Phase::Away, _) => true,
+            (Phase::Half(_), Request::Read(start, count)) => {
+                (start.0..start.0 + count as u64).contains(&7)
+            }
+            (Phase::Half(0), Request::Write(..)) => {
+                of_disk.set(Phase::There);
+                true
+            }
+            (Phase::Half(left), Request::Write(..)) => {
+                of_disk.set(Phase::Half(left - 1));
+                false
+            }
+            _ => false,
+        };
+        fails.then_some(DeviceError::Io)
+    });
+    machine.put(1).unwrap();
+    assert_eq!(machine.status().members[1], MemberState::Out);
+    bad_blocks(&disks[0], [block].into());
+    phase.set(Phase::Half(3));
+    machine.whole();
+    assert!(
+        phase.get() == Phase::There,
+        "the first attempt was cut short"
+    );
+    assert!(machine.status().unread_blocks > 0);
+    let at = block as usize * 4096;
+    let bytes = disks[1].to_bytes();
+    assert!(!bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A));
+}
+
 /// From a disk that can hardly be read nothing becomes whole: then its copy would be taken for one.
 #[test]
 fn a_disk_that_can_hardly_be_read_is_no_source() {
