@@ -1,7 +1,8 @@
 //! Concurrent writers that keep a [`Ledger`] each, for power cuts and failing disks.
 //!
 //! Each writer has a connection and keys of its own: new keys, overwritten ones, counters, growing
-//! values, deletions, and MULTI/EXEC over several of them; one command at a time or pipelined.
+//! values, deletions, and MULTI/EXEC over several of them; one command at a time or pipelined. However long they
+//! write, a disk of 32 MiB holds what eight of them keep.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -16,6 +17,10 @@ use crate::ledger::{Contents, Ledger, Operation, Step};
 
 /// Longest pipeline of one writer, in steps.
 const BATCH_STEPS_MAX: usize = 16;
+/// New keys of a writer at a time: from then on the oldest are written again.
+const NEW_KEYS: u32 = 256;
+/// One in so many steps of a growing value ends it.
+const GROWTHS: u8 = 128;
 /// For any progress a test waits for.
 const PROGRESS_LIMIT: Duration = Duration::from_mins(1);
 /// Keys a check reads at a time.
@@ -183,15 +188,14 @@ impl Writer {
         match self.rng.u8(..10) {
             0..4 => {
                 self.keys_used += 1;
-                Operation::Set(
-                    format!("w{writer}:new:{}", self.keys_used),
-                    self.draw_value(),
-                )
+                let key = self.keys_used % NEW_KEYS;
+                Operation::Set(format!("w{writer}:new:{key}"), self.draw_value())
             }
             4..6 => Operation::Set(format!("w{writer}:over:{few}"), self.draw_value()),
             6..8 => Operation::Increment(format!("w{writer}:count:{few}")),
+            8 if self.rng.u8(..GROWTHS) == 0 => Operation::Delete(format!("w{writer}:grow:{few}")),
             8 => Operation::Append(format!("w{writer}:grow:{few}"), vec![b'a' + few as u8; 30]),
-            _ => Operation::Delete(format!("w{writer}:new:{}", self.rng.u32(..=self.keys_used))),
+            _ => Operation::Delete(format!("w{writer}:new:{}", self.rng.u32(..NEW_KEYS))),
         }
     }
 

@@ -339,11 +339,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let window = u64::from(self.superblock.log_segments);
         let reserved = u64::from(self.reserves().segments_reserved());
         let count = u64::from(segments.count());
-        let objects = self.objects.borrow();
-        let of_objects = objects
-            .values()
-            .map(|object| object.info.segments.len() as u64)
-            .sum::<u64>();
+        let of_objects = u64::from(segments.of_objects());
         let live_files = segments
             .live_bytes()
             .saturating_sub(of_objects * segment_bytes);
@@ -379,13 +375,9 @@ impl<D: BlockDevice> FileSystem<D> {
         if reserve == 0 {
             return 0;
         }
-        let objects = self.objects.borrow();
-        let taken = objects
-            .values()
-            .map(|object| object.info.segments.len() as u64)
-            .sum::<u64>();
+        let taken = self.segments.borrow().of_objects();
         let promised = reserve.div_ceil(self.superblock.segment_bytes() as u64);
-        u32::try_from(promised.saturating_sub(taken)).unwrap_or(u32::MAX)
+        u32::try_from(promised.saturating_sub(taken.into())).unwrap_or(u32::MAX)
     }
 
     /// Begins a new object.

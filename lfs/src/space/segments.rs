@@ -103,6 +103,10 @@ impl Segment {
     fn is_only_log(&self) -> bool {
         self.pinned && self.live_bytes == 0 && self.kind == SegmentKind::Log
     }
+
+    fn is_objects(&self) -> bool {
+        self.kind == SegmentKind::Object
+    }
 }
 
 const FREE: Segment = Segment {
@@ -132,6 +136,8 @@ pub(crate) struct Segments {
     emptied: u32,
     /// Segments of the log in which nothing is meant, which replay may need.
     only_log: u32,
+    /// Segments of objects.
+    of_objects: u32,
     /// Blocks of the table that changed since they were last written, by index.
     changed: Vec<bool>,
     /// Which home of each table block is in force.
@@ -168,6 +174,7 @@ impl Segments {
             live_bytes: 0,
             emptied: 0,
             only_log: 0,
+            of_objects: 0,
             changed,
             homes,
             since_freeze: None,
@@ -327,9 +334,11 @@ impl Segments {
         if let Some(segment) = self.table.get_mut(id.0 as usize) {
             self.emptied -= u32::from(segment.is_emptied());
             self.only_log -= u32::from(segment.is_only_log());
+            self.of_objects -= u32::from(segment.is_objects());
             change(segment);
             self.emptied += u32::from(segment.is_emptied());
             self.only_log += u32::from(segment.is_only_log());
+            self.of_objects += u32::from(segment.is_objects());
         }
     }
 
@@ -370,6 +379,11 @@ impl Segments {
     /// How many segments of the log hold nothing that is meant, those included that it has only decided on.
     pub(crate) fn only_log_count(&self) -> u32 {
         self.only_log
+    }
+
+    /// How many segments objects take: also those being written, and those that nothing names any longer.
+    pub(crate) fn of_objects(&self) -> u32 {
+        self.of_objects
     }
 
     /// Segments in which nothing is meant and that nobody holds: free once a checkpoint that begins
@@ -588,6 +602,7 @@ impl Segments {
             *segment = found;
             let (kind, live_bytes) = (segment.kind, segment.live_bytes);
             self.emptied += u32::from(segment.is_emptied());
+            self.of_objects += u32::from(segment.is_objects());
             self.live_bytes += u64::from(live_bytes);
             self.free -= u32::from(kind != SegmentKind::Free);
         }

@@ -7,6 +7,8 @@
 use crate::common;
 
 use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 
 use crate::common::{SEGMENT_BLOCKS, formatted, mount, seed, try_mount};
@@ -438,4 +440,38 @@ fn a_checkpoint_whose_maker_is_gone_is_the_last() {
         try_mount(&disk.snapshot(0)).unwrap().filesystem.durable(),
         acknowledged
     );
+}
+
+/// What an object takes that is being written, or that a checkpoint has let go of and the device is told of, was counted
+/// as taken by files: the layer above found the disk full that was not.
+#[test]
+fn objects_that_come_and_go_take_nothing_from_the_room_for_objects() {
+    let disk = formatted(72, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let room = filesystem.usage().object_bytes_max;
+    let clock = executor.clock();
+    let seen = executor.run(async move {
+        let work = async {
+            for _ in 0..3 {
+                let mut object = filesystem.create_object().unwrap();
+                let bytes = vec![1; 8 * SEGMENT_BLOCKS * BLOCK_SIZE];
+                object.append(&bytes).await.unwrap();
+                let kept = [object.finish().await.unwrap()];
+                let made = filesystem.checkpoint(CommitNumber(0), &kept, &[], &clock);
+                made.await.unwrap();
+            }
+        };
+        // Whenever something that it waited for is over.
+        let mut seen = Vec::new();
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            seen.push(filesystem.usage().object_bytes_max);
+            work.as_mut().poll(context)
+        })
+        .await;
+        seen
+    });
+    assert!(seen.len() > 24, "{}", seen.len());
+    assert!(seen.iter().all(|&bytes| bytes == room), "{room}: {seen:?}");
 }
