@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::support::value::Value;
 use crate::support::{Client, World, request};
-use lfs::sim::Request;
+use lfs::sim::{Request, SimDisk};
 use lfs::{Clock, DeviceError};
 
 const IO_ERROR: &str = "MISCONF Errors writing to the AOF file: Input/output error";
@@ -36,6 +36,17 @@ impl Gate {
     }
 }
 
+/// How many flushes a disk is asked for from here on.
+fn flushes_of(disk: &SimDisk) -> Rc<Cell<u32>> {
+    let flushes = Rc::new(Cell::new(0));
+    let seen = Rc::clone(&flushes);
+    disk.set_faults(move |request| {
+        seen.set(seen.get() + u32::from(request == Request::Flush));
+        None
+    });
+    flushes
+}
+
 fn client(world: &mut World) -> Client {
     world.connect()
 }
@@ -43,12 +54,7 @@ fn client(world: &mut World) -> Client {
 #[test]
 fn a_reply_to_a_write_leaves_after_its_flush() {
     let mut world = World::new(support::seed(1), &[]);
-    let flushes = Rc::new(Cell::new(0));
-    let seen = Rc::clone(&flushes);
-    world.disk.set_faults(move |request| {
-        seen.set(seen.get() + u32::from(request == Request::Flush));
-        None
-    });
+    let flushes = flushes_of(&world.disk);
     let mut client = client(&mut world);
     world.run(async move {
         for round in 1..=50 {
@@ -69,12 +75,7 @@ fn a_reply_to_a_write_leaves_after_its_flush() {
 #[test]
 fn a_pipeline_shares_flushes() {
     let mut world = World::new(support::seed(2), &[]);
-    let flushes = Rc::new(Cell::new(0));
-    let seen = Rc::clone(&flushes);
-    world.disk.set_faults(move |request| {
-        seen.set(seen.get() + u32::from(request == Request::Flush));
-        None
-    });
+    let flushes = flushes_of(&world.disk);
     let mut client = client(&mut world);
     world.run(async move {
         let before = flushes.get();
@@ -91,12 +92,7 @@ fn a_pipeline_shares_flushes() {
 fn everysec_and_no_do_not_wait_and_waitaof_does() {
     for (mode, sync_ms) in [("everysec", 2_000), ("no", 31_000)] {
         let mut world = World::new(support::seed(3), &[("appendfsync", mode)]);
-        let flushes = Rc::new(Cell::new(0));
-        let seen = Rc::clone(&flushes);
-        world.disk.set_faults(move |request| {
-            seen.set(seen.get() + u32::from(request == Request::Flush));
-            None
-        });
+        let flushes = flushes_of(&world.disk);
         let mut client = client(&mut world);
         let clock = world.executor.clock();
         world.run(async move {

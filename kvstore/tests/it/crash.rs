@@ -12,7 +12,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::common::{Acknowledged, Model, contents, formatted, open, random_writes, seed};
+use crate::common::{
+    Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed,
+};
 use kvstore::{CommitError, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
 
@@ -112,14 +114,7 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Tim
     let mut executor = Executor::new(events as u64);
     let store = open(&mut executor, disk).unwrap_or_else(|error| panic!("{context}: {error}"));
     let recovered = store.committed();
-    let acknowledged = history
-        .acknowledged
-        .iter()
-        .filter(|ack| ack.events <= events);
-    let newest = acknowledged
-        .map(|ack| ack.timestamp)
-        .max()
-        .unwrap_or_default();
+    let newest = newest_acknowledged(&history.acknowledged, events);
     assert!(
         recovered >= newest,
         "{context}: {newest:?} was acknowledged, found {recovered:?}"

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    Acknowledged, Model, TestStore, contents, formatted, open, random_writes, seed,
+    Acknowledged, Model, TestStore, contents, formatted, newest_acknowledged, open, random_writes,
+    seed,
 };
 use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp, Transaction};
 use lfs::sim::{Executor, Random, SimDisk};
@@ -367,14 +368,7 @@ fn crash(disk: &SimDisk, history: &History, events: usize, random: &mut Random) 
         let store =
             open(&mut executor, &after).unwrap_or_else(|error| panic!("{context}: {error}"));
         let recovered = store.committed();
-        let acknowledged = history
-            .acknowledged
-            .iter()
-            .filter(|ack| ack.events <= events);
-        let newest = acknowledged
-            .map(|ack| ack.timestamp)
-            .max()
-            .unwrap_or_default();
+        let newest = newest_acknowledged(&history.acknowledged, events);
         assert!(
             recovered >= newest,
             "{context}: {newest:?} was acknowledged"

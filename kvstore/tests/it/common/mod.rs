@@ -132,3 +132,10 @@ pub struct Acknowledged {
     pub timestamp: Timestamp,
     pub events: usize,
 }
+
+/// The newest commit that had been acknowledged when the disk had seen `events`.
+pub fn newest_acknowledged(acknowledged: &[Acknowledged], events: usize) -> Timestamp {
+    let before = acknowledged.iter().filter(|ack| ack.events <= events);
+    let timestamps = before.map(|ack| ack.timestamp);
+    timestamps.max().unwrap_or_default()
+}

@@ -375,17 +375,7 @@ pub(crate) fn what_is_damaged_on_both_disks_in_different_places_is_put_together(
     let mut random = Random::new(seed(140));
     for round in 0..12 {
         let base = pair(140 + round);
-        let mut machine = Machine::boot(&base, round).unwrap();
-        for version in 1..=6 {
-            machine.put(version).unwrap();
-            if version == 3 {
-                machine.checkpoint();
-            }
-        }
-        if round % 2 == 0 {
-            machine.shutdown();
-        }
-        let disks = snapshots(&base, round);
+        let disks = with_six_versions(&base, round);
         for block in used_blocks(&disks[0]) {
             let one = random.index(8);
             let two = (one + 1 + random.index(7)) % 8;

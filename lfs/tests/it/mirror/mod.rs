@@ -681,6 +681,21 @@ fn used_blocks(disk: &SimDisk) -> Vec<u64> {
         .collect()
 }
 
+/// What is on the disks of a machine that has put six versions; every second one was shut down then, the others lost power.
+fn with_six_versions(base: &Disks, round: u64) -> Disks {
+    let mut machine = Machine::boot(base, round).unwrap();
+    for version in 1..=6 {
+        machine.put(version).unwrap();
+        if version == 3 {
+            machine.checkpoint();
+        }
+    }
+    if round.is_multiple_of(2) {
+        machine.shutdown();
+    }
+    snapshots(base, round)
+}
+
 fn rot(disks: &Disks, random: &mut Random) {
     for block in used_blocks(&disks[0]) {
         // Each block on one of them.
@@ -696,17 +711,7 @@ fn what_rots_on_one_disk_is_read_from_the_other_and_written_again() {
     let mut random = Random::new(seed);
     for round in 0..20 {
         let base = pair(90 + round);
-        let mut machine = Machine::boot(&base, round).unwrap();
-        for version in 1..=6 {
-            machine.put(version).unwrap();
-            if version == 3 {
-                machine.checkpoint();
-            }
-        }
-        if round % 2 == 0 {
-            machine.shutdown();
-        }
-        let disks = snapshots(&base, round);
+        let disks = with_six_versions(&base, round);
         rot(&disks, &mut random);
         let mut machine = Machine::boot(&disks, round).unwrap();
         assert_eq!(machine.get(), Ok(6), "round {round}");
