@@ -63,22 +63,23 @@ pub(crate) async fn scrub(arguments: Scrub) -> Outcome<()> {
 
 /// Waits until both disks have everything, as long as that gets on.
 async fn until_whole(device: &Mirror<FileDevice>) -> Outcome<()> {
-    let behind = || {
-        device
-            .mirror_status()
-            .map_or(0, |status| status.behind_bytes)
+    let progress = || {
+        let status = device.mirror_status();
+        status.map_or((0, 0), |status| {
+            (status.resynced_bytes, status.behind_bytes)
+        })
     };
     let mut standstills = 0;
     while !device.is_whole() {
-        let before = behind();
+        let before = progress();
         let waited = tokio::time::timeout(STANDSTILL_MAX, device.whole()).await;
-        standstills = if behind() == before {
+        standstills = if progress() == before {
             standstills + 1
         } else {
             0
         };
         // All is copied, and what could be taken for newer than it is is being written anew: how far that is, is not told.
-        let patience = if before == 0 {
+        let patience = if before.1 == 0 {
             RENEWAL_STANDSTILLS_MAX
         } else {
             1

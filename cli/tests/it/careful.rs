@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
-use crate::harness::{Running, Scratch, is_mounted, run, within_limit};
+use crate::harness::{Running, Scratch, run, until_mounted, within_limit};
 
 const NOBODY: u32 = 65_534;
 
@@ -161,7 +161,7 @@ fn a_mount_is_over_a_directory_and_outlives_its_output() {
     let full = OpenOptions::new().write(true).open("/dev/full");
     command.stdout(full.expect("the kernel has it"));
     let running = Running::start(command);
-    is_mounted(&scratch.path("mount"));
+    until_mounted(&scratch.path("mount"));
     fs::write(scratch.path("mount/file"), "content").expect("written");
     unmount(scratch.path("mount"), UnmountFlags::empty()).expect("not in use");
     running.wait().ok();

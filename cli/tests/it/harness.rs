@@ -135,15 +135,17 @@ pub(crate) fn within_limit(mut so: impl FnMut() -> bool) {
 }
 
 /// Waits until something is mounted on a directory, which has to come in time.
-pub(crate) fn is_mounted(directory: &Path) {
+pub(crate) fn until_mounted(directory: &Path) {
     let device = |path: &Path| std::fs::metadata(path).expect("there").dev();
     let parent = device(directory.parent().expect("not the root"));
     let mounts = File::open("/proc/self/mountinfo").expect("there");
+    let deadline = Instant::now() + LIMIT;
     while device(directory) == parent {
-        let limit = Timespec::try_from(LIMIT).expect("short");
-        let mut changes = [PollFd::new(&mounts, PollFlags::PRI)];
-        let woken = poll(&mut changes, Some(&limit)).expect("can be waited for");
-        assert!(woken > 0, "not in time");
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(left > Duration::ZERO, "not in time");
+        let limit = Timespec::try_from(left).expect("short");
+        // Somebody else's mounts wake it, too.
+        let _ = poll(&mut [PollFd::new(&mounts, PollFlags::PRI)], Some(&limit));
     }
 }
 

@@ -128,7 +128,8 @@ impl<D: BlockDevice> FileSystem<D> {
         clock: &impl Clock,
     ) -> Result<(), CheckpointError> {
         let sequence = self.checkpoint_sequence.get() + 1;
-        if sequence >= NUMBER_MAX {
+        // One after which none could come would not be mounted.
+        if sequence + 1 >= NUMBER_MAX {
             return Err(CheckpointError::TooLarge);
         }
         let objects = self.name_objects(&layer.keep)?;

@@ -77,7 +77,8 @@ impl FileDevice {
     /// Creates an image file of `size_bytes`, all holes. It is there for good.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`], or when it cannot be created; then it is not there.
+    /// [`io::ErrorKind::AlreadyExists`], or when it cannot be created; then it is not there, unless somebody else has opened it already or
+    /// nothing can be locked: then it is empty.
     pub fn create(path: &Path, size_bytes: u64) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)

@@ -14,7 +14,8 @@
 //! well, and what survives of it may be just what was lacking. So the head of either is overwritten, before anything else is.
 //!
 //! Nothing is written to the device before [`Recovery::finish`], which flushes. Where the device keeps two copies,
-//! what is read is taken from whichever proves right, or put together from both, and both get it (DESIGN.md, "Mirror"). A mount
+//! what is read is taken from whichever proves right, or put together from both, and both get it (DESIGN.md, "Mirror"): structures at
+//! once, as nothing else can be right in their place; groups and slots in `finish`, as only the end of the log tells which were the newest. A mount
 //! fails rather than go on with what one copy may still lack.
 
 use alloc::collections::BTreeSet;
@@ -62,7 +63,7 @@ pub struct Recovery<D: BlockDevice> {
     read_ahead: ReadAhead,
     /// The segment the cursor is in, once it was looked at.
     current: Option<LoadedSegment>,
-    /// Groups that not all copies have as the one that was believed.
+    /// Groups and slots that not all copies have as the one that was believed.
     uneven: Vec<Uneven>,
     /// Heads of what is not whole and will be written over: groups where the log goes on, and a slot.
     torn: Vec<BlockIndex>,
@@ -150,9 +151,14 @@ impl<D: BlockDevice> Recovery<D> {
         };
         require(&device, superblock.blocks_min())?;
         let vault = unlock(&device, &superblock, key).await?;
-        let (checkpoint, torn) = read_checkpoint(&device, &superblock, &vault).await?;
+        let Checkpoints {
+            newest: checkpoint,
+            uneven,
+            torn,
+        } = read_checkpoints(&device, &superblock, &vault).await?;
         let segments = read_table(&device, &superblock, &vault, &checkpoint).await?;
         let mut recovery = Self::begin(device, superblock, vault, checkpoint, segments).await?;
+        recovery.uneven.extend(uneven);
         recovery.torn.extend(torn);
         Ok(recovery)
     }
@@ -326,12 +332,7 @@ impl<D: BlockDevice> Recovery<D> {
         let header = &group.header;
         if header.checkpoint > self.checkpoint.sequence {
             // There was a newer checkpoint, and what it no longer named may be overwritten.
-            return Err(MountError::Damaged {
-                structure: Structure::Checkpoint,
-                block: self
-                    .superblock
-                    .slot_block(Checkpoint::slot(header.checkpoint)),
-            });
+            return Err(self.newer_checkpoint(header.checkpoint));
         }
         let start = self.cursor.next_block as usize * BLOCK_SIZE;
         let current = self.current.clone();
@@ -625,8 +626,8 @@ impl<D: BlockDevice> Recovery<D> {
             return Ok(None);
         };
         if full {
-            // There is more log than there can be: the checkpoint is not the newest there was.
-            return Err(self.damaged_group());
+            // There is more log than there can be: a checkpoint had let go of some.
+            return Err(self.newer_checkpoint(group.header.checkpoint));
         }
         self.current = Some(ahead);
         self.cursor = next;
@@ -791,6 +792,14 @@ impl<D: BlockDevice> Recovery<D> {
         })
     }
 
+    /// The checkpoint with this number was in force, and is not there.
+    fn newer_checkpoint(&self, sequence: u64) -> MountError {
+        MountError::Damaged {
+            structure: Structure::Checkpoint,
+            block: self.superblock.slot_block(Checkpoint::slot(sequence)),
+        }
+    }
+
     fn damaged_group(&self) -> MountError {
         MountError::Damaged {
             structure: Structure::CommitGroup,
@@ -878,121 +887,143 @@ fn require<D: BlockDevice>(device: &D, blocks: u64) -> Result<(), MountError> {
     Ok(())
 }
 
-/// The valid checkpoint with the highest sequence number, and the slots that begin as if they had a newer one.
-async fn read_checkpoint<D: BlockDevice>(
+/// What the checkpoint slots hold.
+struct Checkpoints {
+    /// The valid one with the highest sequence number.
+    newest: Checkpoint,
+    /// Slots that are valid and may not be so on all copies.
+    uneven: Vec<Uneven>,
+    /// Slots that are not, and begin as if they had a newer one.
+    torn: Vec<BlockIndex>,
+}
+
+/// A checkpoint slot.
+struct Slot {
+    own: BlockIndex,
+    /// The highest sequence number that a copy of it claims or, where one cannot be read, may claim.
+    claimed: Option<u64>,
+    /// With where it is from.
+    valid: Option<(Checkpoint, Uneven)>,
+}
+
+async fn read_checkpoints<D: BlockDevice>(
     device: &D,
     superblock: &Superblock,
     vault: &Vault,
-) -> Result<(Checkpoint, Vec<BlockIndex>), MountError> {
-    let decode = |own, bytes: &[u8]| {
-        let device_blocks = device.geometry().block_count;
-        Checkpoint::decode(superblock, vault, own, bytes, device_blocks)
+) -> Result<Checkpoints, MountError> {
+    let mut slots = [
+        read_either(device, superblock, vault, 0).await?,
+        read_either(device, superblock, vault, 1).await?,
+    ];
+    slots.sort_by_key(|slot| slot.valid.as_ref().map(|(found, _)| found.sequence));
+    let [other, newest] = slots;
+    let Some((newest, place)) = newest.valid else {
+        return Err(MountError::Damaged {
+            structure: Structure::Checkpoint,
+            block: superblock.slot_block(0),
+        });
     };
-    // With the copy it is from, and its slot.
-    let mut newest: Option<(Checkpoint, u8, BlockIndex)> = None;
-    // Of each slot the highest number that a copy of it claims or, where one cannot be read, may claim; and a copy that proves right.
-    let mut claims = Vec::new();
-    for slot in 0..2 {
-        let own = superblock.slot_block(slot);
-        let decode = |bytes: &[u8]| decode(own, bytes);
-        let mut valid: Option<(Checkpoint, u8, BlockIndex)> = None;
-        // A slot that cannot be read may be the newer one: going on with the other is not safe. Of a mirror, a
-        // disk that does not have all that was acknowledged is not asked.
-        let mut unread = None;
-        let (mut blocks, mut claimed) = (0, None);
-        for copy in 0..device.copies() {
-            let buffer = match read_slot(device, superblock, own, copy).await {
-                Ok(buffer) => buffer,
-                Err(MountError::Device(error)) => {
-                    unread = Some(error);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            blocks = blocks.max(Checkpoint::len_blocks(superblock, buffer.bytes()));
-            if let Some(head) = Checkpoint::head_of(superblock, own, buffer.bytes())
-                && superblock.allows(head.segment_count)
-            {
-                // Not one to pass over for an older one that may have been smaller.
-                require(device, superblock.blocks_for(head.segment_count))?;
-            }
-            claimed = claimed.max(Checkpoint::claimed_sequence(
-                superblock,
-                own,
-                buffer.bytes(),
-            ));
-            if let Some(found) = decode(buffer.bytes())
-                && is_newer(&found, valid.as_ref())
-            {
-                valid = Some((found, copy, own));
-            }
-        }
-        let readable = blocks > 0;
-        if valid.is_none() && device.copies() > 1 {
-            // Torn or damaged in different places. How long it is, is not known where no copy can be read as a whole.
-            if !readable {
-                blocks = superblock.slot_blocks as usize;
-            }
-            let together =
-                read_together(device, own, blocks, |bytes| decode(bytes).ok_or(())).await;
-            valid = together.map(|(_, found)| (found, 0, own));
-        }
-        if let Some(error) = unread
-            && !readable
-            && valid.is_none()
-        {
-            return Err(error.into());
-        }
-        let whole = valid
-            .as_ref()
-            .map(|(found, copy, _)| (found.sequence, *copy));
-        let claimed = if unread.is_some() {
-            Some(u64::MAX)
-        } else {
-            claimed
-        };
-        claims.push((claimed, whole, own));
-        if let Some(found) = valid.filter(|(found, ..)| is_newer(found, newest.as_ref())) {
-            newest = Some(found);
+    let (mut uneven, mut torn) = (Vec::new(), Vec::new());
+    if device.copies() > 1 {
+        // It may be whole on one copy only; all it names was durable on both before.
+        uneven.push(place);
+    }
+    if other.claimed > Some(newest.sequence) {
+        match other.valid {
+            // One copy is torn, or nobody knows, and that one is whole.
+            Some((_, place)) => uneven.push(place),
+            None => torn.push(other.own),
         }
     }
-    if let Some((newest, copy, own)) = newest {
-        let spread = async |copy, own, sequence| {
-            let buffer = read_slot(device, superblock, own, copy).await?;
-            let found = decode(own, buffer.bytes());
-            if found.is_none_or(|found| found.sequence != sequence) {
-                // The disk that had it is out, and the other one does not have it.
-                return Err(MountError::from(DeviceError::Gone));
-            }
-            let address = own.0 * BLOCK_SIZE as u64;
-            device.mend(copy, address, buffer.bytes()).await?;
-            Ok(())
-        };
-        if device.copies() > 1 {
-            // It may be whole on one copy only; all it names was durable on both before.
-            spread(copy, own, newest.sequence).await?;
-        }
-        let mut torn = Vec::new();
-        for (claimed, valid, slot) in claims {
-            if slot == own || claimed <= Some(newest.sequence) {
-                continue;
-            }
-            match valid {
-                // One copy is torn, or nobody knows, and that one is whole.
-                Some((sequence, copy)) => spread(copy, slot, sequence).await?,
-                None => torn.push(slot),
-            }
-        }
-        return Ok((newest, torn));
-    }
-    Err(MountError::Damaged {
-        structure: Structure::Checkpoint,
-        block: superblock.slot_block(0),
+    Ok(Checkpoints {
+        newest,
+        uneven,
+        torn,
     })
 }
 
-fn is_newer<T, U>(found: &Checkpoint, than: Option<&(Checkpoint, T, U)>) -> bool {
-    than.is_none_or(|(than, ..)| found.sequence > than.sequence)
+/// Reads slot `slot` from whichever copy has the newest checkpoint in it.
+///
+/// # Errors
+/// When it cannot be read: it may be the newest. Where one copy can be read and another cannot, if the first does not tell: if it has neither a valid
+/// checkpoint nor none.
+async fn read_either<D: BlockDevice>(
+    device: &D,
+    superblock: &Superblock,
+    vault: &Vault,
+    slot: u8,
+) -> Result<Slot, MountError> {
+    let own = superblock.slot_block(slot);
+    let decode = |bytes: &[u8]| {
+        let device_blocks = device.geometry().block_count;
+        Checkpoint::decode(superblock, vault, own, bytes, device_blocks)
+    };
+    let place = |copy: u8, bytes: &[u8]| {
+        let len = Checkpoint::len_blocks(superblock, bytes) * BLOCK_SIZE;
+        let bytes = bytes.get(..len).unwrap_or(bytes);
+        Uneven {
+            address: own.0 * BLOCK_SIZE as u64,
+            len: bytes.len(),
+            copy: copy.into(),
+            checksum: checksum(bytes),
+        }
+    };
+    let mut valid: Option<(Checkpoint, Uneven)> = None;
+    let (mut unread, mut spoilt) = (None, false);
+    let (mut blocks, mut claimed) = (0, None);
+    // Of a mirror, a disk that does not have all that was acknowledged is not asked.
+    for copy in 0..device.copies() {
+        let buffer = match read_slot(device, superblock, own, copy).await {
+            Ok(buffer) => buffer,
+            Err(MountError::Device(error)) => {
+                unread = Some(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let bytes = buffer.bytes();
+        blocks = blocks.max(Checkpoint::len_blocks(superblock, bytes));
+        if let Some(head) = Checkpoint::head_of(superblock, own, bytes)
+            && superblock.allows(head.segment_count)
+        {
+            // Not one to pass over for an older one that may have been smaller.
+            require(device, superblock.blocks_for(head.segment_count))?;
+        }
+        claimed = claimed.max(Checkpoint::claimed_sequence(superblock, own, bytes));
+        match decode(bytes) {
+            Some(found) => {
+                let newer = |(than, _): &(Checkpoint, _)| found.sequence > than.sequence;
+                if valid.as_ref().is_none_or(newer) {
+                    valid = Some((found, place(copy, bytes)));
+                }
+            }
+            // What was never written, or was buried, begins with zeros.
+            None => spoilt |= bytes.iter().take(BLOCK_SIZE).any(|byte| *byte != 0),
+        }
+    }
+    if valid.is_none() && device.copies() > 1 {
+        // Torn or damaged in different places. How long it is, is not known where no copy can be read as a whole.
+        if blocks == 0 {
+            spoilt = true;
+            blocks = superblock.slot_blocks as usize;
+        }
+        let check = |bytes: &[u8]| decode(bytes).ok_or(());
+        let together = read_together(device, own, blocks, check).await;
+        valid = together.map(|(buffer, found)| (found, place(0, buffer.bytes())));
+    }
+    match unread {
+        Some(error) if valid.is_none() && (spoilt || device.copies() == 1) => Err(error.into()),
+        Some(_) => Ok(Slot {
+            own,
+            claimed: Some(u64::MAX),
+            valid,
+        }),
+        None => Ok(Slot {
+            own,
+            claimed,
+            valid,
+        }),
+    }
 }
 
 /// Blocks of the segment table that one request reads.

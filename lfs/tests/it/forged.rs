@@ -345,6 +345,11 @@ fn a_checkpoint_that_would_be_the_last() {
     let mut image = Image::in_use();
     image.set_in_slot(32, &(NUMBER_MAX - 1).to_le_bytes());
     image.must_be_refused("the last checkpoint", Structure::Checkpoint);
+    // One that would not be mounted is not made.
+    for left in [2, 3] {
+        image.set_in_slot(32, &(NUMBER_MAX - left).to_le_bytes());
+        image.try_out(&format!("the last but {left}")).unwrap();
+    }
 }
 
 /// Promised is what the log must bring back, and replay begins where all of that is.

@@ -280,7 +280,7 @@ impl<A: BlockDevice> Mirror<A> {
         let mut devices = devices.into_iter();
         match (devices.next(), devices.next()) {
             (Some(first), None) => Self::open_one(first, false).await,
-            (Some(first), Some(second)) => Self::open_two(first, second, seed).await,
+            (Some(first), Some(second)) => Self::open_two(first, second, Some(seed)).await,
             _ => Err(MirrorError::Blank),
         }
     }
@@ -319,7 +319,7 @@ impl<A: BlockDevice> Mirror<A> {
         if let Some(blank) = found.iter().position(|found| matches!(found, Found::Blank)) {
             return Err(MirrorError::Stranger(Side::of(blank)));
         }
-        Self::open_two(first, second, [0; 16]).await
+        Self::open_two(first, second, None).await
     }
 
     /// Damaged places written again from the other disk, since it was opened.
@@ -367,7 +367,8 @@ impl<A: BlockDevice> Mirror<A> {
         ))
     }
 
-    async fn open_two(first: A, second: A, seed: [u8; 16]) -> Result<Self, MirrorError> {
+    /// `seed`: of the id of a disk that is taken in anew; without one, none is.
+    async fn open_two(first: A, second: A, seed: Option<[u8; 16]>) -> Result<Self, MirrorError> {
         let devices = [first, second];
         let [one, two] = &devices;
         let sizes = [one, two].map(|device| device.geometry().block_count);
@@ -388,6 +389,7 @@ impl<A: BlockDevice> Mirror<A> {
             }
             Pair::New(lead, superblock, own) => {
                 is_new = true;
+                let seed = seed.ok_or(MirrorError::Stranger(Side::of(1 - lead)))?;
                 let leader = if lead == 0 { one } else { two };
                 check_size(blocks_taken(leader, &superblock).await, sizes)?;
                 let (record, follower) = adopt(&superblock, own, seed, block_count);
@@ -405,7 +407,13 @@ impl<A: BlockDevice> Mirror<A> {
         let lacks = follower.as_ref().map(|follower| lack(&record, follower));
         state.one_leads(lead, record, Standing::Out);
         if let Some(follower) = follower {
-            state.set_record(1 - lead, follower);
+            // What lacks everything may hold anything, whatever it says of itself.
+            let epoch = if lacks == Some(Lack::All) {
+                0
+            } else {
+                follower.epoch
+            };
+            state.set_record(1 - lead, Record { epoch, ..follower });
         }
         if is_new {
             state.adopt();
@@ -506,7 +514,10 @@ enum Own {
 
 /// Whether a disk is being made the mirror of another one that need not know it yet.
 pub(super) fn is_filled_from(disk: &Record, other: &Record) -> bool {
-    disk.incomplete && disk.other_id == other.id
+    disk.incomplete
+        && !other.incomplete
+        && disk.other_id == other.id
+        && disk.filesystem == other.filesystem
 }
 
 fn pair(found: [Found; 2]) -> Result<Pair, MirrorError> {
@@ -536,13 +547,12 @@ fn pair(found: [Found; 2]) -> Result<Pair, MirrorError> {
         }
         (Found::Member(of_one, one), Found::Member(of_two, two)) => {
             let acquainted = one.other_id == two.id && two.other_id == one.id;
-            let same = one.filesystem == two.filesystem;
             // A disk that was being taken in when the power went, before the other one's record said so.
             match (of_one, of_two) {
-                (Some(superblock), _) if !acquainted && same && is_filled_from(&two, &one) => {
+                (Some(superblock), _) if !acquainted && is_filled_from(&two, &one) => {
                     Ok(Pair::New(0, superblock, Own::Member(one)))
                 }
-                (_, Some(superblock)) if !acquainted && same && is_filled_from(&one, &two) => {
+                (_, Some(superblock)) if !acquainted && is_filled_from(&one, &two) => {
                     Ok(Pair::New(1, superblock, Own::Member(two)))
                 }
                 (Some(superblock), _) | (None, Some(superblock)) => {
@@ -551,15 +561,12 @@ fn pair(found: [Found; 2]) -> Result<Pair, MirrorError> {
                 (None, None) => Err(MirrorError::Incomplete(Side::First)),
             }
         }
-        (Found::Single(superblock, next), Found::Member(_, record))
-            if record.incomplete && record.filesystem == superblock.id =>
-        {
-            Ok(Pair::New(0, superblock, Own::Single(next)))
+        // Who fills a disk says so first: another one does.
+        (Found::Member(_, record), Found::Single(..)) if record.incomplete => {
+            Err(MirrorError::Stranger(Side::First))
         }
-        (Found::Member(_, record), Found::Single(superblock, next))
-            if record.incomplete && record.filesystem == superblock.id =>
-        {
-            Ok(Pair::New(1, superblock, Own::Single(next)))
+        (Found::Single(..), Found::Member(_, record)) if record.incomplete => {
+            Err(MirrorError::Stranger(Side::Second))
         }
         (Found::Single(superblock, next), Found::Blank) => {
             Ok(Pair::New(0, superblock, Own::Single(next)))

@@ -141,7 +141,7 @@ impl<A: BlockDevice> Mirror<A> {
             *blurred = in_part;
             let own = self.own_record(member, found.record).ok_or(Failed)?;
             let lack = self.lack_of(member, &own, found.unread.is_some())?;
-            // One that has never had everything, or is not known to come before the leader, holds anything.
+            // One that has never had everything, or lacks all of it, holds anything.
             let is_ours = lack == Lack::Marked && own.epoch > 0;
             // From here on it is of no use alone, and if it is not ours, that outlasts this attempt.
             let own = Record {
@@ -196,20 +196,14 @@ impl<A: BlockDevice> Mirror<A> {
     /// was being filled by the leader before, which has named another one since.
     fn own_record(&self, member: usize, found: Option<Record>) -> Option<Record> {
         self.state(|state| {
-            let adopted = state.adopted_record(member);
-            let (Some(found), Some(adopted)) = (&found, &adopted) else {
-                return found.or(adopted);
-            };
             let lead = state.record(state.lead())?;
-            let filled = is_filled_from(found, lead);
-            Some(if filled && found.id != adopted.id {
-                Record {
+            match (found, state.adopted_record(member)) {
+                (Some(found), Some(adopted)) if is_filled_from(&found, lead) => Some(Record {
                     generation: found.generation,
-                    ..adopted.clone()
-                }
-            } else {
-                found.clone()
-            })
+                    ..adopted
+                }),
+                (found, adopted) => found.or(adopted),
+            }
         })
     }
 
@@ -233,9 +227,12 @@ impl<A: BlockDevice> Mirror<A> {
                 let same = known.is_some_and(|known| known.id == own.id);
                 return same.then_some(Lack::All).ok_or(Failed);
             }
-            if known.is_some_and(|known| known.id == own.id && known.epoch == own.epoch) {
+            match known.filter(|known| known.id == own.id) {
                 // What it lacks has been kept account of.
-                return Ok(Lack::Marked);
+                Some(known) if known.epoch == own.epoch => return Ok(Lack::Marked),
+                // It holds anything, and does not say so yet.
+                Some(known) if known.epoch == 0 => return Ok(Lack::All),
+                _ => {}
             }
             match judge([lead, own]) {
                 Ok(Verdict::Leads(0)) => Ok(lack(lead, own)),

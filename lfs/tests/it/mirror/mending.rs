@@ -303,6 +303,46 @@ fn what_one_disk_may_have_in_the_other_slot_is_written_over() {
     }
 }
 
+/// Two disks of which the first lost the newest checkpoint, in the slot at the block that is returned; version 2 came after it.
+fn first_lost_a_checkpoint(base: &Disks) -> (Disks, u64) {
+    let disks = snapshots(base, 431);
+    let mut machine = Machine::boot(&disks, 432).unwrap();
+    machine.put(1).unwrap();
+    machine.checkpoint();
+    let changed = |slot: &u64| block_of(&disks[0], *slot) != block_of(&base[0], *slot);
+    let slot = SLOTS.into_iter().find(changed).unwrap();
+    machine.put(2).unwrap();
+    let disks = snapshots(&disks, 433);
+    (disks, slot)
+}
+
+/// It was overwritten with an older one before the log showed that there was a newer one.
+#[test]
+fn a_checkpoint_that_one_disk_lost_and_the_other_cannot_read_just_now_stays() {
+    let base = pair(430);
+    for spoilt in [false, true] {
+        let (disks, slot) = first_lost_a_checkpoint(&base);
+        if spoilt {
+            disks[0].flip_bit(BlockIndex(slot), 100 * 8);
+        } else {
+            let (disk, older) = (disks[0].clone(), block_of(&base[0], slot));
+            Executor::new(0).run(async move {
+                let mut buffer = Buffer::zeroed(1).unwrap();
+                buffer.bytes_mut().copy_from_slice(&older);
+                disk.write(BlockIndex(slot), buffer).await.1.unwrap();
+            });
+        }
+        let before = disks.each_ref().map(|disk| block_of(disk, slot));
+        bad_blocks(&disks[1], [slot].into());
+        assert!(mount(&disks, 435).is_err(), "spoilt: {spoilt}");
+        disks[1].clear_faults();
+        let after = disks.each_ref().map(|disk| block_of(disk, slot));
+        assert!(before == after, "spoilt: {spoilt}");
+        let mut machine = Machine::boot(&disks, 436).unwrap();
+        assert_eq!(machine.get(), Ok(2), "spoilt: {spoilt}");
+    }
+}
+
 /// A flush that failed was told to whoever asked, such as a scrub; the log asked next, and was told that all is well.
 #[test]
 fn after_a_flush_of_the_last_disk_failed_none_goes_well() {

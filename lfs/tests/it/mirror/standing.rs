@@ -93,38 +93,42 @@ fn a_disk_that_another_one_was_filling_is_refused_and_not_changed() {
     assert!(refused > 5, "{refused}");
 }
 
+/// The power goes while a new disk becomes the mirror of `leader`: what is on that, and on the new one, which is not complete.
+fn half_filled(leader: &SimDisk, seed: u64) -> (SimDisk, SimDisk) {
+    let filling = [leader.snapshot(seed), SimDisk::new(BLOCKS, seed + 1)];
+    let mut machine = Machine::boot(&filling, seed).unwrap();
+    machine.whole();
+    let half = incomplete(&filling[1]);
+    // The leader as it was when it had named the new one and that one was not in.
+    let named = (0..filling[0].event_count()).rev().find_map(|events| {
+        let disk = filling[0].crash_at(events).disk(|_| true, seed);
+        let pair = [disk.snapshot(1), half.snapshot(1)];
+        let status = open(&pair, 7).ok()?.mirror_status()?;
+        (status.members[0] == MemberState::In && status.members[1] != MemberState::In)
+            .then_some(disk)
+    });
+    (named.unwrap(), half)
+}
+
+/// A disk as it was when it first said that it was not complete.
+fn incomplete(disk: &SimDisk) -> SimDisk {
+    let moments = 0..disk.event_count();
+    let found = moments.into_iter().find_map(|events| {
+        let then = disk.crash_at(events).disk(|_| true, 1);
+        let alone = Machine::boot(&[then.snapshot(0)], 1).err();
+        let refused = alone.is_some_and(|error| error.contains("not complete"));
+        refused.then_some(then)
+    });
+    found.unwrap()
+}
+
 /// A disk was being filled, then its leader was given another new one, then the first again: it was tried again and again, and never came in.
 #[test]
 fn a_disk_that_was_half_filled_is_taken_in_after_another_one_was() {
     let leader = first_disk(440);
-    let news = [SimDisk::new(BLOCKS, 441), SimDisk::new(BLOCKS, 442)];
-    // Either is left when it says that it is not complete.
-    let mut left = leader;
-    let mut half = Vec::new();
-    for (new, seed) in news.iter().zip(443..) {
-        let filling = [left.snapshot(seed), new.snapshot(seed)];
-        let mut machine = Machine::boot(&filling, seed).unwrap();
-        machine.whole();
-        let part = (0..filling[1].event_count()).find_map(|events| {
-            let part = filling[1].crash_at(events).disk(|_| true, seed);
-            let alone = Machine::boot(&[part.snapshot(0)], 1).err();
-            alone
-                .is_some_and(|error| error.contains("not complete"))
-                .then_some(part)
-        });
-        half.push(part.unwrap());
-        // The leader as it was when it had named the new one and that one was not in.
-        let named = (0..filling[0].event_count()).rev().find_map(|events| {
-            let disk = filling[0].crash_at(events).disk(|_| true, seed);
-            let pair = [disk.snapshot(1), half.last().unwrap().snapshot(1)];
-            let mirror = open(&pair, 7).ok()?;
-            let status = mirror.mirror_status()?;
-            (status.members[0] == MemberState::In && status.members[1] != MemberState::In)
-                .then_some(disk)
-        });
-        left = named.unwrap();
-    }
-    for new in half {
+    let (named, first) = half_filled(&leader, 441);
+    let (left, second) = half_filled(&named, 444);
+    for new in [first, second] {
         let disks = [left.snapshot(450), new.snapshot(451)];
         let mut machine = Machine::boot(&disks, 452).unwrap();
         machine.whole();
@@ -287,4 +291,54 @@ fn a_disk_that_comes_back_smaller_is_not_taken_in() {
     machine.whole();
     machine.shutdown();
     assert_each_has(&disks, 201, "as large as before");
+}
+
+/// Who fills a disk says so first, so somebody else was filling that one; it was taken, and never became part of the mirror.
+#[test]
+fn a_copy_from_before_there_was_a_mirror_does_not_take_a_disk_that_is_being_filled() {
+    let before = first_disk(460);
+    let (_, half) = half_filled(&before, 461);
+    for disks in [[&before, &half], [&half, &before]] {
+        let disks = disks.map(|disk| disk.snapshot(465));
+        let bytes = disks.each_ref().map(SimDisk::to_bytes);
+        assert!(matches!(open(&disks, 3), Err(MirrorError::Stranger(_))));
+        assert!(disks.each_ref().map(SimDisk::to_bytes) == bytes);
+    }
+}
+
+/// A disk that was not complete, being filled from a third one, led whoever it had been filling itself once.
+#[test]
+fn of_two_disks_that_are_not_complete_neither_leads() {
+    let (left, half) = half_filled(&first_disk(470), 471);
+    let disks = [left, SimDisk::new(BLOCKS, 474)];
+    let mut machine = Machine::boot(&disks, 475).unwrap();
+    machine.whole();
+    machine.shutdown();
+    let mut machine = Machine::boot(&disks[1..], 476).unwrap();
+    machine.put(1).unwrap();
+    machine.shutdown();
+    let disks = snapshots(&disks, 477);
+    let mut machine = Machine::boot(&disks, 479).unwrap();
+    machine.whole();
+    let left = incomplete(&disks[0]);
+    for disks in [[&left, &half], [&half, &left]] {
+        let disks = disks.map(|disk| disk.snapshot(480));
+        let bytes = disks.each_ref().map(SimDisk::to_bytes);
+        assert!(open(&disks, 3).is_err());
+        assert!(disks.each_ref().map(SimDisk::to_bytes) == bytes);
+    }
+}
+
+/// With an id that all such disks had in common, a disk that one of them had lacked nothing of passed for another one.
+#[test]
+fn a_look_at_both_takes_no_disk_in() {
+    let (named, first) = half_filled(&first_disk(490), 491);
+    let (left, _) = half_filled(&named, 494);
+    let disks = [left.snapshot(497), first.snapshot(498)];
+    let bytes = disks.each_ref().map(SimDisk::to_bytes);
+    let both = disks.clone();
+    let opened = Executor::new(1).run(async move { Mirror::open_copies(both).await.map(drop) });
+    assert_eq!(opened, Err(MirrorError::Stranger(Side::Second)));
+    assert!(disks.each_ref().map(SimDisk::to_bytes) == bytes);
+    assert!(open(&disks, 3).is_ok());
 }

@@ -250,6 +250,36 @@ fn what_is_not_ours_is_not_at_a_second_attempt_either() {
     assert!(!bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A));
 }
 
+/// Copies of both disks were used together for a while. One of them, put beside a disk of the mirror itself, was taken for an earlier state of it.
+#[test]
+fn what_went_its_own_way_is_not_ours() {
+    let base = pair(350);
+    let copies = snapshots(&base, 353);
+    let mut machine = Machine::boot(&copies, 353).unwrap();
+    machine.put(2).unwrap();
+    machine.shutdown();
+    for boot in 0..2 {
+        let mut machine = Machine::boot(&base, 355 + boot).unwrap();
+        machine.put(3 + boot).unwrap();
+        machine.shutdown();
+    }
+    let disks = [base[0].snapshot(357), copies[1].snapshot(358)];
+    let block = *used_blocks(&disks[0]).last().unwrap();
+    let mut machine = Machine::boot(&disks, 359).unwrap();
+    let planted = disks[1].clone();
+    Executor::new(0).run(async move {
+        let mut buffer = Buffer::zeroed(1).unwrap();
+        buffer.bytes_mut().fill(0x5A);
+        planted.write(BlockIndex(block), buffer).await.1.unwrap();
+    });
+    bad_blocks(&disks[0], [block].into());
+    machine.whole();
+    assert!(machine.status().unread_blocks > 0);
+    let at = block as usize * 4096;
+    let bytes = disks[1].to_bytes();
+    assert!(!bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A));
+}
+
 /// From a disk that can hardly be read nothing becomes whole: then its copy would be taken for one.
 #[test]
 fn a_disk_that_can_hardly_be_read_is_no_source() {
