@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, Ref, RefCell, RefMut};
 use core::fmt::Write as _;
 
-use kvstore::{Stats as StoreStats, Timestamp};
+use kvstore::{Damage, Stats as StoreStats, Timestamp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
@@ -31,6 +31,8 @@ pub(crate) trait Engine {
     fn start_scrub(&self) -> bool;
     /// Whether a scrub is under way or about to begin.
     fn is_scrubbing(&self) -> bool;
+    /// What the newest scrub found and could not repair.
+    fn damage(&self) -> Ref<'_, Damage>;
 }
 
 /// Which commands a pause holds back.

@@ -1,13 +1,13 @@
 //! The server as a binary uses it: made over an open store, given connections, told to end.
 
 use alloc::rc::Rc;
-use core::cell::Cell;
+use core::cell::{Cell, Ref};
 
 use embassy_futures::join::join4;
 use embassy_futures::select::select;
 use embassy_futures::yield_now;
 use embedded_io_async::{Read, Write};
-use kvstore::{DurabilityLost, KEY_BYTES_MAX, Stats as StoreStats, Store, Timestamp};
+use kvstore::{Damage, DurabilityLost, KEY_BYTES_MAX, Stats as StoreStats, Store, Timestamp};
 use lfs::{BlockDevice, Clock, ScrubOptions};
 
 use crate::config::{AppendFsync, Config, Limit};
@@ -204,7 +204,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             };
             let scrub = self.store.scrub(&self.clock, options);
             self.env.scrub_wanted.set(false);
-            // What came of it is asked for with SCRUB STATUS.
+            // What came of it is asked for with SCRUB STATUS and SCRUB DAMAGED.
             let _ = scrub.await;
         }
     }
@@ -258,13 +258,19 @@ impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
 
     fn start_scrub(&self) -> bool {
         let begins = !self.is_scrubbing();
-        self.env.scrub_wanted.set(true);
-        self.env.scrub.notify();
+        if begins {
+            self.env.scrub_wanted.set(true);
+            self.env.scrub.notify();
+        }
         begins
     }
 
     fn is_scrubbing(&self) -> bool {
         self.env.scrub_wanted.get() || self.store.stats().scrub.running
+    }
+
+    fn damage(&self) -> Ref<'_, Damage> {
+        self.store.damage()
     }
 
     fn set_maxmemory(&self, bytes: usize) {

@@ -10,15 +10,16 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cell::Ref;
 
 use lfs::{
-    BlockDevice, Clock, CommitStop, Fault, FileChanges, FileError, FileSystem, Loaded, ScrubError,
-    ScrubOptions, ScrubStatus, SnapshotInfo,
+    BlockDevice, Clock, CommitStop, Fault, FileChanges, FileError, FileSystem, Finding, Loaded,
+    ScrubError, ScrubOptions, ScrubStatus, SnapshotInfo,
 };
 
 use crate::store::{FileStats, Store};
 use crate::transaction::Growth;
-use crate::{CommitError, Timestamp, Transaction};
+use crate::{CommitError, Damage, Timestamp, Transaction};
 
 /// What a transaction does to files.
 pub(crate) struct FilePart<'s> {
@@ -115,7 +116,8 @@ impl<D: BlockDevice> Store<D> {
         self.filesystem.delete_snapshot(name).await
     }
 
-    /// Verifies everything in use, files and keys, and repairs what can be; see [`FileSystem::scrub`].
+    /// Verifies everything in use, files and keys, and repairs what can be; see [`FileSystem::scrub`]. What cannot be is
+    /// [`damage`](Self::damage).
     ///
     /// # Errors
     /// See [`ScrubError`].
@@ -124,7 +126,20 @@ impl<D: BlockDevice> Store<D> {
         clock: &impl Clock,
         options: ScrubOptions,
     ) -> Result<ScrubStatus, ScrubError> {
-        self.filesystem.scrub(clock, options, &mut |_| ()).await
+        if !self.filesystem.scrub_status().running {
+            self.damage.take();
+        }
+        let mut report = |finding: &Finding, repaired: bool| {
+            if !repaired {
+                self.damage.borrow_mut().note(finding);
+            }
+        };
+        self.filesystem.scrub(clock, options, &mut report).await
+    }
+
+    /// What the scrub under way, or the last one, found damaged and could not repair.
+    pub fn damage(&self) -> Ref<'_, Damage> {
+        self.damage.borrow()
     }
 
     /// Sets the rate of the scrub under way; see [`FileSystem::set_scrub_rate`].

@@ -8,6 +8,7 @@
 //! - [`Transaction`], `write_set`: reads and writes that commit as one;
 //! - `run`, `load`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
 //! - `backup`: keys and files of one commit as a stream, and back;
+//! - [`Damage`]: what a scrub found and could not repair;
 //! - [`Store`]: all of it, over one device.
 //!
 //! In this version all data is in memory as well as on the disk; the limits that follow are enforced
@@ -20,6 +21,7 @@
 extern crate alloc;
 
 mod backup;
+mod damage;
 mod dirty;
 mod error;
 mod files;
@@ -41,6 +43,7 @@ mod version;
 mod write_set;
 
 pub use backup::{BackupReadError, BackupSource, PIN_IDLE_MS, RestoreError};
+pub use damage::Damage;
 pub use error::{CommitError, DurabilityLost, OpenError};
 pub use lfs::Loaded;
 pub use snapshot::Snapshot;

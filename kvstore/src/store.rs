@@ -18,7 +18,7 @@ use crate::run::{Run, RunError, RunReader, decode_manifest};
 use crate::snapshot::Snapshot;
 use crate::transaction::{Growth, Transaction};
 use crate::{
-    CommitError, DATABASE_COUNT, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
+    CommitError, DATABASE_COUNT, Damage, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
 };
 use crate::{maintenance, space};
 
@@ -71,6 +71,8 @@ pub struct Store<D: BlockDevice> {
     payload: RefCell<Vec<u8>>,
     /// Keys that backups have not read yet.
     pub(crate) pinned: Pinned,
+    /// Of the scrub under way, or of the last one.
+    pub(crate) damage: RefCell<Damage>,
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -149,6 +151,7 @@ impl<D: BlockDevice> Store<D> {
             memory_bytes_max: Cell::new(options.memory_bytes_max),
             payload: RefCell::default(),
             pinned: Pinned::default(),
+            damage: RefCell::default(),
         }
     }
 

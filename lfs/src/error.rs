@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::{BlockIndex, CommitNumber, DeviceError, ItemKey, ItemKind, KeyError, ObjectId};
 
@@ -367,6 +368,14 @@ pub enum FileError {
         /// What is damaged.
         structure: Structure,
         /// Where.
+        block: BlockIndex,
+    },
+    /// `EIO`: bytes of what is read are not what was written. All others can be read.
+    #[error("damaged file data, bytes {} to {}, block {}", bytes.start, bytes.end, block.0)]
+    DamagedData {
+        /// The first damaged bytes that the read meets, in whole units of 4 KiB where these can be told apart.
+        bytes: Range<u64>,
+        /// Where what holds them begins.
         block: BlockIndex,
     },
 }

@@ -1,10 +1,12 @@
 //! Error replies, worded as Redis words them.
 
 use alloc::borrow::Cow;
+use alloc::format;
+use alloc::string::ToString as _;
 use alloc::vec::Vec;
 
 use kvstore::CommitError;
-use lfs::FileError;
+use lfs::{FileError, Structure};
 
 /// An error reply: its code and text, such as `ERR syntax error`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,19 @@ pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure 
 
 /// Why an operation on files failed: the name that POSIX has for it, then what it means (`COMMANDS.md`).
 pub(crate) fn of_file(error: &FileError) -> Failure {
+    let damaged = match error {
+        // It is somewhere in a node that is itself intact.
+        FileError::Damaged {
+            structure: structure @ Structure::Item,
+            ..
+        } => Some(format!("damaged {structure}")),
+        FileError::Damaged { .. } | FileError::DamagedData { .. } => Some(error.to_string()),
+        _ => None,
+    };
+    if let Some(damaged) = damaged {
+        let text = b"EIO what is on the disk is not what was written: ";
+        return Failure::quoting(&[text, damaged.as_bytes()]);
+    }
     Failure::of(match error {
         FileError::NotFound => "ENOENT no such file or directory",
         FileError::Exists => "EEXIST file exists",
@@ -115,7 +130,6 @@ pub(crate) fn of_file(error: &FileError) -> Failure {
         FileError::AttributeTooLarge => "E2BIG attribute too large",
         FileError::NoSpace => "ENOSPC no space left on device",
         FileError::OutOfMemory => "ENOMEM not enough memory",
-        FileError::Damaged { .. } => "EIO what is on the disk is not what was written",
         FileError::Device(_) => "EIO input/output error",
         FileError::TransactionTooLarge => "ERR the command writes more than one commit can hold",
         FileError::ReadOnly => IO_ERROR,

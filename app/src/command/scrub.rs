@@ -1,5 +1,7 @@
 //! SCRUB: verifies everything on the disk in the background.
 
+use alloc::format;
+
 use super::failure::Failure;
 use super::{Control, Outcome, introspect};
 
@@ -33,6 +35,20 @@ pub(crate) fn status(control: &mut Control<'_>) -> Outcome {
     Ok(())
 }
 
+/// `SCRUB DAMAGED`
+pub(crate) fn damaged(control: &mut Control<'_>) -> Outcome {
+    let damage = control.engine.damage();
+    let reply = &mut control.reply;
+    reply.array(damage.findings.len() + usize::from(damage.left_out > 0));
+    for finding in &damage.findings {
+        reply.bulk(format!("{finding}").as_bytes());
+    }
+    if damage.left_out > 0 {
+        reply.bulk(format!("and {} more", damage.left_out).as_bytes());
+    }
+    Ok(())
+}
+
 pub(crate) fn help(control: &mut Control<'_>) -> Outcome {
     introspect::help(
         control,
@@ -41,6 +57,10 @@ pub(crate) fn help(control: &mut Control<'_>) -> Outcome {
             (
                 "",
                 "Verify everything in use in the background, and repair what can be repaired.",
+            ),
+            (
+                "DAMAGED",
+                "What the newest one found damaged and could not repair.",
             ),
             ("STATUS", "How far it is, or how the last one ended."),
         ],

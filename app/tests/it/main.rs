@@ -8,6 +8,7 @@
     reason = "a test may panic, and its numbers are small"
 )]
 
+mod damaged;
 mod durability;
 mod every_command;
 mod files;

@@ -1,7 +1,7 @@
 //! Conversations with the server, written down: what is said, and what is answered.
 //!
 //! Lines of a script (`tests/scripts/*.txt`):
-//! - `> words` sends a request; quotes as in inline commands;
+//! - `> words` sends a request; quotes as in inline commands, and `"ab"*3` is `ababab`;
 //! - `>> "bytes"` sends bytes as they are;
 //! - `< reply` is what comes back, in the notation of `support/value.rs`; `*` stands for anything;
 //! - `@name` goes on with another connection, made when first named;
@@ -74,7 +74,11 @@ fn words(line: &str) -> Vec<Vec<u8>> {
     while !rest.is_empty() {
         if let Some(quoted) = rest.strip_prefix('"') {
             let (word, after) = unquote(quoted);
-            words.push(word);
+            let (times, after) = match after.strip_prefix('*') {
+                Some(times) => times.split_at(times.find(' ').unwrap_or(times.len())),
+                None => ("1", after),
+            };
+            words.push(word.repeat(times.parse().expect("how often")));
             rest = after.trim_start();
         } else {
             let end = rest.find(' ').unwrap_or(rest.len());

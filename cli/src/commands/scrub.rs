@@ -117,7 +117,7 @@ async fn run(image: &Image, arguments: &Scrub, before: Before) -> Outcome<ScrubS
     };
     let mut output = Output::new();
     let mut printed = Ok(());
-    let mut report = |finding: &Finding| {
+    let mut report = |finding: &Finding, _| {
         if printed.is_ok() {
             printed = bar.suspend(|| {
                 if arguments.json {

@@ -25,18 +25,18 @@ use crate::disk::superblock::{KEY_SLOT_BLOCKS, Superblock, table_blocks_for};
 use crate::disk::{OneCopy, read_together};
 use crate::extent::Piece;
 use crate::mount::{damaged_copies, slots_block};
-use crate::namespace::decode_entry;
+use crate::namespace::{Inode, decode_entry};
 use crate::space::is_table_block;
 use crate::transaction::Volume;
 use crate::tree::{Held, Key, Place, Tree, TreeKind, Walk, items_of};
 use crate::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileSystem, ItemKind, MountError,
-    ROOT, StoredRange, Structure,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileSystem, InodeNumber, ItemKind,
+    MountError, ROOT, StoredRange, Structure,
 };
 
 /// How often a leaf that changes under way is looked at again.
 const TRIES_MAX: u32 = 8;
-/// Damaged files whose path is looked for: each search goes through the tree.
+/// Damaged files that are looked for: each search goes through the tree, for the owner of the data and for each name of a path.
 const PATHS_MAX: u32 = 64;
 /// Names in a path at most.
 const DEPTH_MAX: usize = 256;
@@ -65,7 +65,7 @@ pub struct ScrubStatus {
     pub running: bool,
     /// Bytes verified.
     pub done_bytes: u64,
-    /// Bytes in use when it began, or more where they have become more.
+    /// Bytes in use when it began, or more where they have become more. As much as was verified once it has gone through all.
     pub total_bytes: u64,
     /// Damaged places that were written again.
     pub repaired: u64,
@@ -93,10 +93,12 @@ struct Scrub<'f, 'r, D: BlockDevice, C> {
     filesystem: &'f FileSystem<D>,
     clock: &'f C,
     options: ScrubOptions,
-    report: &'r mut dyn FnMut(&Finding),
+    report: &'r mut dyn FnMut(&Finding, bool),
     /// A checkpoint will write again what was found damaged.
     checkpoint_due: bool,
     paths_left: u32,
+    /// Whose data were found damaged last: damage comes in rows.
+    last_owner: Option<(TreeKind, u64, Owner)>,
     /// When what was read so far should have been, by the rate.
     due_us: u64,
 }
@@ -113,8 +115,8 @@ impl<D: BlockDevice> FileSystem<D> {
         *self.scrub.borrow()
     }
 
-    /// Verifies everything in use, beside everything else; damage goes to `report`, with file and range. Runs beside
-    /// [`run`](Self::run), which it needs for repairs. Dropped, it ends where it is.
+    /// Verifies everything in use, beside everything else; damage goes to `report`, with file and range, and whether it was
+    /// repaired. Runs beside [`run`](Self::run), which it needs for repairs. Dropped, it ends where it is.
     ///
     /// # Errors
     /// See [`ScrubError`].
@@ -122,7 +124,7 @@ impl<D: BlockDevice> FileSystem<D> {
         &self,
         clock: &impl Clock,
         options: ScrubOptions,
-        report: &mut dyn FnMut(&Finding),
+        report: &mut dyn FnMut(&Finding, bool),
     ) -> Result<ScrubStatus, ScrubError> {
         if self.scrub_status().running {
             return Err(ScrubError::Running);
@@ -142,6 +144,7 @@ impl<D: BlockDevice> FileSystem<D> {
             report,
             checkpoint_due: false,
             paths_left: PATHS_MAX,
+            last_owner: None,
             due_us: clock.monotonic_us(),
         };
         scrub.superblocks().await?;
@@ -156,7 +159,10 @@ impl<D: BlockDevice> FileSystem<D> {
             self.ask_for_checkpoint().await;
         }
         drop(scrub);
-        Ok(self.scrub_status())
+        // What was freed meanwhile, and what objects do not fill of their segments, is not there to be verified.
+        let mut status = self.scrub.borrow_mut();
+        status.total_bytes = status.done_bytes;
+        Ok(*status)
     }
 
     /// Sets the rate of the scrub under way: bytes read in a second at most, or as fast as the device goes.
@@ -291,7 +297,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 status.unrepairable += 1;
             }
         }
-        (self.report)(finding);
+        (self.report)(finding, repaired);
     }
 
     async fn superblocks(&mut self) -> Result<(), ScrubError> {
@@ -643,15 +649,15 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             }
             repaired &= filesystem.device.flush().await.is_ok();
         }
-        let path = self.path_of(key.object).await?;
+        let owner = self.owner_of(kind, key.object).await?;
         for bytes in bad {
             let part = match kind {
                 TreeKind::Live => Part::Data,
                 TreeKind::History => Part::HistoryTree,
             };
             let mut finding = Finding::new(part, Problem::DataDamaged);
-            finding.path.clone_from(&path);
-            self.found(&finding.of(key.object).at(block).bytes(bytes), repaired);
+            finding.path.clone_from(&owner.path);
+            self.found(&finding.of(owner.inode).at(block).bytes(bytes), repaired);
         }
         Ok(false)
     }
@@ -681,16 +687,45 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
     }
 
-    /// A path to an inode, found by going through all entries; `None` when there is none or too much to look for.
-    async fn path_of(&mut self, inode: u64) -> Result<Option<Vec<u8>>, ScrubError> {
-        if self.paths_left == 0 {
-            return Ok(None);
+    /// Whose data an object holds. Beyond [`PATHS_MAX`] it is taken for an inode's own, and no path is looked for.
+    async fn owner_of(&mut self, kind: TreeKind, object: u64) -> Result<Owner, ScrubError> {
+        if let Some((in_kind, of, owner)) = &self.last_owner
+            && (*in_kind, *of) == (kind, object)
+        {
+            return Ok(owner.clone());
         }
-        self.paths_left -= 1;
+        let mut owner = Owner {
+            inode: object,
+            path: None,
+        };
+        if self.paths_left > 0 {
+            self.paths_left -= 1;
+            // A file that was emptied has what was written since under another number than its inode's.
+            let inode_with = self.find(ItemKind::Inode, |at, value| {
+                let number = at.object;
+                let is_data_of = |inode: Inode| inode.data(InodeNumber(number)) == object;
+                let was_data = kind == TreeKind::History && number == object;
+                (was_data || Inode::decode(value).is_ok_and(is_data_of)).then_some(number)
+            });
+            if let Some(inode) = inode_with.await? {
+                owner.inode = inode;
+                owner.path = self.path_of(inode).await?;
+            }
+        }
+        self.last_owner = Some((kind, object, owner.clone()));
+        Ok(owner)
+    }
+
+    /// A path to an inode, found by going through all entries; `None` when there is none.
+    async fn path_of(&self, inode: u64) -> Result<Option<Vec<u8>>, ScrubError> {
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut at = inode;
         while at != ROOT.0 && names.len() < DEPTH_MAX {
-            let Some((directory, name)) = self.name_of(at).await? else {
+            let found = self.find(ItemKind::Entry, |entry, value| {
+                let (name, child) = decode_entry(value).ok()?;
+                (child.inode.0 == at).then(|| (entry.object, name.to_vec()))
+            });
+            let Some((directory, name)) = found.await? else {
                 return Ok(None);
             };
             names.push(name);
@@ -700,7 +735,12 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         Ok(Some(parts.collect::<Vec<_>>().concat()))
     }
 
-    async fn name_of(&mut self, inode: u64) -> Result<Option<(u64, Vec<u8>)>, ScrubError> {
+    /// What `wanted` makes of the first item of a kind that it takes, in the newest state.
+    async fn find<T>(
+        &self,
+        kind: ItemKind,
+        wanted: impl Fn(Key, &[u8]) -> Option<T>,
+    ) -> Result<Option<T>, ScrubError> {
         let mut key = Key::MIN;
         let mut held = Held::default();
         loop {
@@ -724,13 +764,9 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                 let Some(leaf) = path.last() else {
                     return Ok(None);
                 };
-                for (at, item) in items_of(&leaf.node) {
-                    if at.kind == ItemKind::Entry
-                        && let Ok((name, named)) = decode_entry(item.value)
-                        && named.inode.0 == inode
-                    {
-                        return Ok(Some((at.object, name.to_vec())));
-                    }
+                let mut items = items_of(&leaf.node).filter(|(at, _)| at.kind == kind);
+                if let Some(found) = items.find_map(|(at, item)| wanted(at, item.value)) {
+                    return Ok(Some(found));
                 }
                 leaf.range.high
             };
@@ -806,6 +842,14 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
 fn all_good(copies: &[Option<Buffer>], is_good: impl Fn(&[u8]) -> bool) -> bool {
     let mut copies = copies.iter();
     copies.all(|copy| copy.as_ref().is_some_and(|buffer| is_good(buffer.bytes())))
+}
+
+/// Whose data are damaged.
+#[derive(Clone)]
+struct Owner {
+    inode: u64,
+    /// If one leads there, and was looked for.
+    path: Option<Vec<u8>>,
 }
 
 /// What a leaf names.

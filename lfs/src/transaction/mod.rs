@@ -22,6 +22,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::hash::Hasher;
+use core::ops::Range;
 
 use siphasher::sip::SipHasher24;
 
@@ -38,7 +39,7 @@ pub use view::{SomeItems, View};
 pub(crate) use volume::{Volume, after, damaged_item, decode_snapshot, extent_key};
 pub use write_set::Loaded;
 
-use crate::check::PieceAt;
+use crate::check::{PieceAt, damaged_bytes};
 use crate::disk::layout::NUMBER_MAX;
 use crate::extent::{EXTENT_BYTES_MAX, FILE_BYTES_MAX, Piece};
 use crate::fault::SuspectData;
@@ -264,11 +265,18 @@ impl<'v> Transaction<'v> {
                     let identity = piece.identity(object, position, birth);
                     let wanted = start - position..end - position;
                     let read = piece.read(self.volume.vault.sealer(), identity, &bytes, &wanted);
-                    let suspect = matches!(read, Err(FileError::Damaged { .. }))
-                        && !self.loaded.verified.contains(&range);
-                    if suspect {
-                        return Err(FileError::Fault(Fault::Suspect(SuspectData(at))));
-                    }
+                    let read = read.map_err(|error| match error {
+                        FileError::Damaged { .. } if !self.loaded.verified.contains(&range) => {
+                            FileError::Fault(Fault::Suspect(SuspectData(at)))
+                        }
+                        FileError::Damaged { block, .. } => {
+                            let damaged = damaged_bytes(self.volume.vault.sealer(), &at, &bytes);
+                            let met = |bytes: &Range<u64>| bytes.end > start && bytes.start < end;
+                            let bytes = damaged.into_iter().find(met).unwrap_or(start..end);
+                            FileError::DamagedData { bytes, block }
+                        }
+                        error => error,
+                    });
                     (start, Cow::Owned(read?))
                 }
             };

@@ -230,9 +230,9 @@ fn damaged_data_is_reported_with_the_file_and_the_range() {
     let mut executor = Executor::new(2);
     let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
     let clock = executor.clock();
-    let (status, findings, rest) = executor.run(async move {
+    let (status, findings, rest, damaged) = executor.run(async move {
         let mut findings = Vec::new();
-        let mut report = |finding: &Finding| findings.push(finding.clone());
+        let mut report = |finding: &Finding, repaired| findings.push((finding.clone(), repaired));
         let options = lfs::ScrubOptions {
             bytes_per_second: Some(1 << 20),
             ..lfs::ScrubOptions::default()
@@ -248,15 +248,22 @@ fn damaged_data_is_reported_with_the_file_and_the_range() {
         let rest = filesystem
             .read(|tx| tx.files().read(file, 12_288, 7712))
             .await;
-        (status, findings, rest.unwrap())
+        let damaged = filesystem.read(|tx| tx.files().read(file, 9000, 11_000));
+        let damaged = damaged.await.unwrap_err();
+        (status, findings, rest.unwrap(), damaged)
     });
+    let (block, bytes) = (finding.block.unwrap(), 8192..12_288);
+    assert_eq!(damaged, lfs::FileError::DamagedData { bytes, block });
     assert_eq!(
         (status.repaired, status.unrepairable),
         (0, 1),
         "{findings:?}"
     );
-    assert_eq!(findings[0].path.as_deref(), Some(&b"/directory/file"[..]));
-    assert_eq!(findings[0].bytes, Some(8192..12_288));
+    let [(finding, false)] = findings.as_slice() else {
+        panic!("{findings:?}")
+    };
+    assert_eq!(finding.path.as_deref(), Some(&b"/directory/file"[..]));
+    assert_eq!(finding.bytes, Some(8192..12_288));
     assert!(!status.running && status.done_bytes <= status.total_bytes);
     assert_eq!(rest, &noise[12_288..]);
 }
@@ -323,7 +330,7 @@ fn a_scrub_repairs_what_is_in_memory() {
             common::images::contents(&filesystem).await;
             device.flip_bit(BlockIndex(at as u64), 333);
             let status = filesystem
-                .scrub(&clock, lfs::ScrubOptions::default(), &mut |_| ())
+                .scrub(&clock, lfs::ScrubOptions::default(), &mut |_, _| ())
                 .await
                 .unwrap();
             filesystem.shutdown(&clock).await.unwrap();

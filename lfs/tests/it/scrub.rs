@@ -64,7 +64,7 @@ impl Machine {
                 bytes_per_second: rate,
                 read_only: false,
             };
-            let mut report = |finding: &lfs::Finding| panic!("{finding}");
+            let mut report = |finding: &lfs::Finding, _| panic!("{finding}");
             let scrub = filesystem.scrub(&clock, options, &mut report);
             let ended = match select(scrub, clock.sleep_ms(ms)).await {
                 Either::First(ended) => {

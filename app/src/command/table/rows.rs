@@ -238,6 +238,8 @@ const SCRUBS: Flags = ADMIN | DANGEROUS | NOSCRIPT;
 
 #[rustfmt::skip]
 const SCRUB: &[Spec] = &[
+    control("scrub|damaged", 2, SCRUBS, scrub::damaged, Server, "Tells what a scrub found and could not repair.")
+        .complexity("O(N) in the number of findings, of which at most 128 are kept"),
     control("scrub|help", 2, ALWAYS, scrub::help, Server, "Lists the subcommands."),
     control("scrub|status", 2, SCRUBS, scrub::status, Server, "Tells how far a scrub is."),
 ];

@@ -144,7 +144,7 @@ impl Machine {
         let (filesystem, clock) = (Rc::clone(&self.filesystem), self.clock.clone());
         self.executor.run(async move {
             let options = ScrubOptions::default();
-            let mut report = |finding: &lfs::Finding| println!("{finding}");
+            let mut report = |finding: &lfs::Finding, _| println!("{finding}");
             let scrub = filesystem.scrub(&clock, options, &mut report);
             scrub.await.unwrap()
         })
