@@ -23,6 +23,7 @@ mod backup;
 mod boot;
 mod clients;
 mod cost;
+mod damaged;
 mod durability;
 mod encryption;
 mod faults;
