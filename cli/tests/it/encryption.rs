@@ -23,7 +23,7 @@ fn scratch() -> Scratch {
 }
 
 /// All commands that open an image, and the status each ends with when it cannot.
-const COMMANDS: [(&[&str], i32); 16] = [
+const COMMANDS: [(&[&str], i32); 26] = [
     (&["info", "disk"], 1),
     (&["ls", "-R", "disk"], 1),
     (&["cat", "disk", "/file"], 1),
@@ -39,6 +39,16 @@ const COMMANDS: [(&[&str], i32); 16] = [
     (&["scrub", "disk"], 1),
     (&["snapshot", "create", "disk", "name"], 1),
     (&["snapshot", "list", "disk"], 1),
+    (&["snapshot", "rm", "disk", "before"], 1),
+    (&["ls", "disk@before"], 1),
+    (&["diff", "disk", "before"], 1),
+    (&["backup", "disk", "-o", "out"], 1),
+    (&["backup", "disk", "--since", "before", "-o", "out"], 1),
+    (&["backup", "disk", "--at", "1", "-o", "out"], 1),
+    (&["restore", "full", "disk"], 1),
+    (&["compression", "disk"], 1),
+    (&["compression", "disk", "cold"], 1),
+    (&["grow", "disk", "--size", "128M"], 1),
     (&["mount", "disk", "directory"], 1),
 ];
 
@@ -52,6 +62,11 @@ fn without_the_right_key_nothing_opens_and_nothing_changes() {
     scratch
         .siltstone(["cp", secret, &target, "--key-file", "key"])
         .ok();
+    let line = ["snapshot", "create", "disk", "before", "--key-file", "key"];
+    scratch.siltstone(line).ok();
+    let plain = Scratch::with_image("16M");
+    plain.siltstone(["backup", "disk", "-o", "full"]).ok();
+    fs::copy(plain.path("full"), scratch.path("full")).expect("copied");
     let image = fs::read(scratch.path("disk")).expect("read");
     let readable = image
         .windows(secret.len())
@@ -65,6 +80,9 @@ fn without_the_right_key_nothing_opens_and_nothing_changes() {
             let message = scratch.siltstone(line.iter().chain(key)).fails(status);
             assert!(message.contains(reason), "{line:?}: {message}");
         }
+    }
+    for left in ["out", "out.partial"] {
+        assert!(!scratch.path(left).exists(), "{left}");
     }
     let message = scratch
         .siltstone(["ls", "disk", "--key-file", "none"])
@@ -146,6 +164,102 @@ fn keys_come_and_go() {
         .fails(1);
     assert!(message.contains("last key"), "{message}");
     scratch.siltstone(["key", "rm", "disk", "1"]).fails(2);
+}
+
+/// Of `key add`, `key rotate` and `key rm`: only who has a key changes them. `key list` needs none.
+#[test]
+fn keys_are_changed_only_by_who_has_one() {
+    let scratch = scratch();
+    fs::write(scratch.path("new"), [3; 32]).expect("written");
+    let run = |line: &[&str], key: &[&str]| scratch.siltstone(line.iter().chain(key));
+    let right = &["--key-file", "key"][..];
+    run(&["key", "add", "disk", "other"], right).ok();
+    run(&["key", "rm", "disk", "1"], right).ok();
+    run(&["key", "add", "disk", "new"], right).ok();
+    let image = || fs::read(scratch.path("disk")).expect("read");
+    let before = image();
+    for line in [
+        &["key", "add", "disk", "new"][..],
+        &["key", "rotate", "disk", "new"],
+        &["key", "rm", "disk", "1"],
+        &["key", "rm", "disk", "0"],
+    ] {
+        for (key, status, reason) in [
+            (&[][..], 2, "names the key that opens it"),
+            (&["--key-file", "other"], 1, "key is wrong"),
+            (&["--key-file", "none"], 1, "key file none"),
+            (&["--passphrase-file", "key"], 1, "key is wrong"),
+        ] {
+            let message = run(line, key).fails(status);
+            assert!(message.contains(reason), "{line:?}: {message}");
+            assert!(image() == before, "{line:?} {key:?} changed a byte");
+        }
+    }
+    for key in [right, &[], &["--key-file", "other"]] {
+        let listed = run(&["key", "list", "--json", "disk"], key).ok();
+        let slots = listed.lines().map(|line| {
+            let slot: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!(slot["kind"], "key file");
+            assert_eq!(slot["cipher"], "XChaCha20-Poly1305");
+            slot["slot"].as_u64().expect("a number")
+        });
+        assert_eq!(slots.collect::<Vec<_>>(), [0, 1], "{key:?}");
+    }
+    assert!(image() == before, "a list changed a byte");
+    run(&["key", "rm", "disk", "1"], right).ok();
+    assert!(image() != before);
+    run(&["ls", "disk"], right).ok();
+    run(&["ls", "disk"], &["--key-file", "new"]).fails(1);
+}
+
+#[test]
+fn a_backup_goes_from_an_encrypted_image_to_one_of_another_key() {
+    let scratch = scratch();
+    let run = |line: &[&str], key: &str| {
+        let key = ["--key-file", key];
+        scratch.siltstone(line.iter().chain(&key))
+    };
+    fs::write(scratch.path("file"), "before").expect("written");
+    run(&["cp", "file", "disk:/"], "key").ok();
+    let said = run(&["backup", "disk", "-o", "full"], "key").ok();
+    let first = said.strip_prefix("snapshot: ").expect("its name").trim();
+    fs::write(scratch.path("file"), "after").expect("written");
+    run(&["cp", "file", "disk:/"], "key").ok();
+    let said = run(&["diff", "disk", first], "key").ok();
+    assert!(said.contains(" /file\n"), "{said}");
+    run(&["backup", "disk", "--since", first, "-o", "one"], "key").ok();
+
+    let restore = ["restore", "full", "one", "new", "--size", "32M"];
+    let message = run(&restore, "none").fails(1);
+    assert!(message.contains("key file none"), "{message}");
+    assert!(!scratch.path("new").exists());
+    run(&restore, "other").ok();
+    assert_eq!(run(&["cat", "new", "/file"], "other").ok(), "after");
+    run(&["fsck", "--data", "new"], "other").ok();
+    for key in [&[][..], &["--key-file", "key"]] {
+        let message = scratch.siltstone(["ls", "new"].iter().chain(key)).fails(1);
+        assert!(message.contains("key"), "{message}");
+    }
+
+    // One that is there, empty and encrypted, only with its key.
+    let mkfs = ["mkfs", "empty", "--size", "32M", "--encrypt"];
+    run(&mkfs, "other").ok();
+    let empty = fs::read(scratch.path("empty")).expect("read");
+    let restore = ["restore", "full", "one", "empty"];
+    let message = scratch.siltstone(restore).fails(1);
+    assert!(message.contains("no key was given"), "{message}");
+    let message = run(&restore, "key").fails(1);
+    assert!(message.contains("key is wrong"), "{message}");
+    let message = run(&restore, "none").fails(1);
+    assert!(message.contains("key file none"), "{message}");
+    assert!(fs::read(scratch.path("empty")).expect("read") == empty);
+    run(&restore, "other").ok();
+    assert_eq!(run(&["cat", "empty", "/file"], "other").ok(), "after");
+
+    run(&["compression", "disk", "cold"], "key").ok();
+    assert_eq!(run(&["compression", "disk"], "key").ok(), "cold\n");
+    run(&["snapshot", "rm", "disk", first], "key").ok();
+    run(&["diff", "disk", first], "key").fails(1);
 }
 
 #[test]
