@@ -22,6 +22,8 @@ const IMAGES: usize = 12;
 const SIZE: &str = "8M";
 /// Entries that a walk over a mount looks at: one that was tampered with may have no end.
 const ENTRIES_MAX: usize = 400;
+/// Bytes of a block.
+const BLOCK: u64 = 4096;
 
 type Contents = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -357,6 +359,93 @@ fn what_is_damaged_is_right_or_an_error() {
     let mounted = mounted.count();
     println!("{mounted} of {IMAGES} mount");
     assert!(mounted > 0);
+}
+
+/// Where a dump says that nodes of trees are, or were.
+fn nodes(scratch: &Scratch, image: &[u8]) -> Vec<u64> {
+    let mut segment_blocks = 0;
+    let mut blocks = Vec::new();
+    for line in scratch.siltstone(["dump", "--json", "disk"]).ok().lines() {
+        let told: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let number = |name| told.get(name).and_then(serde_json::Value::as_u64);
+        let number = |name| number(name).expect("a number");
+        let word = |name| told.get(name).and_then(serde_json::Value::as_str);
+        if word("kind") == Some("superblock") {
+            segment_blocks = number("segment_blocks");
+        } else if word("kind") == Some("segment") && word("content") == Some("nodes") {
+            blocks.extend(number("block")..number("block") + segment_blocks);
+        }
+    }
+    blocks.retain(|block| {
+        let at = usize::try_from(block * BLOCK).expect("small");
+        image
+            .get(at..)
+            .is_some_and(|node| node.starts_with(b"SiTn"))
+    });
+    blocks
+}
+
+/// Of a directory that takes several leaves all names are listed, or the listing fails: whichever node is damaged, in the
+/// command and on a mount.
+#[test]
+fn a_directory_that_cannot_be_read_is_not_listed_as_a_smaller_one() {
+    const NAMES: usize = 600;
+    let scratch = Scratch::with_image(SIZE);
+    let mount = scratch.mount();
+    fs::create_dir(mount.path("directory")).expect("made");
+    for number in 0..NAMES {
+        let name = format!("directory/{number:03}-{}", "x".repeat(60));
+        fs::File::create_new(mount.path(&name)).expect("created");
+    }
+    mount.unmount();
+    let lines: [&[&str]; 3] = [
+        &["ls", "disk", "/directory"],
+        &["ls", "-lR", "disk"],
+        &["ls", "--json", "disk", "/directory"],
+    ];
+    let right = lines.map(|line| scratch.siltstone(line).ok());
+    assert_eq!(right[0].lines().count(), NAMES);
+    let image = fs::read(scratch.path("disk")).expect("read");
+    let disk = fs::OpenOptions::new()
+        .write(true)
+        .open(scratch.path("disk"));
+    let disk = disk.expect("opens");
+    let (mut failed, mut failed_mounted) = ([0; 3], 0);
+    let blocks = nodes(&scratch, &image);
+    for block in &blocks {
+        let at = block * BLOCK + BLOCK / 8;
+        let byte = &image[usize::try_from(at).expect("small")..][..1];
+        disk.write_all_at(&[!byte[0]], at).expect("written");
+        for ((line, right), failed) in lines.iter().zip(&right).zip(&mut failed) {
+            let output = scratch.siltstone(*line);
+            match output.status.code() {
+                Some(0) => assert_eq!(&output.stdout, right, "block {block}: {line:?}"),
+                Some(1) => *failed += 1,
+                other => panic!("block {block}: {line:?}: {other:?}"),
+            }
+        }
+        if let Ok(mount) = scratch.try_mount(&["-o", "ro"]) {
+            let names = fs::read_dir(mount.path("directory"))
+                .and_then(Iterator::collect::<io::Result<Vec<_>>>);
+            match names {
+                Ok(names) => assert_eq!(names.len(), NAMES, "block {block}"),
+                Err(error) => {
+                    let code = error.raw_os_error();
+                    assert_eq!(code, Some(Errno::IO.raw_os_error()), "{error}");
+                    failed_mounted += 1;
+                }
+            }
+            mount.unmount();
+        }
+        disk.write_all_at(byte, at).expect("written");
+    }
+    let count = blocks.len();
+    println!("{count} nodes: {failed:?} listings fail, {failed_mounted} on mounts");
+    // Its entries alone take so many leaves; others hold what a list of names does not ask for.
+    let leaves = NAMES * 64 / 4096;
+    let enough = |failed: &usize| (leaves..=count).contains(failed);
+    assert!(failed.iter().all(enough) && enough(&failed_mounted));
+    assert!(failed[0] < count);
 }
 
 #[test]
