@@ -34,13 +34,13 @@ fn plant(root: &Path) {
         };
         utimensat(CWD, root.join(name), &times, AtFlags::empty()).expect("set");
     }
-    // A file system under the test may have none.
-    let _ = setxattr(
-        root.join("small"),
-        "user.note",
-        b"kept",
-        XattrFlags::empty(),
-    );
+    for name in ["small", "deep", "deep/large"] {
+        let path = root.join(name);
+        let set = |name, value: &[u8]| setxattr(&path, name, value, XattrFlags::CREATE);
+        let needed = "the file system of temporary files has attributes of users";
+        set("user.note", b"kept").expect(needed);
+        set("user.other", &[0, 0xff, 7]).expect(needed);
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
 
-use rustix::fs::{RenameFlags, renameat_with};
+use rustix::fs::{RenameFlags, XattrFlags, getxattr, renameat_with, setxattr};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::harness::Scratch;
@@ -126,6 +127,138 @@ fn sparse_files() {
     mount.unmount();
 }
 
+/// An image with a snapshot, `monday`, after which all that is in it has changed; and the image's bytes.
+fn changed_since_monday() -> (Scratch, Vec<u8>) {
+    let scratch = Scratch::with_image("64M");
+    let mount = scratch.mount();
+    fs::create_dir(mount.path("directory")).expect("made");
+    fs::write(mount.path("file"), "before").expect("written");
+    fs::write(mount.path("directory/removed"), "still here").expect("written");
+    setxattr(
+        mount.path("file"),
+        "user.note",
+        b"before",
+        XattrFlags::CREATE,
+    )
+    .expect("set");
+    mount.unmount();
+    scratch
+        .siltstone(["snapshot", "create", "disk", "monday"])
+        .ok();
+    let mount = scratch.mount();
+    fs::write(mount.path("file"), "after that").expect("written");
+    fs::set_permissions(mount.path("file"), Permissions::from_mode(0o600)).expect("set");
+    setxattr(
+        mount.path("file"),
+        "user.note",
+        b"after",
+        XattrFlags::REPLACE,
+    )
+    .expect("set");
+    fs::remove_dir_all(mount.path("directory")).expect("removed");
+    fs::write(mount.path("new"), "new").expect("written");
+    mount.unmount();
+    let image = fs::read(scratch.path("disk")).expect("read");
+    (scratch, image)
+}
+
+#[test]
+fn a_mounted_snapshot_is_as_it_was_and_takes_no_change() {
+    let (scratch, image) = changed_since_monday();
+    // Also when it is told to be writable.
+    for arguments in [&[][..], &["-o", "rw"]] {
+        let mount = scratch.mount_snapshot("monday", arguments);
+        let file = mount.path("file");
+        assert_eq!(fs::read_to_string(&file).expect("read"), "before");
+        assert_eq!(fs::metadata(&file).expect("there").mode() & 0o7777, 0o644);
+        let mut value = [0; 16];
+        let len = getxattr(&file, "user.note", &mut value[..]).expect("there");
+        assert_eq!(&value[..len], b"before");
+        let removed = mount.path("directory/removed");
+        assert_eq!(fs::read_to_string(&removed).expect("read"), "still here");
+        let names = fs::read_dir(mount.root()).expect("listed");
+        let names = names.map(|entry| entry.expect("an entry").file_name());
+        let mut names = names.collect::<Vec<_>>();
+        names.sort();
+        assert_eq!(names, ["directory", "file"]);
+
+        let made = mount.path("made");
+        for (what, done) in [
+            ("write", fs::write(&file, "x")),
+            (
+                "append",
+                OpenOptions::new().append(true).open(&file).map(drop),
+            ),
+            ("create", fs::write(&made, "x")),
+            ("mkdir", fs::create_dir(&made)),
+            ("unlink", fs::remove_file(&file)),
+            ("rename", fs::rename(&file, &made)),
+            ("link", fs::hard_link(&file, &made)),
+            ("symlink", symlink("file", &made)),
+            (
+                "chmod",
+                fs::set_permissions(&file, Permissions::from_mode(0o600)),
+            ),
+            ("chown", chown(&file, Some(1), Some(1))),
+            (
+                "setxattr",
+                setxattr(&file, "user.note", b"x", XattrFlags::empty()).map_err(Into::into),
+            ),
+            ("rmdir", fs::remove_dir_all(mount.path("directory"))),
+        ] {
+            let code = done.map_err(|error| error.raw_os_error());
+            assert_eq!(code, Err(Some(Errno::ROFS.raw_os_error())), "{what}");
+        }
+        mount.unmount();
+    }
+    let message = scratch
+        .siltstone(["mount", "disk@friday", "mount"])
+        .fails(1);
+    assert!(message.contains("no snapshot"), "{message}");
+    assert!(fs::read(scratch.path("disk")).expect("read") == image);
+}
+
+#[test]
+fn a_snapshot_is_told_of_as_it_was() {
+    let (scratch, image) = changed_since_monday();
+    let object = |line: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&scratch.siltstone(line).ok()).expect("JSON")
+    };
+    for (image, size, mode, note) in [
+        ("disk@monday", 6, "0644", "6265666f7265"),
+        ("disk", 10, "0600", "6166746572"),
+    ] {
+        let told = object(&["stat", "--json", image, "/file"]);
+        assert_eq!(told["size_bytes"], size, "{image}");
+        assert_eq!(told["mode"], mode, "{image}");
+        assert_eq!(told["attributes_hex"]["user.note"], note, "{image}");
+    }
+    let text = scratch.siltstone(["stat", "disk@monday", "/file"]).ok();
+    assert!(text.contains("size:      6 "), "{text}");
+    scratch
+        .siltstone(["stat", "disk@monday", "/directory/removed"])
+        .ok();
+    scratch.siltstone(["stat", "disk@monday", "/new"]).fails(1);
+    scratch
+        .siltstone(["stat", "disk", "/directory/removed"])
+        .fails(1);
+    // What is told of a whole image does not depend on which state of it is looked at; that there is such a state does.
+    let info = object(&["info", "--json", "disk@monday"]);
+    assert_eq!(info, object(&["info", "--json", "disk"]));
+    assert_eq!(info["snapshots"], 1);
+    for line in [
+        &["info", "disk@friday"][..],
+        &["stat", "disk@friday", "/file"],
+    ] {
+        let message = scratch.siltstone(line).fails(1);
+        assert!(message.contains("no snapshot"), "{line:?}: {message}");
+    }
+    assert!(
+        fs::read(scratch.path("disk")).expect("read") == image,
+        "not a byte may change"
+    );
+}
+
 #[test]
 fn a_directory_of_many() {
     const COUNT: usize = 20_000;
@@ -184,8 +317,7 @@ fn names_are_bytes() {
 
 #[test]
 fn extended_attributes() {
-    use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
-    use rustix::io::Errno;
+    use rustix::fs::{listxattr, removexattr};
     let scratch = Scratch::with_image("64M");
     let mount = scratch.mount();
     let path = mount.path("file");

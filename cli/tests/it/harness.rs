@@ -86,6 +86,11 @@ impl Scratch {
         self.try_mount(arguments).expect("mounts")
     }
 
+    /// Mounts a snapshot of the image with more arguments.
+    pub(crate) fn mount_snapshot(&self, snapshot: &str, arguments: &[&str]) -> Mount {
+        Mount::new(self, &format!("disk@{snapshot}"), arguments).expect("mounts")
+    }
+
     /// Mounts the image, unless the tool ends before that. Then: how.
     pub(crate) fn try_mount(&self, arguments: &[&str]) -> Result<Mount, Ended> {
         Mount::new(self, "disk", arguments)
@@ -364,7 +369,8 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
-/// Everything below a directory, as text to compare: paths, kinds, modes, owners, times, content, links.
+/// Everything below a directory, as text to compare: paths, kinds, modes, owners, times, content, links, attributes of
+/// users.
 pub(crate) fn describe(root: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt as _;
     let mut lines = Vec::new();
@@ -387,7 +393,7 @@ pub(crate) fn describe(root: &Path) -> Vec<String> {
         let names = if kind.is_dir() { 0 } else { found.nlink() };
         if !relative.is_empty() {
             lines.push(format!(
-                "{} {:o} {}:{} {} names, {}.{:09} {content}",
+                "{} {:o} {}:{} {} names, {}.{:09} {content} {}",
                 relative.display(),
                 found.mode(),
                 found.uid(),
@@ -395,6 +401,7 @@ pub(crate) fn describe(root: &Path) -> Vec<String> {
                 names,
                 found.mtime(),
                 found.mtime_nsec(),
+                attributes(&path),
             ));
         }
         if kind.is_dir() {
@@ -406,6 +413,25 @@ pub(crate) fn describe(root: &Path) -> Vec<String> {
     }
     lines.sort();
     lines
+}
+
+/// The attributes of a file that users give it, as text.
+fn attributes(path: &Path) -> String {
+    let mut names = vec![0; 65_536];
+    let len = rustix::fs::llistxattr(path, &mut names[..]).expect("listed");
+    names.truncate(len);
+    let mut shown = Vec::new();
+    for name in names.split(|byte| *byte == 0) {
+        if name.starts_with(b"user.") {
+            let mut value = vec![0; 65_536];
+            let len = rustix::fs::lgetxattr(path, name, &mut value[..]).expect("read");
+            value.truncate(len);
+            let name = String::from_utf8_lossy(name);
+            shown.push(format!("{name}={}", value.escape_ascii()));
+        }
+    }
+    shown.sort();
+    shown.join(" ")
 }
 
 /// Fails with the first difference of two descriptions.
