@@ -467,6 +467,50 @@ fn output_into_a_pipe_that_closes() {
 }
 
 #[test]
+fn the_replay_window_is_what_mkfs_was_told() {
+    let scratch = Scratch::new();
+    let object = |line: &[&str]| -> serde_json::Value {
+        let said = scratch.siltstone(line).ok();
+        let first = said.lines().next().expect("a line");
+        serde_json::from_str(first).expect("JSON")
+    };
+    // Without it an eighth of the disk; of what is not whole segments, all that it touches.
+    for (window, bytes) in [
+        (None, 8 << 20),
+        (Some("2M"), 2 << 20),
+        (Some("3080000"), 3 << 20),
+    ] {
+        let size = ["mkfs", "--force", "disk", "--size", "64M"];
+        let window = window.map(|window| ["--replay-window", window]);
+        let line = size.into_iter().chain(window.into_iter().flatten());
+        scratch.siltstone(line).ok();
+        let info = object(&["info", "--json", "disk"]);
+        assert_eq!(info["log_bytes_max"], bytes);
+        let text = scratch.siltstone(["info", "disk"]).ok();
+        let told = format!("log:              up to {} MiB\n", bytes >> 20);
+        assert!(text.contains(&told), "{told}: {text}");
+        let superblock = object(&["dump", "--json", "disk"]);
+        assert_eq!(superblock["kind"], "superblock");
+        let number = |name: &str| superblock[name].as_u64().expect("a number");
+        let segment_bytes = number("segment_blocks") * 4096;
+        assert_eq!(number("log_segments") * segment_bytes, bytes);
+
+        let mount = scratch.mount();
+        fs::write(mount.path("file"), "content").expect("written");
+        mount.unmount();
+        assert_eq!(scratch.siltstone(["cat", "disk", "/file"]).ok(), "content");
+        scratch.siltstone(["fsck", "--data", "disk"]).ok();
+    }
+    // Fewer than 16 segments, and more than a third of the disk.
+    for window in ["64K", "32M"] {
+        let line = ["mkfs", "new", "--size", "64M", "--replay-window", window];
+        let message = scratch.siltstone(line).fails(1);
+        assert!(message.contains("replay window"), "{message}");
+        assert!(!scratch.path("new").exists());
+    }
+}
+
+#[test]
 fn how_an_image_is_compressed_is_set_and_kept() {
     let scratch = Scratch::new();
     scratch.siltstone(["mkfs", "plain", "--size", "16M"]).ok();
