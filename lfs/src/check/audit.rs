@@ -170,6 +170,7 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         let segment_bytes = self.superblock.segment_bytes() as u64;
         let (mut live, mut free, mut emptied) = (0, 0, 0);
+        let (mut only_log, mut of_objects) = (0, 0);
         for (id, segment) in segments.iter() {
             let mut bytes = counted.get(&id).copied().unwrap_or(0);
             if segment.kind == SegmentKind::Object {
@@ -187,6 +188,9 @@ impl<D: BlockDevice> FileSystem<D> {
             free += u64::from(is_free);
             let idle = !segment.pinned && segment.live_bytes == 0;
             emptied += u64::from(idle && !is_free && segment.kind != SegmentKind::Object);
+            let held = segment.pinned && segment.live_bytes == 0;
+            only_log += u64::from(held && segment.kind == SegmentKind::Log);
+            of_objects += u64::from(segment.kind == SegmentKind::Object);
         }
         for (what, counted, recorded) in [
             ("live bytes", live, segments.live_bytes()),
@@ -195,6 +199,16 @@ impl<D: BlockDevice> FileSystem<D> {
                 "emptied segments",
                 emptied,
                 u64::from(segments.emptied_count()),
+            ),
+            (
+                "segments of log alone",
+                only_log,
+                u64::from(segments.only_log_count()),
+            ),
+            (
+                "segments of objects",
+                of_objects,
+                u64::from(segments.of_objects()),
             ),
         ] {
             if counted != recorded {
