@@ -1,14 +1,18 @@
 //! Files over the protocol, and their transactions with keys.
 
 use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use redis::{Commands, Connection, ErrorKind, RedisResult, Value, cmd};
-use tests::machine::{Machine, Setup, Target};
+use tests::machine::{Machine, Setup, Target, host_tool};
+use tests::process::Process;
 use tests::seed;
 
 on!([riscv64 aarch64 hosted] {
-    files_from_an_ordinary_client,
+    files_from_an_ordinary_client, the_host_tool_and_the_machine_share_a_disk,
     keys_and_files_survive_the_plug_together,
 });
 
@@ -48,6 +52,7 @@ fn files_from_an_ordinary_client(target: Target) {
         (missing.kind(), missing.code()),
         (ErrorKind::Extension, Some("ENOENT"))
     );
+    write_parts(c);
     // A directory of many, listed in steps.
     cmd("FS.MKDIR").arg("/many").exec(c).unwrap();
     let mut pipe = redis::pipe();
@@ -81,6 +86,11 @@ fn files_from_an_ordinary_client(target: Target) {
             .query(c),
         Ok("56789".to_owned())
     );
+    check_parts(c);
+    assert_eq!(
+        cmd("FS.READLINK").arg("/a/link").query(c),
+        Ok("b/small".to_owned())
+    );
     let stat: HashMap<String, Value> = cmd("FS.STAT").arg("/a/large").query(c).unwrap();
     assert_eq!(stat["size"], Value::Int(1_000_000));
     assert_eq!(stat["type"], Value::BulkString(b"file".to_vec()));
@@ -103,6 +113,47 @@ fn files_from_an_ordinary_client(target: Target) {
     machine.shutdown();
 }
 
+/// A file that is written to from the middle on, cut, and found under other names.
+fn write_parts(c: &mut Connection) {
+    let size: usize = cmd("FS.WRITE")
+        .arg("/a/parts")
+        .arg(5)
+        .arg("later")
+        .query(c)
+        .unwrap();
+    assert_eq!(size, 10);
+    let size: usize = cmd("FS.WRITE")
+        .arg("/a/parts")
+        .arg(0)
+        .arg("first")
+        .query(c)
+        .unwrap();
+    assert_eq!(size, 10);
+    cmd("FS.TRUNCATE").arg("/a/parts").arg(8).exec(c).unwrap();
+    cmd("FS.MV")
+        .arg("/a/parts")
+        .arg("/a/moved")
+        .exec(c)
+        .unwrap();
+    cmd("FS.LINK")
+        .arg("/a/moved")
+        .arg("/a/b/same")
+        .exec(c)
+        .unwrap();
+}
+
+fn check_parts(c: &mut Connection) {
+    for path in ["/a/moved", "/a/b/same"] {
+        assert_eq!(cmd("FS.GET").arg(path).query(c), Ok("firstlat".to_owned()));
+        let stat: HashMap<String, Value> = cmd("FS.STAT").arg(path).query(c).unwrap();
+        assert_eq!(stat["links"], Value::Int(2));
+    }
+    assert_eq!(
+        cmd("FS.GET").arg("/a/parts").query::<Option<String>>(c),
+        Ok(None)
+    );
+}
+
 /// All names in a directory, as FS.LS gives them bit by bit.
 fn list_in_steps(c: &mut Connection, directory: &str) -> Vec<String> {
     let mut names = Vec::new();
@@ -122,6 +173,57 @@ fn list_in_steps(c: &mut Connection, directory: &str) -> Vec<String> {
         }
     }
     names
+}
+
+/// For a run of the host tool.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// What the one writes the other reads, the machine's snapshots, too.
+fn the_host_tool_and_the_machine_share_a_disk(target: Target) {
+    let setup = Setup::new(target);
+    let directory = setup.directory().to_owned();
+    let tool = |line: &[&str]| {
+        let mut command = Command::new(host_tool());
+        command.current_dir(&directory).args(line);
+        Process::run(command, LIMIT)
+    };
+    let from_the_host = "from the host ".repeat(20_000);
+    fs::write(directory.join("file"), &from_the_host).unwrap();
+    tool(&["mkfs", "disk.img", "--size", "64M"]);
+    tool(&["mkdir", "disk.img", "/shared"]);
+    tool(&["cp", "file", "disk.img:/shared/file"]);
+
+    let machine = setup.boot();
+    let c = &mut machine.connect();
+    let found: String = cmd("FS.GET").arg("/shared/file").query(c).unwrap();
+    assert!(found == from_the_host);
+    let before = "before the snapshot ".repeat(20_000);
+    let put = |c: &mut Connection, path: &str, content: &str| {
+        cmd("FS.PUT").arg(path).arg(content).exec(c).unwrap();
+    };
+    put(c, "/shared/machine", &before);
+    put(c, "/shared/removed", "was here");
+    cmd("SNAPSHOT").arg("CREATE").arg("then").exec(c).unwrap();
+    put(c, "/shared/machine", "after it");
+    put(c, "/shared/new", "new");
+    cmd("FS.RM").arg("/shared/removed").exec(c).unwrap();
+    machine.shutdown();
+
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let listed = tool(&["ls", "disk.img@then", "/shared"]);
+    assert_eq!(lines(&listed), ["file", "machine", "removed"]);
+    let listed = tool(&["ls", "disk.img", "/shared"]);
+    assert_eq!(lines(&listed), ["file", "machine", "new"]);
+    let listed = tool(&["snapshot", "list", "disk.img"]);
+    assert!(listed.trim_end().ends_with("then"), "{listed}");
+    tool(&["cp", "disk.img@then:/shared/machine", "old"]);
+    assert!(fs::read_to_string(directory.join("old")).unwrap() == before);
+    tool(&["cp", "disk.img:/shared/machine", "now"]);
+    let now = fs::read_to_string(directory.join("now")).unwrap();
+    assert_eq!(now, "after it");
+    let printed = tool(&["cat", "disk.img@then", "/shared/removed"]);
+    assert_eq!(lines(&printed), ["was here"]);
+    tool(&["fsck", "--data", "disk.img"]);
 }
 
 /// Rounds of writing until the plug is pulled.
