@@ -15,6 +15,7 @@ mod check;
 mod cleaner;
 mod common;
 mod compression;
+mod costs;
 mod crash;
 #[path = "../../examples/dump.rs"]
 mod dump;
