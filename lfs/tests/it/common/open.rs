@@ -9,7 +9,7 @@ use lfs::{Clock, CommitStop, FileError, Isolation, Namespace, OpenTransaction};
 
 use super::operation::{HANDLES, Operation, Outcome, Target, TreePath, apply};
 use super::posix::Model;
-use super::world::{Worker, World};
+use super::world::{Worker, World, is_fault};
 
 /// What was done in a step, when, and what came of it.
 #[derive(Clone)]
@@ -79,11 +79,7 @@ impl Worker {
             Err(
                 FileError::TransactionEnded | FileError::NoSpace | FileError::TransactionTooLarge,
             ) => End::Refused,
-            Err(FileError::Device(_) | FileError::ReadOnly | FileError::Damaged { .. })
-                if world.faulty =>
-            {
-                End::Refused
-            }
+            Err(error) if is_fault(&error) && world.faulty => End::Refused,
             Err(error) => panic!("{error}"),
         };
         let kind = format!("open transaction: {end:?}");
@@ -143,7 +139,7 @@ impl Worker {
         let result = result.await;
         let given_up = match &result {
             Err(FileError::TransactionEnded | FileError::TransactionTooLarge) => true,
-            Err(FileError::Device(_) | FileError::Damaged { .. }) => self.world.borrow().faulty,
+            Err(error) if is_fault(error) => self.world.borrow().faulty,
             _ => false,
         };
         if given_up {

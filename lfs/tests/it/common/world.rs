@@ -420,9 +420,7 @@ impl Worker {
                 assert!(!operations.iter().all(gives), "{}: full", what());
                 Err(FileError::NoSpace)
             }
-            Err(
-                error @ (FileError::Device(_) | FileError::ReadOnly | FileError::Damaged { .. }),
-            ) if world.faulty => Err(error),
+            Err(error) if is_fault(&error) && world.faulty => Err(error),
             Err(FileError::TransactionTooLarge) => {
                 let bytes = operations.iter().map(payload_bytes).sum::<usize>();
                 assert!(bytes > 24_000, "{}: too large", what());
@@ -655,6 +653,17 @@ pub fn same(
         );
     }
     assert_eq!(found.len(), expected.len(), "{what}");
+}
+
+/// Whether an error is what a faulty disk may lead to.
+pub fn is_fault(error: &FileError) -> bool {
+    matches!(
+        error,
+        FileError::Device(_)
+            | FileError::ReadOnly
+            | FileError::Damaged { .. }
+            | FileError::DamagedData { .. }
+    )
 }
 
 /// Bytes that do not compress.

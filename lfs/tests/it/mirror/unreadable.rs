@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::common::world::is_fault;
 use lfs::Buffer;
 use lfs::sim::Request;
 
@@ -71,8 +72,7 @@ fn blocks(disks: &Disks, same: bool) -> Vec<u64> {
 /// How much could be read, which is right; all of the rest said that it is damaged.
 fn readable(machine: &mut Machine, inodes: &[InodeNumber], what: &str) -> usize {
     let damaged = |error: FileError| {
-        let said = matches!(error, FileError::Damaged { .. } | FileError::Device(_));
-        assert!(said, "{what}: {error}");
+        assert!(is_fault(&error), "{what}: {error}");
     };
     let mut right = 0;
     match machine.get() {
