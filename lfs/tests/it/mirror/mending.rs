@@ -1,8 +1,8 @@
 //! What is written again from the other disk: that it stays, and that each part is taken from where it is right.
 
 use embassy_futures::select::select;
+use lfs::ObjectId;
 use lfs::sim::Request;
-use lfs::{Buffer, ObjectId};
 
 use super::unreadable::bad_blocks;
 use super::*;
@@ -230,11 +230,6 @@ fn mount(disks: &Disks, seed: u64) -> Result<(), MountError> {
 /// Homes of the two slots.
 const SLOTS: [u64; 2] = [16, 24];
 
-fn block_of(disk: &SimDisk, block: u64) -> Vec<u8> {
-    let at = usize::try_from(block).unwrap() * 4096;
-    disk.to_bytes()[at..at + 4096].to_vec()
-}
-
 /// One bit on one disk made a slot claim to be newer than the one in force, and the good copy on the other disk was overwritten with it.
 #[test]
 fn a_slot_that_claims_too_much_on_one_disk_is_mended_from_the_other() {
@@ -286,12 +281,7 @@ fn what_one_disk_may_have_in_the_other_slot_is_written_over() {
     let slot = SLOTS.into_iter().find(changed).unwrap();
     for member in [0, 1] {
         let disks = snapshots(&base, 417);
-        let (disk, next) = (disks[member].clone(), block_of(&later[member], slot));
-        Executor::new(0).run(async move {
-            let mut buffer = Buffer::zeroed(1).unwrap();
-            buffer.bytes_mut().copy_from_slice(&next);
-            disk.write(BlockIndex(slot), buffer).await.1.unwrap();
-        });
+        write_block(&disks[member], slot, &block_of(&later[member], slot));
         bad_blocks(&disks[member], [slot].into());
         mount(&disks, 418).unwrap();
         for disk in &disks {
@@ -325,12 +315,7 @@ fn a_checkpoint_that_one_disk_lost_and_the_other_cannot_read_just_now_stays() {
         if spoilt {
             disks[0].flip_bit(BlockIndex(slot), 100 * 8);
         } else {
-            let (disk, older) = (disks[0].clone(), block_of(&base[0], slot));
-            Executor::new(0).run(async move {
-                let mut buffer = Buffer::zeroed(1).unwrap();
-                buffer.bytes_mut().copy_from_slice(&older);
-                disk.write(BlockIndex(slot), buffer).await.1.unwrap();
-            });
+            write_block(&disks[0], slot, &block_of(&base[0], slot));
         }
         let before = disks.each_ref().map(|disk| block_of(disk, slot));
         bad_blocks(&disks[1], [slot].into());

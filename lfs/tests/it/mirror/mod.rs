@@ -21,9 +21,9 @@ use std::rc::Rc;
 use embassy_futures::select::{Either3, select3};
 use lfs::sim::{Executor, Random, SimClock, SimDisk, seed_from};
 use lfs::{
-    BlockDevice, BlockIndex, CheckOptions, Clock, DeviceError, FileError, FileKind, FileSystem,
-    FileSystemId, FormatOptions, InodeNumber, MemberState, Mirror, MirrorError, MirrorStatus,
-    MountError, NewInode, ROOT, Recovery, ScrubOptions, ScrubStatus, Side, Suite,
+    BlockDevice, BlockIndex, Buffer, CheckOptions, Clock, DeviceError, FileError, FileKind,
+    FileSystem, FileSystemId, FormatOptions, InodeNumber, MemberState, Mirror, MirrorError,
+    MirrorStatus, MountError, NewInode, ROOT, Recovery, ScrubOptions, ScrubStatus, Side, Suite,
 };
 
 const SEGMENT_BLOCKS: usize = 8;
@@ -266,6 +266,21 @@ fn pair(seed: u64) -> Disks {
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
     (0..len).map(|_| random.index(256) as u8).collect()
+}
+
+/// Writes a block to one disk, past the mirror.
+fn write_block(disk: &SimDisk, block: u64, bytes: &[u8]) {
+    let disk = disk.clone();
+    let mut buffer = Buffer::zeroed(1).unwrap();
+    buffer.bytes_mut().copy_from_slice(bytes);
+    let written =
+        Executor::new(0).run(async move { disk.write(BlockIndex(block), buffer).await.1 });
+    written.unwrap();
+}
+
+fn block_of(disk: &SimDisk, block: u64) -> Vec<u8> {
+    let at = usize::try_from(block).unwrap() * 4096;
+    disk.to_bytes()[at..at + 4096].to_vec()
 }
 
 fn snapshots(disks: &Disks, seed: u64) -> Disks {

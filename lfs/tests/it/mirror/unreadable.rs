@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 
 use crate::common::world::is_fault;
-use lfs::Buffer;
 use lfs::sim::Request;
 
 use super::*;
@@ -32,6 +31,8 @@ pub(crate) fn bad_blocks(disk: &SimDisk, blocks: BTreeSet<u64>) -> Rc<RefCell<BT
     bad
 }
 
+/// What nobody has written, on a disk that holds something else.
+const PLANTED: [u8; 4096] = [0x5A; 4096];
 /// Files that are made while both disks are there, and as many when the second one is away.
 const FILES: u64 = 8;
 const FILE_BYTES: usize = 5000;
@@ -173,23 +174,14 @@ fn a_new_disk_keeps_nothing_of_an_earlier_life() {
         let mut machine = Machine::boot(&disks, 321).unwrap();
         bad_blocks(&disks[0], [block].into());
         // Blank is what looks blank: not every block is looked at.
-        let planted = disks[1].clone();
-        let written = Executor::new(0).run(async move {
-            let mut buffer = Buffer::zeroed(1).unwrap();
-            buffer.bytes_mut().fill(0x5A);
-            planted.write(BlockIndex(block), buffer).await.1
-        });
-        written.unwrap();
+        write_block(&disks[1], block, &PLANTED);
         machine.whole();
         // Free ones are not copied.
         if machine.status().unread_blocks == 0 {
             continue;
         }
         cleared += 1;
-        let at = block as usize * 4096;
-        let bytes = disks[1].to_bytes();
-        let planted = bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A);
-        assert!(!planted, "block {block}");
+        assert!(block_of(&disks[1], block) != PLANTED, "block {block}");
     }
     assert!(cleared > 5, "{cleared}");
 }
@@ -208,13 +200,7 @@ fn what_is_not_ours_is_not_at_a_second_attempt_either() {
     let block = *used_blocks(&base[0]).last().unwrap();
     let disks = snapshots(&base, 341);
     let mut machine = Machine::boot(&disks, 342).unwrap();
-    let planted = disks[1].clone();
-    let written = Executor::new(0).run(async move {
-        let mut buffer = Buffer::zeroed(1).unwrap();
-        buffer.bytes_mut().fill(0x5A);
-        planted.write(BlockIndex(block), buffer).await.1
-    });
-    written.unwrap();
+    write_block(&disks[1], block, &PLANTED);
     let phase = Rc::new(Cell::new(Phase::Away));
     let of_disk = Rc::clone(&phase);
     disks[1].set_faults(move |request| {
@@ -245,9 +231,7 @@ fn what_is_not_ours_is_not_at_a_second_attempt_either() {
         "the first attempt was cut short"
     );
     assert!(machine.status().unread_blocks > 0);
-    let at = block as usize * 4096;
-    let bytes = disks[1].to_bytes();
-    assert!(!bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A));
+    assert!(block_of(&disks[1], block) != PLANTED);
 }
 
 /// Copies of both disks were used together for a while. One of them, put beside a disk of the mirror itself, was taken for an earlier state of it.
@@ -266,18 +250,11 @@ fn what_went_its_own_way_is_not_ours() {
     let disks = [base[0].snapshot(357), copies[1].snapshot(358)];
     let block = *used_blocks(&disks[0]).last().unwrap();
     let mut machine = Machine::boot(&disks, 359).unwrap();
-    let planted = disks[1].clone();
-    Executor::new(0).run(async move {
-        let mut buffer = Buffer::zeroed(1).unwrap();
-        buffer.bytes_mut().fill(0x5A);
-        planted.write(BlockIndex(block), buffer).await.1.unwrap();
-    });
+    write_block(&disks[1], block, &PLANTED);
     bad_blocks(&disks[0], [block].into());
     machine.whole();
     assert!(machine.status().unread_blocks > 0);
-    let at = block as usize * 4096;
-    let bytes = disks[1].to_bytes();
-    assert!(!bytes[at..at + 4096].iter().all(|byte| *byte == 0x5A));
+    assert!(block_of(&disks[1], block) != PLANTED);
 }
 
 /// From a disk that can hardly be read nothing becomes whole: then its copy would be taken for one.
