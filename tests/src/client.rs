@@ -1,9 +1,11 @@
 //! The clients: redis-rs, Debian's command line tools, scripts in other languages, and raw sockets.
 
+use std::collections::HashMap;
+use std::fmt::Debug;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Connection, Parser, Value};
 
@@ -14,6 +16,9 @@ use crate::root;
 const REPLY_LIMIT: Duration = Duration::from_mins(1);
 /// For a command line client or a script.
 const SCRIPT_LIMIT: Duration = Duration::from_mins(2);
+
+/// Between two questions of [`ask_until`].
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A connection of redis-rs, with limits on every wait.
 pub fn connect(port: u16) -> Connection {
@@ -190,4 +195,40 @@ impl RawClient {
             _ => rest,
         }
     }
+}
+
+/// Asks again and again until there is an answer, which has to come within `limit`. For what a machine does in the background: the protocol
+/// announces that to nobody.
+///
+/// # Panics
+/// When it does not come in time.
+pub fn ask_until<T, E: Debug>(limit: Duration, mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(instead) => assert!(Instant::now() < deadline, "{instead:?}"),
+        }
+        std::thread::sleep(ASK_INTERVAL);
+    }
+}
+
+/// Has a machine verify all that it stores; what SCRUB STATUS says at the end, which has to come within `limit`.
+///
+/// # Panics
+/// When it does not, or there is no scrub.
+pub fn scrub(connection: &mut Connection, limit: Duration) -> HashMap<String, u64> {
+    redis::cmd("SCRUB")
+        .exec(connection)
+        .expect("a scrub begins");
+    ask_until(limit, || {
+        let status: HashMap<String, u64> = redis::cmd("SCRUB")
+            .arg("STATUS")
+            .query(connection)
+            .expect("it tells how far it is");
+        match status.get("running") {
+            Some(0) => Ok(status),
+            _ => Err(status),
+        }
+    })
 }

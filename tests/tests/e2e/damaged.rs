@@ -1,11 +1,11 @@
 //! Damage on the only disk, as a client hears of it.
 
-use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Commands, Connection, RedisResult, cmd};
+use tests::client;
 use tests::machine::{Setup, Target};
 use tests::seed;
 
@@ -38,16 +38,7 @@ fn rot_is_told_with_path_and_range(target: Target) {
 
     let machine = setup.boot();
     let c = &mut machine.connect();
-    cmd("SCRUB").exec(c).unwrap();
-    let deadline = Instant::now() + LIMIT;
-    let status = loop {
-        let status: HashMap<String, u64> = cmd("SCRUB").arg("STATUS").query(c).unwrap();
-        if status["running"] == 0 {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "{status:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    let status = client::scrub(c, LIMIT);
     assert_eq!(status["done"], status["total"], "{status:?}");
     assert_eq!((status["repaired"], status["unrepairable"]), (0, 1));
     let range = format!("bytes {start} to {}", start + 4096);

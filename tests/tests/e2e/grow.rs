@@ -1,9 +1,10 @@
 //! Disks that become larger: under load, while the machine is off, and one of two.
 
 use std::fs::OpenOptions;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Commands, Connection, cmd};
+use tests::client;
 use tests::machine::{Machine, Setup, Target};
 use tests::seed;
 use tests::workload::Workload;
@@ -31,16 +32,13 @@ fn number(connection: &mut Connection, section: &str, name: &str) -> u64 {
 
 /// Waits until the file system takes almost all of `size_bytes`: all but the part of a segment.
 fn wait_for_size(connection: &mut Connection, size_bytes: u64) {
-    let deadline = Instant::now() + LIMIT;
-    let size = |connection: &mut Connection| number(connection, "files", "fs_size_bytes");
-    while !(size_bytes - MIB..=size_bytes).contains(&size(connection)) {
-        assert!(
-            Instant::now() < deadline,
-            "{} instead of {size_bytes}",
-            size(connection)
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let near = size_bytes - MIB..=size_bytes;
+    client::ask_until(LIMIT, || {
+        match number(connection, "files", "fs_size_bytes") {
+            size if near.contains(&size) => Ok(()),
+            size => Err(format!("{size} instead of {size_bytes}")),
+        }
+    });
 }
 
 /// Puts files of [`FILE_BYTES`] until there is no room for more; how many MiB that is.
@@ -125,31 +123,23 @@ fn a_mirror_grows_once_both_disks_have(target: Target) {
     let machine = setup.boot();
     let mut connection = machine.connect();
     let whole = |machine: &Machine| {
-        let deadline = Instant::now() + LIMIT;
         let mut connection = machine.connect();
-        loop {
+        client::ask_until(LIMIT, || {
             let info: String = cmd("INFO").arg("mirror").query(&mut connection).unwrap();
-            if info.contains("mirror_state:whole") {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{info}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            let whole = info.contains("mirror_state:whole");
+            whole.then_some(()).ok_or(info)
+        });
     };
     whole(&machine);
     let before = number(&mut connection, "files", "fs_size_bytes");
     machine.resize_disk(1, 80 * MIB);
-    let deadline = Instant::now() + LIMIT;
     // Which of the two a machine counts first differs.
-    let sizes = ["mirror_disk1_bytes", "mirror_disk2_bytes"];
-    while sizes
-        .map(|name| number(&mut connection, "mirror", name))
-        .into_iter()
-        .all(|size| size != 80 * MIB)
-    {
-        assert!(Instant::now() < deadline, "the disk is not larger");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    client::ask_until(LIMIT, || {
+        let sizes = ["mirror_disk1_bytes", "mirror_disk2_bytes"]
+            .map(|name| number(&mut connection, "mirror", name));
+        let larger = sizes.contains(&(80 * MIB));
+        larger.then_some(()).ok_or(sizes)
+    });
     connection.set::<_, _, ()>("key", "value").unwrap();
     assert_eq!(number(&mut connection, "files", "fs_size_bytes"), before);
     machine.resize_disk(2, 64 * MIB);

@@ -2,9 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Commands, Connection};
+use tests::client;
 use tests::machine::{READY, Setup, Target};
 use tests::nbd::{Faults, NbdServer};
 use tests::seed;
@@ -34,11 +35,10 @@ fn field(connection: &mut Connection, name: &str) -> String {
 
 /// Waits until a field has a value.
 fn wait_for(connection: &mut Connection, name: &str, value: &str) {
-    let deadline = Instant::now() + LIMIT;
-    while field(connection, name) != value {
-        assert!(Instant::now() < deadline, "{name} is not {value}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    client::ask_until(LIMIT, || match field(connection, name) {
+        found if found == value => Ok(()),
+        found => Err(format!("{name} is {found}, not {value}")),
+    });
 }
 
 /// A machine with two disks, each of which is a file.
@@ -214,19 +214,7 @@ fn rot_on_one_disk_is_repaired(target: Target) {
             .query::<Vec<u8>>(connection)
     };
     assert_eq!(get(&mut connection).unwrap(), content);
-    redis::cmd("SCRUB").query::<()>(&mut connection).unwrap();
-    let deadline = Instant::now() + LIMIT;
-    let status = loop {
-        let status: std::collections::HashMap<String, i64> = redis::cmd("SCRUB")
-            .arg("STATUS")
-            .query(&mut connection)
-            .unwrap();
-        if status["running"] == 0 {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "{status:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    let status = client::scrub(&mut connection, LIMIT);
     assert_eq!(status["unrepairable"], 0, "{status:?}");
     let repaired: u64 = field(&mut connection, "mirror_repaired").parse().unwrap();
     assert!(repaired > 0);
