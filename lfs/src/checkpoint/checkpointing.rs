@@ -75,6 +75,7 @@ impl<D: BlockDevice> Drop for Turn<'_, D> {
     fn drop(&mut self) {
         self.0.segments.borrow_mut().thaw();
         self.0.checkpointing.set(false);
+        self.0.segments_due.set(0);
         self.0.changed.notify();
     }
 }
@@ -226,10 +227,9 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         // Not what only the log needs as yet: should the checkpoint not be readable one day, the one before finds in the
         // log after it that there was another.
-        Moment {
-            emptied: segments.emptied(),
-            ..moment
-        }
+        let emptied = segments.emptied();
+        self.segments_due.set(emptied.len());
+        Moment { emptied, ..moment }
     }
 
     /// Gives back what a checkpoint that failed has taken, and takes back what it has counted.
@@ -451,6 +451,7 @@ impl<D: BlockDevice> FileSystem<D> {
         for segment in moment.emptied {
             self.discard(segment).await;
             self.segments.borrow_mut().release(segment);
+            self.log.nudge();
         }
         self.forget_awaiting(&moment.cleaned);
         self.log.nudge();

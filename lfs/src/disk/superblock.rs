@@ -312,7 +312,7 @@ impl Reserves {
     /// clean in when everything else is full.
     pub(crate) fn segments_reserved(&self) -> u32 {
         let commit = u32::try_from(commit_segments_max(self.log_segments)).unwrap_or(u32::MAX);
-        self.segments_needed(commit) + self.segment_count / 24 + 2 + self.segment_count / 14 + 2
+        self.segments_needed(commit) + self.segment_count / 24 + 2 + self.segment_count / 12 + 2
     }
 
     /// Changed tree nodes at which commits wait for a checkpoint: more than there are leaves when the disk is full of

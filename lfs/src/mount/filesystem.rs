@@ -44,6 +44,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) object_reserve: Cell<u64>,
     /// Somebody makes a checkpoint.
     pub(crate) checkpointing: Cell<bool>,
+    /// Segments that it frees.
+    pub(crate) segments_due: Cell<usize>,
     /// Somebody wants one to be made in the background.
     pub(crate) checkpoint_due: Cell<bool>,
     /// By how many nodes somebody waits to change more than is possible before the next one.
@@ -134,6 +136,7 @@ impl<D: BlockDevice> FileSystem<D> {
             cleaner: RefCell::default(),
             object_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
+            segments_due: Cell::new(0),
             checkpoint_due: Cell::new(false),
             nodes_wanted: Cell::new(0),
             held_inodes: RefCell::default(),

@@ -13,6 +13,8 @@ const IDLE_COMMIT_MS: u64 = 1000;
 const RETRY_MS: u64 = 200;
 /// Most bytes of a file's data that are freed in one transaction.
 const RECLAIM_BYTES_MAX: u64 = 16 << 20;
+/// Segments that a checkpoint is made for, unless there will be no more of them.
+pub(crate) const SEGMENTS_PER_CHECKPOINT: u32 = 2;
 /// Orphans looked at in one go.
 const ORPHANS_AT_ONCE: usize = 16;
 
@@ -102,8 +104,12 @@ impl<D: BlockDevice> FileSystem<D> {
         let wanted =
             self.reserves().segments_needed(self.log.commit_segments()) + self.segments_promised();
         let free = self.segments.borrow().free();
-        let enough = if self.cleans_in_vain() { 1 } else { 2 };
-        free <= wanted && self.segments_coming() >= enough
+        let enough = if self.cleans_in_vain() {
+            1
+        } else {
+            SEGMENTS_PER_CHECKPOINT
+        };
+        free <= wanted && self.segments_emptied() >= enough
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {

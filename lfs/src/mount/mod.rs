@@ -26,6 +26,7 @@ pub use format::{
     Content, DEVICE_BYTES_MIN, FormatOptions, finish_format, format, format_encrypted,
     format_encrypted_unfinished, format_unfinished, probe,
 };
+pub(crate) use maintenance::SEGMENTS_PER_CHECKPOINT;
 pub use recovery::Recovery;
 pub use unlock::{
     Encryption, Entropy, KeyChange, KeySlotInfo, Unlock, change_keys, key_slots, verify_key,

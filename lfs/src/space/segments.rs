@@ -49,8 +49,8 @@ impl SegmentKind {
     }
 }
 
-/// Losses by which is told how much a segment loses: with fewer chance decides, more tell of times long gone.
-const LOSSES: usize = 4;
+/// Losses by which is told how fast a segment loses: with fewer chance decides, more tell of times long gone.
+const LOSSES: u64 = 8;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {
@@ -62,8 +62,10 @@ pub(crate) struct Segment {
     pub generation: u8,
     /// Something is still being written to it, or the log needs it for replay: not to be cleaned or freed.
     pub pinned: bool,
-    /// When something in it was last no longer meant, newest first, in blocks of log. Only in memory.
-    losses: [u64; LOSSES],
+    /// When something in it was last no longer meant, in blocks of log. Only in memory.
+    lost_at: u64,
+    /// How long its last few losses took, in blocks of log: of each, an older one counts less. Only in memory.
+    losses_took: u64,
 }
 
 impl Segment {
@@ -72,23 +74,21 @@ impl Segment {
         Self {
             kind,
             written_at,
-            losses: [written_at; LOSSES],
+            lost_at: written_at,
             ..FREE
         }
     }
 
-    /// Since when it has had its last few losses: the longer ago, the less it loses. What it has lost in one group counts
+    /// How long it has taken for its last few losses by `now`: the longer, the less it loses. What it has lost in one group counts
     /// once.
-    pub(crate) fn losing_since(&self) -> u64 {
-        self.losses.last().copied().unwrap_or(self.written_at)
+    pub(crate) fn calm(&self, now: u64) -> u64 {
+        self.losses_took + now.saturating_sub(self.lost_at)
     }
 
     fn note_loss(&mut self, now: u64) {
-        if self.losses.first().is_some_and(|last| *last < now) {
-            self.losses.rotate_right(1);
-            if let Some(last) = self.losses.first_mut() {
-                *last = now;
-            }
+        if self.lost_at < now {
+            self.losses_took = self.calm(now) - self.losses_took / LOSSES;
+            self.lost_at = now;
         }
     }
 
@@ -115,7 +115,8 @@ const FREE: Segment = Segment {
     written_at: 0,
     generation: 0,
     pinned: false,
-    losses: [0; LOSSES],
+    lost_at: 0,
+    losses_took: 0,
 };
 
 #[derive(Clone)]
@@ -324,7 +325,7 @@ impl Segments {
     pub(crate) fn set_age(&mut self, id: SegmentId, written_at: u64, generation: u8) {
         self.update(id, |segment| {
             segment.written_at = written_at;
-            segment.losses = [written_at; LOSSES];
+            (segment.lost_at, segment.losses_took) = (written_at, 0);
             segment.generation = generation;
         });
         self.touch(id);

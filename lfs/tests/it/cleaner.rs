@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{Clock, Counters, FileKind, FormatOptions, NewInode, ROOT};
+use lfs::{Clock, Counters, FileKind, FormatOptions, InodeNumber, NewInode, ROOT};
 
 const DISK_BYTES: u64 = 128 << 20;
 const UNIT: u64 = 4096;
@@ -85,34 +85,92 @@ fn what_is_dead_within_a_compressed_extent_is_left_behind() {
     overwrite_here_and_there(32);
 }
 
+/// A file system of `DISK_BYTES` with one file, which takes `percent` of the capacity.
+struct Filled {
+    executor: Executor,
+    filesystem: Rc<common::TestFileSystem>,
+    inode: InodeNumber,
+    units: u64,
+}
+
+fn filled(options: FormatOptions, percent: u64) -> Filled {
+    let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
+    let mut executor = Executor::new(1);
+    let target = disk.clone();
+    executor.run(async move {
+        let formatted = common::key::format(&target, options, common::ID);
+        formatted.await.unwrap();
+    });
+    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
+    let units = filesystem.usage().capacity_bytes * percent / 100 / (UNIT + 4);
+    let empty = Rc::clone(&filesystem);
+    let inode = executor.run(async move {
+        let new = NewInode::new(FileKind::File, 0o644);
+        let create = empty.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
+        let (inode, _) = create.await.unwrap();
+        let mut random = Random::new(1);
+        for unit in 0..units {
+            let bytes = unit_bytes(&mut random, 64);
+            let write = empty.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+            write.await.unwrap();
+        }
+        inode
+    });
+    Filled {
+        executor,
+        filesystem,
+        inode,
+        units,
+    }
+}
+
+/// Who writes alone on a file system that is full to nine tenths waits for no segment to be cleaned. Segments are not the smallest:
+/// what the cleaner does while a checkpoint is made grows with them.
+#[test]
+fn nobody_waits_for_a_segment_to_be_cleaned() {
+    const BLOCKS_PER_SEGMENT: u64 = SEGMENT_BYTES as u64 / UNIT;
+    let options = FormatOptions {
+        segment_bytes: SEGMENT_BYTES,
+        log_segments: 32,
+        created_ns: 0,
+    };
+    let Filled {
+        mut executor,
+        filesystem,
+        inode,
+        units,
+    } = filled(options, 90);
+    let (longest, cleaned) = executor.run(async move {
+        let mut random = Random::new(2);
+        let cleaned = || filesystem.counters().bytes_cleaned_written / UNIT;
+        let mut longest = 0;
+        for _ in 0..units * 2 {
+            let unit = random.below(units);
+            let bytes = unit_bytes(&mut random, 64);
+            let before = cleaned();
+            let write = filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+            let ((), commit) = write.await.unwrap();
+            longest = longest.max(cleaned() - before);
+            filesystem.wait_durable(commit).await.unwrap();
+        }
+        (longest, filesystem.counters().segments_cleaned)
+    });
+    println!("{longest} blocks while one waited, {cleaned} segments cleaned");
+    assert!(cleaned > 200);
+    assert!(longest < BLOCKS_PER_SEGMENT);
+}
+
 /// What many at once overwrite, nine in ten times a tenth of the data, on a file system that is full to four fifths of its
 /// capacity: they share groups and do not fall apart into parties, and what is cold is not copied with what is hot.
 #[test]
 fn hot_and_cold_data_are_kept_apart() {
     const AT_ONCE: u64 = 16;
-    let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
-    let mut executor = Executor::new(1);
-    let target = disk.clone();
-    executor.run(async move {
-        let options = FormatOptions::for_device_bytes(DISK_BYTES);
-        let formatted = common::key::format(&target, options, common::ID);
-        formatted.await.unwrap();
-    });
-    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
-    let units = filesystem.usage().capacity_bytes / 5 * 4 / (UNIT + 4);
-    let filled = Rc::clone(&filesystem);
-    let inode = executor.run(async move {
-        let new = NewInode::new(FileKind::File, 0o644);
-        let create = filled.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
-        let (inode, _) = create.await.unwrap();
-        let mut random = Random::new(1);
-        for unit in 0..units {
-            let bytes = unit_bytes(&mut random, 64);
-            let write = filled.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
-            write.await.unwrap();
-        }
-        inode
-    });
+    let Filled {
+        mut executor,
+        filesystem,
+        inode,
+        units,
+    } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 80);
     let mut overwrite = |count: u64| {
         let before = filesystem.counters();
         let done = Rc::new(Cell::new(0));

@@ -8,13 +8,15 @@
 //! its own, so that old data are not copied along with young.
 //!
 //! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for at most four times as
-//! many bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]).
+//! many bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]). Who waits for a checkpoint does not
+//! wait for the cleaner besides (see [`FileSystem::checkpoint_first`]).
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
 use self::survivors::Pending;
 use crate::disk::read_checked;
 use crate::disk::superblock::SegmentId;
+use crate::mount::SEGMENTS_PER_CHECKPOINT;
 use crate::space::heads::SURVIVOR_HEADS;
 use crate::space::segments::{Segment, SegmentKind};
 use crate::transaction::Loaded;
@@ -31,6 +33,10 @@ const NODE_BLOCKS_AT_ONCE: u32 = 32;
 
 /// A segment is worth cleaning when at least this part of it, one in so many, could be used better.
 const WORTH_ONE_IN: u32 = 16;
+
+/// Victims whose survivors may wait for more of their kind although segments are short: so many give half a segment at least, and less than a block
+/// is lost to each kind that is written early.
+const HELD_UP_MAX: u32 = WORTH_ONE_IN / 2;
 
 /// Steps between segments that are few and hardly any.
 const PACE_STEPS: u64 = 64;
@@ -129,6 +135,10 @@ impl<D: BlockDevice> FileSystem<D> {
 
     async fn clean_victims(&self) -> Result<(), FileError> {
         while (self.wants_more_cleaning() || self.wants_room_for_objects()) && !self.is_ending() {
+            self.checkpoint_first().await;
+            if self.holds_up() {
+                self.write_all_survivors().await?;
+            }
             let Some((victim, segment)) = self.pick_victim() else {
                 break;
             };
@@ -156,10 +166,37 @@ impl<D: BlockDevice> FileSystem<D> {
             self.done_with(victim);
             self.log.nudge();
         }
+        self.write_all_survivors().await
+    }
+
+    async fn write_all_survivors(&self) -> Result<(), FileError> {
         for generation in 0..SURVIVOR_HEADS {
             while self.write_survivors(generation).await? {}
         }
         Ok(())
+    }
+
+    /// Whether commits are about to wait for segments that are held by survivors which wait for more of their kind.
+    fn holds_up(&self) -> bool {
+        let needed = self.reserves().segments_needed(self.log.commit_segments());
+        self.segments.borrow().free() <= needed
+            && self.segments_emptied() < SEGMENTS_PER_CHECKPOINT
+            && self.segments_in_work() >= HELD_UP_MAX
+    }
+
+    /// Waits while a checkpoint is under way that frees segments which commits are about to wait for: cleaning would make it take
+    /// longer, and take segments that they could have. As long as they do have some, it goes on where even with those
+    /// that are coming there are few.
+    async fn checkpoint_first(&self) {
+        let near = || {
+            let needed = self.reserves().segments_needed(self.log.commit_segments());
+            self.segments_due.get() > 0
+                && self.segments.borrow().free() <= needed
+                && !(self.wants_cleaning() && self.log.has_room())
+        };
+        self.changed
+            .until(|| (!near() || self.is_ending()).then_some(()))
+            .await;
     }
 
     /// Whether free segments, and those that the next checkpoint frees, are few.
@@ -195,19 +232,27 @@ impl<D: BlockDevice> FileSystem<D> {
             && self.segments_coming() == 0
     }
 
-    /// Segments that the next checkpoint frees, or the one after it: of the log's, it lets go at the first.
+    /// Segments that checkpoints are going to free, those included that the cleaner is at.
     pub(crate) fn segments_coming(&self) -> u32 {
-        let state = self.cleaner.borrow();
-        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        let in_work = count(state.in_work.len());
+        self.segments_emptied() + self.segments_in_work()
+    }
+
+    /// Segments that the next checkpoint frees, or the one after it: of the log's, it lets go at the first.
+    pub(crate) fn segments_emptied(&self) -> u32 {
         // What the cleaner is at may be among the log's.
         let of_log = if self.layer_pins_log() {
             0
         } else {
-            self.log.segments_only_log().saturating_sub(in_work)
+            let only_log = self.log.segments_only_log();
+            only_log.saturating_sub(self.segments_in_work())
         };
+        let awaiting = self.cleaner.borrow().awaiting.len();
         let emptied = self.segments.borrow().emptied_count();
-        emptied + of_log + count(state.awaiting.len()) + in_work
+        emptied + of_log + u32::try_from(awaiting).unwrap_or(u32::MAX)
+    }
+
+    fn segments_in_work(&self) -> u32 {
+        u32::try_from(self.cleaner.borrow().in_work.len()).unwrap_or(u32::MAX)
     }
 
     /// A checkpoint is in force that was frozen when these nodes were already on their way elsewhere.
@@ -232,11 +277,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let score = |segment: &Segment| {
             let live = u64::from(segment.live_bytes).min(size);
             // Where there is hardly room to work in, what brings most comes first.
-            let calm = if scarce {
-                1
-            } else {
-                now.saturating_sub(segment.losing_since()) + 1
-            };
+            let calm = if scarce { 1 } else { segment.calm(now) + 1 };
             u128::from(size - live) * u128::from(calm.isqrt()) * 1024 / u128::from(size + live)
         };
         let full = self.superblock.segment_capacity_bytes();
@@ -266,6 +307,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let count = self.superblock.segment_blocks;
         let mut loaded = Loaded::default();
         for first in (0..count).step_by(NODE_BLOCKS_AT_ONCE as usize) {
+            self.checkpoint_first().await;
             let blocks = NODE_BLOCKS_AT_ONCE.min(count - first);
             let at = BlockIndex(start + u64::from(first));
             let buffer = self.read_blocks(at, blocks as usize).await?;

@@ -84,6 +84,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let end = start + u64::from(self.superblock.segment_blocks);
         let mut block = start;
         while block < end {
+            self.checkpoint_first().await;
             let Some(group) = self.read_group(kind, BlockIndex(block), end).await? else {
                 break;
             };

@@ -2,7 +2,8 @@
 //! operations wait for meanwhile.
 //!
 //! One file fills the given part of the capacity; 4 KiB pages of it are overwritten by 16 at once, each waiting until its page
-//! is durable. Three times the data bring it into balance, once the data is measured. All bytes count: groups,
+//! is durable. Eight times the data bring it into balance (of 90/10, cold data are overwritten once in nine), once the data is
+//! measured. All bytes count: groups,
 //! survivors, nodes, checkpoints.
 
 use std::cell::{Cell, RefCell};
@@ -22,7 +23,7 @@ const STORED_PAGE: u64 = PAGE + 4;
 /// What the commit of a page is charged for at most: the page, its check, and what is said of it.
 const COMMIT_BYTES_MAX: u64 = PAGE + 128;
 const DEPTH: u64 = 16;
-const ROUNDS_TO_BALANCE: u64 = 3;
+const ROUNDS_TO_BALANCE: u64 = 8;
 /// Device bytes per new byte at which a point is given up.
 const COST_MAX: u64 = 10;
 /// How often, in simulated time, that is looked at.
