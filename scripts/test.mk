@@ -34,7 +34,7 @@ hosted-and-images:
 	$(CARGO) build -p cli
 	$(foreach arch,$(ARCHES),$(MAKE) --no-print-directory build ARCH=$(arch) &&) true
 
-## crash-campaign: power cuts under every workload of up to three operations (CRASH_STATES, CRASH_JOBS, CRASH_FROM, SILTSTONE_SEED)
+## crash-campaign: power cuts under every workload of up to three operations, of a disk and of mirrors (CRASH_STATES, CRASH_JOBS, CRASH_FROM, SILTSTONE_SEED)
 CRASH_STATES ?= 10000000
 .PHONY: crash-campaign
 crash-campaign:

@@ -81,6 +81,7 @@ pub enum Fate {
 
 type Fates = Box<dyn FnMut(BlockIndex, usize) -> Fate>;
 type Holds = Box<dyn FnMut(Request) -> bool>;
+type Witness = Box<dyn FnMut()>;
 
 /// A request that the disk keeps to itself. It is the disk's: whoever sent it may be gone.
 struct Held {
@@ -99,6 +100,7 @@ struct Inner {
     /// The image before the first event of `events`.
     origin: Rc<Image>,
     events: RefCell<Vec<Event>>,
+    witness: RefCell<Option<Witness>>,
     writes: Cell<usize>,
     completed: RefCell<Vec<usize>>,
     faults: RefCell<Option<FaultPlan>>,
@@ -146,6 +148,7 @@ impl SimDisk {
             origin: Rc::clone(&image),
             image: RefCell::new(image),
             events: RefCell::default(),
+            witness: RefCell::new(None),
             writes: Cell::new(0),
             completed: RefCell::default(),
             faults: RefCell::new(None),
@@ -179,7 +182,7 @@ impl SimDisk {
     /// Makes the disk larger, or smaller, which only an image that nobody uses can become. New blocks hold anything.
     pub fn resize(&self, blocks: usize) {
         self.image_mut().resize(blocks, Bytes::filled(GARBAGE));
-        self.inner.events.borrow_mut().push(Event::Resized(blocks));
+        self.happened(Event::Resized(blocks));
         self.inner.resized.notify();
     }
 
@@ -283,13 +286,25 @@ impl SimDisk {
         let image = crash.image_with(survives);
         self.inner.image.replace(Rc::new(image.clone()));
         self.inner.completed.borrow_mut().clear();
-        self.inner.events.borrow_mut().push(Event::Cycled(image));
+        self.happened(Event::Cycled(image));
     }
 
     /// Number of events so far: every write and discard issued and every flush returned. A power cut happens
     /// between two of them.
     pub fn event_count(&self) -> usize {
         self.inner.events.borrow().len()
+    }
+
+    /// Calls `witness` after every event from now on, so that the order of events of several disks can be told.
+    pub fn set_witness(&self, witness: impl FnMut() + 'static) {
+        *self.inner.witness.borrow_mut() = Some(Box::new(witness));
+    }
+
+    fn happened(&self, event: Event) {
+        self.inner.events.borrow_mut().push(event);
+        if let Some(witness) = &mut *self.inner.witness.borrow_mut() {
+            witness();
+        }
     }
 
     /// What a power cut after the first `events` events can leave.
@@ -359,8 +374,7 @@ impl SimDisk {
     /// Lets a write reach the disk, as far as `survives` says, and gives its number.
     fn carry_out(&self, write: Write, survives: impl FnMut(usize) -> bool) -> usize {
         apply(&mut self.image_mut(), &write, survives);
-        let event = Event::Write(Rc::new(write));
-        self.inner.events.borrow_mut().push(event);
+        self.happened(Event::Write(Rc::new(write)));
         self.inner.writes.replace(self.inner.writes.get() + 1)
     }
 
@@ -543,7 +557,7 @@ impl BlockDevice for SimDisk {
         let covered = core::mem::take(&mut *self.inner.completed.borrow_mut());
         self.take_time().await;
         if result.is_ok() {
-            self.inner.events.borrow_mut().push(Event::Flushed(covered));
+            self.happened(Event::Flushed(covered));
         }
         result
     }

@@ -5,9 +5,14 @@
 //! not older than any that was acknowledged; an audit finds nothing. Of some states: the file system goes on from
 //! there, and the next mount finds what was done.
 //!
-//! `make test` takes all workloads of up to two operations and some of three. `make crash-campaign` takes all, with
-//! other sectors each time, until `SILTSTONE_CRASH_STATES` states were seen, beginning with workload `SILTSTONE_CRASH_FROM`, on
-//! `SILTSTONE_CRASH_JOBS` threads. Both follow `SILTSTONE_SEED`.
+//! The same on a mirror of two disks, of which each loses something else. Of some states, besides: either disk alone shows all
+//! that was acknowledged, and no more than both together; a mount with both leaves what it found on each; and one goes on alone, and then
+//! with the other again, which gets what it missed.
+//!
+//! `make test` takes all workloads of up to two operations and some of three, and on a mirror all of one and some of two.
+//! `make crash-campaign` takes all, one in four on a mirror as well, with other sectors each time, until
+//! `SILTSTONE_CRASH_STATES` states were seen, beginning with workload `SILTSTONE_CRASH_FROM`, on `SILTSTONE_CRASH_JOBS` threads.
+//! Both follow `SILTSTONE_SEED`.
 
 use crate::common;
 
@@ -18,15 +23,19 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use embassy_futures::select::{Either, select};
+
 use crate::common::check::check;
+use crate::common::disks::{Cut, Disks, Mirrored};
 use crate::common::operation::{HANDLES, Observed, Observer, Operation, Target, TreePath};
 use crate::common::posix::Model;
 use crate::common::world::{Machine, Worker, World, hash_name, random_bytes, same};
-use crate::common::{SEGMENT_BLOCKS, TestFileSystem, formatted, seed};
-use lfs::sim::{Crash, Executor, Random, SimDisk};
+use crate::common::{SEGMENT_BLOCKS, TestFileSystem, seed};
+use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
-    Audit, BLOCK_SIZE, BlockDevice, CommitNumber, FileError, FileKind, Isolation, ItemKind,
-    MountError, NewInode, RenameFlags, SnapshotId, SnapshotInfo, Transaction, XattrMode,
+    Audit, BLOCK_SIZE, BlockDevice, Clock, CommitNumber, FileError, FileKind, Isolation, ItemKind,
+    MirrorError, MountError, NewInode, RenameFlags, SnapshotId, SnapshotInfo, Transaction,
+    XattrMode,
 };
 
 /// From one in so many states the file system goes on.
@@ -34,6 +43,15 @@ const GOES_ON_ONCE_IN: u64 = 32;
 
 /// In the mount of one in so many states the power fails again, if it writes anything.
 const MOUNT_CUT_ONCE_IN: u64 = 16;
+
+/// At so many moments at most.
+const MOUNT_CUTS_MAX: usize = 6;
+
+/// Of one in so many states of several disks each is mounted alone, as it was left and after a mount with all.
+const APART_ONCE_IN: u64 = 4;
+
+/// Virtual time after which all disks have everything.
+const WHOLE_MS: u64 = 600_000;
 
 /// Something a workload is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,7 +230,7 @@ fn operations(act: Act, number: usize, random: &mut Random) -> Vec<Operation> {
     }]
 }
 
-async fn perform(worker: &Worker, act: Act, number: usize) {
+async fn perform<D: Disks>(worker: &Worker<D>, act: Act, number: usize) {
     match act {
         Act::CreateSnapshot => worker.create_snapshot_named(format!("s{number}")).await,
         Act::DeleteSnapshot => {
@@ -254,9 +272,7 @@ async fn perform(worker: &Worker, act: Act, number: usize) {
             }
         }
         Act::Grow => {
-            let blocks = worker.disk.geometry().block_count;
-            let blocks = usize::try_from(blocks).unwrap();
-            worker.disk.resize(blocks + 8 * SEGMENT_BLOCKS);
+            worker.disk.enlarge(8 * SEGMENT_BLOCKS);
             // Or in the background, at the same time.
             worker.filesystem.grow(&worker.clock).await.unwrap();
         }
@@ -269,8 +285,10 @@ async fn perform(worker: &Worker, act: Act, number: usize) {
 }
 
 /// The tree that workloads begin with, on a disk with room or on one where the cleaner is at work.
-fn base(seed: u64, cramped: bool) -> Base {
-    let mut machine = Machine::new(formatted(if cramped { 56 } else { 64 }, seed), seed);
+fn base<D: Disks>(seed: u64, cramped: bool) -> Base<D> {
+    let disks = D::formatted(if cramped { 56 } else { 64 }, seed);
+    let mut machine = Machine::new(disks, seed);
+    machine.run(D::whole(&machine.device));
     let worker = machine.worker();
     // Of another seed other bytes, so that no image is like one of another seed.
     let mut random = Random::new(seed);
@@ -326,13 +344,20 @@ struct States {
     known: Mutex<HashSet<u64>>,
     /// How often there was one to look at, known or not.
     raw: AtomicU64,
+    /// Those of both disks of a mirror, or of one of them.
+    mirrored: AtomicU64,
+    /// Of one disk alone: as a power cut left it, and after a mount with both.
+    alone: AtomicU64,
+    evened: AtomicU64,
 }
 
 impl States {
     /// There was this image.
-    fn note(&self, image: u64) {
+    fn note(&self, image: u64, mirrored: bool) {
         self.again();
-        self.known.lock().unwrap().insert(image);
+        let is_new = self.known.lock().unwrap().insert(image);
+        self.mirrored
+            .fetch_add(u64::from(is_new && mirrored), Relaxed);
     }
 
     /// There was one that needed no look.
@@ -340,10 +365,11 @@ impl States {
         self.raw.fetch_add(1, Relaxed);
     }
 
-    /// How many there were, and how many with what came again.
-    fn count(&self) -> [u64; 2] {
+    /// How many there were, how many of mirrors, and how many with what came again.
+    fn count(&self) -> [u64; 3] {
         let distinct = self.known.lock().unwrap().len() as u64;
-        [distinct, self.raw.load(Relaxed)]
+        let others = [&self.mirrored, &self.raw].map(|count| count.load(Relaxed));
+        [distinct, others[0], others[1]]
     }
 }
 
@@ -356,14 +382,14 @@ impl Drop for States {
 }
 
 /// Where workloads begin: what is on the disk, and what is known of it.
-struct Base {
-    disk: SimDisk,
+struct Base<D = SimDisk> {
+    disk: D,
     world: World,
 }
 
 /// A workload that was run, and what it promised.
-struct Run<'s> {
-    disk: SimDisk,
+struct Run<'s, D> {
+    disk: D,
     world: World,
     /// Events of the disk when the mount was done.
     booted: usize,
@@ -387,11 +413,11 @@ struct Workload {
 
 impl Workload {
     /// Does it on a copy of the base.
-    fn run<'s>(self, base: &Base, seed: u64, states: &'s States) -> Run<'s> {
+    fn run<'s, D: Disks>(self, base: &Base<D>, seed: u64, states: &'s States) -> Run<'s, D> {
         self.run_on(base.disk.snapshot(seed), base.world.fork(), seed, states)
     }
 
-    fn run_on(self, disk: SimDisk, mut world: World, seed: u64, states: &States) -> Run<'_> {
+    fn run_on<D: Disks>(self, disk: D, mut world: World, seed: u64, states: &States) -> Run<'_, D> {
         let Self { acts, first, open } = self;
         world.random = Random::new(seed);
         let what = format!("{acts:?}, seed {seed}, open: {open}");
@@ -430,7 +456,7 @@ struct Found {
     snapshots: Vec<String>,
 }
 
-impl Run<'_> {
+impl<D: Disks> Run<'_, D> {
     fn seen_at(&self, commit: CommitNumber) -> Rc<Vec<Observed>> {
         let (&commit, state) = self.world.states.range(..=commit).next_back().unwrap();
         self.seen_in(commit, state)
@@ -448,9 +474,9 @@ impl Run<'_> {
     /// Checks every state of interest, and some that come of going on from there.
     fn check_all(&self, random: &mut Random, singles: usize) {
         for events in 0..=self.disk.event_count() {
-            let crash = self.disk.crash_at(events);
-            for survivors in subsets(&crash, random, singles) {
-                let Some((disk, found)) = self.check(&crash, events, &survivors) else {
+            let cut = self.disk.cut_at(events);
+            for survivors in subsets(&cut, random, singles) {
+                let Some((disk, found)) = self.check(&cut, events, &survivors) else {
                     continue;
                 };
                 if random.one_in(MOUNT_CUT_ONCE_IN) {
@@ -459,11 +485,15 @@ impl Run<'_> {
                 if random.one_in(GOES_ON_ONCE_IN) {
                     let what = format!("{}, event {events}, survivors {survivors:?}", self.what);
                     self.go_on(disk, &found, &what, random);
-                    let all = Survivors::new(crash.open_sectors(), |_| true);
+                    if D::COUNT > 1 {
+                        let left = cut.disks(|sector| survivors.contains(sector), events as u64);
+                        self.go_on_apart(&left, events, &what, random);
+                    }
+                    let all = Survivors::new(cut.open_sectors(), |_| true);
                     if survivors == all {
                         // The machine begins anew, but the disk keeps its power: all can be read, and lost later.
                         let what = format!("{}, event {events}, reset", self.what);
-                        self.go_on(crash.reset(events as u64), &found, &what, random);
+                        self.go_on(cut.reset(events as u64), &found, &what, random);
                     }
                 }
             }
@@ -471,17 +501,24 @@ impl Run<'_> {
     }
 
     /// A mount may have written, and the power may have failed again.
-    fn check_mount(&self, disk: &SimDisk, events: usize, random: &mut Random) {
-        for of_mount in 1..disk.event_count() {
-            let crash = disk.crash_at(of_mount);
-            for survivors in subsets(&crash, random, 2) {
-                self.check(&crash, events, &survivors);
+    fn check_mount(&self, disk: &D, events: usize, random: &mut Random) {
+        let end = disk.event_count();
+        for number in 1..end.min(MOUNT_CUTS_MAX) {
+            // Of a mirror there are many, most of them the same each time.
+            let of_mount = if end <= MOUNT_CUTS_MAX {
+                number
+            } else {
+                1 + random.index(end - 1)
+            };
+            let cut = disk.cut_at(of_mount);
+            for survivors in subsets(&cut, random, 2) {
+                self.check(&cut, events, &survivors);
             }
         }
     }
 
     /// Works on from a state and loses power again at some moments, the last one too.
-    fn go_on(&self, disk: SimDisk, found: &Found, what: &str, random: &mut Random) {
+    fn go_on(&self, disk: D, found: &Found, what: &str, random: &mut Random) -> Run<'_, D> {
         let mut world = self.world.fork();
         world.go_back_to(found.commit, &found.snapshots);
         let mut acts = vec![ACTS[random.index(ACTS.len())], Act::Create];
@@ -496,40 +533,127 @@ impl Run<'_> {
         let mut run = workload.run_on(disk, world, random.next_u64(), self.states);
         run.what = format!("{what}, then {}", run.what);
         let end = run.disk.event_count();
-        let last = run.disk.crash_at(end);
+        let last = run.disk.cut_at(end);
         run.check(&last, end, &Survivors::new(last.open_sectors(), |_| true));
         for _ in 0..8 {
             let events = run.booted + random.index(end - run.booted);
-            let crash = run.disk.crash_at(events);
-            let subsets = subsets(&crash, random, 8);
+            let cut = run.disk.cut_at(events);
+            let subsets = subsets(&cut, random, 8);
             let chosen = random.index(subsets.len());
             let survivors = subsets.iter().nth(chosen).unwrap();
-            run.check(&crash, events, survivors);
+            run.check(&cut, events, survivors);
+        }
+        run
+    }
+
+    /// Works on with one disk of those that were left, and then with both: the other one gets what it missed.
+    fn go_on_apart(&self, left: &D, events: usize, what: &str, random: &mut Random) {
+        let mut all = left.all().to_vec();
+        let complete = D::complete(&left.open().unwrap());
+        let first = random.index(all.len());
+        let number = if complete[first] { first } else { 1 - first };
+        let what = format!("{what}, disk {number} alone");
+        let acknowledged = self.world.acknowledged_at(events);
+        let alone = D::of(vec![all[number].snapshot(events as u64)]);
+        let found = self.mounted(&alone, acknowledged, &|| what.clone());
+        let run = self.go_on(alone, &found, &what, random);
+        all[number] = run.disk.all()[0].snapshot(1);
+        let acknowledged = run.world.acknowledged_at(run.disk.event_count());
+        let what = format!("{}, then together", run.what);
+        let together = D::of(all);
+        let found = run.mounted(&together, acknowledged, &|| what.clone());
+        run.check_each(&together, &found, &|| what.clone());
+    }
+
+    /// Mounts one state and looks at everything, unless that was done before; of some, each disk alone, too.
+    fn check(&self, cut: &Cut, events: usize, survivors: &Survivors) -> Option<(D, Found)> {
+        // Its seed says how long requests take if it is gone on with.
+        let disk: D = cut.disks(|sector| survivors.contains(sector), events as u64);
+        let acknowledged = self.world.acknowledged_at(events);
+        let what = || format!("{}, event {events}, survivors {survivors:?}", self.what);
+        let image = self.new_image(&disk, acknowledged)?;
+        let left = disk.snapshot(0);
+        let found = self.mounted(&disk, acknowledged, &what);
+        if disk.all().len() > 1 && image.is_multiple_of(APART_ONCE_IN) {
+            self.check_apart(&left, acknowledged, &found, &what);
+            self.check_each(&disk, &found, &what);
+        }
+        Some((disk, found))
+    }
+
+    /// Each of those that were left serves alone. One that did not have everything may be refused.
+    fn check_apart(
+        &self,
+        left: &D,
+        acknowledged: CommitNumber,
+        found: &Found,
+        what: &dyn Fn() -> String,
+    ) {
+        let complete = D::complete(&left.open().unwrap());
+        for (number, disk) in left.all().iter().enumerate() {
+            let alone = D::of(vec![disk.snapshot(0)]);
+            let refused = matches!(alone.open(), Err(MirrorError::Incomplete(_)));
+            if (refused && !complete[number]) || self.new_image(&alone, acknowledged).is_none() {
+                continue;
+            }
+            self.states.alone.fetch_add(1, Relaxed);
+            let what = || format!("{}, disk {number} alone", what());
+            let commit = self.mounted(&alone, acknowledged, &what).commit;
+            // What only a disk has that is to get everything from the other one goes.
+            let is_newer = commit > found.commit && !complete.contains(&false);
+            assert!(!is_newer, "{}: {commit:?}, both {:?}", what(), found.commit);
         }
     }
 
-    /// Mounts one state and looks at everything, unless that was done before.
-    fn check(
-        &self,
-        crash: &Crash,
-        events: usize,
-        survivors: &Survivors,
-    ) -> Option<(SimDisk, Found)> {
-        // Its seed says how long requests take if it is gone on with.
-        let disk = crash.disk(|sector| survivors.contains(sector), events as u64);
-        let acknowledged = self.world.acknowledged_at(events);
+    /// A mount with all disks leaves on each what it found, whichever of them is there after the next power cut.
+    fn check_each(&self, disk: &D, found: &Found, what: &dyn Fn() -> String) {
+        let mut executor = Executor::new(0);
+        let device = disk
+            .open()
+            .unwrap_or_else(|error| panic!("{}: {error}", what()));
+        let mounting = device.clone();
+        let mounted = executor.run(async move { mount_to_look(mounting).await });
+        let filesystem = mounted.unwrap_or_else(|error| panic!("{}: {error}", what()));
+        assert_eq!(filesystem.appended(), found.commit, "{}", what());
+        D::attend(&device, &mut executor);
+        let (whole, clock) = (D::whole(&device), executor.clock());
+        let in_time = executor.run(async move {
+            let waited = select(whole, clock.sleep_ms(WHOLE_MS)).await;
+            matches!(waited, Either::First(()))
+        });
+        assert!(in_time, "{}: not whole", what());
+        for (number, alone) in disk.all().iter().enumerate() {
+            let crash = alone.crash_at(alone.event_count());
+            let alone = D::of(vec![crash.disk(|_| false, 0)]);
+            let what = || format!("{}, mounted, then disk {number} alone", what());
+            if self.new_image(&alone, found.commit).is_some() {
+                self.states.evened.fetch_add(1, Relaxed);
+                self.mounted(&alone, found.commit, &what);
+            }
+        }
+    }
+
+    /// The image of the disks, if it was not seen yet with this promise.
+    fn new_image(&self, disk: &D, acknowledged: CommitNumber) -> Option<u64> {
         let image = disk.fingerprint();
         if !self.known.borrow_mut().insert((image, acknowledged)) {
             self.states.again();
             return None;
         }
-        self.states.note(image);
-        let what = || format!("{}, event {events}, survivors {survivors:?}", self.what);
+        self.states.note(image, D::COUNT > 1);
+        Some(image)
+    }
+
+    /// Mounts and looks at everything.
+    fn mounted(&self, disk: &D, acknowledged: CommitNumber, what: &dyn Fn() -> String) -> Found {
         let mut executor = Executor::new(0);
-        let mounted = disk.clone();
+        let image = disk.fingerprint();
         disk.be_prompt(true);
+        let device = disk
+            .open()
+            .unwrap_or_else(|error| panic!("{}: {error}", what()));
         let mounted = executor.run(async move {
-            let filesystem = mount_to_look(mounted).await.map_err(|e| e.to_string())?;
+            let filesystem = mount_to_look(device).await.map_err(|e| e.to_string())?;
             let audit = filesystem.audit().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((Rc::new(filesystem), audit))
         });
@@ -550,21 +674,21 @@ impl Run<'_> {
         }
         let few = snapshots.len() <= self.world.snapshots.len();
         assert!(few, "{}: {snapshots:?}", what());
-        let everything = everything(commit, &snapshots, &audit, &disk);
+        let everything = everything(commit, &snapshots, &audit, disk);
         // Some that need not be looked at are, to see that they need not.
         if self.looked_at.borrow_mut().insert(everything) || image.is_multiple_of(64) {
-            self.look(&mut executor, &filesystem, &audit, &what);
+            self.look(&mut executor, &filesystem, &audit, what);
         }
         disk.be_prompt(false);
         let snapshots = snapshots.into_iter().map(|info| info.name).collect();
-        Some((disk, Found { commit, snapshots }))
+        Found { commit, snapshots }
     }
 
     /// Looks at a mounted file system name by name.
     fn look(
         &self,
         executor: &mut Executor,
-        filesystem: &Rc<TestFileSystem>,
+        filesystem: &Rc<TestFileSystem<D::Device>>,
         audit: &Audit,
         what: &dyn Fn() -> String,
     ) {
@@ -606,7 +730,7 @@ fn everything(
     commit: CommitNumber,
     snapshots: &[SnapshotInfo],
     audit: &Audit,
-    disk: &SimDisk,
+    disk: &impl Disks,
 ) -> u64 {
     let mut hasher = DefaultHasher::new();
     (commit, audit.fingerprint).hash(&mut hasher);
@@ -620,20 +744,22 @@ fn everything(
         let block = |address: u64| usize::try_from(address / BLOCK_SIZE as u64).unwrap();
         block(address)..=block(address + len_bytes - 1)
     });
-    disk.fingerprint_of(blocks).hash(&mut hasher);
+    for disk in disk.all() {
+        disk.fingerprint_of(blocks.clone()).hash(&mut hasher);
+    }
     hasher.finish()
 }
 
 /// Mounts without anything that goes on in the background: nothing changes.
-async fn mount_to_look(disk: SimDisk) -> Result<TestFileSystem, MountError> {
-    let mut recovery = common::key::open(disk).await?;
+async fn mount_to_look<A: BlockDevice>(device: A) -> Result<TestFileSystem<A>, MountError> {
+    let mut recovery = common::key::open(device).await?;
     while recovery.next_commit().await?.is_some() {}
     recovery.finish().await
 }
 
 /// Everything there is to see in the newest state, or in a snapshot, name by name.
-async fn observed(
-    filesystem: &TestFileSystem,
+async fn observed<A: BlockDevice>(
+    filesystem: &TestFileSystem<A>,
     snapshot: Option<SnapshotId>,
 ) -> Result<Vec<Observed>, FileError> {
     let mut observer = Observer::new(&[None; HANDLES]);
@@ -667,15 +793,22 @@ impl Survivors {
     }
 }
 
-/// None, all, the first so many, single ones, all but single ones, random ones; and whole writes in any combination.
-fn subsets(crash: &Crash, random: &mut Random, singles: usize) -> BTreeSet<Survivors> {
-    let sectors = crash.open_sectors();
+/// None, all, all of one disk, the first so many, single ones, all but single ones, random ones; and whole writes in any
+/// combination.
+fn subsets(cut: &Cut, random: &mut Random, singles: usize) -> BTreeSet<Survivors> {
+    let sectors = cut.open_sectors();
     let mut subsets = BTreeSet::from([
         Survivors::new(sectors, |_| false),
         Survivors::new(sectors, |_| true),
     ]);
     if sectors == 0 {
         return subsets;
+    }
+    let mut first = 0;
+    for count in cut.open_of_each() {
+        let of = first..first + count;
+        subsets.insert(Survivors::new(sectors, |sector| of.contains(sector)));
+        first += count;
     }
     let chosen = (0..singles.min(sectors)).map(|number| {
         if sectors <= singles {
@@ -692,7 +825,7 @@ fn subsets(crash: &Crash, random: &mut Random, singles: usize) -> BTreeSet<Survi
     for _ in 0..4 {
         subsets.insert(Survivors::new(sectors, |_| random.one_in(2)));
     }
-    let writes = crash.open_writes();
+    let writes = cut.open_writes();
     for number in 0..16_u64.min(1 << writes.len().min(4)) {
         // All combinations of four, or as many of more.
         let whole = if writes.len() > 4 {
@@ -724,7 +857,7 @@ fn workload(mut number: usize) -> Option<Vec<Act>> {
 const UP_TO_TWO: usize = ACTS.len() + ACTS.len() * ACTS.len();
 const UP_TO_THREE: usize = UP_TO_TWO + ACTS.len() * ACTS.len() * ACTS.len();
 
-fn explore(base: &Base, number: usize, seed: u64, singles: usize, states: &States) {
+fn explore<D: Disks>(base: &Base<D>, number: usize, seed: u64, singles: usize, states: &States) {
     let mut random = Random::new(seed ^ number as u64);
     let workload = Workload {
         acts: workload(number).unwrap(),
@@ -735,9 +868,12 @@ fn explore(base: &Base, number: usize, seed: u64, singles: usize, states: &State
     run.check_all(&mut random, singles);
 }
 
+/// Workloads of two operations that are run on a mirror.
+const MIRRORED_OF_TWO: usize = 70;
+
 /// Says how many states there were, and sees to it that they are not few.
 fn report(states: &States, workloads: usize, least: u64) {
-    let [distinct, raw] = states.count();
+    let [distinct, _, raw] = states.count();
     println!("{distinct} states ({raw} with what came again) of {workloads} workloads");
     assert!(distinct >= least, "{distinct}");
 }
@@ -745,7 +881,7 @@ fn report(states: &States, workloads: usize, least: u64) {
 #[test]
 fn workloads_of_up_to_two_operations_survive_power_cuts() {
     let seed = seed(51);
-    let (base, states) = (base(seed, false), States::default());
+    let (base, states) = (base::<SimDisk>(seed, false), States::default());
     for number in 0..UP_TO_TWO {
         explore(&base, number, seed, 40, &states);
     }
@@ -755,7 +891,7 @@ fn workloads_of_up_to_two_operations_survive_power_cuts() {
 #[test]
 fn some_workloads_of_three_operations_survive_power_cuts() {
     let seed = seed(52);
-    let (base, states) = (base(seed, false), States::default());
+    let (base, states) = (base::<SimDisk>(seed, false), States::default());
     let mut random = Random::new(seed);
     for _ in 0..800 {
         let number = UP_TO_TWO + random.index(UP_TO_THREE - UP_TO_TWO);
@@ -767,7 +903,7 @@ fn some_workloads_of_three_operations_survive_power_cuts() {
 #[test]
 fn workloads_on_a_cramped_disk_survive_power_cuts() {
     let seed = seed(55);
-    let (base, states) = (base(seed, true), States::default());
+    let (base, states) = (base::<SimDisk>(seed, true), States::default());
     let mut random = Random::new(seed);
     for _ in 0..60 {
         let mut acts = workload(random.index(UP_TO_TWO)).unwrap();
@@ -786,7 +922,7 @@ fn workloads_on_a_cramped_disk_survive_power_cuts() {
 #[test]
 fn workloads_among_open_transactions_survive_power_cuts() {
     let seed = seed(54);
-    let (base, states) = (base(seed, false), States::default());
+    let (base, states) = (base::<SimDisk>(seed, false), States::default());
     let mut random = Random::new(seed);
     for _ in 0..60 {
         let mut acts = workload(random.index(UP_TO_TWO)).unwrap();
@@ -804,6 +940,23 @@ fn workloads_among_open_transactions_survive_power_cuts() {
     report(&states, 60, 4_000);
 }
 
+#[test]
+fn workloads_on_a_mirror_survive_power_cuts() {
+    let seed = seed(56);
+    let bases = [false, true].map(|cramped| base::<Mirrored>(seed, cramped));
+    let states = States::default();
+    let mut random = Random::new(seed);
+    let some = (0..MIRRORED_OF_TWO).map(|_| ACTS.len() + random.index(UP_TO_TWO - ACTS.len()));
+    let numbers = (0..ACTS.len()).chain(some).collect::<Vec<_>>();
+    for (at, &number) in numbers.iter().enumerate() {
+        explore(&bases[usize::from(at % 8 == 7)], number, seed, 6, &states);
+    }
+    report(&states, numbers.len(), 12_000);
+    let [alone, evened] = [&states.alone, &states.evened].map(|count| count.load(Relaxed));
+    println!("of one disk alone {alone}, and after a mount with both {evened}");
+    assert!(alone > 2_000 && evened > 2_000, "{alone}, {evened}");
+}
+
 /// As long as it is told to, on all processors: `make crash-campaign`.
 ///
 /// Its pieces are workloads, numbered on through all seeds from the first. Which are taken follows from the seed
@@ -816,16 +969,37 @@ mod campaign {
     use std::sync::{Arc, Mutex};
     use std::time::Instant;
 
-    use super::{Base, States, UP_TO_THREE, base, explore};
+    use super::{Base, Disks, Mirrored, SimDisk, States, UP_TO_THREE, base, explore};
 
     /// Sectors of a crash that are tried one by one.
     const SINGLES: usize = 24;
+
+    /// One in so many workloads runs on a mirror as well; with the next seed others do.
+    const MIRRORED_ONCE_IN: u64 = 4;
 
     /// A number from the environment.
     fn setting(name: &str, default: u64) -> u64 {
         let text = std::env::var(name).ok().filter(|text| !text.is_empty());
         let number = |text: String| text.parse().unwrap_or_else(|_| panic!("{name}: {text}"));
         text.map_or(default, number)
+    }
+
+    /// Where workloads begin, each on a disk with room and on a cramped one.
+    struct Bases {
+        single: [Base; 2],
+        mirrored: [Base<Mirrored>; 2],
+    }
+
+    impl Bases {
+        fn new(seed: u64) -> Self {
+            fn both<D: Disks>(seed: u64) -> [Base<D>; 2] {
+                [false, true].map(|cramped| base(seed, cramped))
+            }
+            Self {
+                single: both::<SimDisk>(seed),
+                mirrored: both::<Mirrored>(seed),
+            }
+        }
     }
 
     struct Campaign {
@@ -835,8 +1009,8 @@ mod campaign {
         next: AtomicU64,
         /// Of the last two seeds: an image of one seed is never like one of another.
         states: Mutex<BTreeMap<u64, Arc<States>>>,
-        /// How many there were of the seeds before, and how many with what came again.
-        before: [AtomicU64; 2],
+        /// What was counted of the seeds before.
+        before: [AtomicU64; 3],
         failed: AtomicBool,
         begun: Instant,
     }
@@ -869,34 +1043,33 @@ mod campaign {
             states
         }
 
-        /// States so far, and how many with what came again.
-        fn count(&self) -> [u64; 2] {
+        /// As [`States::count`], so far.
+        fn count(&self) -> [u64; 3] {
             let all = self.states.lock().unwrap();
             let before = self.before.each_ref().map(|sum| sum.load(Relaxed));
             let counts = all.values().map(|states| states.count());
-            counts.fold(before, |sum, count| [sum[0] + count[0], sum[1] + count[1]])
+            counts.fold(before, |sum, count| {
+                [0, 1, 2].map(|which| sum[which] + count[which])
+            })
         }
 
         fn work(&self) {
             let _alarm = Alarm(&self.failed);
-            let mut known: Option<(u64, [Base; 2], Arc<States>)> = None;
+            let mut known: Option<(u64, Bases, Arc<States>)> = None;
             while !self.is_over() {
                 let number = self.next.fetch_add(1, Relaxed);
                 // Each workload on each of two disks.
+                let cramped = usize::from(!number.is_multiple_of(2));
                 let workload = usize::try_from(number / 2 % UP_TO_THREE as u64).unwrap();
                 let seed = self.first_seed + number / 2 / UP_TO_THREE as u64;
                 let same = known.take().filter(|(of, ..)| *of == seed);
-                let begin = || {
-                    let bases = [false, true].map(|cramped| base(seed, cramped));
-                    (seed, bases, self.states_of(seed))
-                };
-                let (_, [wide, cramped], states) = known.insert(same.unwrap_or_else(begin));
-                let base = if number.is_multiple_of(2) {
-                    wide
-                } else {
-                    cramped
-                };
-                explore(base, workload, seed, SINGLES, states);
+                let begin = || (seed, Bases::new(seed), self.states_of(seed));
+                let (_, bases, states) = known.insert(same.unwrap_or_else(begin));
+                explore(&bases.single[cramped], workload, seed, SINGLES, states);
+                if (workload as u64 + seed).is_multiple_of(MIRRORED_ONCE_IN) {
+                    let mirrored = &bases.mirrored[cramped];
+                    explore(mirrored, workload, seed, SINGLES, states);
+                }
                 if number.is_multiple_of(500) {
                     self.report(number);
                 }
@@ -904,11 +1077,11 @@ mod campaign {
         }
 
         fn report(&self, number: u64) {
-            let [states, raw] = self.count();
+            let [states, mirrored, raw] = self.count();
             let seconds = self.begun.elapsed().as_secs().max(1);
             let from = number.saturating_sub(self.jobs);
             println!(
-                "{states} of {} states ({raw} with what came again), {} a second, workload {number}; to go on from here: CRASH_FROM={from}",
+                "{states} of {} states, {mirrored} of mirrors ({raw} with what came again), {} a second, workload {number}; to go on from here: CRASH_FROM={from}",
                 self.wanted,
                 states / seconds,
             );
@@ -934,10 +1107,10 @@ mod campaign {
             }
         });
         // A thread that panicked has ended the scope with a panic.
-        let ([states, raw], workloads) = (campaign.count(), campaign.next.load(Relaxed));
+        let ([states, mirrored, raw], workloads) = (campaign.count(), campaign.next.load(Relaxed));
         let seconds = campaign.begun.elapsed().as_secs_f64();
         println!(
-            "{states} states ({raw} with what came again), up to workload {workloads}, none violating, in {seconds:.0} s"
+            "{states} states, {mirrored} of mirrors ({raw} with what came again), up to workload {workloads}, none violating, in {seconds:.0} s"
         );
         assert!(states >= campaign.wanted);
     }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod counting;
+pub mod disks;
 pub mod full;
 pub mod generator;
 pub mod images;
@@ -14,9 +15,9 @@ pub mod world;
 use std::rc::Rc;
 
 use lfs::sim::{Executor, SimDisk, seed_from};
-use lfs::{CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError};
+use lfs::{BlockDevice, CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError};
 
-pub type TestFileSystem = FileSystem<SimDisk>;
+pub type TestFileSystem<A = SimDisk> = FileSystem<A>;
 
 /// Blocks of a segment: the fewest there can be.
 pub const SEGMENT_BLOCKS: usize = 8;
@@ -45,8 +46,8 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
 }
 
 /// What a mount found.
-pub struct Mounted {
-    pub filesystem: Rc<TestFileSystem>,
+pub struct Mounted<A: BlockDevice = SimDisk> {
+    pub filesystem: Rc<TestFileSystem<A>>,
     pub commits: Vec<(CommitNumber, Vec<u8>)>,
     pub horizon: CommitNumber,
     pub manifest: Vec<u8>,
@@ -54,9 +55,16 @@ pub struct Mounted {
 
 /// Mounts and lets the log writer run in the background of `executor`.
 pub fn mount(executor: &mut Executor, disk: &SimDisk) -> Result<Mounted, MountError> {
-    let disk = disk.clone();
+    mount_device(executor, disk.clone())
+}
+
+/// As [`mount`], whatever the device is.
+pub fn mount_device<A: BlockDevice + 'static>(
+    executor: &mut Executor,
+    device: A,
+) -> Result<Mounted<A>, MountError> {
     let mounted = executor.run(async move {
-        let mut recovery = key::open(disk).await?;
+        let mut recovery = key::open(device).await?;
         let (horizon, manifest) = (recovery.horizon(), recovery.manifest().to_vec());
         let mut commits = Vec::new();
         while let Some((number, payload)) = recovery.next_commit().await? {

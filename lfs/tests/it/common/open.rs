@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use lfs::{Clock, CommitStop, FileError, Isolation, Namespace, OpenTransaction};
 
+use super::disks::Disks;
 use super::operation::{HANDLES, Operation, Outcome, Target, TreePath, apply};
 use super::posix::Model;
 use super::world::{Worker, World, is_fault};
@@ -37,7 +38,7 @@ enum End {
     Refused,
 }
 
-impl Worker {
+impl<D: Disks> Worker<D> {
     /// A transaction of some steps, between which others go on.
     pub async fn open_transaction(&self) {
         let now = self.now_ns();

@@ -13,10 +13,11 @@ use lfs::sim::{Executor, Random, SimClock, SimDisk};
 use lfs::{Clock, CommitNumber, FileError, ItemKind, Namespace, ObjectId, SnapshotId, Transaction};
 
 use super::check::check;
+use super::disks::Disks;
 use super::generator::Generator;
 use super::operation::{HANDLES, Handles, Operation, apply, note_handles, observe};
 use super::posix::Model;
-use super::{ID, TestFileSystem, mount};
+use super::{ID, TestFileSystem, mount_device};
 
 /// Virtual time after which something that should end has not.
 const PATIENCE_MS: u64 = 3_600_000;
@@ -72,16 +73,17 @@ impl Pinned {
 }
 
 /// A machine that runs.
-pub struct Machine {
+pub struct Machine<D: Disks = SimDisk> {
     pub executor: Executor,
-    pub disk: SimDisk,
-    pub filesystem: Rc<TestFileSystem>,
+    pub disk: D,
+    pub device: D::Device,
+    pub filesystem: Rc<TestFileSystem<D::Device>>,
     pub world: Rc<RefCell<World>>,
 }
 
-impl Machine {
+impl<D: Disks> Machine<D> {
     /// Boots from a formatted disk on which nothing was done.
-    pub fn new(disk: SimDisk, seed: u64) -> Self {
+    pub fn new(disk: D, seed: u64) -> Self {
         let mut model = Model::new(0, 0o755);
         model.now = 0;
         let mut random = Random::new(seed);
@@ -104,13 +106,16 @@ impl Machine {
     }
 
     /// Boots where everything is known.
-    pub fn boot(disk: SimDisk, world: Rc<RefCell<World>>, seed: u64) -> Self {
+    pub fn boot(disk: D, world: Rc<RefCell<World>>, seed: u64) -> Self {
         let mut executor = Executor::new(seed);
-        let mounted = mount(&mut executor, &disk);
+        let device = disk.open().unwrap_or_else(|error| panic!("{error}"));
+        let mounted = mount_device(&mut executor, device.clone());
         let filesystem = mounted.unwrap_or_else(|error| panic!("{error}")).filesystem;
+        D::attend(&device, &mut executor);
         Self {
             executor,
             disk,
+            device,
             filesystem,
             world,
         }
@@ -134,7 +139,7 @@ impl Machine {
     }
 
     /// A task of this machine.
-    pub fn worker(&mut self) -> Worker {
+    pub fn worker(&mut self) -> Worker<D> {
         Worker {
             filesystem: Rc::clone(&self.filesystem),
             world: Rc::clone(&self.world),
@@ -180,6 +185,7 @@ impl Machine {
             disk,
             filesystem,
             world,
+            ..
         } = self;
         let clock = executor.clock();
         executor.run(async move { filesystem.shutdown(&clock).await.unwrap() });
@@ -193,14 +199,14 @@ impl Machine {
         let mut random = Random::new(seed);
         let end = self.disk.event_count();
         let events = end - random.index(end.min(400) + 1);
-        let crash = self.disk.crash_at(events);
+        let crash = self.disk.cut_at(events);
         let cut = random.index(crash.open_sectors().max(1));
         let disk = match random.below(5) {
-            0 => crash.disk(|_| false, seed),
-            1 => crash.disk(|_| true, seed),
-            2 => crash.disk(|sector| sector < cut, seed),
-            3 => crash.disk(|sector| sector / 8 != cut / 8, seed),
-            _ => crash.disk(|_| random.one_in(2), seed),
+            0 => crash.disks(|_| false, seed),
+            1 => crash.disks(|_| true, seed),
+            2 => crash.disks(|sector| sector < cut, seed),
+            3 => crash.disks(|sector| sector / 8 != cut / 8, seed),
+            _ => crash.disks(|_| random.one_in(2), seed),
         };
         let acknowledged = self.world.borrow().acknowledged_at(events);
         Self::boot(disk, Rc::clone(&self.world), seed).after_boot(acknowledged)
@@ -276,14 +282,14 @@ impl World {
 }
 
 /// A task that works on files.
-pub struct Worker {
-    pub filesystem: Rc<TestFileSystem>,
+pub struct Worker<D: Disks = SimDisk> {
+    pub filesystem: Rc<TestFileSystem<D::Device>>,
     pub world: Rc<RefCell<World>>,
-    pub disk: SimDisk,
+    pub disk: D,
     pub clock: SimClock,
 }
 
-impl Worker {
+impl<D: Disks> Worker<D> {
     /// One random thing.
     pub async fn step(&self) {
         let choice = self.world.borrow_mut().random.below(100);
