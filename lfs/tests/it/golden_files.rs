@@ -58,7 +58,7 @@ fn describe(disk: &SimDisk) -> String {
     let mut text = String::new();
     let mut executor = Executor::new(0);
     let filesystem = mount(&mut executor, &disk.snapshot(0)).unwrap().filesystem;
-    let reader = Reader::open(disk.to_bytes()).unwrap();
+    let reader = Reader::open(disk.to_bytes(), None).unwrap();
     let snapshots = filesystem.snapshots().into_iter();
     let states = snapshots.map(|info| (info.name.clone(), Some(info)));
     for (name, info) in states.chain([("newest".to_owned(), None)]) {
@@ -68,12 +68,12 @@ fn describe(disk: &SimDisk) -> String {
         let contents: Contents = executor.run(async move { contents_at(&filesystem, id).await });
         // The reader written from SPEC.md says the same.
         let state = reader.state(info.map(|info| info.commit.0));
-        let files = reader.files(&state).unwrap();
+        let files = state.files().unwrap();
         assert_eq!(files.len(), contents.len());
         for (found, (path, kind, content)) in files.iter().zip(&contents) {
             assert_eq!(&found.path, path);
             if *kind != FileKind::Directory {
-                assert!(reader.content(&state, found.inode).unwrap() == *content);
+                assert!(state.content(found.inode).unwrap() == *content);
             }
             let sum = content
                 .iter()
