@@ -17,7 +17,7 @@ mod common;
 mod compression;
 mod costs;
 mod crash;
-#[path = "../../examples/dump.rs"]
+#[path = "../../examples/dump/main.rs"]
 mod dump;
 mod encryption;
 mod faults;

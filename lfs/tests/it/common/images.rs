@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
-    FileError, FileKind, InodeNumber, NewInode, ROOT, RenameFlags, SnapshotId, Transaction,
-    XattrMode,
+    BlockDevice, FileError, FileKind, FileSystem, InodeNumber, NewInode, ROOT, RenameFlags,
+    SnapshotId, Transaction, XattrMode,
 };
 
 use super::{TestFileSystem, formatted, mount};
@@ -196,8 +196,8 @@ pub async fn contents(filesystem: &Rc<TestFileSystem>) -> Contents {
     contents_at(filesystem, None).await
 }
 
-async fn read<T>(
-    filesystem: &Rc<TestFileSystem>,
+async fn read<D: BlockDevice, T>(
+    filesystem: &FileSystem<D>,
     snapshot: Option<SnapshotId>,
     body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
 ) -> T {
@@ -209,8 +209,8 @@ async fn read<T>(
 }
 
 /// All files and directories, sorted by path.
-pub async fn contents_at(
-    filesystem: &Rc<TestFileSystem>,
+pub async fn contents_at<D: BlockDevice>(
+    filesystem: &FileSystem<D>,
     snapshot: Option<SnapshotId>,
 ) -> Contents {
     let mut found = Vec::new();

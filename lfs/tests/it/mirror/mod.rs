@@ -12,6 +12,7 @@ use crate::common;
 mod keyed;
 mod late;
 mod mending;
+mod spec;
 mod standing;
 mod unreadable;
 
