@@ -77,6 +77,7 @@ impl<D: BlockDevice> Drop for Turn<'_, D> {
         self.0.checkpointing.set(false);
         self.0.segments_due.set(0);
         self.0.changed.notify();
+        self.0.log.nudge();
     }
 }
 
@@ -228,7 +229,8 @@ impl<D: BlockDevice> FileSystem<D> {
         // Not what only the log needs as yet: should the checkpoint not be readable one day, the one before finds in the
         // log after it that there was another.
         let emptied = segments.emptied();
-        self.segments_due.set(emptied.len());
+        let due = u32::try_from(emptied.len()).unwrap_or(u32::MAX);
+        self.segments_due.set(due);
         Moment { emptied, ..moment }
     }
 
@@ -451,6 +453,8 @@ impl<D: BlockDevice> FileSystem<D> {
         for segment in moment.emptied {
             self.discard(segment).await;
             self.segments.borrow_mut().release(segment);
+            self.segments_due
+                .set(self.segments_due.get().saturating_sub(1));
             self.log.nudge();
         }
         self.forget_awaiting(&moment.cleaned);

@@ -45,7 +45,7 @@ pub struct FileSystem<D: BlockDevice> {
     /// Somebody makes a checkpoint.
     pub(crate) checkpointing: Cell<bool>,
     /// Segments that it frees.
-    pub(crate) segments_due: Cell<usize>,
+    pub(crate) segments_due: Cell<u32>,
     /// Somebody wants one to be made in the background.
     pub(crate) checkpoint_due: Cell<bool>,
     /// By how many nodes somebody waits to change more than is possible before the next one.

@@ -100,7 +100,7 @@ impl Segment {
     }
 
     /// Whether nothing in it is meant but what replay may need.
-    fn is_only_log(&self) -> bool {
+    pub(crate) fn is_only_log(&self) -> bool {
         self.pinned && self.live_bytes == 0 && self.kind == SegmentKind::Log
     }
 
@@ -653,6 +653,30 @@ fn opened<'b>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_segment_is_the_calmer_the_longer_it_takes_to_lose_as_much() {
+        let calm_after = |step: u64| {
+            let mut segment = Segment::new(SegmentKind::Log, 1000);
+            for loss in 1..=60 {
+                segment.note_loss(1000 + loss * step);
+                segment.note_loss(1000 + loss * step);
+            }
+            (segment, 1000 + 60 * step)
+        };
+        for step in [10, 1000] {
+            let (segment, now) = calm_after(step);
+            let calm = segment.calm(now);
+            assert!(
+                (step * (LOSSES - 1)..=step * (LOSSES + 1)).contains(&calm),
+                "{calm}"
+            );
+            // One that loses nothing any more.
+            assert_eq!(segment.calm(now + 500), calm + 500);
+        }
+        // As long as it has lost nothing, its age counts.
+        assert_eq!(Segment::new(SegmentKind::Log, 1000).calm(1700), 700);
+    }
     use crate::disk::superblock::tests::example;
 
     #[test]

@@ -184,17 +184,20 @@ impl<D: BlockDevice> FileSystem<D> {
             && self.segments_in_work() >= HELD_UP_MAX
     }
 
-    /// Waits while a checkpoint is under way that frees segments which commits are about to wait for: cleaning would make it take
-    /// longer, and take segments that they could have. As long as they do have some, it goes on where even with those
-    /// that are coming there are few.
+    /// Waits while a checkpoint is under way that frees what commits are about to wait for: cleaning would make it take longer, and take
+    /// segments that they could have. As long as they do have some, it goes on where even with those that are coming
+    /// there are few.
     async fn checkpoint_first(&self) {
         let near = || {
-            let needed = self.reserves().segments_needed(self.log.commit_segments());
-            self.segments_due.get() > 0
-                && self.segments.borrow().free() <= needed
+            let commit = self.log.commit_segments();
+            let reserves = self.reserves();
+            let (free, due) = (self.segments.borrow().free(), self.segments_due.get());
+            due > 0
+                && free <= reserves.segments_needed(commit)
+                && free + due >= reserves.segments_for_tidying() + commit
                 && !(self.wants_cleaning() && self.log.has_room())
         };
-        self.changed
+        self.log
             .until(|| (!near() || self.is_ending()).then_some(()))
             .await;
     }
@@ -239,16 +242,19 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Segments that the next checkpoint frees, or the one after it: of the log's, it lets go at the first.
     pub(crate) fn segments_emptied(&self) -> u32 {
-        // What the cleaner is at may be among the log's.
+        let segments = self.segments.borrow();
+        let state = self.cleaner.borrow();
+        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
         let of_log = if self.layer_pins_log() {
             0
         } else {
+            // A victim that is empty by now passes for one.
+            let passes = |id: &&SegmentId| segments.get(**id).is_some_and(Segment::is_only_log);
+            let victims = state.in_work.keys().filter(passes).count();
             let only_log = self.log.segments_only_log();
-            only_log.saturating_sub(self.segments_in_work())
+            only_log.saturating_sub(count(victims))
         };
-        let awaiting = self.cleaner.borrow().awaiting.len();
-        let emptied = self.segments.borrow().emptied_count();
-        emptied + of_log + u32::try_from(awaiting).unwrap_or(u32::MAX)
+        segments.emptied_count() + of_log + count(state.awaiting.len())
     }
 
     fn segments_in_work(&self) -> u32 {
