@@ -297,9 +297,7 @@ impl<D: BlockDevice> FileSystem<D> {
             for block in table {
                 self.write(block.block, block.buffer).await?;
             }
-            self.log
-                .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
-                .await?;
+            self.flush_with_commits(clock).await?;
             let view = self.log.view(layer.horizon.min(moment.tree_commit));
             let checkpoint = Checkpoint {
                 sequence,
@@ -325,9 +323,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 .map_err(|_| CheckpointError::TooLarge)?;
             moment.said = true;
             self.write(slot, buffer).await?;
-            self.log
-                .barrier(clock.sleep_ms(BARRIER_PATIENCE_MS))
-                .await?;
+            self.flush_with_commits(clock).await?;
             Ok((checkpoint.objects, view.dropped))
         };
         match result.await {
@@ -337,6 +333,14 @@ impl<D: BlockDevice> FileSystem<D> {
                 Err(error)
             }
         }
+    }
+
+    /// Makes durable what the checkpoint has written: with the flush of a commit if one comes soon. None does while all wait for this
+    /// checkpoint.
+    async fn flush_with_commits(&self, clock: &impl Clock) -> Result<(), CheckpointError> {
+        let patience = clock.sleep_ms(BARRIER_PATIENCE_MS);
+        let all_wait = || !self.may_dirty_more();
+        Ok(self.log.barrier(patience, all_wait).await?)
     }
 
     /// Writes the changed nodes of both trees, neighbours in one request.

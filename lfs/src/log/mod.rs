@@ -530,8 +530,13 @@ impl Log {
     }
 
     /// Waits until everything the device completed before this call is durable: for a group's flush
-    /// if one comes before `patience` ends or the log runs out of room, else for one of its own.
-    pub(crate) async fn barrier(&self, patience: impl Future<Output = ()>) -> Result<(), ReadOnly> {
+    /// if one comes before `patience` ends, the log runs out of room, or `nobody_may` commit for another reason; else for one
+    /// of its own.
+    pub(crate) async fn barrier(
+        &self,
+        patience: impl Future<Output = ()>,
+        nobody_may: impl Fn() -> bool,
+    ) -> Result<(), ReadOnly> {
         let target = self.state.borrow().flushes_started + 1;
         let settled = |in_haste: bool| {
             let state = self.state.borrow();
@@ -539,7 +544,9 @@ impl Log {
                 Some(Ok(()))
             } else if matches!(state.condition, Condition::Failed | Condition::Stopped) {
                 Some(Err(ReadOnly))
-            } else if in_haste && (!self.room(&state) || state.condition == Condition::Closing) {
+            } else if in_haste
+                && (!self.room(&state) || state.condition == Condition::Closing || nobody_may())
+            {
                 Some(Ok(()))
             } else {
                 None

@@ -35,7 +35,7 @@ impl<D: BlockDevice> FileSystem<D> {
             let mut buffer = Buffer::zeroed(1).map_err(|_| CheckpointError::TooLarge)?;
             self.superblock.encode(block, &mut buffer);
             self.write(block, buffer).await?;
-            self.log.barrier(clock.sleep_ms(0)).await?;
+            self.log.barrier(clock.sleep_ms(0), || true).await?;
         }
         // Where none is left to write again, an older one on the other copy is what still opens it.
         if self.superblock.suite.is_some()
@@ -47,7 +47,7 @@ impl<D: BlockDevice> FileSystem<D> {
             for block in blocks {
                 let buffer = slots_block(&slots, block).ok_or(CheckpointError::TooLarge)?;
                 self.write(block, buffer).await?;
-                self.log.barrier(clock.sleep_ms(0)).await?;
+                self.log.barrier(clock.sleep_ms(0), || true).await?;
             }
         }
         {

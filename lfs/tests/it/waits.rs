@@ -12,8 +12,8 @@ use crate::common::world::random_bytes;
 use crate::common::{FORMAT, ID, TestFileSystem, mount};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
-    BlockDevice, FileError, FileKind, FileSystem, FormatOptions, InodeNumber, ItemKey, ItemKind,
-    NewInode, ROOT, SetAttributes, Transaction, View,
+    BlockDevice, Clock, FileError, FileKind, FileSystem, FormatOptions, InodeNumber, ItemKey,
+    ItemKind, NewInode, ROOT, SetAttributes, Transaction, View,
 };
 
 /// Requests under way at once, at most.
@@ -172,4 +172,43 @@ fn reading_a_file_waits_for_many_extents_at_once() {
         counted.take()
     });
     assert_together("file", reads, 40);
+}
+
+/// Who waits until nodes may change again waits for a checkpoint. That does not wait for somebody's commit then, for which all would wait in
+/// vain.
+#[test]
+fn a_checkpoint_that_is_waited_for_waits_for_nobody() {
+    /// What a checkpoint would wait for a commit.
+    const PATIENCE_US: i64 = 1_000_000;
+    let disk = disk_with_files();
+    let mut executor = Executor::new(3);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    let counted = Rc::clone(&filesystem);
+    let longest = executor.run(async move {
+        let mut longest = 0;
+        for round in 0..100 {
+            let before = clock.unix_us();
+            let change = SetAttributes {
+                mode: Some(0o600 + round),
+                ..SetAttributes::default()
+            };
+            let all_over = filesystem.transact(2, |transaction| {
+                for number in 0..TOUCHED {
+                    let number = number * (FILES / TOUCHED) + round as usize % 10;
+                    let file = transaction.files().lookup(ROOT, &name(number))?;
+                    transaction.files().set_attributes(file, &change)?;
+                }
+                Ok(())
+            });
+            let ((), commit) = all_over.await.unwrap();
+            filesystem.wait_durable(commit).await.unwrap();
+            longest = longest.max(clock.unix_us() - before);
+        }
+        longest
+    });
+    let checkpoints = counted.counters().checkpoints;
+    println!("{longest} us at most, {checkpoints} checkpoints");
+    assert!(checkpoints > 20);
+    assert!(longest < PATIENCE_US);
 }
