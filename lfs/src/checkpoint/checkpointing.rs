@@ -335,12 +335,12 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Makes durable what the checkpoint has written: with the flush of a commit if one comes soon. None does while all wait for this
-    /// checkpoint.
+    /// Makes durable what the checkpoint has written: with the flush of a commit if one comes soon, and at once if somebody
+    /// waits for this checkpoint: that commit may be the one that would come.
     async fn flush_with_commits(&self, clock: &impl Clock) -> Result<(), CheckpointError> {
         let patience = clock.sleep_ms(BARRIER_PATIENCE_MS);
-        let all_wait = || !self.may_dirty_more();
-        Ok(self.log.barrier(patience, all_wait).await?)
+        let awaited = || !self.may_dirty_more() || self.checkpoint_awaited.get() > 0;
+        Ok(self.log.barrier(patience, awaited).await?)
     }
 
     /// Writes the changed nodes of both trees, neighbours in one request.

@@ -530,12 +530,12 @@ impl Log {
     }
 
     /// Waits until everything the device completed before this call is durable: for a group's flush
-    /// if one comes before `patience` ends, the log runs out of room, or `nobody_may` commit for another reason; else for one
-    /// of its own.
+    /// if one comes before `patience` ends, the log runs out of room, or it is `awaited`, which is asked again after every
+    /// [`nudge`](Self::nudge); else for one of its own.
     pub(crate) async fn barrier(
         &self,
         patience: impl Future<Output = ()>,
-        nobody_may: impl Fn() -> bool,
+        awaited: impl Fn() -> bool,
     ) -> Result<(), ReadOnly> {
         let target = self.state.borrow().flushes_started + 1;
         let settled = |in_haste: bool| {
@@ -545,7 +545,7 @@ impl Log {
             } else if matches!(state.condition, Condition::Failed | Condition::Stopped) {
                 Some(Err(ReadOnly))
             } else if in_haste
-                && (!self.room(&state) || state.condition == Condition::Closing || nobody_may())
+                && (!self.room(&state) || state.condition == Condition::Closing || awaited())
             {
                 Some(Ok(()))
             } else {

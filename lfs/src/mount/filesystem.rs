@@ -46,6 +46,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) checkpointing: Cell<bool>,
     /// Segments that it frees.
     pub(crate) segments_due: Cell<u32>,
+    /// How many can go on only after it.
+    pub(crate) checkpoint_awaited: Cell<u32>,
     /// Somebody wants one to be made in the background.
     pub(crate) checkpoint_due: Cell<bool>,
     /// By how many nodes somebody waits to change more than is possible before the next one.
@@ -137,6 +139,7 @@ impl<D: BlockDevice> FileSystem<D> {
             object_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
             segments_due: Cell::new(0),
+            checkpoint_awaited: Cell::new(0),
             checkpoint_due: Cell::new(false),
             nodes_wanted: Cell::new(0),
             held_inodes: RefCell::default(),

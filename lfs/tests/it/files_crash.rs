@@ -451,6 +451,7 @@ impl Workload {
 }
 
 /// What a mount of a state has found.
+#[derive(Debug, PartialEq, Eq)]
 struct Found {
     commit: CommitNumber,
     snapshots: Vec<String>,
@@ -502,13 +503,13 @@ impl<D: Disks> Run<'_, D> {
 
     /// A mount may have written, and the power may have failed again.
     fn check_mount(&self, disk: &D, events: usize, random: &mut Random) {
-        let end = disk.event_count();
-        for number in 1..end.min(MOUNT_CUTS_MAX) {
+        let moments = disk.event_count().saturating_sub(1);
+        for number in 1..=moments.min(MOUNT_CUTS_MAX) {
             // Of a mirror there are many, most of them the same each time.
-            let of_mount = if end <= MOUNT_CUTS_MAX {
+            let of_mount = if moments <= MOUNT_CUTS_MAX {
                 number
             } else {
-                1 + random.index(end - 1)
+                1 + random.index(moments)
             };
             let cut = disk.cut_at(of_mount);
             for survivors in subsets(&cut, random, 2) {
@@ -628,7 +629,8 @@ impl<D: Disks> Run<'_, D> {
             let what = || format!("{}, mounted, then disk {number} alone", what());
             if self.new_image(&alone, found.commit).is_some() {
                 self.states.evened.fetch_add(1, Relaxed);
-                self.mounted(&alone, found.commit, &what);
+                let shown = self.mounted(&alone, found.commit, &what);
+                assert_eq!(shown, *found, "{}", what());
             }
         }
     }

@@ -248,7 +248,14 @@ struct Deeds {
     counts: BTreeMap<Mishap, u64>,
 }
 
+/// What does not leave what was written as it was.
+const SPOILING: [Mishap; 4] = [Mishap::Rot, Mishap::Torn, Mishap::Lost, Mishap::Misdirected];
+
 impl Deeds {
+    fn has_spoiled(&self) -> bool {
+        SPOILING.iter().any(|kind| self.counts.contains_key(kind))
+    }
+
     fn count(&mut self, mishap: Mishap) {
         *self.counts.entry(mishap).or_default() += 1;
     }
@@ -380,6 +387,8 @@ fn left_of(disk: &SimDisk, deeds: &Deeds, random: &mut Random) -> SimDisk {
 #[derive(Debug, Default)]
 struct Tally {
     boots: u64,
+    /// Those of disks that had spoiled nothing.
+    sound: u64,
     /// Mounts that were refused, commits that were missing, names and files that could not be read.
     refused: u64,
     missing: u64,
@@ -546,6 +555,7 @@ fn mixed(seed: u64, tally: &mut Tally) {
         SEGMENTS
     };
     let mut machine = Machine::new(formatted(segments, seed), seed);
+    let mut spoiled = false;
     work(&mut machine, 40);
     machine.world.borrow_mut().faulty = true;
     for number in 0..BOOTS {
@@ -563,12 +573,23 @@ fn mixed(seed: u64, tally: &mut Tally) {
         for (mishap, count) in &deeds.counts {
             *tally.counts.entry(*mishap).or_default() += count;
         }
-        let Some(next) = boot(machine, &deeds, left, tally, &what) else {
+        spoiled |= deeds.has_spoiled();
+        let unreadable = tally.unreadable;
+        let next = boot(machine, &deeds, left, tally, &what);
+        // A disk that merely failed, was full, or lost its power has all that it promised.
+        if !spoiled {
+            tally.sound += 1;
+            assert!(next.is_some(), "{what}: refused");
+            assert_eq!(tally.unreadable, unreadable, "{what}");
+        }
+        let Some(next) = next else {
             return;
         };
         machine = next;
     }
     if !is_usable(&mut machine, &mut random) {
+        // Where nothing is damaged there is only one reason.
+        assert!(spoiled || mishaps.contains(&Mishap::Full), "{what}");
         tally.unusable += 1;
         return;
     }
@@ -591,5 +612,6 @@ fn several_kinds_of_faults_in_one_run_are_reported_or_do_not_matter() {
     println!("{tally:?}");
     assert!(MISHAPS[..5].iter().all(|mishap| tally.counts[mishap] > 10));
     assert!(tally.full > 20 && tally.refused > 4 && tally.unreadable > 20);
+    assert!(tally.sound > 20);
     assert!(tally.boots > 100 && tally.readable > 1000 && tally.usable > 5);
 }

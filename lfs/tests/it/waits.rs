@@ -7,6 +7,8 @@ use crate::common;
 
 use std::rc::Rc;
 
+use embassy_futures::yield_now;
+
 use crate::common::counting::{CountingDisk, Reads};
 use crate::common::world::random_bytes;
 use crate::common::{FORMAT, ID, TestFileSystem, mount};
@@ -174,12 +176,13 @@ fn reading_a_file_waits_for_many_extents_at_once() {
     assert_together("file", reads, 40);
 }
 
+/// How long a checkpoint would wait for a commit, to share its flush.
+const PATIENCE_US: i64 = 1_000_000;
+
 /// Who waits until nodes may change again waits for a checkpoint. That does not wait for somebody's commit then, for which all would wait in
 /// vain.
 #[test]
 fn a_checkpoint_that_is_waited_for_waits_for_nobody() {
-    /// What a checkpoint would wait for a commit.
-    const PATIENCE_US: i64 = 1_000_000;
     let disk = disk_with_files();
     let mut executor = Executor::new(3);
     let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
@@ -210,5 +213,59 @@ fn a_checkpoint_that_is_waited_for_waits_for_nobody() {
     let checkpoints = counted.counters().checkpoints;
     println!("{longest} us at most, {checkpoints} checkpoints");
     assert!(checkpoints > 20);
+    assert!(longest < PATIENCE_US);
+}
+
+/// Who has no room waits for the checkpoint under way, which may bring some, and is not kept waiting by it.
+#[test]
+fn who_finds_no_room_is_not_kept_waiting_by_a_checkpoint() {
+    let disk = disk_with_files();
+    let mut executor = Executor::new(4);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let mut random = Random::new(5);
+    let filling = Rc::clone(&filesystem);
+    let (inode, mut offset) = executor.run(async move {
+        let new = NewInode::new(FileKind::File, 0o600);
+        let create = filling.transact(3, |tx| tx.files().create(ROOT, b"new", &new));
+        let (inode, _) = create.await.unwrap();
+        let mut offset = 0;
+        loop {
+            let bytes = random_bytes(&mut random, 1 << 15);
+            let write = filling.transact(3, |tx| tx.files().write(inode, offset, &bytes));
+            match write.await {
+                Ok(_) => offset += bytes.len() as u64,
+                Err(FileError::NoSpace) => return (inode, offset),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    offset += 1 << 20;
+    let (mut waited, mut longest) = (0, 0);
+    for round in 0..20 {
+        let (maker, clock) = (Rc::clone(&filesystem), executor.clock());
+        executor.spawn(async move {
+            let made = maker.checkpoint(maker.durable(), &[], &[], &clock);
+            made.await.unwrap();
+        });
+        let (writer, clock) = (Rc::clone(&filesystem), executor.clock());
+        let (checkpoints, took_us) = executor.run(async move {
+            let (before, begun) = (writer.counters().checkpoints, clock.unix_us());
+            // However the two take turns.
+            for _ in 0..round {
+                yield_now().await;
+            }
+            let bytes = random_bytes(&mut Random::new(round), 1 << 15);
+            let write = writer.transact(4, |tx| tx.files().write(inode, offset, &bytes));
+            assert_eq!(write.await.map(drop), Err(FileError::NoSpace));
+            let made = writer.counters().checkpoints - before;
+            let took_us = clock.unix_us() - begun;
+            clock.sleep_ms(10_000).await;
+            (made, took_us)
+        });
+        waited += checkpoints;
+        longest = longest.max(took_us);
+    }
+    println!("{longest} us at most, {waited} waited for");
+    assert!(waited > 2);
     assert!(longest < PATIENCE_US);
 }
