@@ -2,6 +2,8 @@
 //!
 //! - Nothing of names, content or what the layer above records can be read in an image.
 //! - A wrong or missing key, and a key for an image without one, are said as that, and nothing is written.
+//! - Images that differ in what is secret differ nowhere else.
+//! - No nonce comes twice, not where two machines go on from one image either.
 //! - Nothing that was changed by somebody without the key is taken for good, with right checksums neither.
 //! - Keys come and go without anything else being written, and a crash on the way leaves the old or the new ones.
 //!
@@ -9,16 +11,16 @@
 
 use crate::common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::common::images::{Recipe, image};
-use crate::common::key::{KEY_FILE, choose, with_key_file};
+use crate::common::key::{KEY_FILE, choose, entropy_from, with_key_file};
 use crate::common::{ID, formatted, mount, try_mount};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
-    BLOCK_SIZE, BlockIndex, CheckOptions, CheckSummary, FileKind, KdfCost, KeyAccessError,
-    KeyChange, KeyError, MountError, NewInode, Problem, ROOT, Recovery, Secret, Structure, Suite,
-    Unlock, XattrMode,
+    BLOCK_SIZE, BlockIndex, CheckOptions, CheckSummary, Compression, FileKind, KdfCost,
+    KeyAccessError, KeyChange, KeyError, MountError, NewInode, Problem, ROOT, Recovery, Secret,
+    Structure, Suite, Transaction, Unlock, XattrMode,
 };
 
 const OTHER: [u8; 40] = [0x77; 40];
@@ -216,6 +218,25 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
+/// Where the seal of the structure that begins like this is; `None` inside a structure, and where no seal is.
+fn seal_at(block: &[u8]) -> Option<usize> {
+    match &block[..4] {
+        b"SiTn" | b"SiTb" | b"SiOb" => Some(32),
+        b"SiCp" => Some(48),
+        b"SiGr" | b"SiSv" => Some(96),
+        _ => None,
+    }
+}
+
+/// The nonces of all structures, each with the block it is in.
+fn nonces(image: &[u8]) -> Vec<(&[u8], &[u8])> {
+    let blocks = image.chunks_exact(BLOCK_SIZE);
+    let sealed = blocks.filter_map(|block| Some((&block[seal_at(block)?..][..24], block)));
+    sealed
+        .inspect(|(nonce, _)| assert_ne!(*nonce, [0; 24]))
+        .collect()
+}
+
 #[test]
 fn no_nonce_is_there_twice() {
     choose(Some(Suite::default()));
@@ -226,21 +247,173 @@ fn no_nonce_is_there_twice() {
         seed: 6,
     };
     let image = image(recipe).0.to_bytes();
-    let mut nonces = BTreeSet::new();
-    let mut count = 0;
-    for block in image.chunks_exact(BLOCK_SIZE) {
-        let at = match &block[..4] {
-            b"SiTn" | b"SiTb" => 32,
-            b"SiCp" => 48,
-            b"SiGr" | b"SiSv" => 96,
-            _ => continue,
+    let nonces = nonces(&image);
+    let different: BTreeSet<_> = nonces.iter().map(|(nonce, _)| nonce).collect();
+    assert_eq!(different.len(), nonces.len());
+    assert!(nonces.len() > 50, "{}", nonces.len());
+}
+
+/// The image that a machine leaves which goes on from `disk` with entropy of its own.
+fn gone_on(disk: &SimDisk, entropy: u64, text: &'static str) -> Vec<u8> {
+    entropy_from(entropy);
+    let disk = disk.snapshot(1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        for number in 0..60 {
+            let (name, file) = (format!("{text} {number}"), NewInode::new(FileKind::File, 0));
+            let create = |tx: &mut Transaction<'_>| {
+                let file = tx.files().create(ROOT, name.as_bytes(), &file)?;
+                tx.files().write(file, 0, text.as_bytes())
+            };
+            let ((), commit) = filesystem.transact(0, create).await.unwrap();
+            filesystem.wait_durable(commit).await.unwrap();
+            let made = filesystem.checkpoint(commit, &[], &[], &clock);
+            made.await.unwrap();
+        }
+        filesystem.shutdown(&clock).await.unwrap();
+    });
+    disk.to_bytes()
+}
+
+/// A copied image, a restored one, and one that has gone through a crash are the same case: nothing on it says which nonces come next.
+#[test]
+fn two_machines_that_go_on_from_one_image_draw_other_nonces() {
+    for suite in Suite::ALL {
+        choose(Some(suite));
+        let disk = formatted(72, 1);
+        let one = gone_on(&disk, 1 << 20, "one");
+        let collisions = |other: &[u8]| {
+            let known: BTreeMap<_, _> = nonces(&one).into_iter().collect();
+            let others = nonces(other);
+            let same = others.iter().filter(|(nonce, block)| {
+                // What both have from before is no second encryption.
+                known.get(nonce).is_some_and(|known| known != block)
+            });
+            (same.count(), others.len())
         };
-        assert_ne!(block[at..at + 24], [0; 24]);
-        nonces.insert(block[at..at + 24].to_vec());
-        count += 1;
+        let (same, of) = collisions(&gone_on(&disk, 1 << 21, "two"));
+        assert!(same == 0 && of > 20, "{same} of {of}");
+        // It is entropy alone that tells them apart, and this would show it.
+        let (same, of) = collisions(&gone_on(&disk, 1 << 20, "two"));
+        assert!(same > 10, "{same} of {of}");
     }
-    assert_eq!(nonces.len(), count);
-    assert!(count > 50, "{count}");
+}
+
+/// What is secret of an image that [`image_with`] makes.
+struct Secrets {
+    name: &'static [u8],
+    content: Vec<u8>,
+    sparse_bytes: u64,
+    attribute: (&'static [u8], &'static [u8]),
+    mode: u16,
+    snapshot: &'static str,
+    layer: &'static [u8],
+    manifest: &'static [u8],
+}
+
+fn image_with(suite: Suite, secrets: Secrets) -> Vec<u8> {
+    choose(Some(suite));
+    entropy_from(1);
+    let disk = formatted(72, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        filesystem.set_compression(Compression::Off).await.unwrap();
+        let file = NewInode::new(FileKind::File, secrets.mode);
+        let ((), commit) = filesystem
+            .transact(0, |tx| {
+                let one = tx.files().create(ROOT, secrets.name, &file)?;
+                tx.files().write(one, 0, &secrets.content)?;
+                let (name, value) = secrets.attribute;
+                tx.files().set_xattr(one, name, value, XattrMode::Any)?;
+                let two = tx.files().create(ROOT, b"sparse", &file)?;
+                tx.files().truncate(two, secrets.sparse_bytes)
+            })
+            .await
+            .unwrap();
+        filesystem.append(secrets.layer).unwrap();
+        let snapshot = filesystem.create_snapshot(secrets.snapshot, 0);
+        snapshot.await.unwrap();
+        let mut object = filesystem.create_object().unwrap();
+        object.append(secrets.layer).await.unwrap();
+        let objects = [object.finish().await.unwrap()];
+        let checkpoint = filesystem.checkpoint(commit, &objects, secrets.manifest, &clock);
+        checkpoint.await.unwrap();
+        filesystem.shutdown(&clock).await.unwrap();
+    });
+    disk.to_bytes()
+}
+
+/// All that an image shows without its key (`DESIGN.md`, "What still shows"), without the checksums over what is encrypted.
+fn visible(image: &[u8]) -> Vec<u8> {
+    let mut shown = Vec::new();
+    for (number, block) in image.chunks_exact(BLOCK_SIZE).enumerate() {
+        let mut clear = match seal_at(block) {
+            // With the nonce, which is drawn: the same in both by the test's own doing.
+            Some(at) => block[..at + 24].to_vec(),
+            None if number == 0 || block.starts_with(b"SLTKEYS") => block.to_vec(),
+            // The rest of a structure, and extents: that there is something.
+            None => vec![u8::from(block.iter().any(|byte| *byte != 0))],
+        };
+        if seal_at(block).is_some() {
+            clear[4..8].fill(0);
+        }
+        if seal_at(block) == Some(96) {
+            for sum in [64..68, 72..76, 84..88] {
+                clear[sum].fill(0);
+            }
+        }
+        shown.extend(clear);
+    }
+    shown
+}
+
+#[test]
+fn images_that_differ_in_what_is_secret_differ_nowhere_that_can_be_read() {
+    let noise = |seed, len| {
+        let mut random = Random::new(seed);
+        (0..len).map(|_| random.next_u64() as u8).collect()
+    };
+    let secrets = |content: Vec<u8>| Secrets {
+        name: b"wages",
+        content,
+        sparse_bytes: 1 << 30,
+        attribute: (b"user.one", b"first"),
+        mode: 0o600,
+        snapshot: "monday",
+        layer: b"key and value",
+        manifest: b"runs: 1",
+    };
+    for suite in Suite::ALL {
+        let one = image_with(suite, secrets(noise(1, 20_000)));
+        let two = Secrets {
+            name: b"plans",
+            content: noise(2, 20_000),
+            sparse_bytes: 3 << 30,
+            attribute: (b"user.two", b"other"),
+            mode: 0o777,
+            snapshot: "sunday",
+            layer: b"KEY AND VALUE",
+            manifest: b"runs: 9",
+        };
+        let two = image_with(suite, two);
+        let pairs = one
+            .chunks_exact(BLOCK_SIZE)
+            .zip(two.chunks_exact(BLOCK_SIZE));
+        let different = pairs.filter(|(one, two)| one != two);
+        let different: Vec<_> = different.map(|(one, _)| one[..4].to_vec()).collect();
+        for magic in [b"SiGr", b"SiTn", b"SiOb", b"SiCp"] {
+            let magic = magic.to_vec();
+            assert!(different.contains(&magic), "{}", magic.escape_ascii());
+        }
+        assert!(visible(&one) == visible(&two), "{suite:?}");
+        // How much was written shows, as DESIGN.md says; and so this would see what it must not.
+        let longer = image_with(suite, secrets(noise(1, 20_001)));
+        assert!(visible(&one) != visible(&longer), "{suite:?}");
+    }
 }
 
 #[test]

@@ -44,3 +44,4 @@ mod spec;
 mod transactions;
 mod transactions_model;
 mod waits;
+mod wiped;

@@ -26,6 +26,11 @@ pub fn entropy(bytes: &mut [u8]) {
     }
 }
 
+/// From here on `entropy` gives what it gives from `word` on, on this thread: as two machines would whose entropy is the same.
+pub fn entropy_from(word: u64) {
+    DRAWN.set(word);
+}
+
 /// What opens what [`format`] has made.
 pub const KEY_FILE: [u8; 32] = *b"a key file of 32 bytes for tests";
 
