@@ -18,6 +18,7 @@ mod key;
 mod location;
 mod mount;
 mod output;
+mod progress;
 
 use std::process::ExitCode;
 

@@ -10,7 +10,6 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lfs::host::{interrupted, sync_directory_of};
 use lfs::{BackupSection, BackupVerifier};
 use rustix::fs::OFlags;
@@ -22,6 +21,7 @@ use crate::error::{About as _, Error, Outcome, complain, say_aside};
 use crate::image::end_at_second_signal;
 use crate::location::same_file;
 use crate::output::{Output, human, json_line};
+use crate::progress::byte_bar;
 
 /// Snapshots that are made, should the source let their keys go each time.
 const ATTEMPTS_MAX: usize = 3;
@@ -99,11 +99,7 @@ async fn run(
             found?.commit
         }
     };
-    // Draws nothing when the standard error is not a terminal.
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes} {binary_bytes_per_sec}") {
-        bar.set_style(style);
-    }
+    let bar = byte_bar(None);
     let mut resumed = target.resumed(since, arguments.at, &snapshots)?;
     for _ in 0..ATTEMPTS_MAX {
         let (snapshot, mut verifier) = if let Some(resumed) = resumed.take() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use lfs::host::{Access, HostClock};
 use lfs::{CheckEvent, CheckOptions, CheckSummary, Finding, Mirror, Severity};
 use serde_json::{Map, Value};
@@ -14,6 +14,7 @@ use crate::error::{Error, Outcome, complain};
 use crate::image::{expect_file_system, open_whole};
 use crate::key::{self, Key};
 use crate::output::{Output, human, put_text};
+use crate::progress::byte_bar;
 
 /// As e2fsck has them.
 const REPAIRED: u8 = 1;
@@ -96,16 +97,10 @@ struct Report<'a> {
 
 impl<'a> Report<'a> {
     fn new(arguments: &'a Fsck) -> Self {
-        // Draws nothing when the standard error is not a terminal.
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}");
-        if let Ok(style) = style {
-            bar.set_style(style);
-        }
         Self {
             arguments,
             output: Output::new(),
-            bar,
+            bar: byte_bar(None),
             said: HashSet::new(),
             hasher: RandomState::new(),
             outcome: Ok(()),

@@ -6,7 +6,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lfs::Loaded;
 use lfs::host::{Access, FileDevice, interrupted, now_ns, random};
 use lfs::{BackupId, Content, FileError, FileSystemId, FormatOptions, Mirror, ROOT, Suite};
@@ -16,6 +15,7 @@ use crate::backup::{OpenStore, StreamReader, store_options};
 use crate::error::{About as _, Error, Outcome, complain};
 use crate::image::{Disks, end_at_second_signal};
 use crate::key::{self, Key};
+use crate::progress::byte_bar;
 
 pub(crate) async fn restore(arguments: Restore) -> Outcome<()> {
     let Some((image, files)) = arguments.paths.split_last() else {
@@ -206,12 +206,7 @@ enum Failure {
 }
 
 async fn apply(target: &OpenStore, files: &[PathBuf], bytes: u64) -> Result<(), Failure> {
-    // Draws nothing when the standard error is not a terminal.
-    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-    let style = "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
+    let bar = byte_bar(Some(bytes));
     let store = target.store();
     store.set_restoring(true);
     let mut done = 0;

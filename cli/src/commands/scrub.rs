@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lfs::host::{FileDevice, HostClock};
 use lfs::{BlockDevice as _, Finding, Mirror, ScrubOptions, ScrubStatus};
 use serde_json::{Map, Value};
@@ -12,6 +11,7 @@ use crate::arguments::Scrub;
 use crate::error::{Error, Outcome};
 use crate::image::{Image, reading, writing, writing_both};
 use crate::output::{Output, human};
+use crate::progress::byte_bar;
 
 /// How often the bar is drawn.
 const TICK: Duration = Duration::from_millis(200);
@@ -104,12 +104,7 @@ struct Before {
 async fn run(image: &Image, arguments: &Scrub, before: Before) -> Outcome<ScrubStatus> {
     let Before { mended, unread } = before;
     let volume = image.volume();
-    // Draws nothing when the standard error is not a terminal.
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
+    let bar = byte_bar(None);
     let clock = HostClock::new();
     let options = ScrubOptions {
         bytes_per_second: arguments.rate,

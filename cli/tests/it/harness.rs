@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 /// Longer than anything takes on a slow machine that does something else, too.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -63,6 +66,29 @@ impl Scratch {
         arguments: impl IntoIterator<Item = A>,
     ) -> Output {
         self.run(env!("CARGO_BIN_EXE_siltstone"), arguments)
+    }
+
+    /// Runs the tool in the directory, with a terminal for its standard error: that is what was drawn there.
+    pub(crate) fn on_terminal<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
+        command.args(arguments).current_dir(self.directory.path());
+        command.env("TERM", "xterm").stdout(Stdio::piped());
+        let (mut terminal, stderr) = terminal();
+        let (sender, drawn) = mpsc::channel();
+        let running = Running::start_with(command, stderr.into());
+        // Reads until nobody has the other end any more, which is an error.
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = terminal.read_to_end(&mut bytes);
+            sender.send(bytes)
+        });
+        let mut output = running.wait();
+        let drawn = drawn.recv_timeout(LIMIT).expect("not in time");
+        output.stderr = String::from_utf8_lossy(&drawn).into_owned();
+        output
     }
 
     /// Runs a program in the directory.
@@ -154,6 +180,24 @@ pub(crate) fn until_mounted(directory: &Path) {
     }
 }
 
+/// A terminal of 80 columns: the end of who looks at it, and the end of who draws.
+fn terminal() -> (File, File) {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&ours).expect("ours");
+    unlockpt(&ours).expect("ours");
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&ours, size).expect("a terminal");
+    let path = ptsname(&ours, Vec::new()).expect("a name");
+    let path = Path::new(OsStr::from_bytes(path.as_bytes()));
+    let theirs = File::options().read(true).write(true).open(path);
+    (ours.into(), theirs.expect("opens"))
+}
+
 /// A program that runs.
 pub(crate) struct Running {
     shown: String,
@@ -163,9 +207,13 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts it; its standard output goes where the command says.
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_with(command, Stdio::piped())
+    }
+
+    fn start_with(mut command: Command, stderr: Stdio) -> Self {
         let shown = format!("{command:?}");
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| {
             panic!("{shown}: {error} (scripts/setup-test --cli installs what the tests need)")
         });

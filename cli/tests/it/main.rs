@@ -18,3 +18,4 @@ mod hostile;
 mod mirror;
 mod pjdfstest;
 mod programs;
+mod progress;

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use lfs::FileKind;
 
 use super::node::{Node, Source, Target};
 use crate::error::{Error, Outcome, complain};
+use crate::progress::{byte_spinner, show_bytes};
 
 /// How often a bar moves by itself.
 const TICK: Duration = Duration::from_millis(200);
@@ -15,21 +16,22 @@ const TICK: Duration = Duration::from_millis(200);
 /// Shows on a terminal what has been copied.
 pub(super) struct Progress {
     bar: ProgressBar,
+    /// Of the files that are sources themselves, as far as they have begun.
+    expected_bytes: u64,
     files: u64,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        // Draws nothing when the standard error is not a terminal.
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = byte_spinner();
         if !bar.is_hidden() {
             bar.enable_steady_tick(TICK);
-            bar.set_style(
-                ProgressStyle::with_template("{spinner} {bytes} {binary_bytes_per_sec} {msg}")
-                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            );
         }
-        Self { bar, files: 0 }
+        Self {
+            bar,
+            expected_bytes: 0,
+            files: 0,
+        }
     }
 
     /// Prints something without disturbing the bar.
@@ -41,15 +43,11 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    /// One file is the whole copy: its end is known.
-    fn expect(&self, size: u64) {
-        self.bar.set_length(size);
-        if !self.bar.is_hidden() {
-            let template = "{wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                self.bar.set_style(style);
-            }
-        }
+    /// A file is a source itself: its end is known.
+    fn expect(&mut self, size: u64) {
+        self.expected_bytes += size;
+        self.bar.set_length(self.expected_bytes);
+        show_bytes(&self.bar);
     }
 
     fn copied_bytes(&self, bytes: u64) {
