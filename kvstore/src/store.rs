@@ -288,7 +288,7 @@ impl<D: BlockDevice> Store<D> {
             memory_bytes: index.memory_bytes(),
             memory_bytes_max: self.memory_bytes_max.get(),
             disk_bytes: index.live_run_bytes(),
-            disk_bytes_max: self.live_run_bytes_max.get(),
+            disk_bytes_max: space::live_bytes_max(&self.filesystem.usage()),
             commits: counters.commits,
             committed: self.committed(),
             durable: self.durable(),

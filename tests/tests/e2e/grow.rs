@@ -88,10 +88,13 @@ fn a_disk_grows_while_clients_write(target: Target) {
     let grown = number(&mut connection, "files", "fs_capacity_bytes");
     assert!(grown > capacity * 2, "{capacity}, then {grown}");
 
-    // Full, it takes more as soon as there is more.
+    // Full, it takes more as soon as there is more, and says so of keys as well.
     let before = fill(&mut connection, "/before");
+    let keys_before = number(&mut connection, "persistence", "disk_bytes_max");
     machine.resize_disk(1, 96 * MIB);
     wait_for_size(&mut connection, 96 * MIB);
+    let keys = number(&mut connection, "persistence", "disk_bytes_max");
+    assert!(keys > keys_before, "{keys_before}, then {keys}");
     let more = fill(&mut connection, "/more");
     assert!(more > 16, "{before} MiB, then {more}");
     machine.shutdown();
