@@ -23,7 +23,11 @@ extern crate alloc;
 mod backup;
 mod damage;
 mod dirty;
+#[doc(hidden)]
+pub mod engine;
 mod error;
+#[doc(hidden)]
+pub mod expiry;
 mod files;
 mod index;
 mod keyspace;
@@ -32,14 +36,22 @@ mod maintenance;
 mod per_database;
 mod record;
 mod run;
+#[doc(hidden)]
+pub mod scan_cursors;
 mod slots;
 mod snapshot;
 mod space;
 mod store;
 mod table;
+#[cfg(test)]
+mod testing;
 mod transaction;
+#[doc(hidden)]
+pub mod transactions;
 mod value;
 mod version;
+#[doc(hidden)]
+pub mod watch;
 mod write_set;
 
 pub use backup::{BackupReadError, BackupSource, PIN_IDLE_MS, RestoreError};

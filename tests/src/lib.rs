@@ -15,6 +15,7 @@
 //! | [`workload`] | concurrent writers that keep a ledger each |
 //! | [`measure`] | what a benchmark run costs: requests, flushes, device bytes, processor time |
 //! | [`figures`] | what benchmarks found out, as lines of JSON |
+//! | [`history`] | whether what clients saw could come from a strictly serializable store |
 //!
 //! A harness reports by panicking: the message says what was expected, and the guards print the
 //! consoles and end every process while the panic unwinds. Every wait has a limit. Nothing here
@@ -35,6 +36,7 @@
 
 pub mod client;
 pub mod figures;
+pub mod history;
 pub mod ledger;
 pub mod machine;
 pub mod measure;

@@ -1,0 +1,530 @@
+//! The cache: rows, chunks, values and heads under one policy, by what they cost in bytes (`ENGINE.md`, section 7).
+//!
+//! It does not know what it holds, only what it costs. What goes is decided by a policy, which can be changed: entries stay, and
+//! the new policy takes them over a few at a time. Nothing here takes longer for a larger cache: each operation is O(1) but for the victims that make room for
+//! what is inserted, 256 at most.
+//!
+//! Rows say what a key is at the newest state. A commit removes the rows that it writes; what a range delete hides is found out when a row is looked for, by a
+//! list of the newest range deletes.
+
+mod chunked;
+mod lfu;
+mod list;
+mod lru;
+mod s3fifo;
+mod sketch;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use lfs::ObjectId;
+
+use self::chunked::Chunked;
+use self::lfu::Lfu;
+use self::lru::Lru;
+use self::s3fifo::S3Fifo;
+
+/// Small tables that make up the large one, so that no step rehashes more than a small part.
+const SHARDS: usize = 256;
+
+/// Memory of an entry beyond its own and its key's: slot, table, and what policies keep of it.
+const ENTRY_BYTES: usize = 144;
+
+/// Entries that may go for one that comes. If that does not make room, it is not taken.
+const VICTIMS_MAX: usize = 256;
+
+/// Entries that a new policy takes over with each operation.
+const MOVED_PER_STEP: usize = 8;
+
+/// Range deletes that are remembered, and the bytes of their bounds.
+const HIDDEN_MAX: usize = 1024;
+const HIDDEN_BYTES_MAX: usize = 256 << 10;
+
+/// What an entry is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CacheKey<'k> {
+    /// What an engine key is at the newest state.
+    Row(&'k [u8]),
+    /// A chunk of an object, by its offset.
+    Chunk(ObjectId, u64),
+    /// A large value, by its first slot.
+    Value(u64),
+}
+
+/// What entries take.
+pub trait Cost {
+    /// Memory that goes when it is dropped.
+    fn memory_bytes(&self) -> usize;
+}
+
+/// Who decides what goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// Scan-resistant, and the cheapest: the default.
+    S3Fifo,
+    /// Least recently used.
+    Lru,
+    /// Least frequently used, as W-TinyLFU.
+    Lfu,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStats {
+    /// Entries there are.
+    pub entries: usize,
+    /// What they take.
+    pub bytes: usize,
+    /// Rows that were asked for and found, and not found.
+    pub rows: Asked,
+    /// Chunks.
+    pub chunks: Asked,
+    /// Values.
+    pub values: Asked,
+    /// Entries that went to make room.
+    pub evicted: u64,
+}
+
+/// How often something was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// It was there.
+    pub hits: u64,
+    /// It was not.
+    pub misses: u64,
+}
+
+/// Decides which entry goes. Told of all that happens to the slots it has.
+pub(crate) trait Policy {
+    /// An entry was put into `slot`. `false`: there is no memory to keep it in mind.
+    fn inserted(&mut self, slot: u32, hash: u64, cost: u32) -> bool;
+    /// The entry was used.
+    fn touched(&mut self, slot: u32);
+    /// The entry is gone, for another reason than being the victim.
+    fn removed(&mut self, slot: u32);
+    /// Which entry is to go; the policy has forgotten it.
+    fn victim(&mut self) -> Option<u32>;
+}
+
+/// The cache.
+pub struct Cache<E> {
+    shards: Vec<HashTable<u32>>,
+    hasher: FixedState,
+    slots: Chunked<Slot<E>>,
+    free: Option<u32>,
+    bytes_max: usize,
+    policy: Box<dyn Policy>,
+    /// Changes with each change of the policy.
+    turn: bool,
+    /// The former policy, while it has entries.
+    former: Option<Box<dyn Policy>>,
+    hidden: Hidden,
+    stats: CacheStats,
+}
+
+enum Slot<E> {
+    /// Free; which one is the next.
+    Free(Option<u32>),
+    Used(Used<E>),
+}
+
+struct Used<E> {
+    key: OwnedKey,
+    hash: u64,
+    cost: u32,
+    /// Which policy has it: the one in force, or the former one.
+    policy: bool,
+    /// Of a row: how many range deletes there were when it was last known not to be hidden.
+    seen: u64,
+    entry: E,
+}
+
+enum OwnedKey {
+    Row(Box<[u8]>),
+    Chunk(ObjectId, u64),
+    Value(u64),
+}
+
+/// From where to where, not included.
+type Bounds = (Box<[u8]>, Box<[u8]>);
+
+/// The newest range deletes.
+#[derive(Default)]
+struct Hidden {
+    ranges: VecDeque<Bounds>,
+    bytes: usize,
+    /// How many there were before those.
+    before: u64,
+}
+
+impl<E: Cost> Cache<E> {
+    /// An empty cache. `hash_seed` should be nobody's to guess.
+    pub fn new(kind: PolicyKind, bytes_max: usize, hash_seed: u64) -> Self {
+        Self {
+            shards: Vec::new(),
+            hasher: FixedState::with_seed(hash_seed),
+            slots: Chunked::default(),
+            free: None,
+            bytes_max,
+            policy: new_policy(kind),
+            turn: false,
+            former: None,
+            hidden: Hidden::default(),
+            stats: CacheStats::default(),
+        }
+    }
+
+    /// The entry of `key`, which is used by that.
+    pub fn get(&mut self, key: &CacheKey<'_>) -> Option<&E> {
+        self.take_over(MOVED_PER_STEP);
+        let slot = self.find(key);
+        let hidden = slot.is_some_and(|slot| self.is_hidden(slot));
+        let slot = slot.filter(|_| !hidden);
+        let asked = match key {
+            CacheKey::Row(_) => &mut self.stats.rows,
+            CacheKey::Chunk(..) => &mut self.stats.chunks,
+            CacheKey::Value(_) => &mut self.stats.values,
+        };
+        if slot.is_some() {
+            asked.hits += 1;
+        } else {
+            asked.misses += 1;
+        }
+        if hidden {
+            self.remove(key);
+        }
+        let slot = slot?;
+        if !self.touch(slot) {
+            self.remove(key);
+            return None;
+        }
+        self.used(slot).map(|used| &used.entry)
+    }
+
+    /// The entry of `key`, without using it.
+    pub fn peek(&self, key: &CacheKey<'_>) -> Option<&E> {
+        let slot = self.find(key)?;
+        let used = self.used(slot)?;
+        (!self.is_hidden(slot)).then_some(&used.entry)
+    }
+
+    /// Puts `entry` in, in the place of what was there. A row must say what is there at the newest state.
+    ///
+    /// What costs more than the cache may take, or for what there is no memory, is not taken.
+    pub fn insert(&mut self, key: &CacheKey<'_>, entry: E) {
+        self.take_over(MOVED_PER_STEP);
+        self.remove(key);
+        let key_bytes = match key {
+            CacheKey::Row(key) => key.len(),
+            CacheKey::Chunk(..) | CacheKey::Value(_) => 0,
+        };
+        let cost = ENTRY_BYTES + key_bytes + entry.memory_bytes();
+        let Ok(cost_u32) = u32::try_from(cost) else {
+            return;
+        };
+        if cost > self.bytes_max || !self.make_room(self.bytes_max - cost, VICTIMS_MAX) {
+            return;
+        }
+        let hash = self.hasher.hash_one(key);
+        let used = Used {
+            key: OwnedKey::from(key),
+            hash,
+            cost: cost_u32,
+            policy: self.turn,
+            seen: self.hidden.count(),
+            entry,
+        };
+        let Some(slot) = self.place(used) else {
+            return;
+        };
+        self.stats.bytes += cost;
+        self.stats.entries += 1;
+        if !self.list(hash, slot) {
+            self.free(slot);
+        } else if !self.policy.inserted(slot, hash, cost_u32) {
+            self.unlist(hash, slot);
+            self.free(slot);
+        }
+    }
+
+    /// Removes the entry of `key`, if it is there.
+    pub fn remove(&mut self, key: &CacheKey<'_>) {
+        let Some(slot) = self.find(key) else {
+            return;
+        };
+        let Some(used) = self.used(slot) else {
+            return;
+        };
+        let (hash, is_former) = (used.hash, used.policy != self.turn);
+        match &mut self.former {
+            Some(former) if is_former => former.removed(slot),
+            _ => self.policy.removed(slot),
+        }
+        self.unlist(hash, slot);
+        self.free(slot);
+    }
+
+    /// Rows of all keys from `start` to `end`, not included, no longer say what is there.
+    pub fn hide_rows(&mut self, start: &[u8], end: &[u8]) {
+        self.hidden.add(start, end);
+    }
+
+    /// No row says what is there any more.
+    pub fn forget_rows(&mut self) {
+        self.hidden.forget();
+    }
+
+    /// What it may take from now on. Evicts `entries` at most: whether there is more to evict.
+    pub fn resize(&mut self, bytes_max: usize, entries: usize) -> bool {
+        self.bytes_max = bytes_max;
+        !self.make_room(bytes_max, entries)
+    }
+
+    /// Has `kind` decide from now on. All entries stay. `false`: the last change is still under way, nothing has changed.
+    ///
+    /// Entries are taken over with each operation; [`take_over`](Self::take_over) does nothing else.
+    #[must_use]
+    pub fn set_policy(&mut self, kind: PolicyKind) -> bool {
+        if self.former.is_some() {
+            return false;
+        }
+        self.former = Some(core::mem::replace(&mut self.policy, new_policy(kind)));
+        self.turn = !self.turn;
+        true
+    }
+
+    /// Has the policy in force take over `entries` that its predecessor has: whether that has more.
+    pub fn take_over(&mut self, entries: usize) -> bool {
+        for _ in 0..entries {
+            let Some(former) = &mut self.former else {
+                return false;
+            };
+            // In the order in which they would have gone.
+            match former.victim() {
+                None => self.former = None,
+                Some(slot) => self.adopt(slot),
+            }
+        }
+        self.former.is_some()
+    }
+
+    /// What became of it.
+    pub fn stats(&self) -> CacheStats {
+        self.stats
+    }
+
+    /// Evicts until at most `bytes` are taken, `entries` at most: whether that was enough.
+    fn make_room(&mut self, bytes: usize, entries: usize) -> bool {
+        for _ in 0..entries {
+            if self.stats.bytes <= bytes {
+                break;
+            }
+            let mut victim = None;
+            if let Some(former) = &mut self.former {
+                victim = former.victim();
+                if victim.is_none() {
+                    self.former = None;
+                }
+            }
+            let Some(slot) = victim.or_else(|| self.policy.victim()) else {
+                break;
+            };
+            let hash = self.used(slot).map(|used| used.hash);
+            self.unlist(hash.unwrap_or_default(), slot);
+            self.free(slot);
+            self.stats.evicted += 1;
+        }
+        self.stats.bytes <= bytes
+    }
+
+    /// Notes a use: `false` if there was no memory for it, and no policy has it any more.
+    fn touch(&mut self, slot: u32) -> bool {
+        let (seen, turn) = (self.hidden.count(), self.turn);
+        let Some(used) = self.used_mut(slot) else {
+            return false;
+        };
+        used.seen = seen;
+        if used.policy != turn {
+            used.policy = turn;
+            let (hash, cost) = (used.hash, used.cost);
+            if let Some(former) = &mut self.former {
+                former.removed(slot);
+            }
+            if !self.policy.inserted(slot, hash, cost) {
+                return false;
+            }
+        }
+        self.policy.touched(slot);
+        true
+    }
+
+    /// Takes over an entry that its former policy has let go of.
+    fn adopt(&mut self, slot: u32) {
+        let turn = self.turn;
+        let Some(used) = self.used_mut(slot) else {
+            return;
+        };
+        used.policy = turn;
+        let (hash, cost) = (used.hash, used.cost);
+        if !self.policy.inserted(slot, hash, cost) {
+            self.unlist(hash, slot);
+            self.free(slot);
+        }
+    }
+
+    fn is_hidden(&self, slot: u32) -> bool {
+        self.used(slot).is_some_and(|used| match &used.key {
+            OwnedKey::Row(key) => self.hidden.hides(key, used.seen),
+            OwnedKey::Chunk(..) | OwnedKey::Value(_) => false,
+        })
+    }
+
+    fn find(&self, key: &CacheKey<'_>) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        let is_key = |slot: &u32| self.used(*slot).is_some_and(|used| used.key.get() == *key);
+        self.shards.get(shard(hash))?.find(hash, is_key).copied()
+    }
+
+    fn used(&self, slot: u32) -> Option<&Used<E>> {
+        match self.slots.get(slot)? {
+            Slot::Used(used) => Some(used),
+            Slot::Free(_) => None,
+        }
+    }
+
+    fn used_mut(&mut self, slot: u32) -> Option<&mut Used<E>> {
+        match self.slots.get_mut(slot)? {
+            Slot::Used(used) => Some(used),
+            Slot::Free(_) => None,
+        }
+    }
+
+    /// Puts `used` into a free slot.
+    fn place(&mut self, used: Used<E>) -> Option<u32> {
+        let Some(slot) = self.free else {
+            return self.slots.push(Slot::Used(used)).ok();
+        };
+        let place = self.slots.get_mut(slot)?;
+        if let Slot::Free(next) = place {
+            self.free = *next;
+        }
+        *place = Slot::Used(used);
+        Some(slot)
+    }
+
+    fn free(&mut self, slot: u32) {
+        let next = self.free;
+        let Some(place) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if let Slot::Used(used) = core::mem::replace(place, Slot::Free(next)) {
+            self.stats.bytes -= used.cost as usize;
+            self.stats.entries -= 1;
+            self.free = Some(slot);
+        }
+    }
+
+    /// Puts `slot` into the table.
+    fn list(&mut self, hash: u64, slot: u32) -> bool {
+        if self.shards.is_empty() {
+            if self.shards.try_reserve_exact(SHARDS).is_err() {
+                return false;
+            }
+            self.shards.resize_with(SHARDS, HashTable::new);
+        }
+        let slots = &self.slots;
+        let hash_of = |slot: &u32| match slots.get(*slot) {
+            Some(Slot::Used(used)) => used.hash,
+            Some(Slot::Free(_)) | None => 0,
+        };
+        let Some(table) = self.shards.get_mut(shard(hash)) else {
+            return false;
+        };
+        let room = table.try_reserve(1, hash_of).is_ok();
+        if room {
+            table.insert_unique(hash, slot, hash_of);
+        }
+        room
+    }
+
+    fn unlist(&mut self, hash: u64, slot: u32) {
+        let Some(table) = self.shards.get_mut(shard(hash)) else {
+            return;
+        };
+        if let Ok(listed) = table.find_entry(hash, |listed| *listed == slot) {
+            listed.remove();
+        }
+    }
+}
+
+fn new_policy(kind: PolicyKind) -> Box<dyn Policy> {
+    match kind {
+        PolicyKind::S3Fifo => Box::new(S3Fifo::default()),
+        PolicyKind::Lru => Box::new(Lru::default()),
+        PolicyKind::Lfu => Box::new(Lfu::default()),
+    }
+}
+
+/// Bits that the tables themselves hardly use.
+fn shard(hash: u64) -> usize {
+    usize::try_from(hash >> 40).unwrap_or(0) % SHARDS
+}
+
+impl OwnedKey {
+    fn from(key: &CacheKey<'_>) -> Self {
+        match *key {
+            CacheKey::Row(key) => Self::Row(key.into()),
+            CacheKey::Chunk(object, offset) => Self::Chunk(object, offset),
+            CacheKey::Value(slot) => Self::Value(slot),
+        }
+    }
+
+    fn get(&self) -> CacheKey<'_> {
+        match self {
+            Self::Row(key) => CacheKey::Row(key),
+            Self::Chunk(object, offset) => CacheKey::Chunk(*object, *offset),
+            Self::Value(slot) => CacheKey::Value(*slot),
+        }
+    }
+}
+
+impl Hidden {
+    /// How many range deletes there were.
+    fn count(&self) -> u64 {
+        self.before + self.ranges.len() as u64
+    }
+
+    fn add(&mut self, start: &[u8], end: &[u8]) {
+        self.bytes += start.len() + end.len();
+        self.ranges.push_back((start.into(), end.into()));
+        while self.ranges.len() > HIDDEN_MAX || self.bytes > HIDDEN_BYTES_MAX {
+            let Some((start, end)) = self.ranges.pop_front() else {
+                break;
+            };
+            self.bytes -= start.len() + end.len();
+            self.before += 1;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.before = self.count() + 1;
+        self.bytes = 0;
+        self.ranges.clear();
+    }
+
+    /// Whether one behind the first `seen` covers `key`, or may have.
+    fn hides(&self, key: &[u8], seen: u64) -> bool {
+        let Some(known) = seen.checked_sub(self.before) else {
+            return true;
+        };
+        let known = usize::try_from(known).unwrap_or(usize::MAX);
+        let covers = |(start, end): &Bounds| **start <= *key && *key < **end;
+        self.ranges.iter().skip(known).any(covers)
+    }
+}

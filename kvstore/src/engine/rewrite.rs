@@ -1,0 +1,450 @@
+//! Writes what some sources hold anew, as tables, without what nobody needs: what flushes and compactions have in common.
+//!
+//! It goes on in steps of some versions and waits for nothing: whoever has it carried out writes full buffers of the sink between steps, loads
+//! what was missing, and ends tables. A step that ended with [`StepError::Missing`] is made again.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::keep::{Keeper, Met, Rules};
+use super::manifest::Count;
+use super::merge::Merge;
+use super::range_set::{Covering, RangeSet};
+use super::table::{ChunkSink, Pushed, TableBuilder, TableSummary, separator};
+use super::types::{Missing, OutOfMemory};
+use crate::{DATABASE_COUNT, Key, Timestamp};
+
+/// Bytes that a range delete takes in a table, about, and those of all that a table keeps room for.
+const RANGE_BYTES: usize = 24;
+const RANGES_BYTES_MAX: usize = 64 << 10;
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// There is more.
+    More,
+    /// The table is full, and to be ended.
+    Full,
+    /// That was all: the last table is to be ended.
+    Done,
+}
+
+/// Why a step was not made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StepError {
+    /// Something is not in memory, which is noted. The step can be made again.
+    Missing,
+    /// There is no memory. All is to be given up.
+    OutOfMemory,
+}
+
+impl From<Missing> for StepError {
+    fn from(_: Missing) -> Self {
+        Self::Missing
+    }
+}
+
+impl From<OutOfMemory> for StepError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// A table that was ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// The first key that it would have.
+    pub from: Key,
+    /// The first one behind it that it would not have.
+    pub to: Option<Key>,
+    /// What the rest of its entry in the manifest says.
+    pub table: TableSummary,
+}
+
+/// Sources that become tables.
+pub struct Rewrite<'r> {
+    merge: Merge<'r>,
+    keeper: Keeper<'r>,
+    /// The range deletes of the sources.
+    ranges: &'r RangeSet,
+    /// Those of them that are written again.
+    kept_ranges: RangeSet,
+    /// The range deletes of all that is newer than the sources.
+    newer: Vec<Box<dyn Covering + 'r>>,
+    hash_seed: u64,
+    builder: TableBuilder,
+    /// Where the table begins.
+    from: Vec<u8>,
+    /// The key whose versions are being met, if there is one.
+    key: Vec<u8>,
+    has_key: bool,
+    /// Up to where something newer hides it.
+    hidden_below: Option<Timestamp>,
+    /// The version on which the merge stands was met.
+    is_met: bool,
+    /// What the keeper gave last is not in a table yet.
+    is_unwritten: bool,
+    counts: [Count; DATABASE_COUNT],
+}
+
+impl<'r> Rewrite<'r> {
+    /// Of all that `merge` has from `from` on, where it has to stand. `ranges`: the range deletes of its sources. `newer`: those of all that is
+    /// newer. Nobody should be able to guess `hash_seed`.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(
+        merge: Merge<'r>,
+        rules: Rules<'r>,
+        ranges: &'r RangeSet,
+        newer: Vec<Box<dyn Covering + 'r>>,
+        from: &[u8],
+        hash_seed: u64,
+    ) -> Result<Self, OutOfMemory> {
+        let mut kept_ranges = RangeSet::default();
+        for range in ranges.iter().filter(|range| rules.keeps_range(range)) {
+            kept_ranges.reserve(1, range.start.len() + range.end.len())?;
+            kept_ranges.insert(range.start, range.end, range.timestamp);
+        }
+        let mut first = Vec::new();
+        first.try_reserve_exact(from.len())?;
+        first.extend_from_slice(from);
+        let builder = new_table(hash_seed, &kept_ranges);
+        Ok(Self {
+            merge,
+            keeper: Keeper::new(rules),
+            ranges,
+            kept_ranges,
+            newer,
+            hash_seed,
+            builder,
+            from: first,
+            key: Vec::new(),
+            has_key: false,
+            hidden_below: None,
+            is_met: false,
+            is_unwritten: false,
+            counts: [Count::default(); DATABASE_COUNT],
+        })
+    }
+
+    /// Goes through up to `versions` versions.
+    ///
+    /// # Errors
+    /// See [`StepError`].
+    pub fn step(
+        &mut self,
+        sink: &mut impl ChunkSink,
+        versions: usize,
+    ) -> Result<Progress, StepError> {
+        let mut left = versions;
+        loop {
+            if self.is_unwritten && !self.write(sink)? {
+                return Ok(Progress::Full);
+            }
+            if left == 0 {
+                return Ok(Progress::More);
+            }
+            if self.is_met {
+                self.merge.next_version()?;
+                self.is_met = false;
+            }
+            let next = self.merge.version();
+            if self.has_key && next.is_none_or(|(_, key, _)| key != self.key) {
+                self.end_key()?;
+            } else if next.is_some() {
+                self.meet()?;
+                left -= 1;
+            } else {
+                return Ok(Progress::Done);
+            }
+        }
+    }
+
+    /// Meets the version on which the merge stands.
+    fn meet(&mut self) -> Result<(), StepError> {
+        let Some((source, key, version)) = self.merge.version() else {
+            return Ok(());
+        };
+        if !self.has_key {
+            let (mut below, mut until) = (None, Vec::new());
+            for newer in &self.newer {
+                let (covering, _) = newer.covering_until(key, Timestamp(u64::MAX), &mut until)?;
+                below = below.max(covering);
+            }
+            self.hidden_below = below;
+            self.key.clear();
+            self.key.try_reserve(key.len()).map_err(OutOfMemory::from)?;
+            self.key.extend_from_slice(key);
+            self.has_key = true;
+        }
+        let emitted = self.keeper.meet(&Met {
+            version,
+            source,
+            covered_by: self.ranges.next_covering(key, version.timestamp),
+            hidden: self.hidden_below > Some(version.timestamp),
+        })?;
+        self.is_unwritten = emitted.is_some();
+        self.is_met = true;
+        self.take_dropped()
+    }
+
+    fn end_key(&mut self) -> Result<(), StepError> {
+        let end = self.keeper.end_key()?;
+        self.has_key = false;
+        self.is_unwritten = end.kept.is_some();
+        let db = self.key.first().copied().unwrap_or_default();
+        if let Some(count) = self.counts.get_mut(usize::from(db)) {
+            count.keys += end.count;
+            count.expiring -= i64::from(end.expired);
+        }
+        self.take_dropped()
+    }
+
+    fn take_dropped(&mut self) -> Result<(), StepError> {
+        for piece in self.keeper.take_dropped() {
+            self.builder.drop_pieces(&[piece])?;
+        }
+        Ok(())
+    }
+
+    /// Puts what the keeper gave last into the table; false if that is full.
+    fn write(&mut self, sink: &mut impl ChunkSink) -> Result<bool, OutOfMemory> {
+        let kept = self.keeper.emitted();
+        let is_taken = self.builder.push(sink, &self.key, &kept.version)? == Pushed::Taken;
+        if is_taken {
+            self.is_unwritten = false;
+            if kept.is_history {
+                let bytes = self.key.len() + kept.version.content.bytes().len();
+                self.builder.note_history(bytes as u64);
+            }
+        }
+        Ok(is_taken)
+    }
+
+    /// Ends the table: a full one before the key that did not fit any more, the last one at `to`. `None` if nothing need be written: then
+    /// `sink` is as it was.
+    ///
+    /// # Errors
+    /// There is no memory. All is to be given up.
+    pub fn end_table(
+        &mut self,
+        sink: &mut impl ChunkSink,
+        to: Option<&[u8]>,
+    ) -> Result<Option<Ended>, OutOfMemory> {
+        let to = if self.is_unwritten {
+            Some(separator(self.builder.last_key(), &self.key))
+        } else {
+            to
+        };
+        let has_ranges = self
+            .kept_ranges
+            .overlaps_newer(&self.from, to, Timestamp(0));
+        if self.builder.is_empty() && has_ranges.is_none() {
+            return Ok(None);
+        }
+        let next = new_table(self.hash_seed, &self.kept_ranges);
+        let full = core::mem::replace(&mut self.builder, next);
+        let table = full.finish(sink, &self.from, to, &self.kept_ranges)?;
+        let ended = Ended {
+            from: self.from.as_slice().into(),
+            to: to.map(Key::from),
+            table,
+        };
+        self.from.clear();
+        if let Some(to) = to {
+            self.from.try_reserve(to.len())?;
+            self.from.extend_from_slice(to);
+        }
+        Ok(Some(ended))
+    }
+
+    /// By how much counts of keys change, so far.
+    pub fn counts(&self) -> &[Count; DATABASE_COUNT] {
+        &self.counts
+    }
+}
+
+fn new_table(hash_seed: u64, ranges: &RangeSet) -> TableBuilder {
+    let mut builder = TableBuilder::new(hash_seed, true);
+    builder.reserve_bytes((ranges.len() * RANGE_BYTES).min(RANGES_BYTES_MAX));
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::manifest::RunRef;
+    use crate::engine::merge::Source;
+    use crate::engine::table::tests::{Segments, retried};
+    use crate::engine::table::{Dropped, RunCursor, RunRanges, TableRef};
+    use crate::engine::testing::{Random, random_key, seed};
+    use crate::engine::tree::tests::World;
+
+    /// Runs, and what is in the memtable.
+    fn world(random: &mut Random) -> World {
+        let mut world = World::new();
+        for _ in 0..=random.index(5) {
+            for _ in 0..=random.index(80) {
+                world.commit(random);
+            }
+            world.tree.freeze(Timestamp(world.newest)).unwrap();
+            world.flush(random);
+        }
+        for _ in 0..random.index(20) {
+            world.commit(random);
+        }
+        world
+    }
+
+    /// Which runs are merged, and for what.
+    struct Job<'j> {
+        first: usize,
+        end: usize,
+        pins: &'j [Timestamp],
+        floor: Timestamp,
+    }
+
+    /// The tables that come of it, and up to where they have all.
+    fn written(random: &mut Random, world: &World, job: &Job<'_>) -> (Vec<TableRef>, Option<Key>) {
+        let (runs, chunks) = (world.tree.runs(), &world.chunks);
+        let (newer, merged) = (&runs[..job.first], &runs[job.first..job.end]);
+        // Of the model's range deletes those of the commits that are merged.
+        let oldest = merged.iter().map(|run| run.first).min().unwrap();
+        let commits = oldest..=merged[0].last;
+        let mut ranges = RangeSet::default();
+        for range in world.ranges.iter() {
+            if commits.contains(&range.timestamp) {
+                ranges
+                    .reserve(1, range.start.len() + range.end.len())
+                    .unwrap();
+                ranges.insert(range.start, range.end, range.timestamp);
+            }
+        }
+        let ranges_of = |run: &'_ RunRef| RunRanges {
+            tables: Vec::leak(run.tables.clone()),
+            source: chunks,
+        };
+        let mut newer_ranges: Vec<Box<dyn Covering>> = Vec::new();
+        newer_ranges.push(Box::new(world.tree.active().ranges()));
+        for run in newer {
+            newer_ranges.push(Box::new(ranges_of(run)));
+        }
+        let sources = merged.iter().map(|run| Source {
+            cursor: Box::new(RunCursor::new(&run.tables, chunks)),
+            ranges: Box::new(ranges_of(run)),
+            last: run.last,
+        });
+        let mut merge = Merge::new(sources.collect(), Timestamp(u64::MAX));
+        retried(chunks, 1000, || merge.seek(&[]));
+        let rules = Rules {
+            pins: job.pins,
+            floor: job.floor,
+            now_ms: i64::MIN,
+            bottom: job.end == runs.len(),
+        };
+        let mut rewrite = Rewrite::new(merge, rules, &ranges, newer_ranges, &[], 7).unwrap();
+        let mut tables = Vec::new();
+        loop {
+            let mut sink = Segments::new(4 << 10, 1 + random.index(2));
+            let progress = loop {
+                if random.one_in(20) {
+                    chunks.evict();
+                }
+                match rewrite.step(&mut sink, 1 + random.index(30)) {
+                    Ok(Progress::More) | Err(StepError::Missing) => {}
+                    Ok(progress) => break progress,
+                    Err(StepError::OutOfMemory) => panic!("out of memory"),
+                }
+            };
+            if let Some(ended) = rewrite.end_table(&mut sink, None).unwrap() {
+                assert!(ended.to.as_ref().is_none_or(|to| ended.from < *to));
+                tables.push(TableRef {
+                    object: chunks.add(sink),
+                    bytes: 0,
+                    head: ended.table.head,
+                    from: ended.from,
+                    to: ended.to,
+                    stats: ended.table.stats,
+                    dropped: Dropped::Pending,
+                });
+            }
+            if progress == Progress::Done {
+                return (tables, None);
+            }
+            if random.one_in(5) {
+                let cut = tables.last().and_then(|table| table.to.clone());
+                return (tables, cut);
+            }
+        }
+    }
+
+    /// Puts tables in the place of what they were made of.
+    fn install(world: &mut World, job: &Job<'_>, tables: Vec<TableRef>, cut: Option<Key>) {
+        let runs = world.tree.runs().to_vec();
+        let (newer, merged) = (&runs[..job.first], &runs[job.first..job.end]);
+        let mut after = newer.to_vec();
+        if !tables.is_empty() {
+            after.push(RunRef {
+                tier: 1,
+                job: None,
+                first: merged.iter().map(|run| run.first).min().unwrap(),
+                last: merged[0].last,
+                tables,
+            });
+        }
+        if let Some(cut) = cut {
+            for run in merged {
+                let mut rest = run.clone();
+                rest.tables
+                    .retain(|table| table.to.as_ref().is_none_or(|to| *to > cut));
+                for table in &mut rest.tables {
+                    table.from = table.from.clone().max(cut.clone());
+                }
+                if !rest.tables.is_empty() {
+                    after.push(rest);
+                }
+            }
+        }
+        after.extend_from_slice(&runs[job.end..]);
+        world.tree.install(after);
+    }
+
+    #[test]
+    fn who_may_see_something_sees_it_after_as_before() {
+        let mut random = Random::new(seed(80));
+        let mut most = 0;
+        for _ in 0..60 {
+            let mut world = world(&mut random);
+            let floor = Timestamp(random.below(world.newest + 1));
+            let pin = |random: &mut Random| Timestamp(random.below(world.newest + 1));
+            let mut pins: Vec<_> = (0..random.index(4)).map(|_| pin(&mut random)).collect();
+            pins.sort_unstable();
+            for _ in 0..3 {
+                let count = world.tree.runs().len();
+                if count == 0 {
+                    break;
+                }
+                let first = random.index(count);
+                let job = Job {
+                    first,
+                    end: first + 1 + random.index(count - first),
+                    pins: &pins,
+                    floor,
+                };
+                let (tables, cut) = written(&mut random, &world, &job);
+                most = most.max(tables.len());
+                install(&mut world, &job, tables, cut);
+                for _ in 0..100 {
+                    let key = random_key(&mut random);
+                    let since = floor.0 + random.below(world.newest + 1 - floor.0);
+                    world.check(&key, Timestamp(since));
+                    if !pins.is_empty() {
+                        world.check(&key, pins[random.index(pins.len())]);
+                    }
+                }
+            }
+        }
+        assert!(most > 2, "{most} tables at most");
+    }
+}

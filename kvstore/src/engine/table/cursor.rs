@@ -1,0 +1,398 @@
+//! Finds versions in a table: one, or one after the other.
+
+use alloc::rc::Rc;
+
+use super::{
+    ChunkSource, Head, TableRef, decode_refs, get_block, get_filter, get_head, get_partition,
+};
+use crate::Timestamp;
+use crate::engine::block::BlockCursor;
+use crate::engine::filter::{filter_may_contain, key_hash};
+use crate::engine::types::{ChunkRef, Cursor, Missing, VersionRef};
+
+/// Blocks that a walk asks for ahead, at most.
+const AHEAD_MAX: u32 = 32;
+
+/// A version that was found, and the block that it is in.
+pub struct Found(BlockCursor);
+
+impl Found {
+    /// The version.
+    pub fn version(&self) -> Option<VersionRef<'_>> {
+        self.0.version().map(|(_, version)| version)
+    }
+}
+
+/// The newest version of `key` in the table that is not newer than `at`.
+///
+/// # Errors
+/// Something is not in memory: the head, the filter, the partition, or a block.
+pub fn table_get<S: ChunkSource>(
+    table: &TableRef,
+    source: &S,
+    key: &[u8],
+    at: Timestamp,
+) -> Result<Option<Found>, Missing> {
+    if !table.has(key) {
+        return Ok(None);
+    }
+    let reader = Reader { table, source };
+    let head = reader.head()?;
+    let Some(partitions) = partition_of(&head, key, at) else {
+        return Ok(None);
+    };
+    let [_, filter] = refs_of(&partitions);
+    let filter = get_filter(source, table.object, filter, 0)?;
+    if !filter_may_contain(&filter, key_hash(head.hash_seed(), key)) {
+        return Ok(None);
+    }
+    let mut place = reader.place_in(partitions, key, at)?;
+    if !place.entries.seek_here(key, at) {
+        // What is sought may be the first of the next block, if the key goes on there.
+        match reader.next_place(&place, 0, Some(key))? {
+            Some(next) => place = next,
+            None => return Ok(None),
+        }
+    }
+    let is_it = place
+        .entries
+        .version()
+        .is_some_and(|(found, version)| found == key && version.timestamp <= at);
+    Ok(is_it.then_some(Found(place.entries)))
+}
+
+/// Where the version at or behind (`key`, `at`) is, if it is not the first of the next partition.
+fn partition_of(head: &Head, key: &[u8], at: Timestamp) -> Option<BlockCursor> {
+    let mut partitions = head.partitions.as_ref()?.cursor();
+    if !partitions.seek_at_or_before(key, at) {
+        partitions.first();
+    }
+    Some(partitions)
+}
+
+/// A table and what has its chunks.
+struct Reader<'t, S> {
+    table: &'t TableRef,
+    source: &'t S,
+}
+
+/// An entry of the index of partitions, of a partition, and of a block.
+struct Place {
+    partitions: BlockCursor,
+    blocks: BlockCursor,
+    entries: BlockCursor,
+}
+
+impl Place {
+    fn stands_on(&self, key: &[u8]) -> bool {
+        let here = self.entries.version();
+        here.is_some_and(|(found, _)| found == key)
+    }
+
+    /// Whether the block begins with a key that has newer versions in the one before.
+    fn goes_on(&self) -> bool {
+        let from = self.blocks.version();
+        from.is_some_and(|(_, version)| version.timestamp != Timestamp(u64::MAX))
+    }
+}
+
+fn refs_of<const R: usize>(index: &BlockCursor) -> [ChunkRef; R] {
+    let refs = index
+        .version()
+        .and_then(|(_, version)| decode_refs(version.content));
+    // Whoever parsed the index has seen them; and a cursor that is asked stands on one.
+    refs.unwrap_or([ChunkRef { offset: 0, len: 0 }; R])
+}
+
+impl<S: ChunkSource> Reader<'_, S> {
+    /// Whether it is within the table's bounds.
+    fn is_inside(&self, place: &Place) -> bool {
+        let here = place.entries.version();
+        here.is_some_and(|(key, _)| self.table.has(key))
+    }
+
+    fn head(&self) -> Result<Rc<Head>, Missing> {
+        get_head(self.source, self.table.object, self.table.head, 0)
+    }
+
+    /// The same in the partition; the cursor of the block stands nowhere.
+    fn place_in(
+        &self,
+        partitions: BlockCursor,
+        key: &[u8],
+        at: Timestamp,
+    ) -> Result<Place, Missing> {
+        let mut blocks = self.blocks(&partitions)?;
+        if !blocks.seek_at_or_before(key, at) {
+            blocks.first();
+        }
+        let entries = self.entries(&blocks, 0)?;
+        Ok(Place {
+            partitions,
+            blocks,
+            entries,
+        })
+    }
+
+    /// The first entry of the next block; if `only` is given, only if that block begins with a version of it.
+    fn next_place(
+        &self,
+        place: &Place,
+        ahead: u32,
+        only: Option<&[u8]>,
+    ) -> Result<Option<Place>, Missing> {
+        let goes_on = |index: &BlockCursor| match (only, index.version()) {
+            (None, Some(_)) => true,
+            (Some(only), Some((key, _))) => only == key,
+            (_, None) => false,
+        };
+        let mut partitions = place.partitions.clone();
+        let mut blocks = place.blocks.clone();
+        if !blocks.advance() {
+            partitions.advance();
+            if !goes_on(&partitions) {
+                return Ok(None);
+            }
+            blocks = self.blocks(&partitions)?;
+            blocks.first();
+        }
+        if !goes_on(&blocks) {
+            return Ok(None);
+        }
+        let mut entries = self.entries(&blocks, ahead)?;
+        entries.first();
+        Ok(Some(Place {
+            partitions,
+            blocks,
+            entries,
+        }))
+    }
+
+    /// The last entry of the block before.
+    fn place_before(&self, place: &Place) -> Result<Option<Place>, Missing> {
+        let mut partitions = place.partitions.clone();
+        let mut blocks = place.blocks.clone();
+        if !blocks.retreat() {
+            if !partitions.retreat() {
+                return Ok(None);
+            }
+            blocks = self.blocks(&partitions)?;
+            blocks.last();
+        }
+        let mut entries = self.entries(&blocks, 0)?;
+        entries.last();
+        Ok(Some(Place {
+            partitions,
+            blocks,
+            entries,
+        }))
+    }
+
+    fn blocks(&self, partitions: &BlockCursor) -> Result<BlockCursor, Missing> {
+        let [at, _] = refs_of(partitions);
+        Ok(get_partition(self.source, self.table.object, at, 0)?.cursor())
+    }
+
+    fn entries(&self, blocks: &BlockCursor, ahead: u32) -> Result<BlockCursor, Missing> {
+        let [at] = refs_of(blocks);
+        let block = get_block(self.source, self.table.object, at, ahead)?;
+        Ok(BlockCursor::new(block))
+    }
+}
+
+/// A walk over the versions of a table, within its bounds.
+pub struct TableCursor<'t, S> {
+    reader: Reader<'t, S>,
+    place: Option<Place>,
+    /// How many blocks to ask for ahead when the next one is not there: more the longer the walk is.
+    pub(super) ahead: u32,
+}
+
+impl<'t, S: ChunkSource> TableCursor<'t, S> {
+    /// A cursor that stands nowhere yet.
+    pub fn new(table: &'t TableRef, source: &'t S) -> Self {
+        Self {
+            reader: Reader { table, source },
+            place: None,
+            ahead: 0,
+        }
+    }
+
+    /// To the next version; false if there is none, and then it stays.
+    ///
+    /// # Errors
+    /// Something is not in memory. Then it stays as well.
+    pub(super) fn advance(&mut self) -> Result<bool, Missing> {
+        let Some(place) = &mut self.place else {
+            return Ok(false);
+        };
+        if place.entries.is_last() {
+            let next = self.reader.next_place(place, self.ahead, None)?;
+            self.ahead = (2 * self.ahead).clamp(1, AHEAD_MAX);
+            return Ok(self.stand_on(next));
+        }
+        place.entries.advance();
+        let is_inside = self.reader.is_inside(place);
+        if !is_inside {
+            place.entries.retreat();
+        }
+        Ok(is_inside)
+    }
+
+    /// To the newest version of the key before the one it stands on; false if there is none, and then it stays.
+    ///
+    /// # Errors
+    /// Something is not in memory. Then it stays as well.
+    pub(super) fn retreat_key(&mut self) -> Result<bool, Missing> {
+        let Some(place) = &mut self.place else {
+            return Ok(false);
+        };
+        if place.entries.is_first_key() || place.goes_on() {
+            let here = place.entries.version();
+            let key = here.map(|(key, _)| key.to_vec()).unwrap_or_default();
+            let before = self.newest_before(Some(&key))?;
+            self.ahead = 0;
+            return Ok(self.stand_on(before));
+        }
+        let here = place.entries.clone();
+        place.entries.previous_key()?;
+        let is_inside = self.reader.is_inside(place);
+        if !is_inside {
+            place.entries = here;
+        }
+        Ok(is_inside)
+    }
+
+    /// Stands on `place`, if it is one within the bounds; else it stays.
+    fn stand_on(&mut self, place: Option<Place>) -> bool {
+        let place = place.filter(|place| self.reader.is_inside(place));
+        let is_one = place.is_some();
+        if is_one {
+            self.place = place;
+        }
+        is_one
+    }
+
+    /// The place of the newest version of the last key before `key`, if it is within the bounds.
+    fn newest_before(&self, key: Option<&[u8]>) -> Result<Option<Place>, Missing> {
+        let table = self.reader.table;
+        let end = match (key, table.to.as_deref()) {
+            (Some(key), Some(to)) => Some(key.min(to)),
+            (key, to) => key.or(to),
+        };
+        let mut place = self.last_before(end)?;
+        if let Some(last) = &mut place {
+            last.entries.seek_newest();
+            if last.goes_on() && last.entries.is_first_key() {
+                let found = last.entries.version();
+                let key = found.map(|(key, _)| key.to_vec()).unwrap_or_default();
+                place = self.first_from(&key, Timestamp(u64::MAX))?;
+                // If blocks do not agree with each other, a walk must not turn round.
+                place = place.filter(|place| place.stands_on(&key));
+            }
+        }
+        Ok(place.filter(|place| self.reader.is_inside(place)))
+    }
+
+    /// The place of the first version at or behind (`key`, `at`).
+    fn first_from(&self, key: &[u8], at: Timestamp) -> Result<Option<Place>, Missing> {
+        let table = self.reader.table;
+        let (key, at) = if *key < *table.from {
+            (&*table.from, Timestamp(u64::MAX))
+        } else {
+            (key, at)
+        };
+        if !table.has(key) {
+            return Ok(None);
+        }
+        let head = self.reader.head()?;
+        let Some(partitions) = partition_of(&head, key, at) else {
+            return Ok(None);
+        };
+        let mut place = self.reader.place_in(partitions, key, at)?;
+        if place.entries.seek_here(key, at) {
+            return Ok(Some(place));
+        }
+        self.reader.next_place(&place, 0, None)
+    }
+
+    /// The place of the last entry before `key`, of all its versions the oldest.
+    fn last_before(&self, key: Option<&[u8]>) -> Result<Option<Place>, Missing> {
+        let reader = &self.reader;
+        let head = reader.head()?;
+        let Some(partitions) = &head.partitions else {
+            return Ok(None);
+        };
+        let before = |cursor: &mut BlockCursor| {
+            let Some(key) = key else {
+                cursor.last();
+                return true;
+            };
+            cursor.seek_before(key)
+        };
+        let mut partitions = partitions.cursor();
+        if !before(&mut partitions) {
+            return Ok(None);
+        }
+        let mut blocks = reader.blocks(&partitions)?;
+        if !before(&mut blocks) {
+            blocks.first();
+        }
+        let mut entries = reader.entries(&blocks, 0)?;
+        let found = before(&mut entries);
+        let mut place = Place {
+            partitions,
+            blocks,
+            entries,
+        };
+        if !found {
+            // A separator is before the key, its block is not: then it is the one before.
+            match reader.place_before(&place)? {
+                Some(before) => place = before,
+                None => return Ok(None),
+            }
+            if !before(&mut place.entries) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(place))
+    }
+}
+
+impl<S: ChunkSource> Cursor for TableCursor<'_, S> {
+    fn seek(&mut self, key: &[u8], at: Timestamp) -> Result<(), Missing> {
+        let place = self.first_from(key, at)?;
+        self.ahead = 0;
+        self.place = place.filter(|place| self.reader.is_inside(place));
+        Ok(())
+    }
+
+    fn seek_back(&mut self, key: Option<&[u8]>) -> Result<(), Missing> {
+        let place = self.newest_before(key)?;
+        self.ahead = 0;
+        self.place = place;
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<(), Missing> {
+        if !self.advance()? {
+            self.place = None;
+        }
+        Ok(())
+    }
+
+    fn previous_key(&mut self) -> Result<(), Missing> {
+        if self.place.is_none() {
+            self.seek_back(None)
+        } else {
+            if !self.retreat_key()? {
+                self.place = None;
+            }
+            Ok(())
+        }
+    }
+
+    fn current(&self) -> Option<(&[u8], VersionRef<'_>)> {
+        self.place.as_ref()?.entries.version()
+    }
+}

@@ -1,0 +1,348 @@
+//! All that is committed: memtables and runs, newest first.
+//!
+//! Commits go into the active memtable. Frozen ones wait for a flush, or are in one, and become runs. Each source holds commits
+//! that are older than those of the sources before it, so the first one that has a version of a key has the newest.
+//!
+//! Not here: where runs are read from (a [`ChunkSource`]), and when something is frozen, flushed or merged.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use super::manifest::RunRef;
+use super::memtable::Memtable;
+use super::merge::{Merge, Source};
+use super::pool::ChunkPool;
+use super::range_set::Covering as _;
+use super::table::{ChunkSource, Found, RunCursor, RunRanges, run_get};
+use super::types::{Missing, OutOfMemory, VersionRef};
+use crate::Timestamp;
+
+/// Memtables that wait for a flush, at most, with the one that is in it: then writers wait.
+pub const FROZEN_MAX: usize = 2;
+
+/// Memtables and runs.
+pub struct Tree {
+    pool: Rc<ChunkPool>,
+    hash_seed: u64,
+    active: Memtable,
+    /// Newest first.
+    frozen: Vec<Rc<Memtable>>,
+    /// Newest first.
+    runs: Vec<RunRef>,
+}
+
+/// A version that was found, and what it is in.
+pub enum Seen<'t> {
+    /// A memtable.
+    InMemory(VersionRef<'t>),
+    /// A block of a table.
+    InTable(Found),
+}
+
+impl Seen<'_> {
+    /// The version.
+    pub fn version(&self) -> Option<VersionRef<'_>> {
+        match self {
+            Self::InMemory(version) => Some(*version),
+            Self::InTable(found) => found.version(),
+        }
+    }
+}
+
+impl Tree {
+    /// Of these runs, newest first, which hold all commits up to `horizon`. `hash_seed` should be nobody's to guess.
+    pub fn new(pool: Rc<ChunkPool>, hash_seed: u64, runs: Vec<RunRef>, horizon: Timestamp) -> Self {
+        Self {
+            active: Memtable::new(Rc::clone(&pool), hash_seed, horizon),
+            pool,
+            hash_seed,
+            frozen: Vec::new(),
+            runs,
+        }
+    }
+
+    /// The memtable that commits go into.
+    pub fn active(&self) -> &Memtable {
+        &self.active
+    }
+
+    /// The same, to put one in.
+    pub fn active_mut(&mut self) -> &mut Memtable {
+        &mut self.active
+    }
+
+    /// All memtables, newest first.
+    pub fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+        let frozen = self.frozen.iter().map(Rc::as_ref);
+        core::iter::once(&self.active).chain(frozen)
+    }
+
+    /// The runs, newest first.
+    pub fn runs(&self) -> &[RunRef] {
+        &self.runs
+    }
+
+    /// Memory of the memtables.
+    pub fn memtable_bytes(&self) -> usize {
+        self.memtables().map(Memtable::memory_bytes).sum()
+    }
+
+    /// Puts the active memtable, which has all commits up to `last`, to those that wait for a flush; false if as many as there may be
+    /// wait already.
+    ///
+    /// # Errors
+    /// There is no memory to do so.
+    pub fn freeze(&mut self, last: Timestamp) -> Result<bool, OutOfMemory> {
+        if self.frozen.len() >= FROZEN_MAX {
+            return Ok(false);
+        }
+        self.frozen.try_reserve(1)?;
+        let new = Memtable::new(Rc::clone(&self.pool), self.hash_seed, last);
+        let full = core::mem::replace(&mut self.active, new);
+        self.frozen.insert(0, Rc::new(full));
+        Ok(true)
+    }
+
+    /// The memtable to be flushed next.
+    pub fn to_flush(&self) -> Option<Rc<Memtable>> {
+        self.frozen.last().map(Rc::clone)
+    }
+
+    /// What [`to_flush`](Self::to_flush) gave is in `run` now, if anything of it is to be kept. The memtable is given back, to be dismantled.
+    ///
+    /// # Errors
+    /// There is no memory to do so; then nothing changed.
+    pub fn flushed(&mut self, run: Option<RunRef>) -> Result<Option<Rc<Memtable>>, OutOfMemory> {
+        self.runs.try_reserve(1)?;
+        if let Some(run) = run {
+            self.runs.insert(0, run);
+        }
+        Ok(self.frozen.pop())
+    }
+
+    /// Puts other runs in the place of those there are: what a step of a compaction came to. They hold the same commits.
+    pub fn install(&mut self, runs: Vec<RunRef>) {
+        self.runs = runs;
+    }
+
+    /// What a reader at `at` sees of `key`: the newest version that is not newer, if it is a value, expired or not, that no range delete hides.
+    ///
+    /// # Errors
+    /// Something is not in memory.
+    pub fn get<S: ChunkSource>(
+        &self,
+        source: &S,
+        key: &[u8],
+        at: Timestamp,
+    ) -> Result<Option<Seen<'_>>, Missing> {
+        let is_shown = |version: &VersionRef<'_>, below: Option<Timestamp>| {
+            version.is_value() && below.is_none_or(|below| version.timestamp >= below)
+        };
+        // All that is older is hidden.
+        let mut hidden_below = None;
+        for memtable in self.memtables() {
+            if hidden_below > Some(memtable.last()) {
+                return Ok(None);
+            }
+            hidden_below = hidden_below.max(memtable.ranges().newest_covering(key, at));
+            if let Some(version) = memtable.get(key, at) {
+                return Ok(is_shown(&version, hidden_below).then_some(Seen::InMemory(version)));
+            }
+        }
+        let mut until = Vec::new();
+        for run in &self.runs {
+            if hidden_below > Some(run.last) {
+                return Ok(None);
+            }
+            let tables = &run.tables[..];
+            let ranges = RunRanges { tables, source };
+            let (covering, _) = ranges.covering_until(key, at, &mut until)?;
+            hidden_below = hidden_below.max(covering);
+            if let Some(found) = run_get(tables, source, key, at)? {
+                let shown = found
+                    .version()
+                    .is_some_and(|version| is_shown(&version, hidden_below));
+                return Ok(shown.then_some(Seen::InTable(found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All sources as one, as a reader at `at` sees them.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn merge<'t, S: ChunkSource>(
+        &'t self,
+        source: &'t S,
+        at: Timestamp,
+    ) -> Result<Merge<'t>, OutOfMemory> {
+        let mut sources = Vec::new();
+        sources.try_reserve_exact(1 + self.frozen.len() + self.runs.len())?;
+        sources.extend(self.memtables().map(|memtable| Source {
+            cursor: Box::new(memtable.cursor()),
+            ranges: Box::new(memtable.ranges()),
+            last: memtable.last(),
+        }));
+        sources.extend(self.runs.iter().map(|run| {
+            let tables = &run.tables[..];
+            Source {
+                cursor: Box::new(RunCursor::new(tables, source)),
+                ranges: Box::new(RunRanges { tables, source }),
+                last: run.last,
+            }
+        }));
+        Ok(Merge::new(sources, at))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use core::cmp::Reverse;
+
+    use super::*;
+    use crate::engine::merge::ScanStep;
+    use crate::engine::range_set::RangeSet;
+    use crate::engine::table::tests::{Chunks, part_of, retried};
+    use crate::engine::testing::{Model, Owned, Random, random_key, seed};
+    use crate::engine::types::{Content, Cursor as _};
+
+    /// A tree, and what is in it.
+    pub(crate) struct World {
+        pub(crate) chunks: Chunks,
+        pub(crate) tree: Tree,
+        pub(crate) model: Model,
+        pub(crate) ranges: RangeSet,
+        pub(crate) newest: u64,
+    }
+
+    impl World {
+        pub(crate) fn new() -> Self {
+            Self {
+                chunks: Chunks::new(),
+                tree: Tree::new(ChunkPool::new(4), 1, Vec::new(), Timestamp(0)),
+                model: Model::new(),
+                ranges: RangeSet::default(),
+                newest: 0,
+            }
+        }
+
+        pub(crate) fn commit(&mut self, random: &mut Random) {
+            self.newest += 1;
+            let (at, memtable) = (Timestamp(self.newest), self.tree.active_mut());
+            if random.one_in(12) {
+                let (one, other) = (random_key(random), random_key(random));
+                let (start, end) = (one.clone().min(other.clone()), one.max(other));
+                let range = core::iter::once((&start[..], &end[..]));
+                memtable.reserve(core::iter::empty(), range).unwrap();
+                memtable.delete_range(&start, &end, at);
+                self.ranges.reserve(1, start.len() + end.len()).unwrap();
+                self.ranges.insert(&start, &end, at);
+            }
+            let (key, version) = (random_key(random), Owned::random(random, at.0));
+            let entry = core::iter::once((&key[..], version.bytes.len()));
+            memtable.reserve(entry, core::iter::empty()).unwrap();
+            memtable.insert(&key, &version.as_ref(), false);
+            self.model.insert((key, Reverse(at)), version);
+        }
+
+        /// The oldest frozen memtable becomes a run of some tables.
+        pub(crate) fn flush(&mut self, random: &mut Random) {
+            let Some(memtable) = self.tree.to_flush() else {
+                return;
+            };
+            let mut versions = Model::new();
+            let mut cursor = memtable.cursor();
+            cursor.seek(&[], Timestamp(u64::MAX)).unwrap();
+            while let Some((key, version)) = cursor.current() {
+                let at = (key.to_vec(), Reverse(version.timestamp));
+                versions.insert(at, Owned::of(&version));
+                cursor.next().unwrap();
+            }
+            let cut = random_key(random);
+            let tables = [(&[][..], Some(&cut[..])), (&cut[..], None)];
+            let table = |(from, to)| part_of(&self.chunks, &versions, memtable.ranges(), from, to);
+            let run = RunRef {
+                tier: 0,
+                job: None,
+                first: Timestamp(memtable.first().0 + 1),
+                last: memtable.last(),
+                tables: tables.into_iter().map(table).collect(),
+            };
+            self.tree.flushed(Some(run)).unwrap();
+        }
+
+        /// A reader at that time sees of the key what the model shows.
+        pub(crate) fn check(&self, key: &[u8], at: Timestamp) {
+            let found = retried(&self.chunks, 100, || {
+                let seen = self.tree.get(&self.chunks, key, at)?;
+                Ok(seen.map(|seen| Owned::of(&seen.version().unwrap())))
+            });
+            let expected = self.expected(key, at);
+            // Whose the pieces of a large value are is not for readers.
+            let shown = |version: &Owned| match version.as_ref().content {
+                Content::Large(large) => (version.timestamp, Ok(large.pieces())),
+                content => (version.timestamp, Err(content.bytes().to_vec())),
+            };
+            assert_eq!(found.as_ref().map(shown), expected.map(shown));
+        }
+
+        fn expected(&self, key: &[u8], at: Timestamp) -> Option<&Owned> {
+            let newest = (key.to_vec(), Reverse(at));
+            let ((of, timestamp), version) = self.model.range(newest..).next()?;
+            let below = self.ranges.newest_covering(key, at);
+            let shown = of == key && below.is_none_or(|below| timestamp.0 >= below);
+            (shown && version.kind > 0).then_some(version)
+        }
+    }
+
+    #[test]
+    fn readers_see_what_the_model_shows_wherever_it_is() {
+        let mut random = Random::new(seed(70));
+        for _ in 0..40 {
+            let mut world = World::new();
+            for _ in 0..200 {
+                match random.below(30) {
+                    0 => {
+                        let waits = world.tree.frozen.len();
+                        let frozen = world.tree.freeze(Timestamp(world.newest));
+                        assert_eq!(frozen, Ok(waits < FROZEN_MAX));
+                    }
+                    1 => world.flush(&mut random),
+                    _ => world.commit(&mut random),
+                }
+            }
+            world.chunks.evict();
+            for _ in 0..200 {
+                let at = Timestamp(random.below(world.newest + 2));
+                world.check(&random_key(&mut random), at);
+            }
+            let at = Timestamp(random.below(world.newest + 2));
+            let mut merge = world.tree.merge(&world.chunks, at).unwrap();
+            let (mut seen, mut key) = (Vec::new(), Vec::new());
+            retried(&world.chunks, 1000, || merge.seek(&[]));
+            loop {
+                let step = retried(&world.chunks, 1000, || {
+                    let step = merge.next_visible(&mut 1000, &mut key)?;
+                    Ok(match step {
+                        ScanStep::Key(version) => Some(Owned::of(&version)),
+                        ScanStep::More => panic!("there are fewer"),
+                        ScanStep::End => None,
+                    })
+                });
+                let Some(version) = step else {
+                    break;
+                };
+                seen.push((key.clone(), version));
+            }
+            let mut expected: Vec<_> = world.model.keys().map(|(key, _)| key).collect();
+            expected.dedup();
+            let expected = expected.into_iter().filter_map(|key| {
+                let version = world.expected(key, at)?;
+                Some((key.clone(), version.clone()))
+            });
+            assert_eq!(seen, expected.collect::<Vec<_>>());
+        }
+    }
+}
