@@ -33,4 +33,4 @@ pub mod types;
 mod varint;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

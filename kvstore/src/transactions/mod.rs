@@ -2,6 +2,7 @@
 //!
 //! Under construction: its parts are here and tested, and nothing of the store uses them yet.
 
+pub mod changes;
 pub mod digest;
 pub mod locks;
 pub mod reads;
