@@ -105,7 +105,7 @@ pub use space::Span;
 pub use transaction::{
     CommitStop, FileChanges, Isolation, Loaded, OPEN_TRANSACTIONS_MAX, OpenTransaction,
     OpenTransactionInfo, OpenTransactions, SnapshotId, SnapshotInfo, SomeItems, Transaction,
-    TransactionId, Unseen, View,
+    TransactionId, Unseen, VALUE_OFFSETS, View,
 };
 pub use tree::{ITEM_BYTES_MAX, ItemKey, ItemKind};
 

@@ -3,6 +3,7 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use crate::disk::layout::VALUE_OBJECT;
 use crate::extent::{EXTENT_BYTES_MAX, FILE_BYTES_MAX};
 use crate::namespace::split_name;
 use crate::varint::{put_varint, take_byte, take_bytes, take_varint};
@@ -207,7 +208,7 @@ fn take_key(bytes: &mut &[u8]) -> Option<ItemKey> {
 
 /// Whether objects can have this number, so that there always is a next one.
 fn is_number(number: u64) -> bool {
-    number < 1 << 62
+    number < VALUE_OBJECT
 }
 
 fn take_object(bytes: &mut &[u8]) -> Option<u64> {

@@ -8,6 +8,7 @@
 use alloc::vec::Vec;
 
 use super::record::OwnedRecord;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::extent::Piece;
 use crate::namespace::split_name;
 use crate::transaction::{Volume, after, damaged_item};
@@ -141,7 +142,7 @@ impl Volume {
         let mut items = Vec::new();
         let part = self.history.some_from(&from, ITEMS_PER_STEP, |key, item| {
             let died = since < key.version && key.version <= at;
-            if item.birth <= since && died && is_backed_up(key.kind) {
+            if item.birth <= since && died && is_backed_up(&key) {
                 items.push((key, item.to_item()));
             }
         })?;
@@ -153,12 +154,12 @@ impl Volume {
         let mut items = Vec::new();
         let is_new = |birth: u64| birth <= at && since.is_none_or(|since| birth > since);
         let live = self.live.some_from(&from, ITEMS_PER_STEP, |key, item| {
-            if is_new(item.birth) && is_backed_up(key.kind) {
+            if is_new(item.birth) && is_backed_up(&key) {
                 items.push((key, item.to_item()));
             }
         })?;
         let history = self.history.some_from(&from, ITEMS_PER_STEP, |key, item| {
-            if is_new(item.birth) && at < key.version && is_backed_up(key.kind) {
+            if is_new(item.birth) && at < key.version && is_backed_up(&key) {
                 items.push((key, item.to_item()));
             }
         })?;
@@ -183,9 +184,9 @@ impl Part {
     }
 }
 
-/// Snapshots and properties belong to a file system, not to what is in it.
-fn is_backed_up(kind: ItemKind) -> bool {
-    !matches!(kind, ItemKind::Snapshot | ItemKind::Property)
+/// Snapshots and properties belong to a file system, not to what is in it; values are for the layer above to tell of.
+fn is_backed_up(key: &Key) -> bool {
+    !matches!(key.kind, ItemKind::Snapshot | ItemKind::Property) && key.object != VALUE_OBJECT
 }
 
 fn removal(key: &Key, item: &Item) -> Result<Found, FileError> {

@@ -9,6 +9,7 @@ use core::ops::Range;
 use super::Sink;
 use super::graph::{Class, Entity, Graph, Reference};
 use super::report::{Finding, Part, Problem, Repair};
+use crate::disk::layout::VALUE_OBJECT;
 use crate::disk::superblock::{SegmentId, Superblock};
 use crate::extent::{COMPRESSION_PROPERTY, Compression, Piece};
 use crate::namespace::{
@@ -144,7 +145,7 @@ impl<'s> Scan<'s> {
                 object: key.object,
                 ..Current::default()
             };
-            if key.object >= self.ground.next_object {
+            if key.object >= self.ground.next_object && key.object != VALUE_OBJECT {
                 let problem = Problem::ItemMisplaced(key.kind);
                 self.report(sink, Finding::new(Part::Files, problem).of(key.object));
             }
@@ -348,7 +349,8 @@ impl<'s> Scan<'s> {
         let object = current.object;
         let has_data = current.has_extents || current.inline_bytes.is_some();
         let room = current.room + current.inline_bytes.unwrap_or(0);
-        if object == 0 {
+        // What belongs to the whole, and what the layer above keeps.
+        if object == 0 || object == VALUE_OBJECT {
             return;
         }
         let finding = |problem| Finding::new(Part::Files, problem).of(object);

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
+use crate::disk::layout::VALUE_OBJECT;
 use crate::{BlockIndex, CommitNumber, DeviceError, InodeNumber, ItemKind, MountError, ObjectId};
 
 /// How bad a finding is.
@@ -459,8 +460,10 @@ impl fmt::Display for Finding {
                 }
             }
         }
-        if let Some(inode) = self.inode {
-            write!(f, " (inode {})", inode.0)?;
+        match self.inode {
+            Some(InodeNumber(VALUE_OBJECT)) => f.write_str(" (value file)")?,
+            Some(inode) => write!(f, " (inode {})", inode.0)?,
+            None => {}
         }
         if let Some(bytes) = &self.bytes {
             write!(f, ", bytes {} to {}", bytes.start, bytes.end)?;

@@ -24,6 +24,9 @@ pub(crate) const TABLE_MAGIC: [u8; 4] = *b"SiTb";
 /// is not below is damage, so that whoever adds to a number need not think of overflow.
 pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
+/// The object whose data are the value file: the highest number. Those that are given out stay below it.
+pub(crate) const VALUE_OBJECT: u64 = NUMBER_MAX - 1;
+
 /// Nonce and tag; zero without a key.
 pub(crate) const SEAL_BYTES: usize = 40;
 /// Where the seal is in nodes, frames and blocks of the segment table: behind magic, checksum, id and own block.

@@ -6,6 +6,7 @@ use core::ops::Range;
 
 use super::group::{GROUP_HEADER_BYTES, GroupHeader};
 use super::record::{ExtentRecord, Record};
+use crate::disk::layout::VALUE_OBJECT;
 use crate::varint::{take_bytes, take_varint};
 use crate::{BLOCK_SIZE, BlockIndex, ItemKey};
 
@@ -22,6 +23,18 @@ pub(crate) enum Change {
         from: u64,
         to: Option<u64>,
     },
+}
+
+impl Change {
+    /// Whether it is to the value file.
+    pub(crate) fn is_of_values(&self) -> bool {
+        match self {
+            Self::Write(ExtentRecord { object, .. }, _) | Self::Free { object, .. } => {
+                *object == VALUE_OBJECT
+            }
+            Self::Put(..) | Self::Remove(_) => false,
+        }
+    }
 }
 
 /// A commit as the log has it.

@@ -29,7 +29,7 @@ use super::format::read_superblock;
 use super::read_ahead::{LoadedSegment, ReadAhead};
 use super::unlock::{Unlock, unlock};
 use crate::checkpoint::{Checkpoint, ObjectReader, read_slot, segments_for};
-use crate::disk::layout::{NUMBER_MAX, SECTOR_SIZE, checksum};
+use crate::disk::layout::{NUMBER_MAX, SECTOR_SIZE, VALUE_OBJECT, checksum};
 use crate::disk::superblock::{SegmentId, State, Superblock, SuperblockFault};
 use crate::disk::{put_together, read_checked, read_together};
 use crate::log::{
@@ -1086,9 +1086,9 @@ fn claim_segments(
         checkpoint.log_blocks,
         // What is given out next may be the first that is not.
         checkpoint.next_object.saturating_sub(1),
-        checkpoint.next_inode.saturating_sub(1),
     ];
-    if numbers.iter().any(|number| *number >= NUMBER_MAX) {
+    let are_possible = numbers.iter().all(|number| *number < NUMBER_MAX);
+    if !are_possible || checkpoint.next_inode > VALUE_OBJECT {
         return None;
     }
     // Replay must not begin behind what it is to bring back.

@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use crate::disk::layout::NUMBER_MAX;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::{BlockIndex, FileError, Structure};
 
 /// An item that says what cannot be. Items do not know which block they are in.
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
     /// The number of an inode or another object.
     pub(super) fn object(&mut self) -> Option<u64> {
         self.varint()
-            .filter(|object| (1..NUMBER_MAX).contains(object))
+            .filter(|object| (1..VALUE_OBJECT).contains(object))
     }
 
     pub(super) fn varint_u32(&mut self) -> Option<u32> {

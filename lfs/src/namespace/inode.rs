@@ -10,7 +10,7 @@ use super::types::{
     ATTRIBUTE_NAMES_BYTES_MAX, FILE_BYTES_MAX, FileKind, InodeNumber, LINKS_MAX, NewInode, ROOT,
     SetAttributes, Stat,
 };
-use crate::disk::layout::NUMBER_MAX;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::tree::INLINE_BYTES_MAX;
 use crate::{BLOCK_SIZE, FileError, ItemKey, ItemKind, View};
 
@@ -218,7 +218,7 @@ impl Inode {
             }
         };
         let device = optional(HAS_DEVICE)?;
-        let data_object = optional(HAS_DATA_OBJECT).filter(|&object| object < NUMBER_MAX)?;
+        let data_object = optional(HAS_DATA_OBJECT).filter(|&object| object < VALUE_OBJECT)?;
         let attribute_names_bytes = u32::try_from(optional(HAS_ATTRIBUTES)?).ok()?;
         let cuts = if has & HAS_CUTS == 0 {
             Cuts::default()

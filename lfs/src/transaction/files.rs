@@ -9,7 +9,7 @@ use super::At;
 use super::volume::{Plan, Volume, encode_snapshot};
 use super::write_set::{Loaded, Staged, WriteSet};
 use crate::check::{PieceAt, damaged_bytes};
-use crate::disk::layout::NUMBER_MAX;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::extent::codec::{ExtentIdentity, encode};
 use crate::fault::SuspectData;
 use crate::log::{Change, ExtentRecord, Part, Record, Refused, RoomWanted};
@@ -489,13 +489,15 @@ impl<D: BlockDevice> FileSystem<D> {
         if !layer.is_empty() {
             self.layer_commit.set(number);
         }
-        self.file_commit.set(number);
+        if !changes.iter().all(Change::is_of_values) {
+            self.file_commit.set(number);
+        }
         self.charge((grown + layer.len()) as u64);
         let mut volume = self.volume.borrow_mut();
         volume.note_changes(number.0, changes, set.tidying);
         volume.apply(plan, &addresses);
         let next_object = volume.next_object.get().max(set.next_object);
-        volume.next_object.set(next_object.min(NUMBER_MAX));
+        volume.next_object.set(next_object.min(VALUE_OBJECT));
         drop(volume);
         let orphan =
             |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Orphan);

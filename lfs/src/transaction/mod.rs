@@ -3,6 +3,7 @@
 //! - this file: one transaction; `view`: what an operation sees; `write_set`: what it changes and has loaded;
 //! - `volume`: the state that transactions see and commits change; `seen`: what a state shows, some items at a time;
 //! - `files`: running and committing them; `changes`: the same for a layer above that commits records of its own along;
+//! - `values`: data of the layer above, which belong to no file;
 //! - `open`: transactions that stay open while others commit, and what they conflict on.
 //!
 //! Invariant: an operation sees one state, and what it does is committed as a whole or not at all.
@@ -13,6 +14,7 @@ mod changes;
 mod files;
 mod open;
 mod seen;
+mod values;
 mod view;
 mod volume;
 mod write_set;
@@ -35,12 +37,13 @@ pub use open::{
 pub(crate) use open::{KeptItem, SharedRegistry};
 pub(crate) use seen::At;
 pub use seen::Unseen;
+pub use values::VALUE_OFFSETS;
 pub use view::{SomeItems, View};
 pub(crate) use volume::{Volume, after, damaged_item, decode_snapshot, extent_key};
 pub use write_set::Loaded;
 
 use crate::check::{PieceAt, damaged_bytes};
-use crate::disk::layout::NUMBER_MAX;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::extent::{EXTENT_BYTES_MAX, FILE_BYTES_MAX, Piece};
 use crate::fault::SuspectData;
 use crate::tree::{INLINE_BYTES_MAX, Item};
@@ -524,7 +527,7 @@ impl View for Transaction<'_> {
     fn new_object(&mut self) -> u64 {
         let next = &self.volume.next_object;
         if self.reads.is_some() {
-            return next.replace((next.get() + 1).min(NUMBER_MAX));
+            return next.replace((next.get() + 1).min(VALUE_OBJECT));
         }
         let object = self.set.next_object;
         self.set.next_object += 1;

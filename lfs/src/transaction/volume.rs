@@ -16,7 +16,7 @@ use core::cell::{Cell, RefCell};
 use super::open::{InodeChange, KeptItem, Registry, SharedRegistry, change_of};
 use super::{SnapshotId, SnapshotInfo};
 use crate::checkpoint::Checkpoint;
-use crate::disk::layout::NUMBER_MAX;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::disk::read_checked;
 use crate::disk::superblock::Superblock;
 use crate::extent::{COMPRESSION_PROPERTY, Compression, Piece};
@@ -176,7 +176,10 @@ impl Volume {
                     *object
                 }
             };
-            if object >= NUMBER_MAX {
+            if change.is_of_values() {
+                continue;
+            }
+            if object >= VALUE_OBJECT {
                 // Numbers have come to their end: the disk said that they begin there.
                 return Err(FileError::NoSpace);
             }
@@ -325,8 +328,9 @@ impl Volume {
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
             return Ok(());
         };
-        // No data are older than the first commit.
-        let newest = self.newest_shown().unwrap_or(0);
+        // No data are older than the first commit; and who sees values, the layer above says.
+        let newest = self.newest_shown().filter(|_| object != VALUE_OBJECT);
+        let newest = newest.unwrap_or(0);
         let mut next_range = 0;
         let mut next = self.first_piece_over(object, first.0)?;
         while let Some((key, item)) = next {

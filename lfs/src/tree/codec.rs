@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::key::{Defect, Expected, Key, TreeKind};
 use super::node::{Child, Entry, NODE_ENTRIES_MAX, Node};
-use crate::disk::layout::{NUMBER_MAX, SEAL_AT, SEAL_BYTES, checksum_after_head};
+use crate::disk::layout::{NUMBER_MAX, SEAL_AT, SEAL_BYTES, VALUE_OBJECT, checksum_after_head};
 use crate::seal::{Purpose, Vault};
 use crate::{BLOCK_SIZE, BlockIndex, ITEM_BYTES_MAX, ItemKind, NodePointer};
 
@@ -258,7 +258,12 @@ fn is_possible(tree: TreeKind, entry: &Entry) -> bool {
         TreeKind::Live => 1,
         TreeKind::History => NUMBER_MAX,
     };
-    entry.key().item_key().is_possible() && entry.version < versions && entry.birth < NUMBER_MAX
+    // Values have no history.
+    let is_here = tree == TreeKind::Live || entry.object != VALUE_OBJECT;
+    entry.key().item_key().is_possible()
+        && is_here
+        && entry.version < versions
+        && entry.birth < NUMBER_MAX
 }
 
 /// Bytes that `entry` takes behind `previous`, with its value or pointer.

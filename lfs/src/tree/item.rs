@@ -4,7 +4,7 @@
 //! and object 0, which stands for the file system itself. Keys sort by object first, so all that belongs
 //! to one file or directory lies together.
 
-use crate::disk::layout::NUMBER_MAX;
+use crate::disk::layout::VALUE_OBJECT;
 
 /// What an item says of its object, and what its position means there (SPEC.md, "Items").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,7 +69,8 @@ impl ItemKey {
     /// Whether the numbers in it are such as are given out.
     pub(crate) const fn is_possible(&self) -> bool {
         let numbered = matches!(self.kind, ItemKind::Orphan | ItemKind::Snapshot);
-        self.object < NUMBER_MAX && !(numbered && self.position >= NUMBER_MAX)
+        let is_value = self.object == VALUE_OBJECT && matches!(self.kind, ItemKind::Extent);
+        (self.object < VALUE_OBJECT || is_value) && !(numbered && self.position >= VALUE_OBJECT)
     }
 }
 

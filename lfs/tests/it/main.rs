@@ -43,5 +43,6 @@ mod scrub;
 mod spec;
 mod transactions;
 mod transactions_model;
+mod values;
 mod waits;
 mod wiped;
