@@ -660,8 +660,14 @@ pub(crate) struct Key {
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Let another key file or passphrase open the image as well; prints its slot.
+    #[command(
+        override_usage = "siltstone key add [OPTIONS] <IMAGE> <NEW_KEY_FILE|--new-passphrase-file <FILE>|--new-passphrase>"
+    )]
     Add(KeyNew),
     /// Put another key file or passphrase into the place of the one that is given, which opens the image no more.
+    #[command(
+        override_usage = "siltstone key rotate [OPTIONS] <IMAGE> <NEW_KEY_FILE|--new-passphrase-file <FILE>|--new-passphrase>"
+    )]
     Rotate(KeyNew),
     /// List the slots in use. Needs no key.
     List(KeyList),

@@ -106,7 +106,9 @@ async fn serve() -> Result<(), AnyError> {
     let (store, mirror) = open_store(disks, options, ids, key, say)
         .await
         .map_err(|error| match error {
-            DisksError::Foreign => format!("{error}; `make mkfs` would erase it"),
+            DisksError::Foreign => {
+                format!("{error}; `make mkfs DISK=…` with its file would erase it")
+            }
             error => error.to_string(),
         })?;
     drop(key_file);

@@ -14,6 +14,7 @@ on!([riscv64 aarch64 hosted] {
     either_disk_alone_serves_and_the_other_catches_up,
     rot_on_one_disk_is_repaired, disks_written_apart_are_refused,
 });
+on!([riscv64 hosted] { a_second_disk_is_made_as_large_as_the_first });
 // A disk that fails on request is for QEMU.
 on!([riscv64 aarch64] { a_disk_vanishes_and_returns, a_disk_hangs_and_is_given_up });
 
@@ -93,6 +94,18 @@ fn either_disk_alone_serves_and_the_other_catches_up(target: Target) {
         assert_eq!(machine.connect().get("state"), Ok(expected.clone()));
         machine.power_cut();
     }
+}
+
+/// Also when disks are to have another size since the first was made.
+fn a_second_disk_is_made_as_large_as_the_first(target: Target) {
+    let setup = Setup::new(target).with("DISK_SIZE", "48M");
+    setup.boot().shutdown();
+    let second = setup.directory().join("second.img").display().to_string();
+    let setup = setup.with("DISK2", &second).with("DISK_SIZE", "32M");
+    let machine = setup.boot();
+    wait_for(&mut machine.connect(), "mirror_state", "whole");
+    machine.shutdown();
+    assert_eq!(std::fs::metadata(&second).unwrap().len(), 48 << 20);
 }
 
 fn a_disk_vanishes_and_returns(target: Target) {

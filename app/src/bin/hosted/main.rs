@@ -30,7 +30,7 @@ struct Arguments {
     /// File that is the disk; created when missing.
     #[arg(long)]
     disk: PathBuf,
-    /// File that is a second disk, the mirror of the first; created when missing.
+    /// File that is a second disk, the mirror of the first; created when missing, as large as that.
     #[arg(long)]
     disk2: Option<PathBuf>,
     /// Size of a disk that is created, such as 256M.
@@ -91,9 +91,11 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         content,
         entropy: &entropy,
     });
-    let mut disks = vec![open_disk(&arguments.disk, arguments.disk_size)?];
+    let first = open_disk(&arguments.disk, arguments.disk_size)?;
+    let size_bytes = first.size_bytes();
+    let mut disks = vec![first];
     if let Some(second) = &arguments.disk2 {
-        disks.push(open_disk(second, arguments.disk_size)?);
+        disks.push(open_disk(second, size_bytes)?);
     }
     let of_disk = |error: DisksError| {
         let hint = match error {
