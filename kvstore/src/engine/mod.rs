@@ -11,7 +11,7 @@
 //! - `merge`: several of them as one; `tree`: all there are;
 //! - `keep`: which versions are needed; `rewrite`: sources become tables that have just these;
 //! - `cache`: what was read, by one of three policies; `budget`: who has how much memory;
-//! - `manifest`, `timeline`: what a checkpoint keeps;
+//! - `manifest`, `timeline`: what a checkpoint keeps; `payload`: what a commit says in the log;
 //! - `pick`: what compaction does next.
 
 pub mod block;
@@ -22,6 +22,7 @@ pub mod keep;
 pub mod manifest;
 pub mod memtable;
 pub mod merge;
+pub mod payload;
 pub mod pick;
 pub mod pool;
 pub mod range_set;
