@@ -15,7 +15,7 @@ use super::key::{Defect, Expected, Key, TreeKind};
 use super::node::{Child, Entry, NODE_ENTRIES_MAX, Node};
 use crate::disk::layout::{NUMBER_MAX, SEAL_AT, SEAL_BYTES, VALUE_OBJECT, checksum_after_head};
 use crate::seal::{Purpose, Vault};
-use crate::{BLOCK_SIZE, BlockIndex, ITEM_BYTES_MAX, ItemKind, NodePointer};
+use crate::{BLOCK_SIZE, BlockIndex, ITEM_BYTES_MAX, ItemKey, ItemKind, NodePointer};
 
 pub(crate) const NODE_MAGIC: [u8; 4] = *b"SiTn";
 
@@ -233,7 +233,7 @@ fn decode_entries(layout: &NodeLayout, tree: TreeKind, payload: &[u8]) -> Option
         let previous = entries.last();
         let mut entry = take_entry(level, base, previous, &mut reader)?;
         let ordered = previous.is_none_or(|previous: &Entry| previous.key() < entry.key());
-        if !ordered || !is_possible(tree, &entry) {
+        if !ordered || !is_possible(tree, level, &entry) {
             return None;
         }
         if level == 0 {
@@ -253,17 +253,18 @@ fn decode_entries(layout: &NodeLayout, tree: TreeKind, payload: &[u8]) -> Option
 }
 
 /// Whether an entry's numbers are such as are given out: then the key that follows its own can be named.
-fn is_possible(tree: TreeKind, entry: &Entry) -> bool {
+fn is_possible(tree: TreeKind, level: u8, entry: &Entry) -> bool {
     let versions = match tree {
         TreeKind::Live => 1,
         TreeKind::History => NUMBER_MAX,
     };
+    let key = entry.key();
+    // What leads to the values is a key of theirs, or what `Key::separator` makes of it behind another object.
+    let leads_to_values = Key::live(ItemKey::new(VALUE_OBJECT, Key::MIN.kind, 0));
+    let is_key = key.item_key().is_possible() || (level > 0 && key == leads_to_values);
     // Values have no history.
     let is_here = tree == TreeKind::Live || entry.object != VALUE_OBJECT;
-    entry.key().item_key().is_possible()
-        && is_here
-        && entry.version < versions
-        && entry.birth < NUMBER_MAX
+    is_key && is_here && entry.version < versions && entry.birth < NUMBER_MAX
 }
 
 /// Bytes that `entry` takes behind `previous`, with its value or pointer.

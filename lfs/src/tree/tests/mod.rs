@@ -22,9 +22,10 @@ use std::vec::Vec;
 
 use super::node::NODE_ENTRIES_MAX;
 use super::*;
+use crate::disk::layout::VALUE_OBJECT;
 use crate::seal::{SharedVault, Vault};
 use crate::sim::{Random, seed_from};
-use crate::{FileSystemId, ItemKind};
+use crate::{FileSystemId, ItemKey, ItemKind};
 
 const ID: FileSystemId = FileSystemId([0x5A; 16]);
 
@@ -411,5 +412,28 @@ fn a_tree_is_a_map_whatever_happens_in_between() {
                 }
             }
         }
+    }
+}
+
+/// What leads to the values in an interior node is shorter than the key of any of them.
+#[test]
+fn values_can_begin_a_node() {
+    ENTRIES_MAX.set(4);
+    for files in 1..12 {
+        // Nothing stays in memory.
+        let mut bench = Bench::new(TreeKind::Live, 0);
+        let item = Item::new(1, b"value");
+        for object in 1..=files {
+            let key = ItemKey::new(object, ItemKind::Inline, 0);
+            bench.put(Key::live(key), &item);
+        }
+        for value in 0..9 {
+            let key = ItemKey::new(VALUE_OBJECT, ItemKind::Extent, 4096 * value);
+            bench.put(Key::live(key), &item);
+        }
+        bench.checkpoint();
+        bench.check_stored();
+        bench.reopen();
+        bench.check_all();
     }
 }
