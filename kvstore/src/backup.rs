@@ -1,34 +1,26 @@
 //! Backups of keys and files together, and their restore.
 //!
-//! A backup shows one commit: the one that made a snapshot of the files. In the step in which that is committed the
-//! keys are pinned at it, so both belong together, and `MULTI; SET …; FS.PUT …; EXEC` is in a backup with both or with
-//! neither. The stream is that of `lfs` (`../lfs/SPEC.md`, "Backup streams"); its second section is all keys (SPEC.md, "Backups").
-//!
-//! What is pinned of the keys is in memory only. So keys come first, and the pin goes when files are asked for, when
-//! nobody has asked for [`PIN_IDLE_MS`], or when others need its place; a backup that has not got its keys by then
-//! has to be begun again. Files stay with their snapshot, across restarts. Who reads the stream keeps the place in it.
+//! A backup shows one commit: the one that made a snapshot, of keys and files, so both belong together, and
+//! `MULTI; SET …; FS.PUT …; EXEC` is in a backup with both or with neither. The stream is that of `lfs` (`../lfs/SPEC.md`,
+//! "Backup streams"); its second section is all keys (SPEC.md, "Backups"). Who reads the stream keeps the place in it: it can
+//! be gone on with as long as there is the snapshot, across restarts.
 //!
 //! An incremental backup has all keys, too.
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 
 use lfs::{
     BackupError, BackupFrame, BackupPosition, BackupRange, BackupSection, BackupToken, BlockDevice,
     CommitNumber, FileError, SnapshotInfo, encode_frame,
 };
 
+use crate::engine::apply::databases;
+use crate::engine::cached::Row;
+use crate::fault::{LoadError, TransactError};
 use crate::record::{Change, Record, records};
-use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, KEY_BYTES_MAX, Key, Timestamp};
-
-/// How long keys stay pinned for a backup of which nothing is read.
-pub const PIN_IDLE_MS: i64 = 10 * 60 * 1000;
-
-/// Backups whose keys are pinned at the same time.
-const PINS_MAX: usize = 4;
 
 /// Bytes of a part, as asked for.
 const PART_BYTES_MIN: usize = 4096;
@@ -48,8 +40,6 @@ pub struct BackupSource<'a> {
     pub show: Result<&'a str, Timestamp>,
     /// The snapshot that is known already.
     pub since: Option<&'a str>,
-    /// Unix milliseconds.
-    pub now_ms: i64,
 }
 
 /// Why a part of a backup cannot be read.
@@ -62,15 +52,15 @@ pub enum BackupReadError {
     /// The snapshot to go on from is not older than the one to show.
     #[error("the snapshot to go on from is not older than the other one")]
     NotOlder,
-    /// The keys are no longer held: a backup of another snapshot has to be begun.
-    #[error("the keys of this backup are no longer held: begin another one")]
-    KeysGone,
     /// No frame ends there.
     #[error("no such place in a backup")]
     NoSuchPlace,
-    /// What it shows cannot be read.
+    /// What it shows of files cannot be read.
     #[error(transparent)]
     Files(FileError),
+    /// What it shows of keys cannot be read.
+    #[error(transparent)]
+    Keys(LoadError),
     /// Not enough memory.
     #[error("not enough memory")]
     OutOfMemory,
@@ -85,78 +75,13 @@ pub enum RestoreError {
     Malformed,
     /// Its keys cannot be written.
     #[error(transparent)]
-    Keys(#[from] CommitError),
+    Keys(#[from] TransactError),
     /// Its files cannot be written.
     #[error(transparent)]
     Files(FileError),
 }
 
-/// Keys that are pinned for backups, least recently read first.
-#[derive(Default)]
-pub(crate) struct Pinned(RefCell<Vec<Pin>>);
-
-struct Pin {
-    keys: Snapshot,
-    read_ms: i64,
-}
-
-impl Pinned {
-    fn add(&self, keys: Snapshot, now_ms: i64) {
-        let mut pins = self.0.borrow_mut();
-        if pins.len() >= PINS_MAX {
-            pins.remove(0);
-        }
-        pins.push(Pin {
-            keys,
-            read_ms: now_ms,
-        });
-    }
-
-    /// Whether keys are pinned at `at`; they are in use.
-    fn touch(&self, at: Timestamp, now_ms: i64) -> bool {
-        let mut pins = self.0.borrow_mut();
-        let found = pins.iter().position(|pin| pin.keys.timestamp() == at);
-        let Some(found) = found else { return false };
-        let pin = pins.remove(found);
-        pins.push(Pin {
-            read_ms: now_ms,
-            ..pin
-        });
-        true
-    }
-
-    fn release(&self, at: Timestamp) {
-        let mut pins = self.0.borrow_mut();
-        pins.retain(|pin| pin.keys.timestamp() != at);
-    }
-
-    /// Lets go of what nobody has read from for long. Clocks may be set back.
-    pub(crate) fn expire(&self, now_ms: i64) {
-        let mut pins = self.0.borrow_mut();
-        pins.retain(|pin| now_ms.saturating_sub(pin.read_ms).saturating_abs() < PIN_IDLE_MS);
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.borrow().len()
-    }
-}
-
 impl<D: BlockDevice> Store<D> {
-    /// Makes a snapshot of the files, and pins the keys as they are at the same commit. Durable on return.
-    ///
-    /// # Errors
-    /// See [`lfs::FileSystem::create_snapshot`].
-    pub async fn begin_backup(&self, name: &str, now_ns: i64) -> Result<SnapshotInfo, FileError> {
-        let at_ms = now_ns.div_euclid(1_000_000);
-        let commit = self.filesystem.begin_snapshot(name, now_ns).await?;
-        // Nothing was committed in between.
-        let keys = Snapshot::new(&self.index.borrow().pins, Timestamp(commit.0));
-        self.pinned.expire(at_ms);
-        self.pinned.add(keys, at_ms);
-        self.filesystem.wait_durable(commit).await?;
-        self.snapshot_named(name).ok_or(FileError::NotFound)
-    }
-
     /// The frame of a backup at `token`, with about `bytes_max` bytes of payload. The last one is a trailer.
     ///
     /// # Errors
@@ -199,9 +124,6 @@ impl<D: BlockDevice> Store<D> {
             }
             Some((0, place)) => {
                 let place = KeyPlace::decode(place).ok_or(BackupReadError::NoSuchPlace)?;
-                if snapshot.is_some() && !self.pinned.touch(keys_at, source.now_ms) {
-                    return Err(BackupReadError::KeysGone);
-                }
                 let (payload, next) = self.keys_part(keys_at, place, bytes_max).await?;
                 match next {
                     Some(place) => place.encode(&mut cursor),
@@ -212,7 +134,6 @@ impl<D: BlockDevice> Store<D> {
             _ => {
                 let place = BackupPosition::decode(&token.cursor);
                 let place = place.ok_or(BackupReadError::NoSuchPlace)?;
-                self.pinned.release(keys_at);
                 match place.section() {
                     None => (BackupSection::Trailer, Vec::new()),
                     Some(section) => {
@@ -260,7 +181,7 @@ impl<D: BlockDevice> Store<D> {
         let mut payload = Vec::new();
         let mut next = Some(place);
         while let Some(place) = next.take_if(|_| payload.len() < bytes_max) {
-            next = self.keys_step(at, place, &mut payload)?;
+            next = self.keys_step(at, place, &mut payload).await?;
             embassy_futures::yield_now().await;
             if next.is_none() {
                 return Ok((payload, None));
@@ -269,68 +190,78 @@ impl<D: BlockDevice> Store<D> {
         Ok((payload, next))
     }
 
-    fn keys_step(
+    async fn keys_step(
         &self,
         at: Timestamp,
         place: KeyPlace,
         payload: &mut Vec<u8>,
     ) -> Result<Option<KeyPlace>, BackupReadError> {
-        let index = self.index.borrow();
-        let mut put = |db, key: &[u8], change| {
-            payload
-                .try_reserve(KEY_BYTES_MAX + PIECE_BYTES + 32)
-                .map_err(|_| BackupReadError::OutOfMemory)?;
-            Record { db, key, change }.encode(payload);
-            Ok(payload.len())
-        };
-        let (db, after) = match place {
+        let (db, from) = match place {
             KeyPlace::Start => {
                 for db in databases() {
-                    put(db, &[], Change::Clear)?;
+                    put(payload, db, &[], Change::Clear)?;
                 }
-                (DatabaseIndex(0), None)
+                (DatabaseIndex(0), Vec::new())
             }
-            KeyPlace::Database(db) => (db, None),
-            KeyPlace::After(db, key) => (db, Some(key)),
+            KeyPlace::Database(db) => (db, Vec::new()),
+            KeyPlace::From(db, key) => (db, key.to_vec()),
+            KeyPlace::After(db, key) => (db, [&key[..], &[0]].concat()),
             KeyPlace::Within(db, key, offset) => {
-                let value = index
-                    .at(db, at)
-                    .at(&key, at)
-                    .and_then(|it| it.value.as_ref());
-                let rest = value
-                    .and_then(|value| value.get(offset..))
-                    .unwrap_or_default();
-                let (tail, left) = rest.split_at(rest.len().min(PIECE_BYTES));
-                put(db, &key, Change::Append { tail })?;
-                return Ok(Some(if left.is_empty() {
+                let found = self.visible(at, db, &key, 1).await;
+                let row = found.map_err(BackupReadError::Keys)?.rows.pop();
+                let row = row.filter(|(of, _)| *of == key).map(|(_, row)| row);
+                let (tail, is_last) = self.value_part(row.as_ref(), offset).await?;
+                put(payload, db, &key, Change::Append { tail: &tail })?;
+                return Ok(Some(if is_last {
                     KeyPlace::After(db, key)
                 } else {
                     KeyPlace::Within(db, key, offset + tail.len())
                 }));
             }
         };
+        let visible = self.visible(at, db, &from, RECORDS_PER_STEP).await;
+        let visible = visible.map_err(BackupReadError::Keys)?;
         let mut bytes = 0;
-        let keys = index.at(db, at).range_at(after.as_deref(), at);
-        for (count, (key, version)) in keys.enumerate() {
-            let Some(value) = version.value.as_ref() else {
-                continue;
-            };
-            let (first, left) = value.split_at(value.len().min(PIECE_BYTES));
+        for (key, row) in visible.rows {
+            let (first, is_last) = self.value_part(Some(&row), 0).await?;
             let change = Change::Put {
-                value: first,
-                expires_at_ms: version.expires_at_ms(),
+                value: &first,
+                expires_at_ms: row.expiry(),
             };
-            put(db, key, change)?;
+            put(payload, db, &key, change)?;
             bytes += key.len() + first.len();
-            if !left.is_empty() {
-                return Ok(Some(KeyPlace::Within(db, Key::clone(key), first.len())));
+            if !is_last {
+                return Ok(Some(KeyPlace::Within(db, key, first.len())));
             }
-            if count + 1 >= RECORDS_PER_STEP || bytes >= BYTES_PER_STEP {
-                return Ok(Some(KeyPlace::After(db, Key::clone(key))));
+            if bytes >= BYTES_PER_STEP {
+                return Ok(Some(KeyPlace::After(db, key)));
             }
+        }
+        if let Some(from) = visible.next {
+            // What comes next is not before it: all keys that are, were looked at.
+            let before = match from.split_last() {
+                Some((0, key)) => KeyPlace::After(db, key.into()),
+                _ => KeyPlace::From(db, from.into()),
+            };
+            return Ok(Some(before));
         }
         let next = DatabaseIndex(db.0 + 1);
         Ok((usize::from(next.0) < DATABASE_COUNT).then_some(KeyPlace::Database(next)))
+    }
+
+    /// Bytes of a value from `offset` on, at most [`PIECE_BYTES`], and whether they are its last.
+    async fn value_part(
+        &self,
+        row: Option<&Row>,
+        offset: usize,
+    ) -> Result<(Vec<u8>, bool), BackupReadError> {
+        let Some(row) = row else {
+            return Ok((Vec::new(), true));
+        };
+        let part = self.value_bytes(row, offset, PIECE_BYTES).await;
+        let part = part.map_err(BackupReadError::Keys)?;
+        let is_last = offset + part.len() >= row.value_len();
+        Ok((part, is_last))
     }
 
     /// Says that a backup is going to be restored here, or has been.
@@ -379,26 +310,38 @@ impl<D: BlockDevice> Store<D> {
     }
 
     async fn restore_batch(&self, batch: &[Record<'_>]) -> Result<(), RestoreError> {
+        let is_possible = |record: &Record<'_>| {
+            matches!(
+                record.change,
+                Change::Put { .. } | Change::Append { .. } | Change::Clear
+            )
+        };
+        if !batch.iter().all(is_possible) {
+            return Err(RestoreError::Malformed);
+        }
         loop {
             self.admit().await;
             // Before all time: what has expired is restored, too, and expires again.
-            let mut transaction = self.transaction(i64::MIN);
-            for &Record { db, key, change } in batch {
-                match change {
-                    Change::Put {
-                        value,
-                        expires_at_ms,
-                    } => transaction.put(db, key, value, expires_at_ms),
-                    Change::Append { tail } => {
-                        transaction.append(db, key, tail);
+            let restored = self.transact(i64::MIN, 0, |transaction| {
+                for &Record { db, key, change } in batch {
+                    match change {
+                        Change::Put {
+                            value,
+                            expires_at_ms,
+                        } => transaction.put(db, key, value, expires_at_ms),
+                        Change::Append { tail } => {
+                            transaction.append(db, key, tail)?;
+                        }
+                        _ => transaction.clear(db),
                     }
-                    Change::Clear => transaction.clear(db),
-                    Change::Delete | Change::Expire { .. } => return Err(RestoreError::Malformed),
                 }
-            }
-            match transaction.commit() {
+                Ok(())
+            });
+            match restored.await {
                 Ok(_) => break,
-                Err(CommitError::Busy) => embassy_futures::yield_now().await,
+                Err(TransactError::Commit(CommitError::Busy)) => {
+                    embassy_futures::yield_now().await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -407,8 +350,18 @@ impl<D: BlockDevice> Store<D> {
     }
 }
 
-fn databases() -> impl Iterator<Item = DatabaseIndex> {
-    (0..).map(DatabaseIndex).take(DATABASE_COUNT)
+/// Appends a record.
+fn put(
+    payload: &mut Vec<u8>,
+    db: DatabaseIndex,
+    key: &[u8],
+    change: Change<'_>,
+) -> Result<(), BackupReadError> {
+    payload
+        .try_reserve(KEY_BYTES_MAX + PIECE_BYTES + 32)
+        .map_err(|_| BackupReadError::OutOfMemory)?;
+    Record { db, key, change }.encode(payload);
+    Ok(())
 }
 
 /// A record whose value one commit takes: what is behind `bytes_max` is appended.
@@ -449,6 +402,7 @@ enum KeyPlace {
     Start,
     Database(DatabaseIndex),
     After(DatabaseIndex, Key),
+    From(DatabaseIndex, Key),
     /// So many bytes of its value came before.
     Within(DatabaseIndex, Key, usize),
 }
@@ -460,6 +414,10 @@ impl KeyPlace {
             Self::Database(db) => out.extend_from_slice(&[0, 1, db.0]),
             Self::After(db, key) => {
                 out.extend_from_slice(&[0, 2, db.0]);
+                out.extend_from_slice(key);
+            }
+            Self::From(db, key) => {
+                out.extend_from_slice(&[0, 4, db.0]);
                 out.extend_from_slice(key);
             }
             Self::Within(db, key, offset) => {
@@ -481,6 +439,7 @@ impl KeyPlace {
         let place = match kind {
             1 if rest.is_empty() => Self::Database(db),
             2 if rest.len() <= KEY_BYTES_MAX => Self::After(db, Key::from(rest)),
+            4 if rest.len() <= KEY_BYTES_MAX => Self::From(db, Key::from(rest)),
             3 => {
                 let (offset, key) = rest.split_first_chunk()?;
                 let offset = usize::try_from(u64::from_le_bytes(*offset)).ok()?;
@@ -504,13 +463,14 @@ mod tests {
             KeyPlace::Database(db),
             KeyPlace::After(db, Key::from(&b""[..])),
             KeyPlace::After(db, key.clone()),
+            KeyPlace::From(db, key.clone()),
             KeyPlace::Within(db, key, 1 << 40),
         ] {
             let mut bytes = Vec::new();
             place.encode(&mut bytes);
             assert_eq!(KeyPlace::decode(&bytes[1..]), Some(place));
         }
-        for bad in [&[][..], &[1], &[1, 16], &[1, 0, 0], &[4, 0], &[3, 0, 1]] {
+        for bad in [&[][..], &[1], &[1, 16], &[1, 0, 0], &[5, 0], &[3, 0, 1]] {
             assert_eq!(KeyPlace::decode(bad), None, "{bad:?}");
         }
     }

@@ -59,10 +59,10 @@ impl ExpiryQueue {
         }
     }
 
-    /// Keys that have expired at `now_ms`, the earliest first. They stay until they are forgotten.
-    pub fn due(&self, now_ms: i64) -> impl Iterator<Item = &[u8]> {
+    /// Keys that have expired at `now_ms`, and when, the earliest first. They stay until they are forgotten.
+    pub fn due(&self, now_ms: i64) -> impl Iterator<Item = (i64, &[u8])> {
         let due = self.keys.iter().take_while(move |(at, _)| *at <= now_ms);
-        due.map(|(_, key)| &**key)
+        due.map(|(at, key)| (*at, &**key))
     }
 
     /// When the earliest that is known expires.
@@ -101,7 +101,7 @@ mod tests {
     use crate::testing::{random, short_key};
 
     fn due(queue: &ExpiryQueue, now_ms: i64) -> Vec<Vec<u8>> {
-        queue.due(now_ms).map(<[u8]>::to_vec).collect()
+        queue.due(now_ms).map(|(_, key)| key.to_vec()).collect()
     }
 
     /// Against a plain set of all that expires: what is due up to `known_until` is all there, whatever was left out.

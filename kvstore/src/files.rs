@@ -1,119 +1,56 @@
-//! Files within a transaction, and what else a store passes on of its file system.
-//!
-//! A transaction with files keeps their changes beside those of keys, and commits both as one commit of the file
-//! system. What is not in memory is a fault: the transaction is dropped, the store loads what is missing
-//! ([`Store::load`]) into a [`Loaded`] that is kept for it, and it is run again from the start. So it still happens in one
-//! step, and each attempt gets further.
-//!
-//! Room: a merge of all runs needs space for a copy of all keys (`space`). Files may not grow into that, and keys
-//! may not grow beyond what files leave.
+//! What a store passes on of its file system: files within a transaction, snapshots, scrubs.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::Ref;
 
 use lfs::{
-    BlockDevice, Clock, CommitStop, Fault, FileChanges, FileError, FileSystem, Finding, Loaded,
+    BlockDevice, Clock, CommitStop, FileChanges, FileError, Finding,
     ScrubError, ScrubOptions, ScrubStatus, SnapshotInfo,
 };
 
 use crate::store::{FileStats, Store};
-use crate::transaction::Growth;
-use crate::{CommitError, Damage, Timestamp, Transaction};
-
-/// What a transaction does to files.
-pub(crate) struct FilePart<'s> {
-    changes: FileChanges,
-    loaded: &'s Loaded,
-    fault: Option<Fault>,
-}
-
-impl<'s> FilePart<'s> {
-    pub(crate) fn new<D: BlockDevice>(
-        filesystem: &FileSystem<D>,
-        now_ns: i64,
-        loaded: &'s mut Loaded,
-    ) -> Self {
-        Self {
-            changes: filesystem.begin_changes(now_ns, loaded),
-            loaded,
-            fault: None,
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
-    pub(crate) fn run<D: BlockDevice, T>(
-        &mut self,
-        filesystem: &FileSystem<D>,
-        body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
-    ) -> Result<T, FileError> {
-        let result = filesystem.change_files(&mut self.changes, self.loaded, body);
-        if let Err(FileError::Fault(fault)) = &result {
-            self.fault = Some(fault.clone());
-        }
-        result
-    }
-
-    pub(crate) fn take_fault(&mut self) -> Option<Fault> {
-        self.fault.take()
-    }
-
-    pub(crate) fn rehearse<D: BlockDevice>(
-        &self,
-        filesystem: &FileSystem<D>,
-    ) -> Result<(), CommitError> {
-        filesystem
-            .rehearse_commit(&self.changes)
-            .map_err(|stop| refusal(stop, false))
-    }
-}
+use crate::{CommitError, Damage, Fault, Timestamp};
 
 impl<D: BlockDevice> Store<D> {
-    /// Begins a transaction that may touch files too. `file_time_ns`: Unix nanoseconds, the time of what it changes.
-    /// `loaded` is kept from one attempt to the next.
-    pub fn transaction_with_files<'s>(
-        &'s self,
-        now_ms: i64,
-        file_time_ns: i64,
-        loaded: &'s mut Loaded,
-    ) -> Transaction<'s, D> {
-        Transaction::with_files(self, now_ms, file_time_ns, loaded)
-    }
-
-    /// Loads what a transaction found missing.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
-        self.filesystem.load(fault, loaded).await
-    }
-
-    /// Snapshots of the files, oldest first.
-    pub fn file_snapshots(&self) -> Vec<SnapshotInfo> {
+    /// The snapshots, oldest first.
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         self.filesystem.snapshots()
     }
 
-    /// Makes a snapshot of all files, but not of keys. Durable on return.
+    /// Makes a snapshot of all files and keys. Durable on return.
     ///
     /// # Errors
     /// See [`FileSystem::create_snapshot`].
-    pub async fn create_file_snapshot(
+    pub async fn create_snapshot(
         &self,
         name: &str,
         now_ns: i64,
     ) -> Result<SnapshotInfo, FileError> {
-        self.filesystem.create_snapshot(name, now_ns).await
+        let commit = self.filesystem.begin_snapshot(name, now_ns).await?;
+        // Nothing was committed in between: keys are pinned at the very state.
+        self.keep_snapshots();
+        self.filesystem.wait_durable(commit).await?;
+        let mut snapshots = self.snapshots().into_iter();
+        let made = snapshots.find(|info| info.name == name);
+        made.ok_or(FileError::NotFound)
     }
 
     /// Deletes a snapshot. Durable on return.
     ///
     /// # Errors
     /// See [`FileSystem::delete_snapshot`].
-    pub async fn delete_file_snapshot(&self, name: &str) -> Result<(), FileError> {
-        self.filesystem.delete_snapshot(name).await
+    pub async fn delete_snapshot(&self, name: &str) -> Result<(), FileError> {
+        self.filesystem.delete_snapshot(name).await?;
+        self.keep_snapshots();
+        Ok(())
+    }
+
+    /// Pins keys at the commits that snapshots show, and at no others.
+    pub(crate) fn keep_snapshots(&self) {
+        let snapshots = self.filesystem.snapshots();
+        let commits = snapshots.iter().map(|info| Timestamp(info.commit.0));
+        self.engine.keep_snapshots(commits);
     }
 
     /// Verifies everything in use, files and keys, and repairs what can be; see [`FileSystem::scrub`]. What cannot be is
@@ -165,26 +102,24 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Commits what a transaction does to files, and to keys if it does.
+    /// Finds out whether a commit of `changes` would ask for something to be loaded.
+    pub(crate) fn rehearse_files(&self, changes: &FileChanges) -> Result<(), CommitError> {
+        let rehearsed = self.filesystem.rehearse_commit(changes);
+        rehearsed.map_err(|stop| refusal(stop, false))
+    }
+
+    /// Why a commit with files did not come about.
+    pub(crate) fn refusal_of(&self, stop: CommitStop) -> CommitError {
+        refusal(stop, self.stuck.get())
+    }
+
+    /// Commits what a transaction does to files and large values, with what it does to keys.
     pub(crate) fn commit_files(
         &self,
-        files: FilePart<'_>,
-        growth: &Growth,
-        encode: impl FnOnce(&mut Vec<u8>),
+        changes: FileChanges,
+        payload: &[u8],
     ) -> Result<Timestamp, CommitError> {
-        if growth.payload > self.filesystem.commit_bytes_max() {
-            return Err(CommitError::TooLarge);
-        }
-        let mut payload = Vec::new();
-        payload
-            .try_reserve_exact(growth.payload)
-            .map_err(|_| CommitError::OutOfMemory)?;
-        encode(&mut payload);
-        let live = self.index.borrow().live_run_bytes();
-        self.share_space(live.saturating_add_signed(growth.run));
-        let committed = self.filesystem.commit(files.changes, &payload);
-        self.share_space(live);
-        match committed {
+        match self.filesystem.commit(changes, payload) {
             Ok(number) => Ok(Timestamp(number.0)),
             Err(stop) => Err(refusal(stop, self.stuck.get())),
         }
@@ -194,7 +129,7 @@ impl<D: BlockDevice> Store<D> {
 /// Why a commit with files did not come about. `stuck`: the log cannot move on for want of space.
 fn refusal(stop: CommitStop, stuck: bool) -> CommitError {
     match stop {
-        CommitStop::Fault(fault) => CommitError::Fault(Box::new(fault)),
+        CommitStop::Fault(fault) => CommitError::Fault(alloc::vec![Fault::File(fault)]),
         CommitStop::NoRoom if stuck => CommitError::DiskFull,
         CommitStop::NoRoom | CommitStop::NoRoomToShrink(_) => CommitError::Busy,
         CommitStop::Error(FileError::NoSpace) => CommitError::FilesFull,

@@ -6,6 +6,7 @@
 //!   by slot, with their expiries; what changed since the last flush;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`], `write_set`: reads and writes that commit as one;
+//! - [`Fault`], [`Loaded`]: what has to be loaded before a transaction can be run; `misses`: as if it had, for tests;
 //! - `run`, `load`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
 //! - `backup`: keys and files of one commit as a stream, and back;
 //! - [`Damage`]: what a scrub found and could not repair;
@@ -22,45 +23,44 @@ extern crate alloc;
 
 mod backup;
 mod damage;
-mod dirty;
 #[doc(hidden)]
 pub mod engine;
 mod error;
 #[doc(hidden)]
 pub mod expiry;
+mod fault;
 mod files;
-mod index;
-mod keyspace;
-mod load;
 mod maintenance;
-mod per_database;
 mod record;
-mod run;
+mod recovery;
 #[doc(hidden)]
 pub mod scan_cursors;
-mod slots;
 mod snapshot;
-mod space;
 mod store;
-mod table;
 #[cfg(test)]
 mod testing;
 mod transaction;
 #[doc(hidden)]
 pub mod transactions;
 mod value;
-mod version;
+mod view;
 #[doc(hidden)]
 pub mod watch;
 mod write_set;
 
-pub use backup::{BackupReadError, BackupSource, PIN_IDLE_MS, RestoreError};
+pub use backup::{BackupReadError, BackupSource, RestoreError};
 pub use damage::Damage;
 pub use error::{CommitError, DurabilityLost, OpenError};
-pub use lfs::Loaded;
+pub use fault::{
+    FAULTS_MAX, Fault, KeysFault, LOADED_KEY_BYTES_MAX, LoadError, Loaded, Missing, TransactError,
+};
 pub use snapshot::Snapshot;
 pub use store::{FileStats, Limits, Options, Stats, Store};
 pub use transaction::Transaction;
+pub use transactions::{
+    BeginError, BeginOptions, CommitStop, Committed, Conflict, Isolation, LockStop, OpenTransaction, OpenTransactions, SavepointError, TransactionLimits,
+};
+pub use transactions::locks::{Cycle, Ticket};
 pub use value::{Entry, Key, Value};
 
 /// A place in the log: the number of a commit. 0 is "before everything".

@@ -2,9 +2,11 @@
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use crate::Timestamp;
+use crate::engine::types::OutOfMemory;
 
 /// Which timestamps are pinned, and how often.
 #[derive(Default)]
@@ -24,6 +26,15 @@ impl Pins {
             .borrow()
             .first_key_value()
             .is_some_and(|(oldest, _)| *oldest < timestamp)
+    }
+
+    /// All of them, in order.
+    pub(crate) fn timestamps(&self) -> Result<Vec<Timestamp>, OutOfMemory> {
+        let counts = self.counts.borrow();
+        let mut timestamps = Vec::new();
+        timestamps.try_reserve_exact(counts.len())?;
+        timestamps.extend(counts.keys());
+        Ok(timestamps)
     }
 
     /// How many snapshots there are.

@@ -1,5 +1,6 @@
-//! The store: opens over a file system, holds the index, hands out transactions and snapshots.
+//! The store: opens over a file system, has the engine, hands out transactions and snapshots.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
@@ -8,26 +9,25 @@ use lfs::{
     Recovery, ScrubStatus, Unlock,
 };
 
-use crate::backup::Pinned;
-use crate::index::Index;
-use crate::keyspace::Keyspace;
-use crate::load::Loader;
-use crate::maintenance::GARBAGE_PER_STEP;
-use crate::record::records;
-use crate::run::{Run, RunError, RunReader, decode_manifest};
+use crate::engine::apply::databases;
+use crate::engine::memtable::Memtable;
+use crate::engine::state::Engine;
+use crate::fault::{Loaded, TransactError};
+use crate::maintenance;
+use crate::recovery::replay;
 use crate::snapshot::Snapshot;
 use crate::transaction::{Growth, Transaction};
-use crate::{
-    CommitError, DATABASE_COUNT, Damage, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
-};
-use crate::{maintenance, space};
+use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Timestamp};
+
+/// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
+pub const LARGE_VALUE_BYTES: usize = 512;
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Memory limit in bytes for keys, values and index (`maxmemory`); can be changed later.
     pub memory_bytes_max: usize,
-    /// Opening is refused when the data needs more than this.
+    /// Opening is refused when what is in the log needs more than this.
     pub open_memory_bytes_max: usize,
     /// A random number, nobody's to guess, so that nobody can choose keys that collide.
     pub hash_seed: u64,
@@ -45,32 +45,29 @@ pub struct Limits {
 /// One task runs [`run`](Self::run); everything else may be called from any task of the same thread.
 pub struct Store<D: BlockDevice> {
     pub(crate) filesystem: FileSystem<D>,
-    pub(crate) index: RefCell<Index>,
-    /// Sorted runs of the checkpoint in force, oldest first.
-    pub(crate) runs: RefCell<Vec<Run>>,
-    /// All commits up to here are in the runs.
+    pub(crate) engine: Engine,
+    /// All commits up to here are in runs.
     pub(crate) horizon: Cell<Timestamp>,
-    /// Bytes of live data as of the horizon: what a merge of everything comes down to.
-    pub(crate) flushed_live_bytes: Cell<u64>,
-    /// The runs hold much that is gone, but no run says so yet.
+    /// Somebody wants a flush, though the log does not.
     pub(crate) flush_due: Cell<bool>,
-    /// A flush found that it would take the room a merge of everything needs.
-    pub(crate) flush_waits: Cell<bool>,
-    pub(crate) flushing: Cell<bool>,
+    /// Memtables that were flushed, to be taken apart.
+    pub(crate) retired: RefCell<Vec<Rc<Memtable>>>,
     pub(crate) checkpointing: Cell<bool>,
     /// A flush found no room or memory: until one succeeds the log cannot move on, and writers are refused.
     pub(crate) stuck: Cell<bool>,
     pub(crate) closing: Cell<bool>,
     pub(crate) ended: Cell<bool>,
-    /// Something in this struct or the garbage changed.
+    /// Something in this struct changed that somebody may wait for.
     pub(crate) changed: Notify,
+    /// What compaction does, and owes.
+    pub(crate) compaction: maintenance::Compaction,
+    /// The newest time that the store was told, in Unix milliseconds.
+    pub(crate) now_ms: Cell<i64>,
     memory_bytes_max: Cell<usize>,
-    /// What files leave to keys, as of the last look.
-    live_run_bytes_max: Cell<u64>,
+    /// Values from this size on go to the value file.
+    pub(crate) large_value_bytes: Cell<usize>,
     /// Memory for the payload of the commit at hand.
-    payload: RefCell<Vec<u8>>,
-    /// Keys that backups have not read yet.
-    pub(crate) pinned: Pinned,
+    pub(crate) payload: RefCell<Vec<u8>>,
     /// Of the scrub under way, or of the last one.
     pub(crate) damage: RefCell<Damage>,
 }
@@ -94,8 +91,9 @@ impl<D: BlockDevice> Store<D> {
         key: Option<&Unlock<'_>>,
     ) -> Result<Self, OpenError> {
         let mut recovery = Recovery::open_with(device, key).await?;
-        let replayed = replay(&mut recovery, options, None).await?;
-        Ok(Self::new(recovery.finish().await?, options, replayed))
+        let (engine, horizon) = replay(&mut recovery, options, None).await?;
+        let filesystem = recovery.finish().await?;
+        Ok(Self::new(filesystem, options, engine, horizon))
     }
 
     /// Opens a store that a backup is to be restored to, on a file system that [`lfs::format_unfinished`] made.
@@ -108,8 +106,9 @@ impl<D: BlockDevice> Store<D> {
         key: Option<&Unlock<'_>>,
     ) -> Result<Self, OpenError> {
         let mut recovery = Recovery::open_unfinished_with(device, key).await?;
-        let replayed = replay(&mut recovery, options, None).await?;
-        Ok(Self::new(recovery.finish().await?, options, replayed))
+        let (engine, horizon) = replay(&mut recovery, options, None).await?;
+        let filesystem = recovery.finish().await?;
+        Ok(Self::new(filesystem, options, engine, horizon))
     }
 
     /// Opens the store as it was after commit `at`, which the log still has. Only to be read: nothing may be committed or
@@ -124,35 +123,33 @@ impl<D: BlockDevice> Store<D> {
         at: Timestamp,
     ) -> Result<Self, OpenError> {
         let mut recovery = Recovery::open_with(device, key).await?;
-        let replayed = replay(&mut recovery, options, Some(at)).await?;
-        Ok(Self::new(
-            recovery.finish_without_writing(),
-            options,
-            replayed,
-        ))
+        let (engine, horizon) = replay(&mut recovery, options, Some(at)).await?;
+        let filesystem = recovery.finish_without_writing();
+        Ok(Self::new(filesystem, options, engine, horizon))
     }
 
-    fn new(filesystem: FileSystem<D>, options: Options, replayed: Replayed) -> Self {
-        Self {
-            live_run_bytes_max: Cell::new(space::live_bytes_max(&filesystem.usage())),
+    fn new(filesystem: FileSystem<D>, options: Options, engine: Engine, horizon: Timestamp) -> Self {
+        let store = Self {
             filesystem,
-            index: RefCell::new(replayed.index),
-            runs: RefCell::new(replayed.runs),
-            horizon: Cell::new(replayed.horizon),
-            flushed_live_bytes: Cell::new(replayed.flushed_live_bytes),
+            engine,
+            horizon: Cell::new(horizon),
             flush_due: Cell::new(false),
-            flush_waits: Cell::new(false),
-            flushing: Cell::new(false),
+            retired: RefCell::default(),
             checkpointing: Cell::new(false),
             stuck: Cell::new(false),
             closing: Cell::new(false),
             ended: Cell::new(false),
             changed: Notify::default(),
+            compaction: maintenance::Compaction::default(),
+            now_ms: Cell::new(i64::MIN),
             memory_bytes_max: Cell::new(options.memory_bytes_max),
+            large_value_bytes: Cell::new(LARGE_VALUE_BYTES),
             payload: RefCell::default(),
-            pinned: Pinned::default(),
             damage: RefCell::default(),
-        }
+        };
+        store.set_memory_bytes_max(options.memory_bytes_max);
+        store.share_space();
+        store
     }
 
     /// What the store can take.
@@ -162,29 +159,60 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Sets the memory limit in bytes (`maxmemory`). Below what is in use, only deletes commit.
+    /// Sets the memory limit in bytes (`maxmemory`), which memtables and cache share.
     pub fn set_memory_bytes_max(&self, bytes: usize) {
         self.memory_bytes_max.set(bytes);
+        let window = self.filesystem.usage().replay_bytes_max;
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
+        self.engine.set_memory_bytes_max(bytes, window);
+        self.changed.notify();
     }
 
-    /// Waits until the log has room for a commit of any size. Call before a transaction that writes:
+    /// Sets from which size on values are kept where their commit wrote them: 256 to 4096 bytes. What is there stays as it is.
+    pub fn set_large_value_bytes(&self, bytes: usize) {
+        self.large_value_bytes.set(bytes.clamp(256, 4096));
+    }
+
+    /// Waits until there is room for a commit of any size, in the log and in memory. Call before a transaction that writes:
     /// this is the back-pressure that bounds commits in flight. Returns at once when there is room,
     /// and when there never will be (the commit then says why).
     pub async fn admit(&self) {
-        self.filesystem.admit(|| self.stuck.get()).await;
+        loop {
+            self.filesystem.admit(|| self.stuck.get()).await;
+            if self.has_room() {
+                return;
+            }
+            let has_memory = || self.has_memory() || self.stuck.get() || self.is_ending();
+            self.changed.until(|| has_memory().then_some(())).await;
+            if self.is_ending() {
+                return;
+            }
+        }
     }
 
     /// Whether [`admit`](Self::admit) would return at once.
     pub fn has_room(&self) -> bool {
-        self.filesystem.has_room() || self.stuck.get()
+        (self.filesystem.has_room() && self.has_memory()) || self.stuck.get()
     }
 
-    /// Begins a transaction; `now_ms` (Unix milliseconds) decides what is expired.
+    /// Whether memtables have room, and compaction is not so far behind that commits wait for it.
+    fn has_memory(&self) -> bool {
+        !self.engine.are_memtables_full() && self.compaction_allows()
+    }
+
+    /// Begins a transaction; `now_ms` (Unix milliseconds) decides what is expired, `file_time_ns` (Unix nanoseconds) is the time of what it changes of files.
+    /// `loaded` is kept from one attempt to the next.
     ///
     /// Begin, use and commit it without an await in between: otherwise another may commit first, and
     /// this one is refused.
-    pub fn transaction(&self, now_ms: i64) -> Transaction<'_, D> {
-        Transaction::new(self, now_ms)
+    pub fn transaction<'s>(
+        &'s self,
+        now_ms: i64,
+        file_time_ns: i64,
+        loaded: &'s mut Loaded,
+    ) -> Transaction<'s, D> {
+        self.now_ms.set(self.now_ms.get().max(now_ms));
+        Transaction::new(self, now_ms, file_time_ns, loaded, None)
     }
 
     /// The last commit.
@@ -212,45 +240,18 @@ impl<D: BlockDevice> Store<D> {
 
     /// A view of what is committed now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(&self.index.borrow().pins, self.committed())
-    }
-
-    /// Whether `key` was written, deleted, or lost with its whole database, after `snapshot`.
-    pub fn changed_since(&self, snapshot: &Snapshot, db: DatabaseIndex, key: &[u8]) -> bool {
-        self.index.borrow().changed_since(snapshot, db, key)
-    }
-
-    /// Appends up to `limit` live keys after `after`, in order, as `snapshot` sees them, to `keys`.
-    pub fn keys_after(
-        &self,
-        snapshot: &Snapshot,
-        db: DatabaseIndex,
-        after: Option<&[u8]>,
-        limit: usize,
-        now_ms: i64,
-        keys: &mut Vec<Key>,
-    ) {
-        let index = self.index.borrow();
-        let range = index
-            .at(db, snapshot.timestamp())
-            .range_at(after, snapshot.timestamp());
-        let live = range.filter(|(_, version)| version.is_live_at(now_ms));
-        keys.extend(live.take(limit).map(|(key, _)| Key::clone(key)));
+        Snapshot::new(&self.engine.pins, self.committed())
     }
 
     /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted.
     ///
     /// # Errors
-    /// As [`Transaction::commit`].
-    pub fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, CommitError> {
-        self.pinned.expire(now_ms);
-        let mut transaction = self.transaction(now_ms);
-        let count = transaction.delete_expired(limit);
-        if count > 0 {
-            transaction.commit()?;
-            let expired = &self.index.borrow().expired_keys;
-            expired.set(expired.get() + count as u64);
-        }
+    /// As [`Transaction::commit`], or when they cannot be read.
+    pub async fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, TransactError> {
+        let delete = |transaction: &mut Transaction<'_, D>| transaction.delete_expired(limit);
+        let (count, _) = self.transact(now_ms, 0, delete).await?;
+        let expired = &self.engine.expired_keys;
+        expired.set(expired.get() + count as u64);
         Ok(count)
     }
 
@@ -277,18 +278,25 @@ impl<D: BlockDevice> Store<D> {
 
     /// Figures about the store.
     pub fn stats(&self) -> Stats {
-        let index = self.index.borrow();
+        let engine = &self.engine;
         let counters = self.filesystem.counters();
-        let databases = core::array::from_fn::<_, DATABASE_COUNT, _>(|db| {
-            index.live(DatabaseIndex(u8::try_from(db).unwrap_or_default()))
-        });
+        let counts = engine.counts.borrow();
+        let (mut keys, mut keys_with_expiry) = ([0; DATABASE_COUNT], [0; DATABASE_COUNT]);
+        for ((db, keys), expiring) in databases().zip(&mut keys).zip(&mut keys_with_expiry) {
+            (*keys, *expiring) = (counts.keys(db), counts.expiring(db));
+        }
+        let tree = engine.tree.borrow();
+        let tables = || tree.runs().iter().flat_map(|run| &run.tables);
+        let cached = engine.cache.borrow().stats();
         Stats {
-            keys: databases.map(Keyspace::live_count),
-            keys_with_expiry: databases.map(Keyspace::expiring_count),
-            memory_bytes: index.memory_bytes(),
+            keys,
+            keys_with_expiry,
+            memory_bytes: tree.memtable_bytes() + cached.bytes,
             memory_bytes_max: self.memory_bytes_max.get(),
-            disk_bytes: index.live_run_bytes(),
-            disk_bytes_max: space::live_bytes_max(&self.filesystem.usage()),
+            memtable_bytes: tree.memtable_bytes(),
+            cache_bytes: cached.bytes,
+            disk_bytes: self.disk_bytes(),
+            disk_bytes_max: self.disk_bytes_max(),
             commits: counters.commits,
             committed: self.committed(),
             durable: self.durable(),
@@ -299,71 +307,49 @@ impl<D: BlockDevice> Store<D> {
             groups: counters.groups,
             checkpoints: counters.checkpoints,
             replayed_commits: counters.replayed_commits,
-            runs: self.runs.borrow().len() as u64,
-            run_bytes: self.runs.borrow().iter().map(|run| run.len_bytes).sum(),
-            snapshots: index.pins.count() as u64,
-            expired_keys: index.expired_keys.get(),
-            backups: self.pinned.count() as u64,
+            runs: tree.runs().len() as u64,
+            run_bytes: tables().map(|table| table.bytes).sum(),
+            snapshots: engine.pins.count() as u64,
+            expired_keys: engine.expired_keys.get(),
             files: self.file_stats(),
             mirror: self.filesystem.device().mirror_status(),
             scrub: self.filesystem.scrub_status(),
         }
     }
 
-    /// Refuses what would grow the data past a limit. What snapshots still see of overwritten values may
-    /// exceed the memory limit by a quarter: otherwise nothing could be overwritten at the limit while
-    /// a flush, which is a snapshot, goes on.
-    pub(crate) fn check_room(&self, index: &Index, growth: &Growth) -> Result<(), CommitError> {
-        let exceeds = |used: u64, growth: i64, max: u64| {
-            growth > 0 && used.saturating_add_signed(growth) > max
-        };
-        let memory = index.memory_bytes() as u64;
-        let memory_max = self.memory_bytes_max.get() as u64;
-        let with_kept = growth.memory.saturating_add(growth.kept);
-        if exceeds(memory, growth.memory, memory_max)
-            || (growth.kept > 0
-                && exceeds(memory, with_kept, memory_max.saturating_add(memory_max / 4)))
-        {
-            return Err(CommitError::OutOfMemory);
-        }
-        let live = index.live_run_bytes();
-        if exceeds(live, growth.run, self.live_run_bytes_max.get()) {
-            // Files may have gone since.
-            self.share_space(live);
-            if exceeds(live, growth.run, self.live_run_bytes_max.get()) {
-                return Err(CommitError::DiskFull);
-            }
+    /// Refuses what would grow the data beyond what the disk has room for.
+    pub(crate) fn check_room(&self, growth: &Growth) -> Result<(), CommitError> {
+        if growth.index + growth.values > 0 && !self.has_space_for(growth) {
+            return Err(CommitError::DiskFull);
         }
         Ok(())
     }
 
-    /// Keeps files out of the room that keys with `live_bytes` need, and finds out how many more keys there may be.
-    pub(crate) fn share_space(&self, live_bytes: u64) {
-        let usage = self.filesystem.usage();
-        self.live_run_bytes_max.set(space::live_bytes_max(&usage));
-        let reserve = space::reserve_bytes(&usage, live_bytes);
-        self.filesystem.reserve_for_objects(reserve);
+    /// A commit was made: everybody sees it from now on.
+    pub(crate) fn committed_with(
+        &self,
+        timestamp: Timestamp,
+        now_ms: i64,
+        payload: &[u8],
+        next_slot: u64,
+    ) {
+        self.engine.next_slot.set(next_slot);
+        self.engine.apply(timestamp, payload);
+        if now_ms != i64::MIN {
+            // Without memory for it the second is taken for the one before.
+            let _ = self.engine.timeline.borrow_mut().note(now_ms, timestamp);
+        }
+        self.compaction.committed(payload.len() as u64);
+        self.engine.freeze_if_full(timestamp);
+        if self.engine.tree.borrow().frozen_count() > 0 {
+            self.flush_due.set(true);
+            self.filesystem.nudge();
+        }
     }
 
-    /// Appends the payload that `encode` writes, of at most `bytes_max` bytes, to the log.
-    pub(crate) fn append(
-        &self,
-        bytes_max: usize,
-        encode: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<Timestamp, CommitError> {
-        if bytes_max > self.filesystem.commit_bytes_max() {
-            return Err(CommitError::TooLarge);
-        }
-        let mut payload = self.payload.borrow_mut();
-        payload.clear();
-        payload
-            .try_reserve(bytes_max)
-            .map_err(|_| CommitError::OutOfMemory)?;
-        encode(&mut payload);
-        let appended = self.filesystem.append(&payload);
-        // A large commit must not keep its memory for ever.
-        payload.shrink_to(64 << 10);
-        match appended {
+    /// Appends `payload` to the log.
+    pub(crate) fn append(&self, payload: &[u8]) -> Result<Timestamp, CommitError> {
+        match self.filesystem.append(payload) {
             Ok(number) => Ok(Timestamp(number.0)),
             Err(AppendError::TooLarge) => Err(CommitError::TooLarge),
             Err(AppendError::NoRoom) if self.stuck.get() => Err(CommitError::DiskFull),
@@ -383,133 +369,6 @@ impl<D: BlockDevice> Store<D> {
     }
 }
 
-/// Keeps opening a store within its memory, and lets others run.
-struct Pace {
-    memory_bytes_max: usize,
-    /// Bytes of records since the last look.
-    bytes: usize,
-}
-
-impl Pace {
-    /// Bytes of records between two looks; the data cannot outgrow its memory by much more meanwhile.
-    const STEP_BYTES: usize = 16 << 10;
-
-    fn new(memory_bytes_max: usize) -> Self {
-        Self {
-            memory_bytes_max,
-            bytes: Self::STEP_BYTES,
-        }
-    }
-
-    /// Counts a record of `len` bytes that was applied.
-    async fn step(
-        &mut self,
-        len: usize,
-        memory_bytes: impl Fn() -> usize,
-    ) -> Result<(), OpenError> {
-        self.bytes += len;
-        if self.bytes >= Self::STEP_BYTES {
-            self.bytes = 0;
-            let limit = self.memory_bytes_max;
-            if memory_bytes() > limit {
-                return Err(OpenError::OutOfMemory { limit });
-            }
-            embassy_futures::yield_now().await;
-        }
-        Ok(())
-    }
-}
-
-/// What the runs and the log say.
-struct Replayed {
-    index: Index,
-    runs: Vec<Run>,
-    horizon: Timestamp,
-    flushed_live_bytes: u64,
-}
-
-/// Loads the runs and replays the log, to its end or up to a commit.
-async fn replay<D: BlockDevice>(
-    recovery: &mut Recovery<D>,
-    options: Options,
-    up_to: Option<Timestamp>,
-) -> Result<Replayed, OpenError> {
-    let runs = decode_manifest(recovery.manifest()).map_err(|_| OpenError::DamagedManifest)?;
-    let horizon = Timestamp(recovery.horizon().0);
-    let oldest = Timestamp(recovery.oldest_state().0);
-    let mut loader = Loader::new(options.hash_seed);
-    let mut pace = Pace::new(options.open_memory_bytes_max);
-    for run in runs.iter().rev() {
-        loader.begin_run();
-        load_run(recovery, run, &mut loader, &mut pace).await?;
-    }
-    let mut index = loader.finish();
-    let flushed_live_bytes = index.live_run_bytes();
-    let mut last = horizon;
-    while up_to.is_none_or(|up_to| last < up_to) {
-        let Some((number, payload)) = recovery.next_commit().await? else {
-            break;
-        };
-        let timestamp = Timestamp(number.0);
-        last = timestamp;
-        let len = payload.len();
-        for record in records(payload) {
-            let record = record.map_err(|_| OpenError::DamagedCommit(timestamp))?;
-            index.apply_record(timestamp, &record);
-        }
-        // Nobody sees what was emptied; it must not count.
-        while index.collect_garbage(GARBAGE_PER_STEP) {
-            embassy_futures::yield_now().await;
-        }
-        pace.step(len, || index.memory_bytes()).await?;
-    }
-    match up_to {
-        Some(up_to) if last != up_to || up_to < oldest => {
-            while recovery.next_commit().await?.is_some() {}
-            let newest = Timestamp(recovery.last_commit().0);
-            Err(OpenError::NotRetained { oldest, newest })
-        }
-        _ => Ok(Replayed {
-            index,
-            runs,
-            horizon,
-            flushed_live_bytes,
-        }),
-    }
-}
-
-/// Loads a run's records.
-async fn load_run<D: BlockDevice>(
-    recovery: &Recovery<D>,
-    run: &Run,
-    loader: &mut Loader,
-    pace: &mut Pace,
-) -> Result<(), OpenError> {
-    let damaged = OpenError::DamagedRun(run.object);
-    let failed = |error| match error {
-        RunError::Read(error) => OpenError::Run(error),
-        _ => damaged,
-    };
-    let mut reader = RunReader::new(recovery.open_object(run.object)?.by_segment());
-    if recovery.object_len_bytes(run.object) != Some(run.len_bytes) {
-        return Err(OpenError::DamagedManifest);
-    }
-    let mut len = 0;
-    loop {
-        reader
-            .advance(recovery.device(), len)
-            .await
-            .map_err(failed)?;
-        let Some((timestamp, record, record_len)) = reader.current().map_err(|_| damaged)? else {
-            break;
-        };
-        loader.add(timestamp, &record).map_err(|_| damaged)?;
-        len = record_len;
-        pace.step(len, || loader.memory_bytes()).await?;
-    }
-    Ok(())
-}
-
 /// Figures about a store; counts are since it was opened.
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
@@ -518,10 +377,14 @@ pub struct Stats {
     pub keys: [u64; DATABASE_COUNT],
     /// Keys in each database that have an expiry.
     pub keys_with_expiry: [u64; DATABASE_COUNT],
-    /// Memory of keys, values and index, as the store estimates it.
+    /// Memory of memtables and cache.
     pub memory_bytes: usize,
     /// Its limit.
     pub memory_bytes_max: usize,
+    /// Of it, the newest commits.
+    pub memtable_bytes: usize,
+    /// Of it, what was read.
+    pub cache_bytes: usize,
     /// Bytes that live data takes on the disk, once.
     pub disk_bytes: u64,
     /// Its limit: about a third of the disk (see DESIGN.md).
@@ -554,8 +417,6 @@ pub struct Stats {
     pub snapshots: u64,
     /// Keys removed because their time had come.
     pub expired_keys: u64,
-    /// Backups for which keys are held in memory.
-    pub backups: u64,
     /// The file system below.
     pub files: FileStats,
     /// The disks below, where there are two.

@@ -1,110 +1,232 @@
-//! Transactions: reads at the newest state, writes kept aside until they commit as one.
+//! Transactions: what commands read from and write to.
 //!
-//! A transaction lives within one step of one task: nothing else runs between its begin and its
-//! commit, so what it read is what it commits on; a caller that awaits in between and is overtaken
-//! gets [`CommitError::Conflict`]. Its writes are seen by itself at once and by
+//! There are two kinds. One **by itself** ([`Store::transaction`]) reads the newest state and lives within one step of one task: nothing else runs between its
+//! begin and its commit, so what it read is what it commits on; a caller that awaits in between and is overtaken
+//! gets [`CommitError::Conflict`]. The other is a **statement** of a transaction that stays open ([`Store::resume`]): it reads the state that that one
+//! sees, and ends with [`suspend`](Transaction::suspend) (`transactions::open`). Writes are seen by the transaction itself at once and by
 //! everybody else after the commit, all together.
 //!
-//! It may change files too ([`Transaction::files`]): they are part of the same commit. Then something may have to be
-//! loaded from the disk first, and the whole transaction is run again (`files`).
+//! It may change files too ([`Transaction::files`]): they are part of the same commit.
+//!
+//! What it reads may have to be loaded from the disk first. Then it is in vain, and run again from the start (`fault`).
 
 use alloc::vec::Vec;
-use core::cell::Ref;
+use core::cell::{RefCell, RefMut};
+use core::ops::{Deref, DerefMut};
 
-use lfs::{BlockDevice, Fault, FileError, Loaded};
+use lfs::{BlockDevice, FileChanges, FileError};
 
-use crate::files::FilePart;
-use crate::index::{Applied, Index};
-use crate::keyspace::ENTRY_BYTES;
-use crate::record::{Change, RECORD_BYTES_MAX, RUN_RECORD_BYTES_MAX, Record};
-use crate::store::Store;
-use crate::version::{OLDER_VERSION_BYTES, Version};
-use crate::write_set::{Write, WriteSet};
-use crate::{
-    CommitError, DATABASE_COUNT, DatabaseIndex, Entry, KEY_BYTES_MAX, Key, Timestamp, Value,
+use crate::engine::cache::CacheKey;
+use crate::engine::cached::{CacheEntry, Row, RowContent};
+use crate::engine::loads::{ChunkFault, Wanted};
+use crate::engine::look_up::Probe;
+use crate::engine::types::{
+    LargeRef, Missing as NotInMemory, PIECES_MAX, Piece, Pieces, engine_key,
 };
+use crate::fault::{FAULTS_MAX, Fault, KeysFault, LoadError, Loaded, Missing};
+use crate::store::Store;
+use crate::transactions::open::Rest;
+use crate::transactions::reads::TooLarge;
+use crate::write_set::{Grown, Write, WriteSet};
+use crate::{CommitError, DatabaseIndex, Entry, KEY_BYTES_MAX, Key, Timestamp, Value};
 
-/// A set of reads and writes that becomes one commit, or nothing when dropped.
+mod commit;
+mod scan;
+
+pub(crate) use commit::{Growth, content_growth};
+
+/// Entries of the cache that a transaction makes of what it read, at most.
+const FOUND_MAX: usize = 64;
+
+/// Large values up to this are cached.
+const CACHED_VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// What reads at the newest state read at.
+const NEWEST: Timestamp = Timestamp(u64::MAX);
+
+/// A set of reads and writes that becomes one commit, or part of one, or nothing when dropped.
+///
+/// A read returns [`Missing`] when something has to be loaded first; what, is noted. The transaction will not commit
+/// then: other reads may still tell what they will need, [`take_faults`](Self::take_faults) says what that is, and once it
+/// is loaded ([`Store::load_all`]) the transaction is run again from the start.
 pub struct Transaction<'s, D: BlockDevice> {
-    store: &'s Store<D>,
+    pub(crate) store: &'s Store<D>,
     /// The newest commit when it began; still so when it commits, unless the caller awaited in between.
     begun: Timestamp,
-    now_ms: i64,
-    writes: WriteSet,
+    pub(crate) now_ms: i64,
+    file_time_ns: i64,
+    pub(crate) writes: Held<'s, WriteSet>,
     /// The newest commit that what was read depends on.
-    depends_on: Timestamp,
-    /// None for transactions of keys only.
-    files: Option<FilePart<'s>>,
+    pub(crate) depends_on: Timestamp,
+    /// Of one by itself, once files, or large values, are touched.
+    files: Option<FileChanges>,
+    touches_files: bool,
+    /// The one that stays open, of which this is a statement.
+    pub(crate) open: Option<RefMut<'s, Rest>>,
+    pub(crate) loaded: &'s mut Loaded,
+    /// What was found missing.
+    faults: Vec<Fault>,
+    /// Of it, chunks of tables.
+    chunk_faults: RefCell<Vec<ChunkFault>>,
+    /// Something was: what was read is not all there is, and nothing may come of it.
+    in_vain: bool,
+    /// What was read, for the cache. It goes there at the end, so that nothing that was found leaves the cache meanwhile.
+    found: Vec<Found>,
+    /// Random keys that were asked for.
+    draws: u64,
 }
 
-/// What a commit would take, and do to the size of the data, in bytes.
-#[derive(Default)]
-pub(crate) struct Growth {
-    /// The encoded commit, at most.
-    pub payload: usize,
-    /// By how much memory grows.
-    pub memory: i64,
-    /// Memory that comes free later, when snapshots go that still see what is overwritten.
-    pub kept: i64,
-    /// A key is longer than there can be.
-    pub key_too_long: bool,
-    /// By how much a run of all live data grows.
-    pub run: i64,
+enum Found {
+    Row(Key, Row),
+    Value(u64, Value),
+}
+
+/// Its own, or somebody else's.
+pub(crate) enum Held<'s, T> {
+    Own(T),
+    Lent(RefMut<'s, T>),
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Own(own) => own,
+            Self::Lent(lent) => lent,
+        }
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        match self {
+            Self::Own(own) => own,
+            Self::Lent(lent) => lent,
+        }
+    }
 }
 
 impl<'s, D: BlockDevice> Transaction<'s, D> {
-    pub(crate) fn new(store: &'s Store<D>, now_ms: i64) -> Self {
-        Self {
-            begun: store.committed(),
-            store,
-            now_ms,
-            writes: WriteSet::default(),
-            depends_on: Timestamp::default(),
-            files: None,
-        }
-    }
-
-    /// With files as well: `file_time_ns` (Unix nanoseconds) is the time their changes get.
-    pub(crate) fn with_files(
+    pub(crate) fn new(
         store: &'s Store<D>,
         now_ms: i64,
         file_time_ns: i64,
         loaded: &'s mut Loaded,
+        open: Option<(RefMut<'s, WriteSet>, RefMut<'s, Rest>)>,
     ) -> Self {
+        // What was loaded has to be of this state.
+        store.filesystem.refresh(&mut loaded.files);
+        let (writes, open) = match open {
+            None => (Held::Own(WriteSet::default()), None),
+            Some((writes, rest)) => (Held::Lent(writes), Some(rest)),
+        };
         Self {
-            files: Some(FilePart::new(&store.filesystem, file_time_ns, loaded)),
-            ..Self::new(store, now_ms)
+            begun: store.committed(),
+            store,
+            now_ms,
+            file_time_ns,
+            writes,
+            depends_on: Timestamp::default(),
+            files: None,
+            touches_files: false,
+            open,
+            loaded,
+            faults: Vec::new(),
+            chunk_faults: RefCell::default(),
+            in_vain: false,
+            found: Vec::new(),
+            draws: 0,
         }
     }
 
     /// Runs `body` on the files as this transaction sees them. When it fails, nothing it did stays, and the transaction
-    /// can go on; but for [`FileError::Fault`], which ends it: drop it, [`Store::load`] what
-    /// [`take_fault`](Self::take_fault) says, and run it again.
+    /// can go on; but for [`FileError::Fault`], which puts it in vain.
     ///
     /// # Errors
-    /// What `body` returns; [`FileError::ReadOnly`] in a transaction begun without files.
+    /// What `body` returns. In an open transaction besides: [`FileError::ReadOnly`] for changes of one that only reads, [`FileError::NotFound`] when the files of
+    /// the time that it sees are not kept, and what ends it: [`FileError::ConflictOn`], [`FileError::TransactionEnded`].
     pub fn files<T>(
         &mut self,
         body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
-        let files = self.files.as_mut().ok_or(FileError::ReadOnly)?;
+        let commit = Timestamp(self.store.filesystem.file_commit().0);
+        self.depends_on = self.depends_on.max(commit.min(self.at()));
+        self.touches_files = true;
+        self.change_files(body)
+    }
+
+    fn change_files<T>(
+        &mut self,
+        body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
+    ) -> Result<T, FileError> {
         let filesystem = &self.store.filesystem;
-        self.depends_on = self.depends_on.max(Timestamp(filesystem.file_commit().0));
-        files.run(filesystem, body)
+        let loaded = &mut self.loaded.files;
+        let result = match &mut self.open {
+            Some(open) => open.change_files(filesystem, self.file_time_ns, loaded, body),
+            None => {
+                let begin = || filesystem.begin_changes(self.file_time_ns, loaded);
+                let changes = self.files.get_or_insert_with(begin);
+                filesystem.change_files(changes, &self.loaded.files, body)
+            }
+        };
+        if let Err(FileError::Fault(fault)) = &result {
+            let fault = Fault::File(fault.clone());
+            self.note(fault);
+        }
+        result
     }
 
-    /// What has to be loaded before this transaction can be run, if something turned out to be missing.
-    pub fn take_fault(&mut self) -> Option<Fault> {
-        self.files.as_mut()?.take_fault()
+    /// The commit that it reads at.
+    fn at(&self) -> Timestamp {
+        self.open.as_ref().map_or(NEWEST, |open| open.at())
     }
 
-    /// Drops the transaction, but finds out first whether a commit of its files would ask for something to be loaded.
+    /// Whether something that was read is missing: this transaction will not commit.
+    pub fn is_in_vain(&self) -> bool {
+        self.in_vain
+    }
+
+    /// Whether as much is noted as missing as there can be: no need to read on in vain.
+    pub fn has_all_faults(&self) -> bool {
+        self.faults.len() + self.chunk_faults.borrow().len() >= FAULTS_MAX
+    }
+
+    /// What has to be loaded before this transaction can be run; what is needed first comes first. Nothing unless it
+    /// [is in vain](Self::is_in_vain).
+    pub fn take_faults(&mut self) -> Vec<Fault> {
+        let mut faults = core::mem::take(&mut self.faults);
+        let chunks = self.chunk_faults.take();
+        faults.extend(chunks.into_iter().map(|fault| Fault::Keys(KeysFault::chunk(fault))));
+        faults
+    }
+
+    /// Asks for several keys at once that will be read: what they need is noted as missing, unless it is there.
+    pub fn want(&mut self, db: DatabaseIndex, keys: &mut dyn Iterator<Item = &[u8]>) {
+        for key in keys {
+            if self.has_all_faults() {
+                break;
+            }
+            let writes = self.writes.of(db);
+            let hidden =
+                writes.is_some_and(|writes| writes.get(key).is_some() || writes.hides(key));
+            if !hidden {
+                // Whether it is missing is noted either way.
+                let _ = self.stored(db, key);
+            }
+        }
+    }
+
+    /// Drops the transaction, but finds out first whether a commit would ask for something to be loaded. If not, the
+    /// same transaction, run again with no await in between, finds everything in memory.
     ///
     /// # Errors
     /// [`CommitError::Fault`], or what cannot be read.
-    pub fn rehearse(self) -> Result<(), CommitError> {
+    pub fn rehearse(mut self) -> Result<(), CommitError> {
+        self.found.clear();
+        self.prepare_commit(&mut Vec::new())?;
         match &self.files {
-            Some(files) => files.rehearse(&self.store.filesystem),
+            Some(changes) => self.store.rehearse_files(changes),
             None => Ok(()),
         }
     }
@@ -115,31 +237,40 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     }
 
     /// The live value of `key`, own writes included.
-    pub fn get(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
-        let Some(writes) = self.writes.of(db) else {
-            return self.stored(db, key);
-        };
-        match writes.get(key) {
-            Some(Write::Put(value, expires_at_ms)) => Some(Entry {
-                value: value.clone(),
-                expires_at_ms: *expires_at_ms,
-            }),
-            Some(Write::Delete) => None,
-            Some(Write::Append(tail)) => {
-                let mut entry = self.index().live(db).newest(key)?.live_at(self.now_ms)?;
-                entry.value.append(tail);
-                Some(entry)
-            }
-            Some(Write::Expire(expires_at_ms)) => {
-                let entry = self.index().live(db).newest(key)?.live_at(self.now_ms)?;
-                Some(Entry {
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn get(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Option<Entry>, Missing> {
+        let own = self.writes.of(db);
+        let grown = match own.and_then(|writes| writes.get(key)) {
+            Some(Write::Put(value, expires_at_ms)) => {
+                return Ok(Some(Entry {
+                    value: value.clone(),
                     expires_at_ms: *expires_at_ms,
-                    ..entry
-                })
+                }));
             }
-            None if writes.cleared => None,
-            None => self.stored(db, key),
+            Some(Write::Delete) => return Ok(None),
+            Some(Write::Grown(grown)) => Some((grown.pieces.clone(), grown.expires_at_ms)),
+            None => None,
+        };
+        if let Some((pieces, expires_at_ms)) = grown {
+            let mut value = self.read_pieces(&pieces)?;
+            let own = self.writes.of(db);
+            if let Some(Write::Grown(grown)) = own.and_then(|writes| writes.get(key)) {
+                value.append(&grown.tail);
+            }
+            return Ok(Some(Entry {
+                value,
+                expires_at_ms,
+            }));
         }
+        let Some(row) = self.live(db, key)? else {
+            return Ok(None);
+        };
+        Ok(Some(Entry {
+            value: self.value_of(&row)?,
+            expires_at_ms: row.expiry(),
+        }))
     }
 
     /// Overwrites value and expiry of `key`, of at most [`KEY_BYTES_MAX`]
@@ -152,350 +283,309 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         expires_at_ms: Option<i64>,
     ) {
         if expires_at_ms.is_some_and(|at| at <= self.now_ms) {
-            self.delete(db, key);
+            self.write(db, key, Write::Delete);
         } else {
             self.write(db, key, Write::Put(value.into(), expires_at_ms));
         }
     }
 
     /// Appends `tail` to the live value of `key`, which keeps its expiry, or creates it. Returns the
-    /// new length. Only the tail goes to the log.
-    pub fn append(&mut self, db: DatabaseIndex, key: &[u8], tail: &[u8]) -> usize {
-        let Some(mut entry) = self.get(db, key) else {
-            self.put(db, key, tail, None);
-            return tail.len();
-        };
-        let len = entry.value.len() + tail.len();
-        let own_write = self.writes.of_mut(db).get_mut(key);
-        match own_write {
-            None => self.write(db, key, Write::Append(tail.to_vec())),
-            Some(Write::Append(own_tail)) => own_tail.extend_from_slice(tail),
-            Some(own_write) => {
-                entry.value.append(tail);
-                *own_write = Write::Put(entry.value, entry.expires_at_ms);
-            }
+    /// new length. Of a large value that never expires only the tail is written.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn append(
+        &mut self,
+        db: DatabaseIndex,
+        key: &[u8],
+        tail: &[u8],
+    ) -> Result<usize, Missing> {
+        if let Some(len) = self.writes.append(db, key, tail) {
+            return Ok(len);
         }
-        len
+        let Some(row) = self.live(db, key)? else {
+            self.put(db, key, tail, None);
+            return Ok(tail.len());
+        };
+        let expires_at_ms = row.expiry();
+        let (write, len) = match row.large() {
+            Some(large) if expires_at_ms.is_none() && self.may_share() => {
+                let grown = self.grow(&large, tail)?;
+                let len = grown.len();
+                (Write::Grown(grown), len)
+            }
+            _ => {
+                let mut value = self.value_of(&row)?;
+                value.append(tail);
+                let len = value.len();
+                (Write::Put(value, expires_at_ms), len)
+            }
+        };
+        self.write(db, key, write);
+        Ok(len)
+    }
+
+    /// A large value with `tail` behind it. Its last pieces that are not longer than what follows them are written anew,
+    /// so that there are few, and each byte is written a logarithmic number of times.
+    fn grow(&mut self, large: &LargeRef<'_>, tail: &[u8]) -> Result<Grown, Missing> {
+        let mut pieces = large.pieces();
+        let mut behind = tail.len();
+        let mut joined = Pieces::new();
+        while let Some(last) = pieces.last()
+            && (last.bytes as usize <= behind || pieces.len() >= PIECES_MAX)
+        {
+            behind += last.bytes as usize;
+            joined.insert(0, *last);
+            pieces.pop();
+        }
+        let mut bytes = Vec::new();
+        if !joined.is_empty() {
+            bytes.extend_from_slice(&self.read_pieces(&joined)?);
+        }
+        bytes.extend_from_slice(tail);
+        Ok(Grown {
+            pieces,
+            tail: bytes,
+            expires_at_ms: None,
+        })
     }
 
     /// Deletes `key`; whether there was a live value.
-    pub fn delete(&mut self, db: DatabaseIndex, key: &[u8]) -> bool {
-        let existed = self.get(db, key).is_some();
-        // An expired value not yet reclaimed is as good as gone; deleting it is the reclaimer's work.
-        if existed || self.index().live(db).newest(key).is_some() {
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn delete(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<bool, Missing> {
+        let own = self.writes.of(db);
+        match own.and_then(|writes| writes.get(key)) {
+            Some(Write::Delete) => return Ok(false),
+            Some(_) => {
+                self.write(db, key, Write::Delete);
+                return Ok(true);
+            }
+            None if own.is_some_and(|writes| writes.hides(key)) => return Ok(false),
+            None => {}
+        }
+        let row = self.stored(db, key)?;
+        // An expired value not yet reclaimed is as good as gone, and goes.
+        if row.is_value() {
             self.write(db, key, Write::Delete);
         }
-        existed
+        Ok(row.is_live_at(self.now_ms))
     }
 
     /// Changes only the expiry of `key`; false when there is no live value. One that has passed
     /// deletes it.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
     pub fn set_expiry(
         &mut self,
         db: DatabaseIndex,
         key: &[u8],
         expires_at_ms: Option<i64>,
-    ) -> bool {
-        let Some(entry) = self.get(db, key) else {
-            return false;
-        };
-        if expires_at_ms.is_some_and(|at| at <= self.now_ms) {
-            self.write(db, key, Write::Delete);
-        } else if self
-            .writes
-            .of(db)
-            .is_some_and(|w| w.cleared || w.get(key).is_some())
-        {
-            self.write(db, key, Write::Put(entry.value, expires_at_ms));
-        } else {
-            self.write(db, key, Write::Expire(expires_at_ms));
+    ) -> Result<bool, Missing> {
+        let is_past = expires_at_ms.is_some_and(|at| at <= self.now_ms);
+        match self.writes.of(db).and_then(|writes| writes.get(key)) {
+            Some(Write::Delete) => return Ok(false),
+            Some(_) if is_past => {
+                self.write(db, key, Write::Delete);
+                return Ok(true);
+            }
+            Some(_) => return Ok(self.writes.expire(db, key, expires_at_ms)),
+            None => {}
         }
-        true
+        let Some(row) = self.live(db, key)? else {
+            return Ok(false);
+        };
+        let write = match row.large() {
+            _ if is_past => Write::Delete,
+            // What never expires can be shared.
+            Some(large) if row.expiry().is_none() && self.may_share() => Write::Grown(Grown {
+                pieces: large.pieces(),
+                tail: Vec::new(),
+                expires_at_ms,
+            }),
+            _ => Write::Put(self.value_of(&row)?, expires_at_ms),
+        };
+        self.write(db, key, write);
+        Ok(true)
     }
 
     /// Empties one database. Constant time; the memory comes back in the background.
     pub fn clear(&mut self, db: DatabaseIndex) {
-        self.writes.of_mut(db).clear();
+        self.writes.delete_range(db, &[], None);
     }
 
-    /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis.
-    pub fn count(&mut self, db: DatabaseIndex) -> u64 {
-        self.depends_on = self.store.committed();
-        let index = self.index();
-        let space = index.live(db);
-        let Some(writes) = self.writes.of(db) else {
-            return space.live_count();
-        };
-        let stored = |key: &Key| {
-            !writes.cleared
-                && space
-                    .newest(key)
-                    .is_some_and(|version| version.value.is_some())
-        };
-        let base = if writes.cleared {
-            0
-        } else {
-            space.live_count()
-        };
-        writes
-            .iter()
-            .fold(base, |count, (key, write)| match (write, stored(key)) {
-                (Write::Put(..), false) => count + 1,
-                (Write::Delete, true) => count - 1,
-                _ => count,
-            })
-    }
-
-    /// Visits about `count` keys from `cursor` (0 begins) and returns the next cursor (0 ends).
-    ///
-    /// SCAN's guarantee: a key that is there from the beginning to the end of a walk is visited.
-    /// Expired keys are left out; keys that this transaction created come with the last step.
-    pub fn scan(
-        &mut self,
-        db: DatabaseIndex,
-        cursor: u64,
-        count: usize,
-        keys: &mut Vec<Key>,
-    ) -> u64 {
-        self.depends_on = self.store.committed();
-        let index = self.index();
-        let space = index.live(db);
-        let Some(own) = self.writes.of(db) else {
-            let push = |key: &Key| keys.push(Key::clone(key));
-            return space.scan(cursor, count, self.now_ms, push);
-        };
-        let next = if own.cleared {
-            0
-        } else {
-            space.scan(cursor, count, self.now_ms, |key| {
-                if !matches!(own.get(key), Some(Write::Delete)) {
-                    keys.push(Key::clone(key));
-                }
-            })
-        };
-        if next == 0 {
-            let stored = |key: &Key| {
-                let newest = space.newest(key).filter(|_| !own.cleared);
-                newest.is_some_and(|version| version.is_live_at(self.now_ms))
-            };
-            let created = own
-                .iter()
-                .filter(|(key, write)| !matches!(write, Write::Delete) && !stored(key));
-            keys.extend(created.map(|(key, _)| Key::clone(key)));
+    /// Deletes every key from `start` on, up to `end`, not included. Constant time.
+    pub fn delete_range(&mut self, db: DatabaseIndex, start: &[u8], end: &[u8]) {
+        if start < end {
+            self.writes.delete_range(db, start, Some(end));
         }
-        next
-    }
-
-    /// Appends up to `limit` live keys in order after `after` to `keys`, own writes included.
-    pub fn keys_after(
-        &mut self,
-        db: DatabaseIndex,
-        after: Option<&[u8]>,
-        limit: usize,
-        keys: &mut Vec<Key>,
-    ) {
-        self.depends_on = self.store.committed();
-        let now_ms = self.now_ms;
-        let own = self.writes.of(db);
-        let cleared = own.is_some_and(|writes| writes.cleared);
-        let live = |version: &Version| !cleared && version.is_live_at(now_ms);
-        let index = self.index();
-        let stored = index.live(db).range_at(after, Timestamp(u64::MAX));
-        let mut stored = stored
-            .filter(|(_, version)| live(version))
-            .map(|(key, _)| key)
-            .peekable();
-        let written = own.map(|writes| writes.range(after));
-        let mut written = written.into_iter().flatten().peekable();
-        let end = keys.len() + limit;
-        while keys.len() < end {
-            // The smaller key comes next; an own write hides the stored one.
-            let own_first = match (stored.peek(), written.peek()) {
-                (None, None) => return,
-                (Some(stored_key), Some((own_key, _))) => own_key <= stored_key,
-                (None, Some(_)) => true,
-                (Some(_), None) => false,
-            };
-            if !own_first {
-                keys.extend(stored.next().map(Key::clone));
-            } else if let Some((key, write)) = written.next() {
-                stored.next_if(|stored_key| *stored_key == key);
-                if !matches!(write, Write::Delete) {
-                    keys.push(Key::clone(key));
-                }
-            }
-        }
-    }
-
-    /// A live key, about uniformly at random as `random` is. Own writes are seen.
-    pub fn random_key(&mut self, db: DatabaseIndex, random: u64) -> Option<Key> {
-        self.depends_on = self.store.committed();
-        if self.writes.of(db).is_some() {
-            let mut keys = Vec::new();
-            self.keys_after(db, None, 64, &mut keys);
-            let at = random.checked_rem(keys.len() as u64)?;
-            return keys.get(usize::try_from(at).ok()?).cloned();
-        }
-        self.index().live(db).random_key(random, self.now_ms)
-    }
-
-    /// Deletes up to `limit` keys whose time has come; how many.
-    pub(crate) fn delete_expired(&mut self, limit: usize) -> usize {
-        let mut count = 0;
-        for db in (0..).map(DatabaseIndex).take(DATABASE_COUNT) {
-            let index = self.index();
-            let expired = index.live(db).expired(self.now_ms).take(limit - count);
-            let expired = expired.cloned().collect::<Vec<_>>();
-            count += expired.len();
-            for key in expired {
-                self.writes.of_mut(db).insert(key, Write::Delete);
-            }
-        }
-        count
     }
 
     /// Whether nothing was written so far.
     pub fn is_read_only(&self) -> bool {
-        self.writes.is_empty() && self.files.as_ref().is_none_or(FilePart::is_empty)
-    }
-
-    /// Commits: the writes are visible to everybody, and the result says what a reply about this
-    /// transaction depends on. The reply may leave once that is durable. What only read depends on
-    /// the newest commit among those it read from.
-    ///
-    /// # Errors
-    /// Nothing happened then; see [`CommitError`].
-    pub fn commit(mut self) -> Result<Timestamp, CommitError> {
-        if self.is_read_only() {
-            return Ok(self.depends_on);
-        }
-        let growth = self.growth();
-        if self.begun != self.store.committed() {
-            return Err(CommitError::Conflict);
-        }
-        if growth.key_too_long {
-            return Err(CommitError::TooLarge);
-        }
-        self.store.check_room(&self.index(), &growth)?;
-        let files = self.files.take();
-        let encode = |payload: &mut Vec<u8>| self.encode(payload);
-        let timestamp = match files.filter(|files| !files.is_empty()) {
-            None => self.store.append(growth.payload, encode)?,
-            Some(files) => self.store.commit_files(files, &growth, encode)?,
+        let no_files = match &self.open {
+            Some(open) => open.has_no_files(),
+            None => self.files.as_ref().is_none_or(FileChanges::is_empty),
         };
-        let mut index = self.store.index.borrow_mut();
-        let nothing = Key::from([].as_slice());
-        for (db, writes) in core::mem::take(&mut self.writes).into_iter() {
-            if writes.cleared {
-                index.apply(timestamp, db, &nothing, Applied::Clear);
-                // There is garbage now.
-                self.store.changed.notify();
-            }
-            for (key, write) in writes.into_iter() {
-                let change = match write {
-                    Write::Put(value, expires_at_ms) => Applied::Put(value, expires_at_ms),
-                    Write::Delete => Applied::Delete,
-                    Write::Append(ref tail) => Applied::Append(tail),
-                    Write::Expire(expires_at_ms) => Applied::Expire(expires_at_ms),
-                };
-                index.apply(timestamp, db, &key, change);
-            }
-        }
-        Ok(timestamp)
+        self.writes.is_empty() && no_files
     }
 
-    fn encode(&self, payload: &mut Vec<u8>) {
-        for (db, writes) in self.writes.iter() {
-            if writes.cleared {
-                Record {
-                    db,
-                    key: &[],
-                    change: Change::Clear,
+    /// Whether a new version may name pieces of the stored one: nothing may come in between before it is committed.
+    fn may_share(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.sees_one_state())
+    }
+
+    /// Whether a stored value of `key` counts as a key, as far as that is known.
+    fn is_there(&self, db: DatabaseIndex, key: &[u8]) -> Result<bool, NotInMemory> {
+        let engine = &self.store.engine;
+        let key = engine_key(db, key);
+        match engine.probe(&key, &self.loaded.chunks, &self.chunk_faults)? {
+            Probe::Known(row) => Ok(row.is_value()),
+            Probe::Assumed => Ok(true),
+        }
+    }
+
+    /// What the store has of `key`, if that is live and this transaction has not deleted it.
+    fn live(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Option<Row>, Missing> {
+        if self.writes.of(db).is_some_and(|writes| writes.hides(key)) {
+            return Ok(None);
+        }
+        let row = self.stored(db, key)?;
+        Ok(row.is_live_at(self.now_ms).then_some(row))
+    }
+
+    /// What the store has of `key` at the state that is seen, and the dependency on it.
+    fn stored(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Row, Missing> {
+        if key.len() > KEY_BYTES_MAX {
+            return Ok(Row::ABSENT);
+        }
+        let key = engine_key(db, key);
+        let at = match &mut self.open {
+            None => NEWEST,
+            Some(open) => match open.note_read(&key) {
+                Ok(at) => at,
+                Err(TooLarge) => return Err(self.fail(LoadError::TransactionTooLarge)),
+            },
+        };
+        self.look_up(&key, at)
+    }
+
+    /// What the store has of `key` now, whatever the transaction sees.
+    pub(crate) fn newest(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Row, Missing> {
+        self.look_up(&engine_key(db, key), NEWEST)
+    }
+
+    fn look_up(&mut self, key: &[u8], at: Timestamp) -> Result<Row, Missing> {
+        let engine = &self.store.engine;
+        let (loaded, faults) = (&self.loaded.chunks, &self.chunk_faults);
+        let Ok(found) = engine.look_up(key, at, loaded, faults, Wanted::All) else {
+            return Err(self.miss());
+        };
+        let since = if found.row.is_value() {
+            found.row.timestamp
+        } else {
+            engine.last_removal.get().min(at)
+        };
+        self.depends_on = self.depends_on.max(since);
+        if found.is_new && self.found.len() < FOUND_MAX {
+            self.found.push(Found::Row(Key::from(key), found.row.clone()));
+        }
+        Ok(found.row)
+    }
+
+    fn value_of(&mut self, row: &Row) -> Result<Value, Missing> {
+        match &row.content {
+            RowContent::Absent => Ok(Value::default()),
+            RowContent::Inline(value) => Ok(value.clone()),
+            RowContent::Large(_) => {
+                let pieces = row.large().map(|large| large.pieces()).unwrap_or_default();
+                self.read_pieces(&pieces)
+            }
+        }
+    }
+
+    /// Reads a large value.
+    fn read_pieces(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
+        let len: usize = pieces.iter().map(|piece| piece.bytes as usize).sum();
+        // A piece is the last one of one value only.
+        let cached_as = pieces.last().map_or(0, |last| last.slot);
+        let is_small = len <= CACHED_VALUE_BYTES_MAX;
+        if is_small
+            && let Some(CacheEntry::Value(value)) =
+                self.store.engine.cache.borrow_mut().get(&CacheKey::Value(cached_as))
+        {
+            return Ok(value.clone());
+        }
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(len).is_err() {
+            return Err(self.fail(LoadError::OutOfMemory));
+        }
+        let mut is_missing = false;
+        for (offset, len) in pieces.iter().flat_map(Piece::extents) {
+            let read = self.store.filesystem.read_value(offset, len, &self.loaded.files);
+            match read {
+                Ok(extent) => bytes.extend_from_slice(&extent),
+                Err(FileError::Fault(fault)) => {
+                    is_missing = true;
+                    self.note(Fault::File(fault));
+                    if self.has_all_faults() {
+                        break;
+                    }
                 }
-                .encode(payload);
+                Err(error) => return Err(self.fail(LoadError::File(error))),
             }
-            for (key, write) in writes.iter() {
-                let change = match write {
-                    Write::Put(value, at) => Change::Put {
-                        value,
-                        expires_at_ms: *at,
-                    },
-                    Write::Delete => Change::Delete,
-                    Write::Append(tail) => Change::Append { tail },
-                    Write::Expire(at) => Change::Expire { expires_at_ms: *at },
-                };
-                Record { db, key, change }.encode(payload);
-            }
+        }
+        if is_missing {
+            return Err(self.miss());
+        }
+        let value = Value::from(bytes);
+        if is_small && self.found.len() < FOUND_MAX {
+            self.found.push(Found::Value(cached_as, value.clone()));
+        }
+        Ok(value)
+    }
+
+    fn note(&mut self, fault: Fault) {
+        self.in_vain = true;
+        if !self.has_all_faults() {
+            self.faults.push(fault);
         }
     }
 
-    fn growth(&self) -> Growth {
-        let mut growth = Growth::default();
-        let index = self.index();
-        for (db, writes) in self.writes.iter() {
-            let space = index.live(db);
-            if writes.cleared {
-                growth.payload += RECORD_BYTES_MAX;
-                growth.run -= signed(space.live_run_bytes());
-            }
-            for (key, write) in writes.iter() {
-                let newest = space.newest(key);
-                let stored = newest.and_then(|version| version.value.as_ref());
-                let stored = stored.filter(|_| !writes.cleared);
-                let old = stored.map_or(0, |value| entry_bytes(key, value.len()));
-                let new = match (write, stored) {
-                    (Write::Put(value, _), _) => entry_bytes(key, value.len()),
-                    (Write::Delete, _) => 0,
-                    (Write::Append(tail), _) => old + signed(tail.len() as u64),
-                    (Write::Expire(_), _) => old,
-                };
-                let logged = match write {
-                    Write::Put(value, _) => value.len(),
-                    Write::Append(tail) => tail.len(),
-                    Write::Delete | Write::Expire(_) => 0,
-                };
-                growth.payload += RECORD_BYTES_MAX + key.len() + logged;
-                growth.key_too_long |= key.len() > KEY_BYTES_MAX;
-                if newest.is_some_and(|version| {
-                    index.pins.any_in(version.timestamp, Timestamp(u64::MAX))
-                }) {
-                    growth.kept += old + signed(OLDER_VERSION_BYTES as u64);
-                }
-                growth.memory += new - old;
-                growth.memory += match (new > 0, old > 0) {
-                    (true, false) => signed(ENTRY_BYTES as u64),
-                    (false, true) => -signed(ENTRY_BYTES as u64),
-                    _ => 0,
-                };
-                growth.run += new - old;
-            }
-        }
-        growth
+    fn miss(&mut self) -> Missing {
+        self.in_vain = true;
+        Missing::new()
     }
 
-    /// The live value in the store, and the dependency on it.
-    fn stored(&mut self, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
-        let index = self.index();
-        let version = index.live(db).newest(key);
-        let read_from = version.map_or(index.last_removal(), |version| version.timestamp);
-        let entry = version.and_then(|version| version.live_at(self.now_ms));
-        self.depends_on = self.depends_on.max(read_from);
-        entry
+    /// What would be read cannot be: whoever loads it is told so.
+    fn fail(&mut self, error: LoadError) -> Missing {
+        self.in_vain = true;
+        self.faults.insert(0, Fault::Keys(KeysFault::failed(error)));
+        Missing::new()
     }
 
-    fn index(&self) -> Ref<'s, Index> {
-        self.store.index.borrow()
-    }
-
-    fn write(&mut self, db: DatabaseIndex, key: &[u8], write: Write) {
-        self.writes.of_mut(db).insert(Key::from(key), write);
+    pub(crate) fn write(&mut self, db: DatabaseIndex, key: &[u8], write: Write) {
+        self.writes.insert(db, Key::from(key), write);
     }
 }
 
-fn entry_bytes(key: &Key, value_len: usize) -> i64 {
-    signed((RUN_RECORD_BYTES_MAX + key.len() + value_len) as u64)
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
+impl<D: BlockDevice> Transaction<'_, D> {
+    /// Puts what was read into the cache.
+    fn remember(&mut self) {
+        // It is of the newest state as long as nothing was committed since.
+        if self.found.is_empty() || self.begun != self.store.committed() {
+            return;
+        }
+        let mut cache = self.store.engine.cache.borrow_mut();
+        for found in self.found.drain(..) {
+            match found {
+                Found::Row(key, row) => cache.insert(&CacheKey::Row(&key), CacheEntry::Row(row)),
+                Found::Value(slot, value) => {
+                    cache.insert(&CacheKey::Value(slot), CacheEntry::Value(value));
+                }
+            }
+        }
+    }
 }

@@ -23,6 +23,16 @@ impl Value {
         }
         bytes.extend_from_slice(tail);
     }
+
+    /// Makes it as long as it was.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        Rc::make_mut(&mut self.0).truncate(len);
+    }
+
+    /// Memory that goes with the last of its clones.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.0.capacity()
+    }
 }
 
 impl From<Vec<u8>> for Value {

@@ -1,6 +1,7 @@
-//! The parts of the engine that holds more than memory (`ENGINE.md`, section 10): each stands by itself, and nothing
-//! uses them yet.
+//! The engine that holds more than memory (`ENGINE.md`).
 //!
+//! - `state`: all that is in memory of what is stored; `apply`: how a commit gets there; `counts`: how many keys there are;
+//! - `look_up`: what a key has; `loads`: how readers get what is not in memory; `cached`: what the cache holds;
 //! - `types`, `varint`: what they share;
 //! - `pool`: memory in pieces of one size;
 //! - `range_set`: range deletes;
@@ -14,11 +15,16 @@
 //! - `manifest`, `timeline`: what a checkpoint keeps; `payload`: what a commit says in the log;
 //! - `pick`: what compaction does next.
 
+pub(crate) mod apply;
 pub mod block;
 pub mod budget;
 pub mod cache;
+pub(crate) mod cached;
+pub(crate) mod counts;
 pub mod filter;
 pub mod keep;
+pub(crate) mod loads;
+pub(crate) mod look_up;
 pub mod manifest;
 pub mod memtable;
 pub mod merge;
@@ -27,6 +33,7 @@ pub mod pick;
 pub mod pool;
 pub mod range_set;
 pub mod rewrite;
+pub(crate) mod state;
 pub mod table;
 pub mod timeline;
 pub mod tree;

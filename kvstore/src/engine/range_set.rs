@@ -96,6 +96,22 @@ impl RangeSet {
         }
     }
 
+    /// Adds many at once, and takes the room for them.
+    ///
+    /// # Errors
+    /// There is not so much memory. Some may be in.
+    pub fn insert_all<'r>(
+        &mut self,
+        ranges: impl Iterator<Item = RangeDelete<'r>>,
+    ) -> Result<(), OutOfMemory> {
+        for range in ranges.filter(|range| range.start < range.end) {
+            self.reserve(1, range.start.len() + range.end.len())?;
+            self.push(range.start, range.end, range.timestamp);
+        }
+        self.settle();
+        Ok(())
+    }
+
     fn push(&mut self, start: &[u8], end: &[u8], timestamp: Timestamp) {
         let (start, end) = (self.keep(start), self.keep(end));
         self.items.push(Item {

@@ -5,13 +5,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::keep::{Keeper, Met, Rules};
 use super::manifest::Count;
 use super::merge::Merge;
 use super::range_set::{Covering, RangeSet};
 use super::table::{ChunkSink, Pushed, TableBuilder, TableSummary, separator};
-use super::types::{Missing, OutOfMemory};
+use super::types::{Missing, OutOfMemory, Piece};
 use crate::{DATABASE_COUNT, Key, Timestamp};
 
 /// Bytes that a range delete takes in a table, about, and those of all that a table keeps room for.
@@ -84,7 +85,23 @@ pub struct Rewrite<'r> {
     is_met: bool,
     /// What the keeper gave last is not in a table yet.
     is_unwritten: bool,
+    unsettled: Unsettled,
+    /// The last key of which nothing was left, if it is behind all that the table has.
+    vanished: Vec<u8>,
+    /// The table is full because of what it lists, and ends behind the last key that was met.
+    ends_behind_last: bool,
+    met_bytes: u64,
     counts: [Count; DATABASE_COUNT],
+}
+
+/// What came of a key of which nothing is in a table yet. If the table is full all may end before this key, and whoever goes on from there meets it
+/// once more: until then it is as if it had not been met.
+#[derive(Default)]
+struct Unsettled {
+    dropped: Vec<Piece>,
+    by: Count,
+    /// A version of the key is in a table: nothing has to wait.
+    is_settled: bool,
 }
 
 impl<'r> Rewrite<'r> {
@@ -102,10 +119,7 @@ impl<'r> Rewrite<'r> {
         hash_seed: u64,
     ) -> Result<Self, OutOfMemory> {
         let mut kept_ranges = RangeSet::default();
-        for range in ranges.iter().filter(|range| rules.keeps_range(range)) {
-            kept_ranges.reserve(1, range.start.len() + range.end.len())?;
-            kept_ranges.insert(range.start, range.end, range.timestamp);
-        }
+        kept_ranges.insert_all(ranges.iter().filter(|range| rules.keeps_range(range)))?;
         let mut first = Vec::new();
         first.try_reserve_exact(from.len())?;
         first.extend_from_slice(from);
@@ -124,6 +138,10 @@ impl<'r> Rewrite<'r> {
             hidden_below: None,
             is_met: false,
             is_unwritten: false,
+            unsettled: Unsettled::default(),
+            vanished: Vec::new(),
+            ends_behind_last: false,
+            met_bytes: 0,
             counts: [Count::default(); DATABASE_COUNT],
         })
     }
@@ -140,6 +158,11 @@ impl<'r> Rewrite<'r> {
         let mut left = versions;
         loop {
             if self.is_unwritten && !self.write(sink)? {
+                return Ok(Progress::Full);
+            }
+            if !self.has_key && self.builder.lists_many() {
+                // Nothing may be left of any number of keys: what they give up ends a table, too.
+                self.ends_behind_last = true;
                 return Ok(Progress::Full);
             }
             if left == 0 {
@@ -177,7 +200,9 @@ impl<'r> Rewrite<'r> {
             self.key.try_reserve(key.len()).map_err(OutOfMemory::from)?;
             self.key.extend_from_slice(key);
             self.has_key = true;
+            self.unsettled.is_settled = false;
         }
+        self.met_bytes += (key.len() + version.content.bytes().len()) as u64;
         let emitted = self.keeper.meet(&Met {
             version,
             source,
@@ -186,24 +211,53 @@ impl<'r> Rewrite<'r> {
         })?;
         self.is_unwritten = emitted.is_some();
         self.is_met = true;
-        self.take_dropped()
+        Ok(self.take_dropped()?)
     }
 
     fn end_key(&mut self) -> Result<(), StepError> {
         let end = self.keeper.end_key()?;
         self.has_key = false;
         self.is_unwritten = end.kept.is_some();
-        let db = self.key.first().copied().unwrap_or_default();
-        if let Some(count) = self.counts.get_mut(usize::from(db)) {
-            count.keys += end.count;
-            count.expiring -= i64::from(end.expired);
+        self.unsettled.by = Count {
+            keys: end.count,
+            expiring: -i64::from(end.expired),
+        };
+        self.take_dropped()?;
+        if !self.is_unwritten && !self.unsettled.is_settled {
+            self.vanished.clear();
+            self.vanished
+                .try_reserve(self.key.len())
+                .map_err(OutOfMemory::from)?;
+            self.vanished.extend_from_slice(&self.key);
         }
-        self.take_dropped()
+        if !self.is_unwritten {
+            self.settle()?;
+        }
+        Ok(())
     }
 
-    fn take_dropped(&mut self) -> Result<(), StepError> {
+    fn take_dropped(&mut self) -> Result<(), OutOfMemory> {
         for piece in self.keeper.take_dropped() {
-            self.builder.drop_pieces(&[piece])?;
+            if self.unsettled.is_settled {
+                self.builder.drop_pieces(&[piece])?;
+            } else {
+                self.unsettled.dropped.try_reserve(1)?;
+                self.unsettled.dropped.push(piece);
+            }
+        }
+        Ok(())
+    }
+
+    /// What came of the key counts from now on.
+    fn settle(&mut self) -> Result<(), OutOfMemory> {
+        self.unsettled.is_settled = true;
+        self.builder.drop_pieces(&self.unsettled.dropped)?;
+        self.unsettled.dropped.clear();
+        let by = core::mem::take(&mut self.unsettled.by);
+        let db = self.key.first().copied().unwrap_or_default();
+        if let Some(count) = self.counts.get_mut(usize::from(db)) {
+            count.keys += by.keys;
+            count.expiring += by.expiring;
         }
         Ok(())
     }
@@ -218,6 +272,7 @@ impl<'r> Rewrite<'r> {
                 let bytes = self.key.len() + kept.version.content.bytes().len();
                 self.builder.note_history(bytes as u64);
             }
+            self.settle()?;
         }
         Ok(is_taken)
     }
@@ -232,15 +287,24 @@ impl<'r> Rewrite<'r> {
         sink: &mut impl ChunkSink,
         to: Option<&[u8]>,
     ) -> Result<Option<Ended>, OutOfMemory> {
+        // All that has come to its end is before the table's, also keys of which nothing was left.
+        let last = self.builder.last_key().max(&self.vanished[..]);
+        let mut behind = Vec::new();
         let to = if self.is_unwritten {
-            Some(separator(self.builder.last_key(), &self.key))
+            Some(separator(last, &self.key))
+        } else if core::mem::take(&mut self.ends_behind_last) {
+            behind.try_reserve(last.len() + 1)?;
+            behind.extend_from_slice(last);
+            behind.push(0);
+            Some(&behind[..])
         } else {
             to
         };
+        let is_nowhere = to.is_some_and(|to| to <= &self.from[..]);
         let has_ranges = self
             .kept_ranges
             .overlaps_newer(&self.from, to, Timestamp(0));
-        if self.builder.is_empty() && has_ranges.is_none() {
+        if is_nowhere || (self.builder.is_empty() && has_ranges.is_none()) {
             return Ok(None);
         }
         let next = new_table(self.hash_seed, &self.kept_ranges);
@@ -259,7 +323,20 @@ impl<'r> Rewrite<'r> {
         Ok(Some(ended))
     }
 
-    /// By how much counts of keys change, so far.
+    /// Lists slots that a table among the sources had listed, and that are not free yet.
+    ///
+    /// # Errors
+    /// There is no memory. All is to be given up.
+    pub fn drop_slots(&mut self, slots: Range<u64>) -> Result<(), OutOfMemory> {
+        self.builder.drop_slots(slots)
+    }
+
+    /// Bytes of keys and values that were met so far.
+    pub fn met_bytes(&self) -> u64 {
+        self.met_bytes
+    }
+
+    /// By how much counts of keys change, so far: of those that are before the end of the last table.
     pub fn counts(&self) -> &[Count; DATABASE_COUNT] {
         &self.counts
     }
@@ -275,11 +352,14 @@ fn new_table(hash_seed: u64, ranges: &RangeSet) -> TableBuilder {
 mod tests {
     use super::*;
     use crate::engine::manifest::RunRef;
+    use crate::engine::memtable::Memtable;
     use crate::engine::merge::Source;
+    use crate::engine::pool::ChunkPool;
     use crate::engine::table::tests::{Segments, retried};
     use crate::engine::table::{Dropped, RunCursor, RunRanges, TableRef};
     use crate::engine::testing::{Random, random_key, seed};
     use crate::engine::tree::tests::World;
+    use crate::engine::types::{Content, LargeRef, NEVER, Piece, VersionRef};
 
     /// Runs, and what is in the memtable.
     fn world(random: &mut Random) -> World {
@@ -446,5 +526,98 @@ mod tests {
             }
         }
         assert!(most > 2, "{most} tables at most");
+    }
+
+    /// What the tables list as dropped, and by how much counts change, when the work begins anew behind each table as often as `random` says.
+    fn counted(memtable: &Memtable, random: &mut Random, stops: bool) -> (Vec<u64>, i64, usize) {
+        let (none, mut from, mut tables) = (RangeSet::default(), Vec::new(), 0);
+        let (mut dropped, mut keys) = (Vec::new(), 0);
+        loop {
+            let source = Source {
+                cursor: Box::new(memtable.cursor()),
+                ranges: Box::new(&none),
+                last: memtable.last(),
+            };
+            let mut merge = Merge::new(alloc::vec![source], Timestamp(u64::MAX));
+            merge.seek(&from).unwrap();
+            let rules = Rules {
+                pins: &[],
+                floor: Timestamp(u64::MAX),
+                now_ms: 0,
+                bottom: true,
+            };
+            let mut rewrite = Rewrite::new(merge, rules, &none, Vec::new(), &from, 7).unwrap();
+            let cut = loop {
+                let mut sink = Segments::new(4 << 10, 1);
+                let progress = loop {
+                    match rewrite.step(&mut sink, 1 + random.index(30)).unwrap() {
+                        Progress::More => {}
+                        progress => break progress,
+                    }
+                };
+                let ended = rewrite.end_table(&mut sink, None).unwrap();
+                let to = ended.as_ref().and_then(|ended| ended.to.clone());
+                if let Some(ended) = ended {
+                    dropped.push(ended.table.stats.dropped_slots);
+                    tables += 1;
+                }
+                if progress == Progress::Done {
+                    break None;
+                }
+                if stops && random.one_in(2) {
+                    break to;
+                }
+            };
+            keys += rewrite.counts()[5].keys;
+            let Some(cut) = cut else {
+                return (dropped, keys, tables);
+            };
+            from = cut.to_vec();
+        }
+    }
+
+    #[test]
+    fn what_comes_of_a_key_counts_once_wherever_a_step_ends() {
+        let mut random = Random::new(seed(81));
+        for _ in 0..20 {
+            let mut memtable = Memtable::new(ChunkPool::new(4), 1, Timestamp(0));
+            let mut keys: Vec<Vec<u8>> = Vec::new();
+            for _ in 0..200 {
+                let letters = (0..1 + random.index(9)).map(|_| b"ab"[random.index(2)]);
+                keys.push(core::iter::once(b'\x05').chain(letters).collect());
+            }
+            keys.sort();
+            keys.dedup();
+            let mut put = |key: &[u8], at: u64, content: Content<'_>| {
+                let entry = core::iter::once((key, content.bytes().len()));
+                memtable.reserve(entry, core::iter::empty()).unwrap();
+                let version = VersionRef {
+                    timestamp: Timestamp(at),
+                    expires_at_ms: NEVER,
+                    below: true,
+                    content,
+                };
+                memtable.insert(key, &version, false);
+            };
+            // Each key's share is wrong by one, and each has replaced a large value of one slot, far from all others.
+            for (slot, key) in (0..).zip(&keys) {
+                let mut large = Vec::new();
+                let piece = Piece { slot: slot * 10, bytes: 1000 };
+                LargeRef::encode(&[piece], 0, &mut large);
+                put(key, 1, Content::Large(LargeRef::parse(&large).unwrap()));
+            }
+            for key in &keys {
+                let value = alloc::vec![random.next_u64().to_le_bytes()[0]; random.index(300)];
+                let gone = random.one_in(3);
+                put(key, 2, if gone { Content::Tombstone } else { Content::Inline(&value) });
+            }
+            let (whole, count, tables) = counted(&memtable, &mut random, false);
+            assert!(tables > 3, "{tables} tables");
+            assert_eq!(count, i64::try_from(keys.len()).unwrap());
+            assert_eq!(whole.iter().sum::<u64>(), keys.len() as u64);
+            let (parts, count, _) = counted(&memtable, &mut random, true);
+            assert_eq!(count, i64::try_from(keys.len()).unwrap());
+            assert_eq!(parts.iter().sum::<u64>(), keys.len() as u64);
+        }
     }
 }

@@ -9,12 +9,14 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
+use lfs::ObjectId;
+
 use super::manifest::RunRef;
 use super::memtable::Memtable;
 use super::merge::{Merge, Source};
 use super::pool::ChunkPool;
 use super::range_set::Covering as _;
-use super::table::{ChunkSource, Found, RunCursor, RunRanges, run_get};
+use super::table::{ChunkSource, Dropped, Found, RunCursor, RunRanges, run_get};
 use super::types::{Missing, OutOfMemory, VersionRef};
 use crate::Timestamp;
 
@@ -38,6 +40,16 @@ pub enum Seen<'t> {
     InMemory(VersionRef<'t>),
     /// A block of a table.
     InTable(Found),
+}
+
+/// What memtables say of a key.
+pub enum InMemtables<'t> {
+    /// It has this value, expired or not.
+    Value(VersionRef<'t>),
+    /// It has none since this commit.
+    Nothing(Timestamp),
+    /// They have no version of it; of what is older, all before this commit is hidden.
+    Older(Option<Timestamp>),
 }
 
 impl Seen<'_> {
@@ -76,6 +88,11 @@ impl Tree {
     pub fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         let frozen = self.frozen.iter().map(Rc::as_ref);
         core::iter::once(&self.active).chain(frozen)
+    }
+
+    /// How many memtables wait for a flush.
+    pub fn frozen_count(&self) -> usize {
+        self.frozen.len()
     }
 
     /// The runs, newest first.
@@ -121,6 +138,26 @@ impl Tree {
         Ok(self.frozen.pop())
     }
 
+    /// As [`flushed`](Self::flushed), with all runs there are then.
+    pub fn flushed_into(&mut self, runs: Vec<RunRef>) -> Option<Rc<Memtable>> {
+        self.runs = runs;
+        self.frozen.pop()
+    }
+
+    /// The dropped slots that these tables list are free. They are in the order of their numbers.
+    pub fn mark_swept(&mut self, objects: &[ObjectId]) {
+        let tables = self.runs.iter_mut().flat_map(|run| &mut run.tables);
+        for table in tables.filter(|table| objects.binary_search(&table.object).is_ok()) {
+            table.dropped = Dropped::Swept;
+        }
+    }
+
+    /// Up to where the memtable that [`to_flush`](Self::to_flush) gives has all commits.
+    pub fn to_flush_until(&self) -> Option<Timestamp> {
+        let newer = self.memtables().map(Memtable::first);
+        newer.take(self.frozen.len()).last()
+    }
+
     /// Puts other runs in the place of those there are: what a step of a compaction came to. They hold the same commits.
     pub fn install(&mut self, runs: Vec<RunRef>) {
         self.runs = runs;
@@ -136,20 +173,49 @@ impl Tree {
         key: &[u8],
         at: Timestamp,
     ) -> Result<Option<Seen<'_>>, Missing> {
-        let is_shown = |version: &VersionRef<'_>, below: Option<Timestamp>| {
-            version.is_value() && below.is_none_or(|below| version.timestamp >= below)
-        };
+        match self.get_newest(key, at) {
+            InMemtables::Value(version) => Ok(Some(Seen::InMemory(version))),
+            InMemtables::Nothing(_) => Ok(None),
+            InMemtables::Older(hidden_below) => {
+                let found = self.get_in_runs(source, key, at, hidden_below)?;
+                Ok(found.map(Seen::InTable))
+            }
+        }
+    }
+
+    /// What memtables say of that.
+    pub fn get_newest(&self, key: &[u8], at: Timestamp) -> InMemtables<'_> {
         // All that is older is hidden.
         let mut hidden_below = None;
         for memtable in self.memtables() {
-            if hidden_below > Some(memtable.last()) {
-                return Ok(None);
+            if let Some(below) = hidden_below
+                && below > memtable.last()
+            {
+                return InMemtables::Nothing(below);
             }
             hidden_below = hidden_below.max(memtable.ranges().newest_covering(key, at));
             if let Some(version) = memtable.get(key, at) {
-                return Ok(is_shown(&version, hidden_below).then_some(Seen::InMemory(version)));
+                return match hidden_below {
+                    Some(below) if version.timestamp < below => InMemtables::Nothing(below),
+                    _ if version.is_value() => InMemtables::Value(version),
+                    _ => InMemtables::Nothing(version.timestamp),
+                };
             }
         }
+        InMemtables::Older(hidden_below)
+    }
+
+    /// What runs say of it, when memtables have no version of it, but hide what is older than `hidden_below`.
+    ///
+    /// # Errors
+    /// Something is not in memory.
+    pub fn get_in_runs<S: ChunkSource>(
+        &self,
+        source: &S,
+        key: &[u8],
+        at: Timestamp,
+        mut hidden_below: Option<Timestamp>,
+    ) -> Result<Option<Found>, Missing> {
         let mut until = Vec::new();
         for run in &self.runs {
             if hidden_below > Some(run.last) {
@@ -160,13 +226,41 @@ impl Tree {
             let (covering, _) = ranges.covering_until(key, at, &mut until)?;
             hidden_below = hidden_below.max(covering);
             if let Some(found) = run_get(tables, source, key, at)? {
-                let shown = found
-                    .version()
-                    .is_some_and(|version| is_shown(&version, hidden_below));
-                return Ok(shown.then_some(Seen::InTable(found)));
+                let shown = found.version().is_some_and(|version| {
+                    let is_hidden = hidden_below.is_some_and(|below| version.timestamp < below);
+                    version.is_value() && !is_hidden
+                });
+                return Ok(shown.then_some(found));
             }
         }
         Ok(None)
+    }
+
+    /// When `key` was deleted with a range for the last time up to `at`.
+    ///
+    /// # Errors
+    /// Something is not in memory.
+    pub fn deleted_at<S: ChunkSource>(
+        &self,
+        source: &S,
+        key: &[u8],
+        at: Timestamp,
+    ) -> Result<Option<Timestamp>, Missing> {
+        let in_memory = self.memtables();
+        let mut newest = in_memory
+            .filter_map(|memtable| memtable.ranges().newest_covering(key, at))
+            .max();
+        let mut until = Vec::new();
+        for run in &self.runs {
+            if newest >= Some(run.last) {
+                break;
+            }
+            let tables = &run.tables[..];
+            let ranges = RunRanges { tables, source };
+            let (covering, _) = ranges.covering_until(key, at, &mut until)?;
+            newest = newest.max(covering);
+        }
+        Ok(newest)
     }
 
     /// All sources as one, as a reader at `at` sees them.

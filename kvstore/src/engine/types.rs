@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+pub use lfs::ChunkRef;
 use smallvec::SmallVec;
 
 use super::varint::{put_varint, take_len, take_varint};
@@ -35,15 +36,6 @@ const PIECE_EXTENT_BYTES: u32 = 64 << 10;
 /// one of five.
 pub const LARGE_REF_BYTES_MAX: usize = 15 + PIECES_MAX * 13;
 
-/// A chunk of an object: where it begins, and how long what it holds is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub struct ChunkRef {
-    /// Bytes from the object's start.
-    pub offset: u64,
-    /// Bytes that were put.
-    pub len: u32,
-}
-
 /// A part of a large value: bytes in a row of the value file, as extents of at most 64 KiB with a hole behind each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
@@ -63,6 +55,18 @@ impl Piece {
         );
         let rest = if rest > 0 { slots_of(rest) } else { 0 };
         u64::from(whole) * slots_of(PIECE_EXTENT_BYTES) + rest
+    }
+
+    /// Its extents in the value file: bytes from its start, and how many.
+    pub fn extents(&self) -> impl Iterator<Item = (u64, usize)> {
+        let slots = u64::from(PIECE_EXTENT_BYTES) / SLOT_BYTES + 1;
+        let first = self.slot;
+        let mut left = self.bytes;
+        (0..).map_while(move |number| {
+            let bytes = left.min(PIECE_EXTENT_BYTES);
+            left -= bytes;
+            (bytes > 0).then_some(((first + number * slots) * SLOT_BYTES, bytes as usize))
+        })
     }
 }
 

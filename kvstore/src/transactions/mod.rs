@@ -1,8 +1,16 @@
-//! Open transactions: what they read, what they lock (`ENGINE.md`, section 4).
+//! Transactions that stay open (`ENGINE.md`, section 4).
 //!
-//! Under construction: its parts are here and tested, and nothing of the store uses them yet.
+//! - `open`: begin, statements, savepoints; `commit`: how they end; `registry`: those there are, their limits, who waits for locks;
+//! - `changes`, `digest`: what was written since a commit; `reads`: what was read; `locks`.
 
 pub mod changes;
+mod commit;
 pub mod digest;
 pub mod locks;
+pub(crate) mod open;
 pub mod reads;
+pub(crate) mod registry;
+
+pub use commit::{CommitStop, Committed, Conflict, TOKEN_BYTES_MAX};
+pub use open::{BeginError, BeginOptions, Ended, Isolation, LockStop, OpenTransaction, SavepointError};
+pub use registry::{OpenTransactions, TransactionLimits};

@@ -31,6 +31,9 @@ const SHARDS: usize = 64;
 /// Range deletes from which on a memtable should be flushed.
 pub const RANGE_DELETES_MAX: usize = 1024;
 
+/// Places of a hash table that are looked at for a key at random.
+const RANDOM_TRIES: u32 = 8;
+
 /// The versions and range deletes of some commits in a row.
 pub struct Memtable {
     arena: Arena,
@@ -200,6 +203,20 @@ impl Memtable {
                 return Some((key, newest));
             }
             node = self.order.behind(&self.arena, node);
+        }
+        None
+    }
+
+    /// A key, about uniformly at random as `random` is; none if the places that it says are free.
+    pub fn random_key(&self, random: u64) -> Option<&[u8]> {
+        let shard = self.shards.get(shard_of(random))?;
+        let buckets = shard.num_buckets();
+        for try_number in 0..RANDOM_TRIES {
+            let place = random.rotate_left(7 * try_number).wrapping_add(try_number.into());
+            let bucket = usize::try_from(place % (buckets.max(1) as u64)).ok()?;
+            if let Some(node) = shard.get_bucket(bucket) {
+                return Some(order::key_of(&self.arena, Handle::of_number(*node)));
+            }
         }
         None
     }

@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use lfs::CHUNK_HEAD_BYTES_MAX;
+
 use super::head::{Head, RangesRef, TableStats, put_slots};
 use super::{CHUNK_BYTES_MAX, ChunkSink, PARTITION_BLOCKS, put_ref};
 use crate::Timestamp;
@@ -31,9 +33,6 @@ const DROPPED_CHUNK_BYTES: usize = 32 << 10;
 
 /// Dropped ranges from which on a table is full: they are in memory until it is finished.
 const DROPPED_MAX: usize = 65_536;
-
-/// Bytes that a chunk takes beyond its own, at most: with a key.
-const CHUNK_OVERHEAD: usize = 48;
 
 /// Bytes of a dropped range, about.
 const DROPPED_RANGE_BYTES: usize = 6;
@@ -197,6 +196,11 @@ impl TableBuilder {
         Ok(())
     }
 
+    /// Whether it lists so many dropped slots that it is full.
+    pub fn lists_many(&self) -> bool {
+        self.dropped.len() > DROPPED_MAX
+    }
+
     /// Counts bytes that are kept for history alone.
     pub fn note_history(&mut self, bytes: u64) {
         self.head.stats.history_bytes += bytes;
@@ -255,7 +259,7 @@ impl TableBuilder {
         // Separators that may still become entries of the head.
         let separators = [&self.partition_from.key, &self.block_from.key, key];
         let index = self.partitions.bytes() + self.partitions.growth(&separators);
-        if index > HEAD_INDEX_BYTES_MAX || self.dropped.len() > DROPPED_MAX {
+        if index > HEAD_INDEX_BYTES_MAX || self.lists_many() {
             return false;
         }
         let block = self.block.bytes() + entry_bytes;
@@ -270,7 +274,7 @@ impl TableBuilder {
             .max(head)
             .min(CHUNK_BYTES_MAX);
         let needed = block + filter + partition + head + dropped + self.reserved + gap;
-        (needed + 8 * CHUNK_OVERHEAD) as u64 <= sink.room()
+        (needed + 8 * CHUNK_HEAD_BYTES_MAX) as u64 <= sink.room()
     }
 
     fn end_block(&mut self, sink: &mut impl ChunkSink) -> Result<(), OutOfMemory> {

@@ -5,10 +5,10 @@ use alloc::rc::Rc;
 use super::{
     ChunkSource, Head, TableRef, decode_refs, get_block, get_filter, get_head, get_partition,
 };
-use crate::Timestamp;
 use crate::engine::block::BlockCursor;
 use crate::engine::filter::{filter_may_contain, key_hash};
 use crate::engine::types::{ChunkRef, Cursor, Missing, VersionRef};
+use crate::{Key, Timestamp};
 
 /// Blocks that a walk asks for ahead, at most.
 const AHEAD_MAX: u32 = 32;
@@ -59,6 +59,41 @@ pub fn table_get<S: ChunkSource>(
         .version()
         .is_some_and(|(found, version)| found == key && version.timestamp <= at);
     Ok(is_it.then_some(Found(place.entries)))
+}
+
+/// A key of the table, about uniformly at random as `random` is: of a random block of a random partition a random one.
+///
+/// # Errors
+/// Something is not in memory.
+pub fn table_random_key<S: ChunkSource>(
+    table: &TableRef,
+    source: &S,
+    random: u64,
+) -> Result<Option<Key>, Missing> {
+    let reader = Reader { table, source };
+    let head = reader.head()?;
+    let Some(partitions) = head.partitions.as_ref() else {
+        return Ok(None);
+    };
+    let partitions = one_of(partitions.cursor(), random);
+    let blocks = one_of(reader.blocks(&partitions)?, random >> 16);
+    let entries = one_of(reader.entries(&blocks, 0)?, random >> 32);
+    let key = entries.version().map(|(key, _)| key);
+    Ok(key.filter(|key| table.has(key)).map(Key::from))
+}
+
+/// Stands on one of the entries.
+fn one_of(mut entries: BlockCursor, random: u64) -> BlockCursor {
+    let mut count = 1;
+    entries.first();
+    while entries.advance() {
+        count += 1;
+    }
+    entries.first();
+    for _ in 0..random % count {
+        entries.advance();
+    }
+    entries
 }
 
 /// Where the version at or behind (`key`, `at`) is, if it is not the first of the next partition.
@@ -193,10 +228,22 @@ impl<S: ChunkSource> Reader<'_, S> {
         Ok(get_partition(self.source, self.table.object, at, 0)?.cursor())
     }
 
+    /// The block, of which `ahead` more are asked for if it is not there.
     fn entries(&self, blocks: &BlockCursor, ahead: u32) -> Result<BlockCursor, Missing> {
         let [at] = refs_of(blocks);
-        let block = get_block(self.source, self.table.object, at, ahead)?;
-        Ok(BlockCursor::new(block))
+        let block = get_block(self.source, self.table.object, at, ahead);
+        if block.is_err() {
+            let mut next = blocks.clone();
+            for _ in 0..ahead {
+                if !next.advance() {
+                    break;
+                }
+                let [at] = refs_of(&next);
+                // Whether it is there or not: it is noted.
+                let _ = get_block(self.source, self.table.object, at, 0);
+            }
+        }
+        Ok(BlockCursor::new(block?))
     }
 }
 

@@ -164,12 +164,13 @@ impl RangesRef {
         self.at
     }
 
-    pub(super) fn from(&self) -> &[u8] {
+    /// None of them begins before this.
+    pub fn from(&self) -> &[u8] {
         &self.from
     }
 
     /// Whether none of them covers `key` or what is behind it.
-    pub(super) fn ends_before(&self, key: &[u8]) -> bool {
+    pub fn ends_before(&self, key: &[u8]) -> bool {
         !self.to.is_empty() && *self.to <= *key
     }
 }

@@ -15,7 +15,7 @@ mod head;
 mod run;
 
 pub use builder::{Pushed, TableBuilder, TableSummary, separator};
-pub use cursor::{Found, TableCursor, table_get};
+pub use cursor::{Found, TableCursor, table_get, table_random_key};
 pub use head::{DroppedSlots, Head, RangesRef, TableStats};
 pub use run::{RunCursor, RunRanges, run_get};
 
@@ -28,10 +28,9 @@ use super::block::{Block, BlockCursor};
 use super::range_set::{Covering, RangeSet};
 use super::types::{BlockError, ChunkRef, Content, Malformed, Missing, OutOfMemory};
 use super::varint::{put_varint, take_len, take_varint};
-use crate::{Key, Timestamp};
+use crate::{DatabaseIndex, Key, Timestamp};
 
-/// Bytes of a chunk, at most.
-pub const CHUNK_BYTES_MAX: usize = 128 << 10;
+pub use lfs::CHUNK_BYTES_MAX;
 
 /// Blocks of a partition, unless separators are long, or the head is.
 pub const PARTITION_BLOCKS: usize = 64;
@@ -113,6 +112,18 @@ impl Cached {
         })
     }
 
+    /// What it was asked for as.
+    pub fn kind(&self) -> ChunkKind {
+        match self {
+            Self::Head(_) => ChunkKind::Head,
+            Self::Partition(_) => ChunkKind::Partition,
+            Self::Filter(_) => ChunkKind::Filter,
+            Self::Block(_) => ChunkKind::Block,
+            Self::Ranges(_) => ChunkKind::Ranges,
+            Self::Dropped(_) => ChunkKind::Dropped,
+        }
+    }
+
     /// Memory that it takes.
     pub fn memory_bytes(&self) -> usize {
         match self {
@@ -149,6 +160,12 @@ impl TableRef {
     /// Whether `key` would be here.
     pub fn has(&self, key: &[u8]) -> bool {
         *self.from <= *key && self.to.as_ref().is_none_or(|to| *key < **to)
+    }
+
+    /// Whether keys of `db` would be here.
+    pub fn may_have_of(&self, db: DatabaseIndex) -> bool {
+        let behind = self.to.as_ref().is_none_or(|to| **to > [db.0][..]);
+        behind && self.from.first().is_none_or(|first| *first <= db.0)
     }
 }
 

@@ -1,0 +1,196 @@
+//! Reading chunks of tables for those who can be run again: what is not in memory is noted, loaded, and held for them until they are through.
+//!
+//! A chunk is looked for in what was loaded for this reader, then in the cache. Two who miss one chunk make one request.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use lfs::{BlockDevice, Notify, ObjectId, ObjectReadError};
+
+use super::cache::{Cache, CacheKey};
+use super::cached::CacheEntry;
+use super::table::{Cached, ChunkKind, ChunkSource};
+use super::types::{BlockError, ChunkRef, Missing};
+use crate::fault::{FAULTS_MAX, LOADED_KEY_BYTES_MAX, LoadError};
+use crate::store::Store;
+
+/// Memory of a loaded chunk beyond its own.
+const LOADED_BYTES: usize = 64;
+
+/// A chunk that has to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ChunkFault {
+    table: ObjectId,
+    at: ChunkRef,
+    kind: ChunkKind,
+}
+
+/// Chunks that were loaded for one reader: [`LOADED_KEY_BYTES_MAX`] at most.
+#[derive(Default)]
+pub(crate) struct LoadedChunks {
+    chunks: BTreeMap<(ObjectId, u64), Cached>,
+    bytes: usize,
+}
+
+impl LoadedChunks {
+    /// Memory that they take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps what `fault` asked for.
+    pub(crate) fn insert(&mut self, fault: ChunkFault, chunk: Cached) -> Result<(), LoadError> {
+        let ChunkFault { table, at, .. } = fault;
+        let bytes = self.bytes + LOADED_BYTES + chunk.memory_bytes();
+        if bytes > LOADED_KEY_BYTES_MAX {
+            return Err(LoadError::OutOfMemory);
+        }
+        if self.chunks.insert((table, at.offset), chunk).is_none() {
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+}
+
+/// Which chunks a reader has loaded when they are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// All.
+    All,
+    /// What tells in which block a key would be, and that it is in none.
+    Filters,
+    /// None.
+    None,
+}
+
+/// The chunks of tables, for one reader.
+pub(crate) struct Reader<'r> {
+    cache: &'r RefCell<Cache<CacheEntry>>,
+    loaded: &'r LoadedChunks,
+    faults: &'r RefCell<Vec<ChunkFault>>,
+    wanted: Wanted,
+}
+
+impl<'r> Reader<'r> {
+    /// What is missing is noted in `faults`.
+    pub(crate) fn new(
+        cache: &'r RefCell<Cache<CacheEntry>>,
+        loaded: &'r LoadedChunks,
+        faults: &'r RefCell<Vec<ChunkFault>>,
+        wanted: Wanted,
+    ) -> Self {
+        Self {
+            cache,
+            loaded,
+            faults,
+            wanted,
+        }
+    }
+
+    fn find(&self, table: ObjectId, at: ChunkRef) -> Option<Cached> {
+        if !self.loaded.chunks.is_empty()
+            && let Some(chunk) = self.loaded.chunks.get(&(table, at.offset))
+        {
+            return Some(chunk.clone());
+        }
+        match self.cache.borrow_mut().get(&CacheKey::Chunk(table, at.offset)) {
+            Some(CacheEntry::Chunk(chunk)) => Some(chunk.clone()),
+            _ => None,
+        }
+    }
+}
+
+impl ChunkSource for Reader<'_> {
+    fn chunk(
+        &self,
+        table: ObjectId,
+        at: ChunkRef,
+        kind: ChunkKind,
+        _ahead: u32,
+    ) -> Result<Cached, Missing> {
+        if let Some(chunk) = self.find(table, at) {
+            // A table whose parts contradict each other may ask for one thing as two.
+            if chunk.kind() == kind {
+                return Ok(chunk);
+            }
+        }
+        let is_wanted = match self.wanted {
+            Wanted::All => true,
+            Wanted::Filters => matches!(kind, ChunkKind::Head | ChunkKind::Filter),
+            Wanted::None => false,
+        };
+        if is_wanted {
+            let (mut faults, fault) = (self.faults.borrow_mut(), ChunkFault { table, at, kind });
+            if faults.len() < FAULTS_MAX && !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        Err(Missing)
+    }
+}
+
+/// Chunks that are being loaded.
+#[derive(Default)]
+pub(crate) struct Loads {
+    in_flight: RefCell<BTreeSet<(ObjectId, u64)>>,
+    changed: Notify,
+    /// Requests made.
+    pub(crate) requests: Cell<u64>,
+}
+
+/// The right to load a chunk.
+struct Turn<'l>(&'l Loads, (ObjectId, u64));
+
+impl Loads {
+    async fn turn(&self, table: ObjectId, at: ChunkRef) -> Turn<'_> {
+        let place = (table, at.offset);
+        let free = || self.in_flight.borrow_mut().insert(place).then_some(());
+        self.changed.until(free).await;
+        Turn(self, place)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.borrow_mut().remove(&self.1);
+        self.0.changed.notify();
+    }
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Loads a chunk, and puts it into the cache; `None` if it is not there any more.
+    pub(crate) async fn load_chunk(&self, fault: ChunkFault) -> Result<Option<Cached>, LoadError> {
+        let ChunkFault { table, at, kind } = fault;
+        let cache = &self.engine.cache;
+        let _turn = self.engine.loads.turn(table, at).await;
+        let key = CacheKey::Chunk(table, at.offset);
+        if let Some(CacheEntry::Chunk(chunk)) = cache.borrow().peek(&key)
+            && chunk.kind() == kind
+        {
+            // Somebody else has loaded it meanwhile.
+            return Ok(Some(chunk.clone()));
+        }
+        let requests = &self.engine.loads.requests;
+        requests.set(requests.get() + 1);
+        let bytes = match self.filesystem.read_chunk(table, at).await {
+            Ok(bytes) => bytes,
+            // It was merged away meanwhile: whoever missed it will ask for its successor.
+            Err(ObjectReadError::NotFound) if !self.has_table(table) => return Ok(None),
+            Err(error) => return Err(LoadError::Keys(error)),
+        };
+        let chunk = Cached::parse(kind, bytes).map_err(|error| match error {
+            BlockError::Malformed(_) => LoadError::DamagedTable(table),
+            BlockError::OutOfMemory(_) => LoadError::OutOfMemory,
+        })?;
+        let entry = CacheEntry::Chunk(chunk.clone());
+        cache.borrow_mut().insert(&key, entry);
+        Ok(Some(chunk))
+    }
+
+    fn has_table(&self, table: ObjectId) -> bool {
+        let tree = self.engine.tree.borrow();
+        let mut tables = tree.runs().iter().flat_map(|run| &run.tables);
+        tables.any(|there| there.object == table)
+    }
+}

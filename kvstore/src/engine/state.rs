@@ -1,0 +1,199 @@
+//! What the store has in memory of everything that is stored, and what it knows of it. Not here: the disk.
+
+use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
+
+use super::cache::{Cache, PolicyKind};
+use super::cached::CacheEntry;
+use super::counts::Counts;
+use super::loads::{Loads, Wanted};
+use super::manifest::Manifest;
+use super::memtable::RANGE_DELETES_MAX;
+use super::pool::{CHUNK_BYTES, ChunkPool};
+use super::timeline::Timeline;
+use super::tree::{FROZEN_MAX, Tree};
+use crate::Timestamp;
+use crate::expiry::ExpiryQueue;
+use crate::scan_cursors::ScanCursors;
+use crate::snapshot::{Pins, Snapshot};
+use crate::transactions::changes::Digests;
+use crate::transactions::locks::{LockTable, Owner};
+use crate::transactions::registry::{LockOwner, Registry};
+use crate::watch::Watches;
+
+/// Chunks of memtables that are kept when nobody uses them.
+const CHUNKS_KEPT: usize = 16;
+
+/// Memtables never take less than this each, nor more than the replay window.
+const MEMTABLE_BYTES_MIN: usize = 512 << 10;
+
+/// Everything but the disk. Nothing is borrowed across an await.
+pub(crate) struct Engine {
+    /// Memtables and runs.
+    pub(crate) tree: RefCell<Tree>,
+    /// What was read of runs and large values.
+    pub(crate) cache: RefCell<Cache<CacheEntry>>,
+    /// What that may take.
+    pub(crate) cache_bytes_max: Cell<usize>,
+    /// What is read to find out whether a key that is written was there.
+    pub(crate) probed: Cell<Wanted>,
+    /// What is being read of them.
+    pub(crate) loads: Loads,
+    /// How many keys there are.
+    pub(crate) counts: RefCell<Counts>,
+    /// Databases, by bit, whose count is to be found out anew.
+    pub(crate) uncertain: Cell<u16>,
+    /// Who still sees which commit.
+    pub(crate) pins: Rc<Pins>,
+    /// Snapshots that are kept on the disk: their pins, by commit.
+    kept: RefCell<BTreeMap<Timestamp, Snapshot>>,
+    /// When commits were.
+    pub(crate) timeline: RefCell<Timeline>,
+    /// History behind this commit is kept.
+    pub(crate) floor: Cell<Timestamp>,
+    /// Whether there is history that is kept.
+    pub(crate) keeps_history: Cell<bool>,
+    /// The next slot of the value file.
+    pub(crate) next_slot: Cell<u64>,
+    /// The newest commit that took something away: what a reply that finds nothing depends on.
+    pub(crate) last_removal: Cell<Timestamp>,
+    /// Keys that expire soonest.
+    pub(crate) expiries: RefCell<ExpiryQueue>,
+    /// Who wants to know that a key was written.
+    pub(crate) watches: RefCell<Watches>,
+    /// Transactions that are open.
+    pub(crate) open: Rc<Registry>,
+    /// What was written since the oldest state that one of them sees, as far as memtables do not say it any more.
+    pub(crate) digests: RefCell<Digests>,
+    /// Keys that are locked.
+    pub(crate) locks: Rc<RefCell<LockTable>>,
+    /// The next number of somebody who locks, or waits.
+    next_owner: Cell<u64>,
+    /// What SCAN's cursors stand for.
+    pub(crate) cursors: RefCell<ScanCursors>,
+    /// Keys removed because their time had come.
+    pub(crate) expired_keys: Cell<u64>,
+    /// Memory of the memtables.
+    pub(crate) pool: Rc<ChunkPool>,
+    /// What the active memtable may take before it is frozen.
+    pub(crate) memtable_bytes_max: Cell<usize>,
+    /// Nobody's to guess.
+    pub(crate) hash_seed: u64,
+}
+
+impl Engine {
+    /// What `manifest` says is there, which holds all commits up to `horizon`.
+    pub(crate) fn new(
+        manifest: Manifest,
+        horizon: Timestamp,
+        hash_seed: u64,
+        memory_bytes_max: usize,
+        replay_bytes_max: usize,
+    ) -> Self {
+        let pool = ChunkPool::new(CHUNKS_KEPT);
+        let has_runs = !manifest.runs.is_empty();
+        let engine = Self {
+            tree: RefCell::new(Tree::new(
+                Rc::clone(&pool),
+                hash_seed,
+                manifest.runs,
+                horizon,
+            )),
+            cache: RefCell::new(Cache::new(PolicyKind::S3Fifo, 0, hash_seed)),
+            cache_bytes_max: Cell::new(0),
+            probed: Cell::new(Wanted::None),
+            loads: Loads::default(),
+            counts: RefCell::new(Counts::new(manifest.counts)),
+            uncertain: Cell::new(manifest.uncertain),
+            pins: Rc::default(),
+            kept: RefCell::default(),
+            timeline: RefCell::new(manifest.timeline),
+            floor: Cell::new(manifest.floor),
+            keeps_history: Cell::new(false),
+            next_slot: Cell::new(manifest.next_slot),
+            last_removal: Cell::new(Timestamp(0)),
+            expiries: RefCell::new(ExpiryQueue::new(if has_runs {
+                i64::MIN
+            } else {
+                i64::MAX
+            })),
+            watches: RefCell::default(),
+            open: Rc::default(),
+            digests: RefCell::default(),
+            locks: Rc::default(),
+            next_owner: Cell::new(1),
+            cursors: RefCell::new(ScanCursors::new(hash_seed.rotate_left(17))),
+            expired_keys: Cell::new(0),
+            pool,
+            memtable_bytes_max: Cell::new(0),
+            hash_seed,
+        };
+        engine.set_memory_bytes_max(memory_bytes_max, replay_bytes_max);
+        engine
+    }
+
+    /// Memtables and cache share `bytes`: memtables get 3/8 of it at most, the cache what they leave.
+    pub(crate) fn set_memory_bytes_max(&self, bytes: usize, replay_bytes_max: usize) {
+        let of_memtables = bytes / 8 * 3;
+        let each = of_memtables / (FROZEN_MAX + 1);
+        let each = each.clamp(MEMTABLE_BYTES_MIN, replay_bytes_max.max(MEMTABLE_BYTES_MIN));
+        self.memtable_bytes_max.set(each);
+        let most = (FROZEN_MAX + 1) * each;
+        self.pool.set_limit(most.div_ceil(CHUNK_BYTES) * 2);
+        let cache = bytes.saturating_sub(most).max(bytes / 8);
+        self.cache.borrow_mut().resize(cache, usize::MAX);
+        self.cache_bytes_max.set(cache);
+        self.set_probed();
+    }
+
+    /// Somebody new who may lock and wait.
+    pub(crate) fn new_owner(&self) -> LockOwner {
+        let owner = self.next_owner.get();
+        self.next_owner.set(owner + 1);
+        LockOwner::new(&self.locks, Owner(owner))
+    }
+
+    /// Lets go of digests that nobody asks for any more.
+    pub(crate) fn forget_digests(&self) {
+        self.digests.borrow_mut().forget(self.open.oldest());
+    }
+
+    /// Whether the state of commit `at` can be seen still.
+    pub(crate) fn is_retained(&self, at: Timestamp, newest: Timestamp) -> bool {
+        let is_kept = self.kept.borrow().contains_key(&at);
+        at == newest || is_kept || (self.keeps_history.get() && at >= self.floor.get())
+    }
+
+    /// Pins these commits, which snapshots on the disk show, and no others of that kind.
+    pub(crate) fn keep_snapshots(&self, commits: impl Iterator<Item = Timestamp>) {
+        let mut before = self.kept.take();
+        let pin = |commit| {
+            let kept = before.remove(&commit);
+            (commit, kept.unwrap_or_else(|| Snapshot::new(&self.pins, commit)))
+        };
+        let kept = commits.map(pin).collect();
+        *self.kept.borrow_mut() = kept;
+    }
+
+    /// Whether no memtable can take a commit until one of them is flushed.
+    pub(crate) fn are_memtables_full(&self) -> bool {
+        let tree = self.tree.borrow();
+        tree.frozen_count() >= FROZEN_MAX && self.is_active_full(&tree)
+    }
+
+    /// Freezes the active memtable if it is full, which has all commits up to `last`.
+    pub(crate) fn freeze_if_full(&self, last: Timestamp) {
+        let mut tree = self.tree.borrow_mut();
+        // Without memory for it, it goes on to fill.
+        if self.is_active_full(&tree) && tree.freeze(last) == Ok(true) {
+            self.counts.borrow_mut().freeze();
+        }
+    }
+
+    fn is_active_full(&self, tree: &Tree) -> bool {
+        let active = tree.active();
+        active.memory_bytes() >= self.memtable_bytes_max.get()
+            || active.ranges().len() >= RANGE_DELETES_MAX
+    }
+}

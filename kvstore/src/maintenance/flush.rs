@@ -1,0 +1,193 @@
+//! Flushes: the oldest frozen memtable becomes a run of tier 0, and the log before it is free.
+//!
+//! A memtable is frozen when it is full, by the commit that fills it; when the log wants a checkpoint; when somebody asks for it; and in the end. A flush that finds no
+//! room waits for steps of compaction, and with it writers; if none can be made, they are told, until it works.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+
+use lfs::{BlockDevice, Clock, CommitNumber};
+
+use super::chunks::{Chunks, Newer};
+use super::install::{Change, CountsBy, install, vouch};
+use super::space::{may_flush, table_bytes};
+use super::tables::{self, Turns, Written};
+use super::{Help, JobError, RETRY_MS, compact, get_stuck, pause};
+use crate::Timestamp;
+use crate::engine::keep::Rules;
+use crate::engine::manifest::RunRef;
+use crate::engine::memtable::Memtable;
+use crate::engine::merge::{Merge, Source};
+use crate::engine::rewrite::Rewrite;
+use crate::store::Store;
+
+pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
+    loop {
+        store
+            .filesystem
+            .checkpoint_wanted(|| store.is_ending() || is_due(store))
+            .await;
+        let closing = store.is_closing();
+        if store.filesystem.is_failed() {
+            break;
+        }
+        match flush(store, clock).await {
+            Ok(()) => {
+                store.stuck.set(false);
+                store.changed.notify();
+                if closing && is_all_flushed(store) {
+                    break;
+                }
+            }
+            Err(_) if store.filesystem.is_failed() => break,
+            Err(_) if closing => {
+                // The log has everything; this checkpoint only vouches for its last group.
+                let _ = vouch(store, clock).await;
+                break;
+            }
+            Err(error) => {
+                if !(error.is_for_want_of_room() && is_helped(store).await) {
+                    get_stuck(store);
+                    pause(store, clock, RETRY_MS, || false).await;
+                }
+            }
+        }
+    }
+    store.filesystem.stop();
+    store.ended.set(true);
+    store.changed.notify();
+}
+
+/// Whether there is something to flush, though the log does not want it.
+fn is_due<D: BlockDevice>(store: &Store<D>) -> bool {
+    store.flush_due.get() || store.engine.tree.borrow().frozen_count() > 0
+}
+
+fn is_all_flushed<D: BlockDevice>(store: &Store<D>) -> bool {
+    let tree = store.engine.tree.borrow();
+    let active = tree.active();
+    tree.frozen_count() == 0 && active.entries() == 0 && active.ranges().is_empty()
+}
+
+/// Waits until a step of compaction was made; false if there is none that could be.
+async fn is_helped<D: BlockDevice>(store: &Store<D>) -> bool {
+    let help = &store.compaction.help;
+    help.set(Help::Wanted);
+    store.changed.notify();
+    let answered = || (help.get() != Help::Wanted || store.is_ending()).then_some(());
+    store.changed.until(answered).await;
+    help.replace(Help::None) == Help::Given
+}
+
+/// Flushes the oldest frozen memtable; the active one, if no other is.
+async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(), JobError> {
+    store.flush_due.set(false);
+    if store.engine.tree.borrow().frozen_count() == 0 {
+        // All of what is committed is in it: that is one step.
+        let frozen = store.engine.tree.borrow_mut().freeze(store.committed())?;
+        if frozen {
+            store.engine.counts.borrow_mut().freeze();
+        }
+    }
+    let oldest = {
+        let tree = store.engine.tree.borrow();
+        tree.to_flush().zip(tree.to_flush_until())
+    };
+    let Some((memtable, until)) = oldest else {
+        return Ok(());
+    };
+    let durable = store.filesystem.wait_durable(CommitNumber(until.0));
+    durable.await.map_err(|_| JobError::Closing)?;
+    let flushed = flush_memtable(store, clock, &memtable, until).await;
+    if flushed.is_ok() {
+        // Whoever asked meanwhile asked for this one.
+        store.flush_due.set(false);
+    }
+    flushed
+}
+
+async fn flush_memtable<D: BlockDevice>(
+    store: &Store<D>,
+    clock: &impl Clock,
+    memtable: &Rc<Memtable>,
+    until: Timestamp,
+) -> Result<(), JobError> {
+    let clears = store.engine.counts.borrow().clears();
+    if memtable.entries() == 0 && memtable.ranges().is_empty() {
+        let change = Change::Flush {
+            until,
+            runs: |_: &mut _| Ok(()),
+            counts: CountsBy::none(clears),
+        };
+        return install(store, clock, change).await;
+    }
+    let usage = store.filesystem.usage();
+    let runs = store.engine.tree.borrow().runs().len();
+    let bytes = memtable.memory_bytes() as u64;
+    if !may_flush(&usage, table_bytes(&usage), bytes, runs) {
+        return Err(JobError::NoRoom);
+    }
+    let Written { tables, counts, .. } = write_run(store, clock, memtable).await?;
+    // Here the keys of the memtable are to be noted for open transactions whose state is older than what is in it.
+    let run = RunRef {
+        tier: 0,
+        job: None,
+        first: Timestamp(memtable.first().0 + 1),
+        last: memtable.last(),
+        tables: tables.tables().to_vec(),
+    };
+    let change = Change::Flush {
+        until,
+        runs: |runs: &mut alloc::vec::Vec<RunRef>| {
+            if !run.tables.is_empty() {
+                runs.insert(0, run);
+            }
+            Ok(())
+        },
+        counts: CountsBy { by: counts, clears },
+    };
+    install(store, clock, change).await?;
+    tables.keep();
+    Ok(())
+}
+
+async fn write_run<'s, D: BlockDevice>(
+    store: &'s Store<D>,
+    clock: &impl Clock,
+    memtable: &Memtable,
+) -> Result<Written<'s, D>, JobError> {
+    // What is seen, and what is older, is as it is in this step.
+    let pins = store.engine.pins.timestamps()?;
+    let rules = Rules {
+        pins: &pins,
+        floor: compact::raise_floor(store, clock),
+        now_ms: compact::now_ms(store, clock),
+        bottom: store.engine.tree.borrow().runs().is_empty(),
+    };
+    let chunks = Chunks::new(store);
+    let newer = Newer::than(store, &chunks, memtable.last());
+    let source = Source {
+        cursor: Box::new(memtable.cursor()),
+        ranges: Box::new(memtable.ranges()),
+        last: memtable.last(),
+    };
+    let mut merge = Merge::new(alloc::vec![source], Timestamp(u64::MAX));
+    chunks.loaded(|| merge.seek(&[])).await?;
+    let ranges = memtable.ranges();
+    let seed = store.engine.hash_seed;
+    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &[], seed)?;
+    tables::write(store, &mut rewrite, &chunks, None, u64::MAX, &Hurried(store)).await
+}
+
+/// Writers depend on it: it waits for nobody, but lets others go first.
+struct Hurried<'s, D: BlockDevice>(&'s Store<D>);
+
+impl<D: BlockDevice> Turns for Hurried<'_, D> {
+    fn goes_on(&self) -> bool {
+        !self.0.filesystem.is_failed()
+    }
+
+    async fn next(&self, _bytes: u64) {
+        embassy_futures::yield_now().await;
+    }
+}

@@ -1,0 +1,211 @@
+//! Work in the background: flushes, compaction, sweeps, memory that is given back.
+//!
+//! - `flush`: the oldest frozen memtable becomes a run, so that the log before it is free;
+//! - `compact`: runs are merged, step by step; `shape`: what `pick` has to know of them; `step`: how far a step goes, and what comes of it;
+//! - `sweep`: what nobody needs of the value file is freed;
+//! - `tables`: sources become tables, in turns; `chunks`: what is read for that; `install`: the one way to make a checkpoint;
+//! - `pace`: how much compaction does for what is committed, and when commits wait for it; `space`: what has to stay free.
+//!
+//! Flushes and compaction go on at the same time: a long step does not hold up a flush, on which writers depend. They take turns only for the
+//! checkpoint. Nothing is borrowed across an await, and whatever was written and is not named by a checkpoint is given up when it is dropped.
+//!
+//! What fails is tried again, and the store goes on serving meanwhile: a damaged table holds up the job that needs it, and no flush.
+
+mod chunks;
+mod compact;
+mod flush;
+mod install;
+mod pace;
+mod shape;
+mod space;
+mod step;
+mod sweep;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use alloc::rc::Rc;
+use core::cell::{Cell, RefCell};
+
+use embassy_futures::join::join4;
+use embassy_futures::select::select;
+use lfs::{BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError};
+
+use self::pace::Pace;
+use crate::engine::memtable::Memtable;
+use crate::engine::types::OutOfMemory;
+use crate::store::Store;
+
+/// Chunks of a memtable that are given back before others get a turn.
+const CHUNKS_PER_TURN: usize = 16;
+
+/// How long to wait before trying again when memory or space did not suffice.
+const RETRY_MS: u64 = 200;
+
+/// How long to wait before a job that failed is tried again: it may have met damage, which stays.
+const JOB_RETRY_MS: u64 = 10_000;
+
+/// How often to look whether a memtable that somebody holds on to is free.
+const GARBAGE_MS: u64 = 100;
+
+/// Why something in the background did not come about. What it wrote is given up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JobError {
+    /// A table cannot be read.
+    #[error(transparent)]
+    Read(#[from] ObjectReadError),
+    /// A table is intact, but what it holds makes no sense.
+    #[error("table {} holds what no table can hold", .0.0)]
+    DamagedTable(ObjectId),
+    /// Tables cannot be written.
+    #[error(transparent)]
+    Write(#[from] ObjectWriteError),
+    /// The checkpoint was not made.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Values cannot be freed.
+    #[error(transparent)]
+    Values(#[from] FileError),
+    /// There is no memory.
+    #[error("not enough memory")]
+    OutOfMemory,
+    /// There are as many runs as there can be.
+    #[error("too many runs")]
+    TooManyRuns,
+    /// It would take room that is set aside for what comes after it.
+    #[error("no space left on the device")]
+    NoRoom,
+    /// The runs are not what they were when it began.
+    #[error("the runs are not in the order in which they were made")]
+    Disorder,
+    /// The store is closing, or has failed.
+    #[error("the store is closing")]
+    Closing,
+}
+
+impl From<OutOfMemory> for JobError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl JobError {
+    /// Whether compaction would make it possible.
+    fn is_for_want_of_room(&self) -> bool {
+        matches!(
+            self,
+            Self::NoRoom
+                | Self::TooManyRuns
+                | Self::Write(ObjectWriteError::Full)
+                | Self::Checkpoint(CheckpointError::NoSpace)
+        )
+    }
+}
+
+/// What a flush without room has of compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Help {
+    /// It needs none.
+    #[default]
+    None,
+    /// It waits for a step.
+    Wanted,
+    /// One was made.
+    Given,
+    /// There is none that could be made now.
+    InVain,
+}
+
+/// What compaction does, and owes.
+#[derive(Default)]
+pub(crate) struct Compaction {
+    pace: Pace,
+    /// How often the runs have changed.
+    changes: Cell<u64>,
+    help: Cell<Help>,
+    /// Bytes that objects must be able to take, with those there are, for what is in memtables besides.
+    reserved_bytes: Cell<u64>,
+    /// Bytes that tables take.
+    table_bytes: Cell<u64>,
+    /// Why the last job failed, until one succeeds.
+    failure: RefCell<Option<JobError>>,
+}
+
+impl Compaction {
+    /// A commit of so many bytes was made.
+    pub(crate) fn committed(&self, bytes: u64) {
+        self.pace.committed(bytes);
+    }
+
+    /// Why compaction does not get on, if it does not.
+    #[expect(dead_code, reason = "figures about the store are to say so")]
+    pub(crate) fn failure(&self) -> Option<JobError> {
+        self.failure.borrow().clone()
+    }
+}
+
+impl<D: BlockDevice> Store<D> {
+    /// Whether a commit may go ahead as far as compaction is concerned: see `pace` for how long one can wait.
+    pub(crate) fn compaction_allows(&self) -> bool {
+        self.compaction.pace.allows() || self.is_ending()
+    }
+}
+
+/// Runs everything in the background until the store is closed or failed.
+pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
+    join4(
+        store.filesystem.run(clock),
+        flush::run(store, clock),
+        compact::run(store, clock),
+        garbage_loop(store, clock),
+    )
+    .await;
+}
+
+/// The log cannot move on until a step or memory lets a flush through: writers hear of it, and do not wait.
+fn get_stuck<D: BlockDevice>(store: &Store<D>) {
+    store.stuck.set(true);
+    store.filesystem.nudge();
+    store.changed.notify();
+}
+
+/// Waits for a while, or until the end, or until that holds.
+async fn pause<D: BlockDevice>(
+    store: &Store<D>,
+    clock: &impl Clock,
+    ms: u64,
+    or_until: impl Fn() -> bool,
+) {
+    let woken = || (store.is_ending() || or_until()).then_some(());
+    select(clock.sleep_ms(ms), store.changed.until(woken)).await;
+}
+
+/// Gives back the memory of memtables that were flushed.
+async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
+    while !store.is_ending() {
+        let retired = || {
+            let memtable = store.retired.borrow_mut().pop();
+            memtable.map(Some).or_else(|| store.is_ending().then_some(None))
+        };
+        let Some(memtable) = store.changed.until(retired).await else {
+            return;
+        };
+        match Rc::try_unwrap(memtable) {
+            Ok(memtable) => dismantle(store, memtable).await,
+            Err(held) => {
+                store.retired.borrow_mut().push(held);
+                pause(store, clock, GARBAGE_MS, || false).await;
+            }
+        }
+    }
+}
+
+async fn dismantle<D: BlockDevice>(store: &Store<D>, memtable: Memtable) {
+    let mut left = Some(memtable);
+    while let Some(memtable) = left
+        && !store.is_ending()
+    {
+        left = memtable.dismantle(CHUNKS_PER_TURN);
+        embassy_futures::yield_now().await;
+    }
+}

@@ -1,0 +1,205 @@
+//! How much compaction does for what is committed, and when commits wait for it (`ENGINE.md`, section 5, "Pace").
+//!
+//! Compaction works in turns of some 32 KiB. For each byte that is committed it may do so many bytes of work; how many, follows its debt: what it is behind its
+//! schedule, in memtables. While nothing is committed it works as fast as the disk lets it.
+//!
+//! **From [`SOFT`] memtables of debt on commits wait for it.** Each commit of `b` bytes adds 4·b, and at most 16·b from [`HARD`] memtables on, to what is owed,
+//! and while something is owed and compaction is at work, commits wait. So, since none goes ahead while something is owed: **a commit waits until 16 times
+//! the bytes committed since the last one that waited have been worked on, and one turn, at most**. Work is counted by what is gone through, not by what comes
+//! of it, so the bound is one of reads as well as of writes. Where compaction itself waits (for a checkpoint, its turn to make one, a retry), commits do not.
+
+use core::cell::Cell;
+
+/// Memtables of debt below which compaction may take its time.
+const LOW: u64 = 1;
+/// From which on commits wait for it.
+const SOFT: u64 = 4;
+/// From which on they wait for as much as they ever do.
+const HARD: u64 = 16;
+
+/// Bytes of work for a committed byte, in halves: with no debt, at [`SOFT`], and at [`HARD`].
+const GAINS: [u64; 3] = [1, 8, 32];
+
+/// Work that may be saved up.
+const TOKENS_MAX: u64 = 32 << 20;
+
+/// What compaction may do, and what commits wait for.
+#[derive(Default)]
+pub(super) struct Pace {
+    /// What compaction is behind its schedule, and what a memtable takes.
+    debt: Cell<u64>,
+    unit: Cell<u64>,
+    /// Work that may be done now, in halves of bytes.
+    tokens: Cell<u64>,
+    /// Work that commits wait for, in halves of bytes.
+    owed: Cell<u64>,
+    /// Compaction is at work, and not waiting itself.
+    is_working: Cell<bool>,
+    /// Nothing has been committed for a while.
+    is_idle: Cell<bool>,
+    /// Bytes committed so far.
+    committed: Cell<u64>,
+}
+
+impl Pace {
+    /// A commit of so many bytes was made.
+    pub(super) fn committed(&self, bytes: u64) {
+        self.is_idle.set(false);
+        self.committed.set(self.committed.get().wrapping_add(bytes));
+        let work = bytes.saturating_mul(self.gain());
+        let tokens = self.tokens.get().saturating_add(work);
+        self.tokens.set(tokens.min(2 * TOKENS_MAX));
+        if self.is_behind() && self.is_working.get() {
+            self.owed.set(self.owed.get().saturating_add(work));
+        }
+    }
+
+    /// So many bytes were gone through. True if commits need not wait any more that had to.
+    pub(super) fn worked(&self, bytes: u64) -> bool {
+        let had_to = !self.allows();
+        let halves = bytes.saturating_mul(2);
+        self.tokens.set(self.tokens.get().saturating_sub(halves));
+        self.owed.set(self.owed.get().saturating_sub(halves));
+        had_to && self.allows()
+    }
+
+    /// Whether a commit may go ahead.
+    pub(super) fn allows(&self) -> bool {
+        self.owed.get() == 0 || !self.is_working.get()
+    }
+
+    /// Whether compaction may go on now.
+    pub(super) fn may_work(&self) -> bool {
+        self.tokens.get() > 0 || self.is_idle.get() || self.is_behind()
+    }
+
+    /// Compaction is at work from now on, or waits for something. True if commits need not wait any more that had to.
+    pub(super) fn set_working(&self, is_working: bool) -> bool {
+        let had_to = !self.allows();
+        self.is_working.set(is_working);
+        if !is_working {
+            self.owed.set(0);
+        }
+        had_to && self.allows()
+    }
+
+    /// What compaction is behind its schedule now, with memtables of `unit` bytes.
+    pub(super) fn set_debt(&self, debt: u64, unit: u64) {
+        self.debt.set(debt);
+        self.unit.set(unit.max(1));
+    }
+
+    /// There is nothing to do: what was saved up is of no use.
+    pub(super) fn rest(&self) {
+        self.tokens.set(0);
+    }
+
+    /// Bytes committed so far.
+    pub(super) fn commits(&self) -> u64 {
+        self.committed.get()
+    }
+
+    /// Nothing was committed for a while, if there still are `commits` bytes.
+    pub(super) fn note_idle(&self, commits: u64) {
+        self.is_idle.set(self.committed.get() == commits);
+    }
+
+    /// Whether nothing has been committed for a while.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle.get()
+    }
+
+    /// Whether commits wait for compaction.
+    fn is_behind(&self) -> bool {
+        self.debt.get() >= SOFT.saturating_mul(self.unit.get()) && self.unit.get() > 0
+    }
+
+    /// Halves of a byte of work for each byte committed.
+    fn gain(&self) -> u64 {
+        let unit = self.unit.get();
+        let between = |from: u64, to: u64, least: u64, most: u64| {
+            let span = u128::from((to - from) * unit).max(1);
+            let over = self.debt.get().saturating_sub(from.saturating_mul(unit));
+            let part = u128::from(most - least) * u128::from(over) / span;
+            most.min(least + u64::try_from(part).unwrap_or(u64::MAX / 2))
+        };
+        let [none, soft, hard] = GAINS;
+        if self.is_behind() {
+            between(SOFT, HARD, soft, hard)
+        } else {
+            between(LOW, SOFT, none, soft)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNIT: u64 = 1 << 20;
+
+    fn pace(debt: u64) -> Pace {
+        let pace = Pace::default();
+        pace.set_debt(debt, UNIT);
+        pace
+    }
+
+    #[test]
+    fn work_for_a_byte_follows_the_debt() {
+        let gain = |debt| pace(debt).gain();
+        assert_eq!(gain(0), 1);
+        assert_eq!(gain(UNIT), 1);
+        assert_eq!(gain(5 * UNIT / 2), 4);
+        assert_eq!(gain(4 * UNIT), 8);
+        assert_eq!(gain(10 * UNIT), 20);
+        assert_eq!(gain(16 * UNIT), 32);
+        assert_eq!(gain(u64::MAX), 32);
+        assert_eq!(Pace::default().gain(), 1, "before anything is known");
+    }
+
+    #[test]
+    fn a_commit_waits_for_sixteen_times_what_was_committed_and_no_more() {
+        let pace = pace(u64::MAX);
+        assert!(!pace.set_working(true));
+        assert!(pace.allows(), "nothing is owed yet");
+        pace.committed(1000);
+        pace.committed(24);
+        assert!(!pace.allows());
+        assert!(!pace.worked(16 * 1024 - 1) && !pace.allows());
+        assert!(pace.worked(1) && pace.allows());
+        assert!(!pace.worked(1000), "nobody had to wait");
+        pace.committed(1);
+        assert!(!pace.allows());
+        // A checkpoint holds up compaction, and nobody else.
+        assert!(pace.set_working(false) && pace.allows());
+        pace.committed(1 << 30);
+        assert!(pace.allows());
+        pace.set_working(true);
+        assert!(pace.allows());
+    }
+
+    #[test]
+    fn without_debt_nobody_waits_and_compaction_has_half_of_what_is_committed() {
+        let pace = pace(0);
+        pace.set_working(true);
+        assert!(!pace.may_work());
+        pace.committed(1000);
+        assert!(pace.allows() && pace.may_work());
+        pace.worked(499);
+        assert!(pace.may_work());
+        pace.worked(1);
+        assert!(!pace.may_work());
+        // Idle, it works as fast as it can, until the next commit.
+        let commits = pace.commits();
+        pace.note_idle(commits);
+        assert!(pace.may_work());
+        pace.committed(2);
+        pace.worked(1);
+        assert!(!pace.may_work());
+        pace.note_idle(commits);
+        assert!(!pace.is_idle());
+        pace.committed(u64::MAX);
+        pace.rest();
+        assert!(!pace.may_work());
+    }
+}

@@ -1,0 +1,232 @@
+//! Sources become tables: what flushes and compaction have in common.
+//!
+//! It goes on in turns of up to [`VERSIONS_PER_TURN`] versions or [`BYTES_PER_TURN`]; between them full buffers are written, what is missing is read, and others are let go
+//! first. Each table fills the segments that a table has, or what is left ends before.
+
+use alloc::vec::Vec;
+use core::mem;
+
+use lfs::{BlockDevice, ObjectWriteError, ObjectWriter};
+
+use super::JobError;
+use super::chunks::Chunks;
+use super::space::table_bytes;
+use crate::Key;
+use crate::engine::counts::ByDatabase;
+use crate::engine::rewrite::{Progress, Rewrite, StepError};
+use crate::engine::table::{ChunkSink, Dropped, TableRef};
+use crate::engine::types::{ChunkRef, OutOfMemory};
+use crate::store::Store;
+
+/// Versions that are gone through before others get a turn.
+const VERSIONS_PER_TURN: usize = 256;
+
+/// Bytes of keys and values that are.
+const BYTES_PER_TURN: u64 = 32 << 10;
+
+/// How work goes on between turns.
+pub(super) trait Turns {
+    /// Whether it is to go on at all.
+    fn goes_on(&self) -> bool;
+
+    /// Lets others go first, after so many bytes.
+    async fn next(&self, bytes: u64);
+}
+
+/// Tables that no checkpoint names yet: given up when dropped.
+pub(super) struct NewTables<'s, D: BlockDevice> {
+    store: &'s Store<D>,
+    tables: Vec<TableRef>,
+}
+
+impl<'s, D: BlockDevice> NewTables<'s, D> {
+    fn new(store: &'s Store<D>) -> Self {
+        Self {
+            store,
+            tables: Vec::new(),
+        }
+    }
+
+    /// The tables.
+    pub(super) fn tables(&self) -> &[TableRef] {
+        &self.tables
+    }
+
+    /// A checkpoint names them.
+    pub(super) fn keep(mut self) {
+        self.tables.clear();
+    }
+}
+
+impl<D: BlockDevice> Drop for NewTables<'_, D> {
+    fn drop(&mut self) {
+        for table in &self.tables {
+            self.store.filesystem.discard_object(table.object);
+        }
+    }
+}
+
+/// What was written.
+pub(super) struct Written<'s, D: BlockDevice> {
+    pub(super) tables: NewTables<'s, D>,
+    /// Up to where it has everything; `None`: to the end.
+    pub(super) end: Option<Key>,
+    /// By how much counts of keys change.
+    pub(super) counts: ByDatabase,
+}
+
+/// Writes tables of what `rewrite` has, up to the key `to` where its sources end, or to the end of the table with which there are `step_bytes` of them.
+pub(super) async fn write<'s, D: BlockDevice>(
+    store: &'s Store<D>,
+    rewrite: &mut Rewrite<'_>,
+    chunks: &Chunks<'_, D>,
+    to: Option<&Key>,
+    step_bytes: u64,
+    turns: &impl Turns,
+) -> Result<Written<'s, D>, JobError> {
+    let mut sink = Sink::new(store);
+    let mut new = NewTables::new(store);
+    let mut bytes = 0;
+    let end = loop {
+        let progress = fill(rewrite, &mut sink, chunks, turns).await?;
+        let is_done = progress == Progress::Done;
+        let bound = to.filter(|_| is_done).map(|to| &to[..]);
+        let ended = rewrite.end_table(&mut sink, bound);
+        let ended = ended.map_err(|OutOfMemory| sink.error())?;
+        let mut table_end = None;
+        if let Some(ended) = ended {
+            table_end.clone_from(&ended.to);
+            new.tables
+                .try_reserve(1)
+                .map_err(|_| JobError::OutOfMemory)?;
+            let (object, len_bytes) = sink.finish().await?;
+            bytes += len_bytes;
+            new.tables.push(TableRef {
+                object,
+                bytes: len_bytes,
+                head: ended.table.head,
+                from: ended.from,
+                to: ended.to,
+                stats: ended.table.stats,
+                dropped: Dropped::Pending,
+            });
+        }
+        if is_done {
+            break to.cloned();
+        }
+        if bytes >= step_bytes && table_end.is_some() {
+            break table_end;
+        }
+    };
+    Ok(Written {
+        tables: new,
+        end,
+        counts: *rewrite.counts(),
+    })
+}
+
+/// Goes on until a table is full, or all is done.
+async fn fill<D: BlockDevice>(
+    rewrite: &mut Rewrite<'_>,
+    sink: &mut Sink<'_, D>,
+    chunks: &Chunks<'_, D>,
+    turns: &impl Turns,
+) -> Result<Progress, JobError> {
+    loop {
+        if !turns.goes_on() {
+            return Err(JobError::Closing);
+        }
+        let before = rewrite.met_bytes();
+        let mut stepped = Ok(Progress::More);
+        for _ in 0..VERSIONS_PER_TURN {
+            stepped = rewrite.step(sink, 1);
+            let is_enough = rewrite.met_bytes() - before >= BYTES_PER_TURN;
+            if is_enough || stepped != Ok(Progress::More) {
+                break;
+            }
+        }
+        sink.write_full().await?;
+        match stepped {
+            Ok(_) => chunks.settle(),
+            Err(StepError::Missing) => chunks.load().await?,
+            Err(StepError::OutOfMemory) => return Err(sink.error()),
+        }
+        turns.next(rewrite.met_bytes() - before).await;
+        if let Ok(progress @ (Progress::Full | Progress::Done)) = stepped {
+            return Ok(progress);
+        }
+    }
+}
+
+/// Where the chunks of one table after the other go.
+struct Sink<'s, D: BlockDevice> {
+    store: &'s Store<D>,
+    /// Of the table at hand, if it has a chunk.
+    writer: Option<ObjectWriter<'s, D>>,
+    segment_bytes: u64,
+    /// Segments that a table has.
+    segments: u64,
+    /// Why a chunk was not taken.
+    error: Option<ObjectWriteError>,
+}
+
+impl<'s, D: BlockDevice> Sink<'s, D> {
+    fn new(store: &'s Store<D>) -> Self {
+        let usage = store.filesystem.usage();
+        let segment_bytes = usage.segment_bytes.max(1);
+        Self {
+            store,
+            writer: None,
+            segment_bytes,
+            segments: table_bytes(&usage) / segment_bytes,
+            error: None,
+        }
+    }
+
+    async fn write_full(&mut self) -> Result<(), JobError> {
+        match &mut self.writer {
+            Some(writer) => Ok(writer.write_full().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the object of a table.
+    async fn finish(&mut self) -> Result<(lfs::ObjectId, u64), JobError> {
+        let writer = self.writer.take().ok_or(ObjectWriteError::Failed)?;
+        let len_bytes = writer.len_bytes();
+        Ok((writer.finish().await?, len_bytes))
+    }
+
+    /// Why something failed that puts chunks.
+    fn error(&mut self) -> JobError {
+        match mem::take(&mut self.error) {
+            Some(ObjectWriteError::OutOfMemory) | None => JobError::OutOfMemory,
+            Some(error) => JobError::Write(error),
+        }
+    }
+
+    fn try_put(&mut self, bytes: &[u8]) -> Result<ChunkRef, ObjectWriteError> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(self.store.filesystem.create_object()?),
+        };
+        writer.put(bytes)
+    }
+}
+
+impl<D: BlockDevice> ChunkSink for Sink<'_, D> {
+    fn put(&mut self, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory> {
+        self.try_put(bytes).map_err(|error| {
+            self.error = Some(error);
+            OutOfMemory
+        })
+    }
+
+    fn room(&self) -> u64 {
+        let writer = self.writer.as_ref();
+        let (begun, left) = writer.map_or((0, 0), |writer| {
+            (writer.segments(), writer.room_in_segment())
+        });
+        self.segments.saturating_sub(begun) * self.segment_bytes + left
+    }
+}

@@ -1,0 +1,564 @@
+//! Keys in order, as a transaction sees them: the store's, with its own writes laid over them; and what has to do with many keys.
+
+use alloc::vec::Vec;
+
+use lfs::BlockDevice;
+
+use super::{NEWEST, Transaction};
+use crate::engine::cached::Row;
+use crate::engine::loads::{Reader, Wanted};
+use crate::engine::merge::ScanStep;
+use crate::engine::table::table_random_key;
+use crate::engine::types::{Missing as NotInMemory, OutOfMemory, engine_key};
+use crate::fault::{LoadError, Missing};
+use crate::write_set::Write;
+use crate::{DatabaseIndex, Entry, Key, Timestamp, Value};
+
+/// Entries that a step of SCAN looks at, for each key that was asked for, and at least.
+const LOOKS_PER_KEY: usize = 4;
+const LOOKS_MIN: usize = 256;
+
+/// Random places that are tried before the first live key will do.
+const RANDOM_TRIES: usize = 16;
+
+/// Pairs of a key's history, at most.
+const HISTORY_MAX: usize = 65_536;
+
+/// What part of a database is walked through, and which way.
+#[derive(Clone, Copy)]
+struct Part<'k> {
+    db: DatabaseIndex,
+    /// The first key that belongs to it.
+    from: &'k [u8],
+    /// The first one behind it; without one it goes to the last key.
+    end: Option<&'k [u8]>,
+    reverse: bool,
+}
+
+/// A key that a walk gives, and what the store has of it, unless the transaction has written it.
+type Given = (Key, Option<Row>);
+
+/// Where a walk has come to.
+enum Walked {
+    /// There are no more keys.
+    End,
+    /// It goes on: from this key, or, in reverse, with those before it.
+    More(Key),
+}
+
+impl<D: BlockDevice> Transaction<'_, D> {
+    /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis. In an open
+    /// transaction of what others have committed as well.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn count(&mut self, db: DatabaseIndex) -> Result<u64, Missing> {
+        self.depends_on = self.store.committed().min(self.at());
+        self.note_range(db, &[], None)?;
+        if self.open.as_ref().is_some_and(|open| !open.sees_newest()) {
+            // There is no number of what it sees.
+            return self.count_range(db, &[], None);
+        }
+        match self.count_now(db) {
+            Ok(count) => Ok(count),
+            Err(NotInMemory) => Err(self.miss()),
+        }
+    }
+
+    fn count_now(&self, db: DatabaseIndex) -> Result<u64, NotInMemory> {
+        let stored = self.store.engine.counts.borrow().keys(db);
+        let Some(writes) = self.writes.of(db) else {
+            return Ok(stored);
+        };
+        let all = writes.deleted().iter().any(|range| range == (&[], None));
+        let mut count = if all { 0 } else { stored };
+        for (key, write) in writes.iter() {
+            let is_there = !all && self.is_there(db, key)?;
+            match (write, is_there) {
+                (Write::Delete, true) => count = count.saturating_sub(1),
+                (Write::Delete, false) | (_, true) => {}
+                (_, false) => count += 1,
+            }
+        }
+        Ok(count)
+    }
+
+    /// How many live keys there are from `start` on, up to `end`, not included: by looking at each.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn count_range(
+        &mut self,
+        db: DatabaseIndex,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> Result<u64, Missing> {
+        let mut count = 0;
+        let part = Part {
+            db,
+            from: start,
+            end,
+            reverse: false,
+        };
+        self.walk(part, usize::MAX, &mut { usize::MAX }, &mut |_, _| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Visits about `count` keys from `cursor` (0 begins) and returns the next cursor (0 ends).
+    ///
+    /// SCAN's guarantee: a key that is there from the beginning to the end of a walk is visited. Expired keys are left out.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn scan(
+        &mut self,
+        db: DatabaseIndex,
+        cursor: u64,
+        count: usize,
+        keys: &mut Vec<Key>,
+    ) -> Result<u64, Missing> {
+        let cursors = &self.store.engine.cursors;
+        let found = match cursor {
+            0 => None,
+            cursor => cursors.borrow_mut().key_of(cursor),
+        };
+        // One that is not known goes on from the start.
+        let from = found.filter(|(of, _)| *of == db).map(|(_, key)| key);
+        let mut looks = count.saturating_mul(LOOKS_PER_KEY).max(LOOKS_MIN);
+        let part = Part {
+            db,
+            from: from.as_deref().unwrap_or_default(),
+            end: None,
+            reverse: false,
+        };
+        let walked = self.walk(part, count.max(1), &mut looks, &mut |key, _| {
+            keys.try_reserve(1)?;
+            keys.push(key.into());
+            Ok(())
+        })?;
+        match walked {
+            Walked::End => Ok(0),
+            Walked::More(key) => {
+                let cursors = &self.store.engine.cursors;
+                Ok(cursors.borrow_mut().cursor_for(db, &key))
+            }
+        }
+    }
+
+    /// Appends up to `limit` live keys in order after `after` to `keys`, own writes included.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn keys_after(
+        &mut self,
+        db: DatabaseIndex,
+        after: Option<&[u8]>,
+        limit: usize,
+        keys: &mut Vec<Key>,
+    ) -> Result<(), Missing> {
+        let from = after.map(behind);
+        let part = Part {
+            db,
+            from: from.as_deref().unwrap_or_default(),
+            end: None,
+            reverse: false,
+        };
+        self.walk(part, limit, &mut { usize::MAX }, &mut |key, _| {
+            keys.try_reserve(1)?;
+            keys.push(key.into());
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Up to `limit` live keys from `start` on, up to `end`, not included, in order or from the end, with what they have if that
+    /// is asked for. Own writes are included.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn range(
+        &mut self,
+        db: DatabaseIndex,
+        start: &[u8],
+        end: &[u8],
+        reverse: bool,
+        limit: usize,
+        with_values: bool,
+    ) -> Result<Vec<(Key, Option<Entry>)>, Missing> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let mut given: Vec<Given> = Vec::new();
+        let part = Part {
+            db,
+            from: start,
+            end: Some(end),
+            reverse,
+        };
+        self.walk(part, limit, &mut { usize::MAX }, &mut |key, row| {
+            given.try_reserve(1)?;
+            given.push((key.into(), row.filter(|_| with_values)));
+            Ok(())
+        })?;
+        let mut entries = Vec::new();
+        if entries.try_reserve_exact(given.len()).is_err() {
+            return Err(self.fail(LoadError::OutOfMemory));
+        }
+        let mut missing = None;
+        for (key, row) in given {
+            let entry = match row {
+                _ if !with_values => Ok(None),
+                Some(row) => self.value_of(&row).map(|value| {
+                    let expires_at_ms = row.expiry();
+                    Some(Entry {
+                        value,
+                        expires_at_ms,
+                    })
+                }),
+                None => self.get(db, &key),
+            };
+            match entry {
+                Ok(entry) => entries.push((key, entry)),
+                // The others tell what they will need.
+                Err(one) => missing = Some(one),
+            }
+            if self.has_all_faults() {
+                break;
+            }
+        }
+        missing.map_or(Ok(entries), Err)
+    }
+
+    /// What `key` had, newest first, up to where history is kept: the commit that made it so, and the value, or nothing. What
+    /// has expired is nothing. Own writes are not in it.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn history(
+        &mut self,
+        db: DatabaseIndex,
+        key: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, Option<Value>)>, Missing> {
+        self.depends_on = self.store.committed().min(self.at());
+        self.note_range(db, key, Some(&behind(key)))?;
+        let rows = match self.versions(&engine_key(db, key), limit.min(HISTORY_MAX)) {
+            Ok(rows) => rows,
+            Err(Stopped::Missing) => return Err(self.miss()),
+            Err(Stopped::OutOfMemory) => return Err(self.fail(LoadError::OutOfMemory)),
+        };
+        let mut history = Vec::new();
+        let mut missing = None;
+        for row in rows {
+            let value = match row.is_live_at(self.now_ms) {
+                true => self.value_of(&row).map(Some),
+                false => Ok(None),
+            };
+            match value {
+                Ok(value) => history.push((row.timestamp, value)),
+                Err(one) => missing = Some(one),
+            }
+            if self.has_all_faults() {
+                break;
+            }
+        }
+        missing.map_or(Ok(history), Err)
+    }
+
+    /// The versions of a key that are kept, newest first; a range delete is one without a value.
+    fn versions(&self, key: &[u8], limit: usize) -> Result<Vec<Row>, Stopped> {
+        let engine = &self.store.engine;
+        let (floor, at) = (engine.floor.get(), self.at());
+        let tree = engine.tree.borrow();
+        let reader = self.reader();
+        let mut merge = tree.merge(&reader, at).map_err(Stopped::from)?;
+        merge.seek(key)?;
+        let mut rows: Vec<Row> = Vec::new();
+        // Up to where range deletes have been looked for.
+        let mut until = at;
+        loop {
+            let version = merge.version().filter(|(_, of, _)| *of == key);
+            let version = version.map(|(_, _, version)| version);
+            if version.is_some_and(|version| version.timestamp > at) {
+                merge.next_version()?;
+                continue;
+            }
+            let since = version.map_or(Timestamp(0), |version| version.timestamp);
+            while let Some(deleted) = tree.deleted_at(&reader, key, until)?
+                && deleted > since
+            {
+                rows.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
+                rows.push(Row {
+                    timestamp: deleted,
+                    ..Row::ABSENT
+                });
+                if rows.len() >= limit || deleted <= floor {
+                    return Ok(rows);
+                }
+                until = Timestamp(deleted.0.saturating_sub(1));
+            }
+            let Some(version) = version else {
+                return Ok(rows);
+            };
+            rows.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
+            rows.push(Row {
+                timestamp: version.timestamp,
+                ..Row::of(&version)
+            });
+            if rows.len() >= limit || version.timestamp <= floor {
+                return Ok(rows);
+            }
+            until = Timestamp(version.timestamp.0.saturating_sub(1));
+            merge.next_version()?;
+        }
+    }
+
+    /// Gives live keys of `part`, up to `limit`, looking at `looks` of the store's entries at most.
+    fn walk(
+        &mut self,
+        part: Part<'_>,
+        limit: usize,
+        looks: &mut usize,
+        give: &mut dyn FnMut(&[u8], Option<Row>) -> Result<(), OutOfMemory>,
+    ) -> Result<Walked, Missing> {
+        self.depends_on = self.store.committed().min(self.at());
+        if limit == 0 {
+            return Ok(Walked::End);
+        }
+        let walked = match self.walk_stored(part, limit, looks, give) {
+            Ok(walked) => walked,
+            Err(Stopped::Missing) => return Err(self.miss()),
+            Err(Stopped::OutOfMemory) => return Err(self.fail(LoadError::OutOfMemory)),
+        };
+        let (from, end) = match &walked {
+            Walked::End => (part.from, part.end),
+            Walked::More(key) if part.reverse => (&key[..], part.end),
+            Walked::More(key) => (part.from, Some(&key[..])),
+        };
+        self.note_range(part.db, from, end)?;
+        Ok(walked)
+    }
+
+    fn walk_stored(
+        &self,
+        part: Part<'_>,
+        limit: usize,
+        looks: &mut usize,
+        give: &mut dyn FnMut(&[u8], Option<Row>) -> Result<(), OutOfMemory>,
+    ) -> Result<Walked, Stopped> {
+        let Part {
+            db, from, end, ..
+        } = part;
+        let own = self.writes.of(db);
+        let hides = |key: &[u8]| own.is_some_and(|writes| writes.hides(key));
+        let mut written = own.map(|writes| writes.range(from, end));
+        let mut next_written = || {
+            let written = written.as_mut()?;
+            if part.reverse { written.next_back() } else { written.next() }
+        };
+        let mut written = next_written();
+        let tree = self.store.engine.tree.borrow();
+        let reader = self.reader();
+        let mut merge = tree.merge(&reader, self.at()).map_err(Stopped::from)?;
+        if part.reverse {
+            let end = end.map_or_else(|| engine_key(DatabaseIndex(db.0 + 1), &[]), |end| engine_key(db, end));
+            merge.seek_back(Some(&end))?;
+        } else {
+            merge.seek(&engine_key(db, from))?;
+        }
+        let goes_on = |key: &[u8]| if part.reverse { Key::from(key) } else { behind(key).into() };
+        let (mut given, mut found) = (0, Vec::new());
+        loop {
+            let (mut row, mut is_more) = (None, false);
+            match merge.next_visible(looks, &mut found)? {
+                ScanStep::Key(version) if version.is_live_at(self.now_ms) => {
+                    row = Some(Row::of(&version));
+                }
+                ScanStep::Key(_) => {}
+                ScanStep::More => is_more = true,
+                ScanStep::End => found.clear(),
+            }
+            let here = found.split_first().filter(|(of, _)| **of == db.0);
+            let here = here.map(|(_, key)| key);
+            let here = here.filter(|key| *key >= from && end.is_none_or(|end| *key < end));
+            // Own writes up to there come first.
+            let comes_first = |key: &[u8]| {
+                here.is_none_or(|here| if part.reverse { key > here } else { key < here })
+            };
+            while let Some((key, write)) = written.filter(|(key, _)| comes_first(key)) {
+                written = next_written();
+                if !matches!(write, Write::Delete) {
+                    give(key, None)?;
+                    given += 1;
+                    if given >= limit {
+                        return Ok(Walked::More(goes_on(key)));
+                    }
+                }
+            }
+            let Some(here) = here else {
+                return Ok(Walked::End);
+            };
+            if is_more {
+                return Ok(Walked::More(here.into()));
+            }
+            let is_given = match written.filter(|(key, _)| ***key == *here) {
+                Some((_, write)) => {
+                    written = next_written();
+                    row = None;
+                    !matches!(write, Write::Delete)
+                }
+                None => row.is_some() && !hides(here),
+            };
+            if is_given {
+                give(here, row)?;
+                given += 1;
+                if given >= limit {
+                    return Ok(Walked::More(goes_on(here)));
+                }
+            }
+        }
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        let (engine, loaded) = (&self.store.engine, &self.loaded.chunks);
+        Reader::new(&engine.cache, loaded, &self.chunk_faults, Wanted::All)
+    }
+
+    /// Keys from `start` on, up to `end`, not included, were read.
+    fn note_range(
+        &mut self,
+        db: DatabaseIndex,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> Result<(), Missing> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        let end = match end {
+            Some(end) => engine_key(db, end),
+            None => engine_key(DatabaseIndex(db.0 + 1), &[]),
+        };
+        match open.note_range(&engine_key(db, start), &end) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.fail(LoadError::TransactionTooLarge)),
+        }
+    }
+
+    /// A live key, about uniformly at random as `random` is. Own writes are seen.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub fn random_key(&mut self, db: DatabaseIndex, random: u64) -> Result<Option<Key>, Missing> {
+        // A further attempt has to look for the same.
+        let mut random = self.loaded.random(self.draws, random);
+        self.draws += 1;
+        self.note_range(db, &[], None)?;
+        self.depends_on = self.store.committed().min(self.at());
+        if self.writes.of(db).is_some() || self.at() != NEWEST {
+            let mut keys = Vec::new();
+            self.keys_after(db, None, 64, &mut keys)?;
+            let at = random.checked_rem(keys.len() as u64).unwrap_or(0);
+            return Ok(usize::try_from(at).ok().and_then(|at| keys.get(at).cloned()));
+        }
+        for _ in 0..RANDOM_TRIES {
+            let key = match self.random_place(db, random) {
+                Ok(key) => key,
+                Err(NotInMemory) => return Err(self.miss()),
+            };
+            random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            let Some(key) = key else { continue };
+            let user_key = key.get(1..).unwrap_or_default();
+            if self.live(db, user_key)?.is_some() {
+                return Ok(Some(user_key.into()));
+            }
+        }
+        let mut keys = Vec::new();
+        self.keys_after(db, None, 1, &mut keys)?;
+        Ok(keys.pop())
+    }
+
+    /// Some key of `db` that was written at some time, if there is one where `random` says.
+    fn random_place(&self, db: DatabaseIndex, random: u64) -> Result<Option<Key>, NotInMemory> {
+        let engine = &self.store.engine;
+        let tree = engine.tree.borrow();
+        let tables = || {
+            let tables = tree.runs().iter().flat_map(|run| &run.tables);
+            tables.filter(|table| table.may_have_of(db))
+        };
+        let in_memory = tree.memtables().map(|memtable| memtable.entries() as u64);
+        let in_tables = tables().map(|table| table.stats.entries);
+        let all = in_memory.sum::<u64>() + in_tables.sum::<u64>();
+        let Some(mut place) = random.checked_rem(all) else {
+            return Ok(None);
+        };
+        // The lower bits have decided where; others decide what there.
+        let within = random.rotate_left(32);
+        let of_db = |key: &[u8]| (key.first() == Some(&db.0)).then(|| Key::from(key));
+        for memtable in tree.memtables() {
+            let entries = memtable.entries() as u64;
+            if place < entries {
+                return Ok(memtable.random_key(within).and_then(of_db));
+            }
+            place -= entries;
+        }
+        for table in tables() {
+            if place < table.stats.entries {
+                let key = table_random_key(table, &self.reader(), within)?;
+                return Ok(key.and_then(|key| of_db(&key)));
+            }
+            place -= table.stats.entries;
+        }
+        Ok(None)
+    }
+
+    /// Deletes up to `limit` keys whose time has come; how many. Those that turn out to have been written since are forgotten.
+    ///
+    /// # Errors
+    /// Something has to be loaded first.
+    pub(crate) fn delete_expired(&mut self, limit: usize) -> Result<usize, Missing> {
+        let store = self.store;
+        let due = store.engine.expiries.borrow();
+        let due = due.due(self.now_ms).take(limit);
+        let due: Vec<(i64, Key)> = due.map(|(at, key)| (at, Key::from(key))).collect();
+        let mut count = 0;
+        for (at, key) in &due {
+            let Some((db, user_key)) = key.split_first() else {
+                continue;
+            };
+            let row = self.stored(DatabaseIndex(*db), user_key)?;
+            if row.is_value() && row.expires_at_ms <= self.now_ms {
+                self.write(DatabaseIndex(*db), user_key, Write::Delete);
+                count += 1;
+            } else {
+                store.engine.expiries.borrow_mut().forget(*at, key);
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Why a walk did not get further.
+enum Stopped {
+    Missing,
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Stopped {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<NotInMemory> for Stopped {
+    fn from(_: NotInMemory) -> Self {
+        Self::Missing
+    }
+}
+
+/// The first key behind `key`.
+fn behind(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
