@@ -22,7 +22,10 @@ use lfs::{
 use crate::record::{Change, Record, records};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
-use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, KEY_BYTES_MAX, Key, Timestamp};
+use crate::{
+    CommitError, DATABASE_COUNT, DatabaseIndex, KEY_BYTES_MAX, Key, LoadError, Timestamp,
+    TransactError, Transaction,
+};
 
 /// How long keys stay pinned for a backup of which nothing is read.
 pub const PIN_IDLE_MS: i64 = 10 * 60 * 1000;
@@ -89,6 +92,16 @@ pub enum RestoreError {
     /// Its files cannot be written.
     #[error(transparent)]
     Files(FileError),
+}
+
+impl From<TransactError> for RestoreError {
+    fn from(error: TransactError) -> Self {
+        match error {
+            TransactError::Commit(error) => Self::Keys(error),
+            TransactError::Load(LoadError::File(error)) => Self::Files(error),
+            TransactError::Load(LoadError::OutOfMemory) => Self::Keys(CommitError::OutOfMemory),
+        }
+    }
 }
 
 /// Keys that are pinned for backups, least recently read first.
@@ -365,6 +378,9 @@ impl<D: BlockDevice> Store<D> {
         let mut bytes = 0;
         for record in records(payload) {
             let record = record.map_err(|_| RestoreError::Malformed)?;
+            if matches!(record.change, Change::Delete | Change::Expire { .. }) {
+                return Err(RestoreError::Malformed);
+            }
             for record in pieces(record, commit_bytes.max(1)) {
                 batch.push(record);
                 bytes += record_bytes(&record);
@@ -382,23 +398,28 @@ impl<D: BlockDevice> Store<D> {
         loop {
             self.admit().await;
             // Before all time: what has expired is restored, too, and expires again.
-            let mut transaction = self.transaction(i64::MIN);
-            for &Record { db, key, change } in batch {
-                match change {
-                    Change::Put {
-                        value,
-                        expires_at_ms,
-                    } => transaction.put(db, key, value, expires_at_ms),
-                    Change::Append { tail } => {
-                        transaction.append(db, key, tail);
+            let restore = |transaction: &mut Transaction<'_, D>| {
+                for &Record { db, key, change } in batch {
+                    match change {
+                        Change::Put {
+                            value,
+                            expires_at_ms,
+                        } => transaction.put(db, key, value, expires_at_ms),
+                        Change::Append { tail } => {
+                            transaction.append(db, key, tail)?;
+                        }
+                        Change::Clear => transaction.clear(db),
+                        // Refused before.
+                        Change::Delete | Change::Expire { .. } => {}
                     }
-                    Change::Clear => transaction.clear(db),
-                    Change::Delete | Change::Expire { .. } => return Err(RestoreError::Malformed),
                 }
-            }
-            match transaction.commit() {
+                Ok(())
+            };
+            match self.transact(i64::MIN, 0, restore).await {
                 Ok(_) => break,
-                Err(CommitError::Busy) => embassy_futures::yield_now().await,
+                Err(TransactError::Commit(CommitError::Busy)) => {
+                    embassy_futures::yield_now().await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,10 +1,11 @@
 //! What can go wrong.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
-use lfs::{Fault, MountError, ObjectId, ObjectReadError};
+use lfs::{MountError, ObjectId, ObjectReadError};
 
-use crate::Timestamp;
+use crate::{Fault, Timestamp};
 
 /// Why a commit was refused. Nothing of it happened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,10 +20,9 @@ pub enum CommitError {
     /// The disk has no room for what files would grow by. Removing files still commits.
     #[error("no space left on the device for files")]
     FilesFull,
-    /// Only with files: something must be loaded first ([`Store::load`](crate::Store::load)); then run the
-    /// transaction again.
+    /// Something must be loaded first ([`Store::load_all`](crate::Store::load_all)); then run the transaction again.
     #[error("something is not in memory")]
-    Fault(Box<Fault>),
+    Fault(Vec<Fault>),
     /// Only with files: what the commit touches cannot be read.
     #[error(transparent)]
     Files(Box<lfs::FileError>),

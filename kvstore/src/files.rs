@@ -1,9 +1,7 @@
 //! Files within a transaction, and what else a store passes on of its file system.
 //!
 //! A transaction with files keeps their changes beside those of keys, and commits both as one commit of the file
-//! system. What is not in memory is a fault: the transaction is dropped, the store loads what is missing
-//! ([`Store::load`]) into a [`Loaded`] that is kept for it, and it is run again from the start. So it still happens in one
-//! step, and each attempt gets further.
+//! system. What is not in memory is a fault, as of keys (`fault`).
 //!
 //! Room: a merge of all runs needs space for a copy of all keys (`space`). Files may not grow into that, and keys
 //! may not grow beyond what files leave.
@@ -13,84 +11,15 @@ use alloc::vec::Vec;
 use core::cell::Ref;
 
 use lfs::{
-    BlockDevice, Clock, CommitStop, Fault, FileChanges, FileError, FileSystem, Finding, Loaded,
-    ScrubError, ScrubOptions, ScrubStatus, SnapshotInfo,
+    BlockDevice, Clock, CommitStop, FileChanges, FileError, Finding, ScrubError, ScrubOptions,
+    ScrubStatus, SnapshotInfo,
 };
 
 use crate::store::{FileStats, Store};
 use crate::transaction::Growth;
-use crate::{CommitError, Damage, Timestamp, Transaction};
-
-/// What a transaction does to files.
-pub(crate) struct FilePart<'s> {
-    changes: FileChanges,
-    loaded: &'s Loaded,
-    fault: Option<Fault>,
-}
-
-impl<'s> FilePart<'s> {
-    pub(crate) fn new<D: BlockDevice>(
-        filesystem: &FileSystem<D>,
-        now_ns: i64,
-        loaded: &'s mut Loaded,
-    ) -> Self {
-        Self {
-            changes: filesystem.begin_changes(now_ns, loaded),
-            loaded,
-            fault: None,
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
-    pub(crate) fn run<D: BlockDevice, T>(
-        &mut self,
-        filesystem: &FileSystem<D>,
-        body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
-    ) -> Result<T, FileError> {
-        let result = filesystem.change_files(&mut self.changes, self.loaded, body);
-        if let Err(FileError::Fault(fault)) = &result {
-            self.fault = Some(fault.clone());
-        }
-        result
-    }
-
-    pub(crate) fn take_fault(&mut self) -> Option<Fault> {
-        self.fault.take()
-    }
-
-    pub(crate) fn rehearse<D: BlockDevice>(
-        &self,
-        filesystem: &FileSystem<D>,
-    ) -> Result<(), CommitError> {
-        filesystem
-            .rehearse_commit(&self.changes)
-            .map_err(|stop| refusal(stop, false))
-    }
-}
+use crate::{CommitError, Damage, Fault, Timestamp};
 
 impl<D: BlockDevice> Store<D> {
-    /// Begins a transaction that may touch files too. `file_time_ns`: Unix nanoseconds, the time of what it changes.
-    /// `loaded` is kept from one attempt to the next.
-    pub fn transaction_with_files<'s>(
-        &'s self,
-        now_ms: i64,
-        file_time_ns: i64,
-        loaded: &'s mut Loaded,
-    ) -> Transaction<'s, D> {
-        Transaction::with_files(self, now_ms, file_time_ns, loaded)
-    }
-
-    /// Loads what a transaction found missing.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn load(&self, fault: Fault, loaded: &mut Loaded) -> Result<(), FileError> {
-        self.filesystem.load(fault, loaded).await
-    }
-
     /// Snapshots of the files, oldest first.
     pub fn file_snapshots(&self) -> Vec<SnapshotInfo> {
         self.filesystem.snapshots()
@@ -165,10 +94,16 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
+    /// Finds out whether a commit of `changes` would ask for something to be loaded.
+    pub(crate) fn rehearse_files(&self, changes: &FileChanges) -> Result<(), CommitError> {
+        let rehearsed = self.filesystem.rehearse_commit(changes);
+        rehearsed.map_err(|stop| refusal(stop, false))
+    }
+
     /// Commits what a transaction does to files, and to keys if it does.
     pub(crate) fn commit_files(
         &self,
-        files: FilePart<'_>,
+        changes: FileChanges,
         growth: &Growth,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Result<Timestamp, CommitError> {
@@ -182,7 +117,7 @@ impl<D: BlockDevice> Store<D> {
         encode(&mut payload);
         let live = self.index.borrow().live_run_bytes();
         self.share_space(live.saturating_add_signed(growth.run));
-        let committed = self.filesystem.commit(files.changes, &payload);
+        let committed = self.filesystem.commit(changes, &payload);
         self.share_space(live);
         match committed {
             Ok(number) => Ok(Timestamp(number.0)),
@@ -194,7 +129,7 @@ impl<D: BlockDevice> Store<D> {
 /// Why a commit with files did not come about. `stuck`: the log cannot move on for want of space.
 fn refusal(stop: CommitStop, stuck: bool) -> CommitError {
     match stop {
-        CommitStop::Fault(fault) => CommitError::Fault(Box::new(fault)),
+        CommitStop::Fault(fault) => CommitError::Fault(alloc::vec![Fault::File(fault)]),
         CommitStop::NoRoom if stuck => CommitError::DiskFull,
         CommitStop::NoRoom | CommitStop::NoRoomToShrink(_) => CommitError::Busy,
         CommitStop::Error(FileError::NoSpace) => CommitError::FilesFull,

@@ -6,6 +6,7 @@
 //!   by slot, with their expiries; what changed since the last flush;
 //! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
 //! - [`Transaction`], `write_set`: reads and writes that commit as one;
+//! - [`Fault`], [`Loaded`]: what has to be loaded before a transaction can be run; `misses`: as if it had, for tests;
 //! - `run`, `load`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
 //! - `backup`: keys and files of one commit as a stream, and back;
 //! - [`Damage`]: what a scrub found and could not repair;
@@ -28,11 +29,13 @@ pub mod engine;
 mod error;
 #[doc(hidden)]
 pub mod expiry;
+mod fault;
 mod files;
 mod index;
 mod keyspace;
 mod load;
 mod maintenance;
+mod misses;
 mod per_database;
 mod record;
 mod run;
@@ -57,7 +60,9 @@ mod write_set;
 pub use backup::{BackupReadError, BackupSource, PIN_IDLE_MS, RestoreError};
 pub use damage::Damage;
 pub use error::{CommitError, DurabilityLost, OpenError};
-pub use lfs::Loaded;
+pub use fault::{
+    FAULTS_MAX, Fault, KeysFault, LOADED_KEY_BYTES_MAX, LoadError, Loaded, Missing, TransactError,
+};
 pub use snapshot::Snapshot;
 pub use store::{FileStats, Limits, Options, Stats, Store};
 pub use transaction::Transaction;

@@ -13,12 +13,14 @@ use crate::index::Index;
 use crate::keyspace::Keyspace;
 use crate::load::Loader;
 use crate::maintenance::GARBAGE_PER_STEP;
+use crate::misses::Misses;
 use crate::record::records;
 use crate::run::{Run, RunError, RunReader, decode_manifest};
 use crate::snapshot::Snapshot;
 use crate::transaction::{Growth, Transaction};
 use crate::{
-    CommitError, DATABASE_COUNT, Damage, DatabaseIndex, DurabilityLost, Key, OpenError, Timestamp,
+    CommitError, DATABASE_COUNT, Damage, DatabaseIndex, DurabilityLost, Key, Loaded, OpenError,
+    Timestamp, TransactError,
 };
 use crate::{maintenance, space};
 
@@ -73,6 +75,7 @@ pub struct Store<D: BlockDevice> {
     pub(crate) pinned: Pinned,
     /// Of the scrub under way, or of the last one.
     pub(crate) damage: RefCell<Damage>,
+    pub(crate) misses: Misses,
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -152,6 +155,7 @@ impl<D: BlockDevice> Store<D> {
             payload: RefCell::default(),
             pinned: Pinned::default(),
             damage: RefCell::default(),
+            misses: Misses::default(),
         }
     }
 
@@ -179,12 +183,25 @@ impl<D: BlockDevice> Store<D> {
         self.filesystem.has_room() || self.stuck.get()
     }
 
-    /// Begins a transaction; `now_ms` (Unix milliseconds) decides what is expired.
+    /// Begins a transaction over keys and files. `now_ms` (Unix milliseconds) decides what is expired; files that it
+    /// changes get `file_time_ns` (Unix nanoseconds). `loaded` is kept from one attempt to the next.
     ///
     /// Begin, use and commit it without an await in between: otherwise another may commit first, and
     /// this one is refused.
-    pub fn transaction(&self, now_ms: i64) -> Transaction<'_, D> {
-        Transaction::new(self, now_ms)
+    pub fn transaction<'s>(
+        &'s self,
+        now_ms: i64,
+        file_time_ns: i64,
+        loaded: &'s mut Loaded,
+    ) -> Transaction<'s, D> {
+        Transaction::new(self, now_ms, file_time_ns, loaded)
+    }
+
+    /// From now on reads of keys in transactions miss at random, as if the keys were on the disk only. For tests of
+    /// those who run transactions.
+    #[cfg(feature = "sim")]
+    pub fn miss_at_random(&self, seed: u64) {
+        self.misses.begin(seed);
     }
 
     /// The last commit.
@@ -241,13 +258,12 @@ impl<D: BlockDevice> Store<D> {
     /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted.
     ///
     /// # Errors
-    /// As [`Transaction::commit`].
-    pub fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, CommitError> {
+    /// As [`transact`](Self::transact).
+    pub async fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, TransactError> {
         self.pinned.expire(now_ms);
-        let mut transaction = self.transaction(now_ms);
-        let count = transaction.delete_expired(limit);
+        let delete = |transaction: &mut Transaction<'_, D>| transaction.delete_expired(limit);
+        let (count, _) = self.transact(now_ms, 0, delete).await?;
         if count > 0 {
-            transaction.commit()?;
             let expired = &self.index.borrow().expired_keys;
             expired.set(expired.get() + count as u64);
         }
