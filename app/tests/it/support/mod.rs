@@ -53,6 +53,11 @@ impl World {
         Self::on_disk(SimDisk::new(8192, seed), Some(FORMAT), seed, settings)
     }
 
+    /// The same, of which no read of a key misses, whatever all others do.
+    pub fn in_memory(seed: u64, settings: &[(&str, &str)]) -> Self {
+        Self::with_misses(SimDisk::new(8192, seed), Some(FORMAT), seed, settings, None)
+    }
+
     /// The same, of which reads of keys miss.
     pub fn missing(seed: u64, settings: &[(&str, &str)]) -> Self {
         let disk = SimDisk::new(8192, seed);
