@@ -165,7 +165,11 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         loop {
             self.store.admit().await;
             self.read_clock();
-            match self.store.reclaim_expired(self.now_ms(), RECLAIM_STEP) {
+            match self
+                .store
+                .reclaim_expired(self.now_ms(), RECLAIM_STEP)
+                .await
+            {
                 Ok(count) if count >= RECLAIM_STEP => yield_now().await,
                 _ => return,
             }

@@ -1,11 +1,13 @@
 //! The connection itself: AUTH, HELLO, PING, ECHO, SELECT.
 
+use kvstore::DatabaseIndex;
 use subtle::ConstantTimeEq as _;
 
 use super::failure::{self, Failure};
-use super::{Control, Outcome, client, database, is};
+use super::{Control, Outcome, Spec, client, database, is};
 use crate::env::Env;
 use crate::number;
+use crate::resp::Args;
 use crate::{REDIS_VERSION, SERVER_NAME};
 
 /// The one user there is.
@@ -29,6 +31,12 @@ pub(crate) fn select(control: &mut Control<'_>) -> Outcome {
     control.state.select(database(control.args.at(1))?);
     control.reply.ok();
     Ok(())
+}
+
+/// The database that a command chooses for those that come after it.
+pub(crate) fn selects(spec: &Spec, args: Args<'_>) -> Option<DatabaseIndex> {
+    let chosen = (spec.name == "select").then(|| database(args.at(1)))?;
+    chosen.ok()
 }
 
 /// AUTH password, or AUTH user password.

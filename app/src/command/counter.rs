@@ -25,7 +25,7 @@ pub(crate) fn decr_by<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 
 pub(crate) fn add<D: BlockDevice>(data: &mut Data<'_, '_, D>, amount: i64) -> Outcome {
     let key = data.args.at(1);
-    let old = data.transaction.get(data.database, key);
+    let old = data.transaction.get(data.database, key)?;
     let value = match &old {
         Some(entry) => integer(&entry.value)?,
         None => 0,
@@ -44,7 +44,7 @@ pub(crate) fn add<D: BlockDevice>(data: &mut Data<'_, '_, D>, amount: i64) -> Ou
 
 pub(crate) fn incr_by_float<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
-    let old = data.transaction.get(data.database, key);
+    let old = data.transaction.get(data.database, key)?;
     let float = |bytes: &[u8]| Decimal::parse(bytes).ok_or(failure::NOT_A_FLOAT);
     let value = match &old {
         Some(entry) => float(&entry.value)?,

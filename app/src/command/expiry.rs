@@ -82,7 +82,7 @@ pub(crate) fn expire<D: BlockDevice>(
         data.transaction.now_ms(),
     )
     .ok_or_else(|| failure::invalid_expire(data.spec.name))?;
-    let allowed = match data.transaction.get(data.database, key) {
+    let allowed = match data.transaction.get(data.database, key)? {
         None => false,
         // A key without a time to live counts as one that lives for ever.
         Some(entry) => match entry.expires_at_ms {
@@ -96,7 +96,7 @@ pub(crate) fn expire<D: BlockDevice>(
     };
     if allowed {
         data.transaction
-            .set_expiry(data.database, key, Some(deadline));
+            .set_expiry(data.database, key, Some(deadline))?;
     }
     data.reply.integer(i64::from(allowed));
     Ok(())
@@ -104,7 +104,7 @@ pub(crate) fn expire<D: BlockDevice>(
 
 /// TTL, PTTL, EXPIRETIME, PEXPIRETIME: -2 for no key, -1 for no time.
 pub(crate) fn ttl<D: BlockDevice>(data: &mut Data<'_, '_, D>, unit: Unit, base: Base) -> Outcome {
-    let answer = match data.transaction.get(data.database, data.args.at(1)) {
+    let answer = match data.transaction.get(data.database, data.args.at(1))? {
         None => -2,
         Some(entry) => match entry.expires_at_ms {
             None => -1,
@@ -128,10 +128,10 @@ pub(crate) fn persist<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
     let mortal = data
         .transaction
-        .get(data.database, key)
+        .get(data.database, key)?
         .is_some_and(|entry| entry.expires_at_ms.is_some());
     if mortal {
-        data.transaction.set_expiry(data.database, key, None);
+        data.transaction.set_expiry(data.database, key, None)?;
     }
     data.reply.integer(i64::from(mortal));
     Ok(())

@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::ToString as _;
 use alloc::vec::Vec;
 
-use kvstore::CommitError;
+use kvstore::{CommitError, LOADED_KEY_BYTES_MAX, LoadError, Missing};
 use lfs::{FileError, Structure};
 
 /// An error reply: its code and text, such as `ERR syntax error`.
@@ -23,9 +23,21 @@ impl Failure {
         Self(Cow::Owned(parts.concat()))
     }
 
+    /// Whether something has to be loaded first: an attempt was in vain, and nobody is told.
+    pub(crate) fn is_missing(&self) -> bool {
+        *self == MISSING
+    }
+
     /// The code: everything before the first blank.
     pub(crate) fn code(text: &[u8]) -> &[u8] {
         text.split(|&byte| byte == b' ').next().unwrap_or_default()
+    }
+}
+
+/// What a read found missing is loaded and the command run again: nobody is told of it.
+impl From<Missing> for Failure {
+    fn from(_: Missing) -> Self {
+        MISSING
     }
 }
 
@@ -54,6 +66,9 @@ pub(crate) const WRONGPASS: Failure =
     Failure::of("WRONGPASS invalid username-password pair or user is disabled.");
 pub(crate) const BUSY: Failure = Failure::of("ERR the store is busy, try again");
 pub(crate) const OFFSET_OUT_OF_RANGE: Failure = Failure::of("ERR offset is out of range");
+/// Not for clients: an attempt that was in vain. Were it sent all the same, this is what would be read.
+pub(crate) const MISSING: Failure =
+    Failure::of("ERR internal error: a reply to what has not been carried out");
 /// What a reply becomes whose commit may or may not have reached the disk.
 pub(crate) const IO_ERROR: &str = "MISCONF Errors writing to the AOF file: Input/output error. \
                                    The store is read-only until it is restarted.";
@@ -94,8 +109,23 @@ pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure 
         CommitError::FilesFull => of_file(&FileError::NoSpace),
         CommitError::Files(error) => of_file(&error),
         // Not met by commands, which wait for room before they run, and run without waiting.
-        CommitError::Busy | CommitError::Conflict | CommitError::Fault(_) => BUSY,
+        CommitError::Busy | CommitError::Conflict => BUSY,
+        CommitError::Fault(_) => MISSING,
         _ => Failure::of(IO_ERROR),
+    }
+}
+
+/// Why what a command needs cannot be loaded.
+pub(crate) fn of_load(error: &LoadError) -> Failure {
+    match error {
+        LoadError::File(error) => of_file(error),
+        LoadError::OutOfMemory => {
+            let mut text = b"OOM the command reads more than ".to_vec();
+            crate::number::push_usize(&mut text, LOADED_KEY_BYTES_MAX);
+            text.extend_from_slice(b" bytes of keys that are not in memory");
+            Failure::from(text)
+        }
+        _ => BUSY,
     }
 }
 
@@ -133,6 +163,7 @@ pub(crate) fn of_file(error: &FileError) -> Failure {
         FileError::Device(_) => "EIO input/output error",
         FileError::TransactionTooLarge => "ERR the command writes more than one commit can hold",
         FileError::ReadOnly => IO_ERROR,
+        FileError::Fault(_) => return MISSING,
         _ => return BUSY,
     })
 }

@@ -8,22 +8,20 @@ use super::{Data, Outcome, database, is};
 
 /// DEL and UNLINK: memory is given back either way without a stall.
 pub(crate) fn del<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
-    let deleted = data
-        .args
-        .from(1)
-        .filter(|key| data.transaction.delete(data.database, key))
-        .count();
+    let mut deleted = 0;
+    for key in data.args.from(1) {
+        deleted += usize::from(data.transaction.delete(data.database, key)?);
+    }
     data.reply.count(deleted);
     Ok(())
 }
 
 /// EXISTS and TOUCH: a key given twice counts twice.
 pub(crate) fn exists<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
-    let found = data
-        .args
-        .from(1)
-        .filter(|key| data.transaction.get(data.database, key).is_some())
-        .count();
+    let mut found = 0;
+    for key in data.args.from(1) {
+        found += usize::from(data.transaction.get(data.database, key)?.is_some());
+    }
     data.reply.count(found);
     Ok(())
 }
@@ -31,7 +29,7 @@ pub(crate) fn exists<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn type_of<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let found = data
         .transaction
-        .get(data.database, data.args.at(1))
+        .get(data.database, data.args.at(1))?
         .is_some();
     data.reply.simple(if found { "string" } else { "none" });
     Ok(())
@@ -54,14 +52,15 @@ fn rename_if<D: BlockDevice>(
     only_if_absent: bool,
 ) -> Result<bool, failure::Failure> {
     let (from, to, db) = (data.args.at(1), data.args.at(2), data.database);
-    let entry = data.transaction.get(db, from).ok_or(failure::NO_SUCH_KEY)?;
+    let entry = data.transaction.get(db, from)?;
+    let entry = entry.ok_or(failure::NO_SUCH_KEY)?;
     if from == to {
         return Ok(false);
     }
-    if only_if_absent && data.transaction.get(db, to).is_some() {
+    if only_if_absent && data.transaction.get(db, to)?.is_some() {
         return Ok(false);
     }
-    data.transaction.delete(db, from);
+    data.transaction.delete(db, from)?;
     data.transaction
         .put(db, to, entry.value, entry.expires_at_ms);
     Ok(true)
@@ -89,7 +88,7 @@ pub(crate) fn copy<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     if target == data.database && from == to {
         return Err(failure::SAME_OBJECT);
     }
-    let copied = transfer(data, from, target, to, replace);
+    let copied = transfer(data, from, target, to, replace)?;
     data.reply.integer(i64::from(copied));
     Ok(())
 }
@@ -101,9 +100,9 @@ pub(crate) fn move_to<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     if target == data.database {
         return Err(failure::SAME_OBJECT);
     }
-    let moved = transfer(data, key, target, key, false);
+    let moved = transfer(data, key, target, key, false)?;
     if moved {
-        data.transaction.delete(data.database, key);
+        data.transaction.delete(data.database, key)?;
     }
     data.reply.integer(i64::from(moved));
     Ok(())
@@ -116,14 +115,14 @@ fn transfer<D: BlockDevice>(
     target: DatabaseIndex,
     to: &[u8],
     replace: bool,
-) -> bool {
-    let Some(entry) = data.transaction.get(data.database, from) else {
-        return false;
+) -> Result<bool, failure::Failure> {
+    let Some(entry) = data.transaction.get(data.database, from)? else {
+        return Ok(false);
     };
-    if !replace && data.transaction.get(target, to).is_some() {
-        return false;
+    if !replace && data.transaction.get(target, to)?.is_some() {
+        return Ok(false);
     }
     data.transaction
         .put(target, to, entry.value, entry.expires_at_ms);
-    true
+    Ok(true)
 }

@@ -28,7 +28,7 @@ pub(crate) fn keys<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     loop {
         step.clear();
         data.transaction
-            .keys_after(data.database, last.as_deref(), WALK_STEP, &mut step);
+            .keys_after(data.database, last.as_deref(), WALK_STEP, &mut step)?;
         found.take_matching(pattern, &step);
         match step.pop() {
             Some(key) if !found.is_full() => last = Some(key),
@@ -117,7 +117,7 @@ pub(crate) fn scan<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let mut keys = Vec::new();
     let next = data
         .transaction
-        .scan(data.database, cursor, count, &mut keys);
+        .scan(data.database, cursor, count, &mut keys)?;
     if only_type.is_some_and(|name| !is(name, "string")) {
         keys.clear();
     }
@@ -136,7 +136,7 @@ pub(crate) fn scan<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn random_key<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     match data
         .transaction
-        .random_key(data.database, data.env.random_u64())
+        .random_key(data.database, data.env.random_u64())?
     {
         Some(key) => data.reply.bulk(&key),
         None => data.reply.null(),
@@ -145,7 +145,7 @@ pub(crate) fn random_key<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome 
 }
 
 pub(crate) fn db_size<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
-    let count = data.transaction.count(data.database);
+    let count = data.transaction.count(data.database)?;
     data.reply.integer(i64::try_from(count).unwrap_or(i64::MAX));
     Ok(())
 }

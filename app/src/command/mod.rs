@@ -2,12 +2,15 @@
 //!
 //! [`table`] describes every command once (arity, flags, key positions, help); dispatch, `COMMAND` and the checks
 //! before execution all read that. There are three kinds:
-//! - *data* commands work on one store transaction and nothing else ([`Data`]); alone each is a commit of
-//!   its own, within EXEC they share one;
+//! - *data* commands, and those on files, work on one store transaction and nothing else ([`Data`]); alone each is a
+//!   commit of its own, within EXEC they share one;
 //! - *control* commands look at or change the session and the server ([`Control`]);
 //! - *session* commands shape how others are executed (MULTI, EXEC, ...): the session knows them.
 //!
 //! A command validates everything before it writes anything, and replies last: an error leaves no trace.
+//!
+//! What a data command or one on files reads may not be in memory. Then it fails ([`failure::MISSING`], with `?`), the transaction knows
+//! what is missing, and the session carries all of it out again. So nothing in it may have an effect outside the transaction and the reply.
 #![expect(
     clippy::unnecessary_wraps,
     reason = "every command has the same signature"
@@ -34,8 +37,8 @@ pub(crate) mod table;
 
 use alloc::vec::Vec;
 
-use kvstore::{DATABASE_COUNT, DatabaseIndex, Timestamp, Transaction};
-use lfs::{BlockDevice, Fault};
+use kvstore::{DATABASE_COUNT, DatabaseIndex, Fault, Timestamp, Transaction};
+use lfs::BlockDevice;
 
 use crate::env::{Engine, Env};
 use crate::number;

@@ -12,7 +12,7 @@ const EMBEDDED_BYTES_MAX: usize = 44;
 const OVERHEAD_BYTES: usize = 96;
 
 pub(crate) fn encoding<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
-    match data.transaction.get(data.database, data.args.at(2)) {
+    match data.transaction.get(data.database, data.args.at(2))? {
         None => data.reply.null(),
         Some(entry) => {
             // Strings are kept as they are; the answer is what Redis would have chosen for this one.
@@ -32,7 +32,7 @@ pub(crate) fn encoding<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn freq<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     if data
         .transaction
-        .get(data.database, data.args.at(2))
+        .get(data.database, data.args.at(2))?
         .is_none()
     {
         data.reply.null();
@@ -54,7 +54,7 @@ pub(crate) fn ref_count<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 }
 
 fn constant<D: BlockDevice>(data: &mut Data<'_, '_, D>, answer: i64) -> Outcome {
-    match data.transaction.get(data.database, data.args.at(2)) {
+    match data.transaction.get(data.database, data.args.at(2))? {
         Some(_) => data.reply.integer(answer),
         None => data.reply.null(),
     }
@@ -73,7 +73,7 @@ pub(crate) fn memory_usage<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcom
         _ => return Err(failure::SYNTAX),
     }
     let key = data.args.at(2);
-    match data.transaction.get(data.database, key) {
+    match data.transaction.get(data.database, key)? {
         Some(entry) => data
             .reply
             .count(key.len() + entry.value.len() + OVERHEAD_BYTES),

@@ -10,7 +10,7 @@ use super::failure::{self, Failure};
 use super::{Data, Outcome, integer, is};
 
 pub(crate) fn get<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
-    match data.transaction.get(data.database, data.args.at(1)) {
+    match data.transaction.get(data.database, data.args.at(1))? {
         Some(entry) => data.reply.bulk(&entry.value),
         None => data.reply.null(),
     }
@@ -130,7 +130,7 @@ pub(crate) fn set<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     };
     let conditional = options.only_if_absent || options.only_if_present;
     let old = if conditional || options.get || options.ttl == Ttl::Keep {
-        data.transaction.get(data.database, key)
+        data.transaction.get(data.database, key)?
     } else {
         None
     };
@@ -163,7 +163,7 @@ fn reply_value<D: BlockDevice>(data: &mut Data<'_, '_, D>, entry: Option<&Entry>
 
 pub(crate) fn set_nx<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
-    let absent = data.transaction.get(data.database, key).is_none();
+    let absent = data.transaction.get(data.database, key)?.is_none();
     if absent {
         data.transaction
             .put(data.database, key, data.args.at(2), None);
@@ -187,7 +187,7 @@ pub(crate) fn set_ex<D: BlockDevice>(data: &mut Data<'_, '_, D>, unit: Unit) -> 
 
 pub(crate) fn get_set<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
-    let old = data.transaction.get(data.database, key);
+    let old = data.transaction.get(data.database, key)?;
     data.transaction
         .put(data.database, key, data.args.at(2), None);
     reply_value(data, old.as_ref());
@@ -196,9 +196,9 @@ pub(crate) fn get_set<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 
 pub(crate) fn get_del<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
-    let old = data.transaction.get(data.database, key);
+    let old = data.transaction.get(data.database, key)?;
     if old.is_some() {
-        data.transaction.delete(data.database, key);
+        data.transaction.delete(data.database, key)?;
     }
     reply_value(data, old.as_ref());
     Ok(())
@@ -207,7 +207,7 @@ pub(crate) fn get_del<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn get_ex<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let key = data.args.at(1);
     let options = parse_options(data, 2, false)?;
-    let Some(entry) = data.transaction.get(data.database, key) else {
+    let Some(entry) = data.transaction.get(data.database, key)? else {
         // Like Redis, which does not look at the time when there is no key.
         data.reply.null();
         return Ok(());
@@ -216,10 +216,10 @@ pub(crate) fn get_ex<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
         Ttl::At { index, unit, base } => {
             let deadline = deadline(data, data.args.at(index), unit, base)?;
             data.transaction
-                .set_expiry(data.database, key, Some(deadline));
+                .set_expiry(data.database, key, Some(deadline))?;
         }
         Ttl::Persist if entry.expires_at_ms.is_some() => {
-            data.transaction.set_expiry(data.database, key, None);
+            data.transaction.set_expiry(data.database, key, None)?;
         }
         _ => {}
     }
@@ -230,7 +230,7 @@ pub(crate) fn get_ex<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn mget<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     data.reply.array(data.args.len() - 1);
     for key in data.args.from(1) {
-        match data.transaction.get(data.database, key) {
+        match data.transaction.get(data.database, key)? {
             Some(entry) => data.reply.bulk(&entry.value),
             None => data.reply.null(),
         }
@@ -247,8 +247,13 @@ pub(crate) fn mset<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 
 pub(crate) fn mset_nx<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     check_pairs(data)?;
-    let mut keys = data.args.from(1).step_by(2);
-    let absent = keys.all(|key| data.transaction.get(data.database, key).is_none());
+    let mut absent = true;
+    for key in data.args.from(1).step_by(2) {
+        if data.transaction.get(data.database, key)?.is_some() {
+            absent = false;
+            break;
+        }
+    }
     if absent {
         put_pairs(data);
     }
@@ -275,18 +280,18 @@ pub(crate) fn append<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let (key, tail) = (data.args.at(1), data.args.at(2));
     let length = data
         .transaction
-        .get(data.database, key)
+        .get(data.database, key)?
         .map_or(0, |entry| entry.value.len());
     if length.saturating_add(tail.len()) > data.env.value_bytes_max() {
         return Err(failure::STRING_TOO_LONG);
     }
-    let length = data.transaction.append(data.database, key, tail);
+    let length = data.transaction.append(data.database, key, tail)?;
     data.reply.count(length);
     Ok(())
 }
 
 pub(crate) fn strlen<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
-    let entry = data.transaction.get(data.database, data.args.at(1));
+    let entry = data.transaction.get(data.database, data.args.at(1))?;
     data.reply.count(entry.map_or(0, |entry| entry.value.len()));
     Ok(())
 }
@@ -294,7 +299,7 @@ pub(crate) fn strlen<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 /// GETRANGE and SUBSTR: both ends included, negative ones count from the end.
 pub(crate) fn get_range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let (start, end) = (integer(data.args.at(2))?, integer(data.args.at(3))?);
-    let entry = data.transaction.get(data.database, data.args.at(1));
+    let entry = data.transaction.get(data.database, data.args.at(1))?;
     let value: &[u8] = entry.as_ref().map_or(&[], |entry| &entry.value);
     data.reply.bulk(slice(value, start, end));
     Ok(())
@@ -323,7 +328,7 @@ pub(crate) fn set_range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let (key, piece) = (data.args.at(1), data.args.at(3));
     let offset = integer(data.args.at(2))?;
     let offset = usize::try_from(offset).map_err(|_| Failure::of("ERR offset is out of range"))?;
-    let old = data.transaction.get(data.database, key);
+    let old = data.transaction.get(data.database, key)?;
     let old_value: &[u8] = old.as_ref().map_or(&[], |entry| &entry.value);
     if piece.is_empty() {
         data.reply.count(old_value.len());

@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 
+use crate::command::failure::MISSING;
 use crate::number;
 
 /// Payloads up to this size are appended without asking whether there is memory for them.
@@ -55,6 +56,20 @@ impl Sink {
         self.bytes.capacity()
     }
 
+    /// Where it is now, to [`return_to`](Self::return_to).
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            len: self.bytes.len(),
+            overflowed: self.overflowed,
+        }
+    }
+
+    /// Takes back everything since, as if it had never been written: nor has it overflowed then.
+    pub(crate) fn return_to(&mut self, place: Place) {
+        self.bytes.truncate(place.len);
+        self.overflowed = place.overflowed;
+    }
+
     /// Takes back everything after `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
@@ -75,6 +90,20 @@ impl Sink {
         } else {
             self.overflowed = true;
         }
+    }
+}
+
+/// Where a [`Sink`] was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    len: usize,
+    overflowed: bool,
+}
+
+impl Place {
+    /// How much was written by then.
+    pub(crate) fn len(self) -> usize {
+        self.len
     }
 }
 
@@ -122,6 +151,10 @@ impl<'a> Reply<'a> {
 
     /// An error; `text` starts with its code, such as `ERR`.
     pub(crate) fn error(&mut self, text: &[u8]) {
+        debug_assert!(
+            *text != *MISSING.0,
+            "an attempt that was in vain is replied to"
+        );
         self.line(b'-', text);
     }
 
@@ -341,5 +374,11 @@ mod tests {
         assert!(sink.has_overflowed() && sink.len() < 100);
         sink.reset(0);
         assert!(!sink.has_overflowed() && sink.capacity() == 0);
+        Reply::new(&mut sink, false).integer(1);
+        let place = sink.place();
+        Reply::new(&mut sink, false).bulk(&[b'x'; 200]);
+        assert!(sink.has_overflowed());
+        sink.return_to(place);
+        assert!(!sink.has_overflowed() && sink.bytes() == b":1\r\n" && place.len() == 4);
     }
 }

@@ -2,16 +2,14 @@
 
 use alloc::vec::Vec;
 
-use kvstore::{KEY_BYTES_MAX, Timestamp};
-use lfs::{BlockDevice, Clock, Fault};
+use kvstore::{Fault, KEY_BYTES_MAX, Timestamp};
+use lfs::{BlockDevice, Clock};
 
 use super::output::Batch;
 use super::{ReplyMode, State};
 use crate::command::failure::{self, Failure};
 use crate::command::table::{self, COMMANDS, NO_AUTH, NO_MULTI, WRITE};
-use crate::command::{
-    After, Control, Data, DataCommand, Outcome, Run, SessionCommand, Spec, introspect,
-};
+use crate::command::{After, Control, DataCommand, Outcome, Run, SessionCommand, Spec, introspect};
 use crate::env::{self, PauseMode};
 use crate::resp::{Args, Reply};
 use crate::server::Server;
@@ -109,24 +107,20 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
 
     fn run(&self, state: &mut State, found: Found, args: Args<'_>, batch: &mut Batch) -> After {
         let mut after = After::Nothing;
-        let outcome = match found.spec.run {
+        let attempt = match found.spec.run {
             Run::Data(DataCommand::Keys) => {
                 after = After::Keys(args.at(1).to_vec());
-                Ok(())
+                Ok(Ok(()))
             }
-            Run::Data(command) => self.run_alone(state, command, found.spec, args, batch),
+            Run::Data(command) => {
+                self.run_alone(state, found, args, batch, |data| data.run(command))
+            }
             Run::File(command) => {
-                match self.run_file_alone(state, command, found.spec, args, batch) {
-                    Ok(outcome) => outcome,
-                    Err(faults) => {
-                        after = After::Load(faults);
-                        Ok(())
-                    }
-                }
+                self.run_alone(state, found, args, batch, |data| data.run_file(command))
             }
             Run::Control(run) => {
                 let resp3 = state.resp3;
-                run(&mut Control {
+                Ok(run(&mut Control {
                     state,
                     args,
                     reply: Reply::new(&mut batch.sink, resp3),
@@ -134,70 +128,33 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                     engine: self,
                     in_exec: false,
                     after: &mut after,
-                })
+                }))
             }
             Run::Session(SessionCommand::Quit) => {
                 Reply::new(&mut batch.sink, state.resp3).ok();
                 after = After::Close;
-                Ok(())
+                Ok(Ok(()))
             }
             Run::Session(SessionCommand::Reset) => {
                 state.reset(self.env.config().requirepass().is_empty());
                 Reply::new(&mut batch.sink, false).simple("RESET");
-                Ok(())
+                Ok(Ok(()))
             }
-            Run::Session(SessionCommand::Exec) => match self.exec(state, batch) {
-                Ok(outcome) => outcome,
-                Err(faults) => {
-                    after = After::Load(faults);
-                    Ok(())
-                }
-            },
-            Run::Session(command) => self.run_transaction_command(state, command, args, batch),
-            Run::Container => Err(introspect::unknown_subcommand(found.spec, args.at(1))),
+            Run::Session(SessionCommand::Exec) => self.exec(state, batch),
+            Run::Session(SessionCommand::Watch) => self.watch(state, found, args, batch),
+            Run::Session(command) => Ok(state.run_transaction_command(command, batch)),
+            Run::Container => Ok(Err(introspect::unknown_subcommand(found.spec, args.at(1)))),
         };
+        let outcome = match attempt {
+            Ok(outcome) => outcome,
+            Err(faults) => return After::Load(faults),
+        };
+        state.forget_loaded();
         if let Err(failure) = outcome {
             self.note_failure(found, &failure);
             Reply::new(&mut batch.sink, state.resp3).error(&failure.0);
         }
         after
-    }
-
-    /// A data command as a commit of its own.
-    fn run_alone(
-        &self,
-        state: &mut State,
-        command: DataCommand,
-        spec: &'static Spec,
-        args: Args<'_>,
-        batch: &mut Batch,
-    ) -> Outcome {
-        let start = batch.sink.len();
-        let mut transaction = self.store.transaction(self.now_ms());
-        let outcome = Data {
-            transaction: &mut transaction,
-            database: state.database,
-            args,
-            reply: Reply::new(&mut batch.sink, state.resp3),
-            env: &self.env,
-            spec,
-        }
-        .run(command);
-        let read_only = transaction.is_read_only();
-        if outcome.is_err() && !read_only {
-            return outcome;
-        }
-        let timestamp = match transaction.commit() {
-            Ok(timestamp) => timestamp,
-            Err(error) => {
-                batch.sink.truncate(start);
-                return Err(self.refusal(error));
-            }
-        };
-        if !read_only {
-            state.last_write = timestamp;
-        }
-        self.depend_with_outcome(state, outcome, batch, start, timestamp)
     }
 
     /// A command's reply from `start` on, or its error, may leave once `timestamp` is durable.

@@ -2,10 +2,10 @@
 //!
 //! [`serve`] runs two loops side by side in one task: [`reader`] reads, parses and executes, and appends replies to
 //! the [`output`] queue; [`writer`] sends them once what they depend on is durable. [`execute`] carries out one
-//! command, [`transaction`] is MULTI, WATCH and EXEC, [`files`] does both where files are touched.
+//! command, [`transaction`] is MULTI, WATCH and EXEC, [`attempts`] carries out what works on keys and files.
 
+mod attempts;
 pub(crate) mod execute;
-mod files;
 mod input;
 mod output;
 mod reader;
@@ -18,8 +18,8 @@ use alloc::vec::Vec;
 use embassy_futures::join::join;
 use embassy_futures::select::select;
 use embedded_io_async::{Read, Write};
-use kvstore::{DatabaseIndex, Timestamp};
-use lfs::{BlockDevice, Clock, FileError, Loaded};
+use kvstore::{DatabaseIndex, LoadError, Loaded, Timestamp};
+use lfs::{BlockDevice, Clock};
 
 use crate::clients::{Client, Registration};
 use crate::server::Server;
@@ -55,7 +55,7 @@ pub(crate) struct State {
     /// What the command at hand needed from the disk so far, ...
     loaded: Loaded,
     /// ... and why it could not be read.
-    load_failure: Option<FileError>,
+    load_failure: Option<LoadError>,
 }
 
 impl State {

@@ -260,13 +260,8 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 Step::Load(faults) => {
                     // Replies that are due do not wait for the disk.
                     self.hand_over();
-                    for fault in faults {
-                        let loaded = self.server.store.load(fault, &mut self.state.loaded);
-                        if let Err(error) = loaded.await {
-                            self.state.load_failure = Some(error);
-                            break;
-                        }
-                    }
+                    let loaded = self.server.store.load_all(faults, &mut self.state.loaded);
+                    self.state.load_failure = loaded.await.err();
                     self.server.read_clock();
                 }
                 Step::Paused => {

@@ -9,12 +9,13 @@ use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 
 use kvstore::{DatabaseIndex, Snapshot};
-use lfs::{BlockDevice, Clock, Fault};
+use lfs::{BlockDevice, Clock};
 
 use super::State;
+use super::attempts::{Attempt, want_named};
 use super::execute::Found;
 use super::output::Batch;
-use crate::command::failure::Failure;
+use crate::command::failure::{self, Failure};
 use crate::command::introspect;
 use crate::command::table::WRITE;
 use crate::command::{After, Control, Data, Outcome, Run, SessionCommand};
@@ -147,6 +148,30 @@ impl State {
         self.unwatch();
     }
 
+    /// MULTI, DISCARD and UNWATCH.
+    pub(super) fn run_transaction_command(
+        &mut self,
+        command: SessionCommand,
+        batch: &mut Batch,
+    ) -> Outcome {
+        match command {
+            SessionCommand::Multi if self.is_queueing() => {
+                return Err(Failure::of("ERR MULTI calls can not be nested"));
+            }
+            SessionCommand::Multi => {
+                self.queue = Some(Queue::default());
+                self.client.queued_commands.set(0);
+            }
+            SessionCommand::Discard if !self.is_queueing() => {
+                return Err(Failure::of("ERR DISCARD without MULTI"));
+            }
+            SessionCommand::Discard => self.end_transaction(),
+            _ => self.unwatch(),
+        }
+        Reply::new(&mut batch.sink, self.resp3).ok();
+        Ok(())
+    }
+
     fn unwatch(&mut self) {
         self.watched = Vec::new();
         self.watched_bytes = 0;
@@ -156,32 +181,6 @@ impl State {
 }
 
 impl<D: BlockDevice, C: Clock> Server<D, C> {
-    pub(super) fn run_transaction_command(
-        &self,
-        state: &mut State,
-        command: SessionCommand,
-        args: Args<'_>,
-        batch: &mut Batch,
-    ) -> Outcome {
-        match command {
-            SessionCommand::Multi if state.is_queueing() => {
-                return Err(Failure::of("ERR MULTI calls can not be nested"));
-            }
-            SessionCommand::Multi => {
-                state.queue = Some(Queue::default());
-                state.client.queued_commands.set(0);
-            }
-            SessionCommand::Discard if !state.is_queueing() => {
-                return Err(Failure::of("ERR DISCARD without MULTI"));
-            }
-            SessionCommand::Discard => state.end_transaction(),
-            SessionCommand::Watch => self.watch(state, args)?,
-            _ => state.unwatch(),
-        }
-        Reply::new(&mut batch.sink, state.resp3).ok();
-        Ok(())
-    }
-
     /// Queues a command until EXEC.
     pub(super) fn queue(&self, state: &mut State, found: Found, args: Args<'_>, batch: &mut Batch) {
         let limit = self.env.config().limit_usize(Limit::MultiQueueBytes);
@@ -208,36 +207,52 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         reply.simple("QUEUED");
     }
 
-    fn watch(&self, state: &mut State, args: Args<'_>) -> Outcome {
+    pub(super) fn watch(
+        &self,
+        state: &mut State,
+        found: Found,
+        args: Args<'_>,
+        batch: &mut Batch,
+    ) -> Attempt {
         if state.is_queueing() {
-            return Err(Failure::of("ERR WATCH inside MULTI is not allowed"));
+            let failure = Failure::of("ERR WATCH inside MULTI is not allowed");
+            return Ok(Err(failure));
         }
         let limit = self.env.config().limit_usize(Limit::MultiQueueBytes);
         let cost = args.total_bytes() + args.len() * size_of::<Watched>();
         let used = state.watched_bytes + state.watched.len() * size_of::<Watched>();
         if used + cost > limit {
-            return Err(introspect::queue_full(limit));
+            return Ok(Err(introspect::queue_full(limit)));
+        }
+        if let Some(error) = state.load_failure.take() {
+            return Ok(Err(failure::of_load(&error)));
         }
         let snapshot = Rc::new(self.store.snapshot());
-        let mut transaction = self.store.transaction(self.now_ms());
+        let database = state.database;
+        let mut watched: Vec<Watched> = Vec::new();
+        let mut transaction = self.store.transaction(self.now_ms(), 0, &mut state.loaded);
         for key in args.from(1) {
-            let database = state.database;
-            if state
-                .watched
-                .iter()
-                .any(|w| w.database == database && *w.key == *key)
-            {
+            let mut known = state.watched.iter().chain(&watched);
+            if known.any(|w| w.database == database && *w.key == *key) {
                 continue;
             }
-            let entry = transaction.get(database, key);
-            state.watched_bytes += key.len();
-            state.watched.push(Watched {
+            let Ok(entry) = transaction.get(database, key) else {
+                want_named(&mut transaction, database, found, args);
+                return Err(transaction.take_faults());
+            };
+            watched.push(Watched {
                 snapshot: Rc::downgrade(&snapshot),
                 database,
                 key: key.into(),
                 expires_at_ms: entry.and_then(|entry| entry.expires_at_ms),
             });
         }
+        drop(transaction);
+        state.watched_bytes += watched
+            .iter()
+            .map(|watched| watched.key.len())
+            .sum::<usize>();
+        state.watched.append(&mut watched);
         let since_us = self.env.coarse_us.get();
         state
             .client
@@ -245,7 +260,8 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             .borrow_mut()
             .push((since_us, snapshot));
         state.client.watched_keys.set(state.watched.len());
-        Ok(())
+        Reply::new(&mut batch.sink, state.resp3).ok();
+        Ok(Ok(()))
     }
 
     fn any_watched_changed(&self, state: &State) -> bool {
@@ -266,62 +282,26 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         })
     }
 
-    /// EXEC. When something has to be loaded first: what; then nothing has happened.
-    pub(super) fn exec(&self, state: &mut State, batch: &mut Batch) -> Result<Outcome, Vec<Fault>> {
+    pub(super) fn exec(&self, state: &mut State, batch: &mut Batch) -> Attempt {
         let Some(queue) = state.queue.take() else {
             return Ok(Err(Failure::of("ERR EXEC without MULTI")));
         };
-        let changed = !queue.spoiled && self.any_watched_changed(state);
-        if queue.files && !queue.spoiled && !changed {
-            let done = self.exec_with_files(state, &queue, batch);
-            if done.is_err() {
-                state.queue = Some(queue);
-            } else {
-                state.end_transaction();
-            }
-            return done;
-        }
-        state.end_transaction();
-        state.forget_loaded();
-        if queue.spoiled {
-            return Ok(Err(Failure::of(
+        let attempt = if queue.spoiled {
+            Ok(Err(Failure::of(
                 "EXECABORT Transaction discarded because of previous errors.",
-            )));
-        }
-        if changed {
+            )))
+        } else if self.any_watched_changed(state) {
             Reply::new(&mut batch.sink, state.resp3).null_array();
-            return Ok(Ok(()));
+            Ok(Ok(()))
+        } else {
+            self.exec_queue(state, &queue, batch)
+        };
+        if attempt.is_err() {
+            state.queue = Some(queue);
+        } else {
+            state.end_transaction();
         }
-        Ok(self.exec_keys(state, &queue, batch))
-    }
-
-    fn exec_keys(&self, state: &mut State, queue: &Queue, batch: &mut Batch) -> Outcome {
-        let start = batch.sink.len();
-        let database = state.database;
-        Reply::new(&mut batch.sink, state.resp3).array(queue.commands.len());
-        let mut transaction = self.store.transaction(self.now_ms());
-        for (found, args) in queue.iter() {
-            self.count_call(found);
-            let failure = self.run_queued(state, &mut transaction, found, args, batch);
-            if let Some(failure) = failure {
-                self.note_failure(found, &failure);
-            }
-        }
-        let read_only = transaction.is_read_only();
-        match transaction.commit() {
-            Ok(timestamp) => {
-                if !read_only {
-                    state.last_write = timestamp;
-                }
-                self.depend(batch, start, timestamp);
-                Ok(())
-            }
-            Err(error) => {
-                batch.sink.truncate(start);
-                state.select(database);
-                Err(aborted(&self.refusal(error)))
-            }
-        }
+        attempt
     }
 
     fn data<'a, 's>(
@@ -349,7 +329,8 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         }
     }
 
-    /// Carries out a queued command. Its reply is written whatever comes of it; its error is returned as well.
+    /// Carries out a queued command. Its reply is written whatever comes of it; its error is returned as well. Of an
+    /// attempt that is in vain nothing need be written.
     pub(super) fn run_queued(
         &self,
         state: &mut State,
@@ -388,8 +369,10 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             }
         };
         if let Err(failure) = outcome {
-            batch.sink.truncate(start);
-            Reply::new(&mut batch.sink, state.resp3).error(&failure.0);
+            if !transaction.is_in_vain() {
+                batch.sink.truncate(start);
+                Reply::new(&mut batch.sink, state.resp3).error(&failure.0);
+            }
             return Some(failure);
         }
         if batch.sink.len() == start {

@@ -74,7 +74,8 @@ fn a_reply_to_a_write_leaves_after_its_flush() {
 
 #[test]
 fn a_pipeline_shares_flushes() {
-    let mut world = World::new(support::seed(2), &[]);
+    // What has to be loaded ends a batch.
+    let mut world = World::in_memory(support::seed(2), &[]);
     let flushes = flushes_of(&world.disk);
     let mut client = client(&mut world);
     world.run(async move {

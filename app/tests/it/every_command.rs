@@ -86,8 +86,16 @@ fn arguments(random: &mut Random) -> Vec<String> {
 
 #[test]
 fn every_command_with_any_arguments() {
+    any_arguments(World::new(1, &[]));
+}
+
+#[test]
+fn every_command_with_any_arguments_whose_keys_miss() {
+    any_arguments(World::missing(1, &[]));
+}
+
+fn any_arguments(mut world: World) {
     let mut random = Random::new(support::seed(1));
-    let mut world = World::new(1, &[]);
     let (mut client, mut witness) = (world.connect(), world.connect());
     world.run(async move {
         let commands = commands(&mut witness).await;
@@ -119,7 +127,15 @@ fn every_command_with_any_arguments() {
 
 #[test]
 fn every_command_within_multi() {
-    let mut world = World::new(support::seed(2), &[]);
+    within_multi(World::new(support::seed(2), &[]));
+}
+
+#[test]
+fn every_command_within_multi_whose_keys_miss() {
+    within_multi(World::missing(support::seed(2), &[]));
+}
+
+fn within_multi(mut world: World) {
     let (mut client, mut witness) = (world.connect(), world.connect());
     world.run(async move {
         let commands = commands(&mut witness).await;
@@ -137,6 +153,7 @@ fn every_command_within_multi() {
                     let queued = client.receive().await;
                     let reply = client.call(&["EXEC"]).await;
                     assert_ne!(reply, Value::Closed, "after {words:?}");
+                    assert!(!reply.is_error("EXECABORT Transaction discarded because of: "));
                     if queued == Value::Line('+', "QUEUED".to_owned()) {
                         let Value::List('*', replies) = &reply else {
                             panic!("{words:?}: {reply}")

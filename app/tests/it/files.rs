@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use crate::support::value::Value;
 use crate::support::{Client, World, request};
-use lfs::DeviceError;
-use lfs::sim::{Random, Request};
+use lfs::sim::{Random, Request, SimDisk};
+use lfs::{DeviceError, FormatOptions};
 
 async fn exec(client: &mut Client, commands: &[&[&str]]) -> Value {
     client.call(&["MULTI"]).await;
@@ -109,6 +109,64 @@ fn what_is_not_in_memory_is_loaded_and_the_command_carried_out_once() {
             assert!(info.contains(line), "{line}\n{info}");
         }
     });
+}
+
+/// What keys may load is bounded, what files may is not: a large file, and an EXEC over several.
+#[test]
+fn a_command_reads_more_of_cold_files_than_keys_may_load() {
+    const BYTES: usize = 17 << 19;
+    assert!(BYTES > kvstore::LOADED_KEY_BYTES_MAX);
+    let seed = support::seed(7);
+    let format = FormatOptions {
+        segment_bytes: 1 << 20,
+        log_segments: 72,
+        created_ns: 0,
+    };
+    let settings = [("proto-max-bulk-len", "9mb")];
+    let disk = SimDisk::new(400 << 8, seed);
+    let mut world = World::on_disk(disk, Some(format), seed, &settings);
+    let mut random = Random::new(seed);
+    let contents = [0; 2].map(|_| {
+        let words = (0..BYTES / 16).map(|_| format!("{:016x}", random.next_u64()));
+        words.collect::<String>()
+    });
+    let (mut client, written) = (world.connect(), contents.clone());
+    world.run(async move {
+        for (path, content) in ["/a", "/b"].into_iter().zip(&written) {
+            assert_eq!(client.call(&["FS.PUT", path, content]).await, Value::ok());
+        }
+        client.call(&["SET", "k", "v"]).await;
+        client.call(&["WAITAOF", "1", "0", "0"]).await;
+    });
+    for whole in [false, true] {
+        let disk = world.disk.snapshot(seed);
+        let mut world = World::on_disk(disk, None, seed, &settings);
+        let (mut client, [first, second]) = (world.connect(), contents.clone());
+        world.run(async move {
+            if whole {
+                let found = client.call(&["FS.GET", "/a"]).await;
+                assert!(found == Value::bulk(&first), "not what was written");
+                return;
+            }
+            let commands: [&[&str]; 4] = [
+                &["FS.GET", "/b"],
+                &["INCR", "n"],
+                &["GET", "k"],
+                &["FS.GET", "/a"],
+            ];
+            let found = exec(&mut client, &commands).await;
+            let expected = [
+                Value::bulk(&second),
+                Value::Integer(1),
+                Value::bulk("v"),
+                Value::bulk(&first),
+            ];
+            assert!(
+                found == Value::List('*', expected.to_vec()),
+                "not what was written"
+            );
+        });
+    }
 }
 
 #[test]

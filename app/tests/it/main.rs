@@ -14,5 +14,6 @@ mod every_command;
 mod files;
 mod files_full;
 mod limits;
+mod misses;
 mod scripts;
 mod support;

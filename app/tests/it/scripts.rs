@@ -9,7 +9,8 @@
 //! - `! set name value` sets a parameter of the server, before the first request;
 //! - `#` starts a comment.
 //!
-//! Each script is run twice: each request alone, and all requests up to the next reply byte by byte.
+//! Each script is played four times: request by request, and byte by byte; both with all keys in memory, and with reads of
+//! keys that miss at random.
 
 use crate::support;
 
@@ -29,8 +30,10 @@ macro_rules! scripts {
         $(
             #[test]
             fn $name() {
-                play(stringify!($name), false);
-                play(stringify!($name), true);
+                for misses in [false, true] {
+                    play(stringify!($name), false, misses);
+                    play(stringify!($name), true, misses);
+                }
             }
         )*
 
@@ -138,14 +141,18 @@ fn like(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
-fn play(name: &str, bytewise: bool) {
+fn play(name: &str, bytewise: bool, misses: bool) {
     let text = fs::read_to_string(directory().join(name).with_extension("txt")).unwrap();
     let settings: Vec<(&str, &str)> = text
         .lines()
         .filter_map(|line| line.strip_prefix("! set "))
         .map(|setting| setting.split_once(' ').expect("a name and a value"))
         .collect();
-    let mut world = World::new(support::seed(1), &settings);
+    let mut world = if misses {
+        World::missing(support::seed(1), &settings)
+    } else {
+        World::new(support::seed(1), &settings)
+    };
     let mut clients: BTreeMap<String, Client> = BTreeMap::new();
     let mut current = "first".to_owned();
     for (number, line) in text.lines().enumerate() {

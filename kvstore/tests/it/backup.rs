@@ -37,51 +37,35 @@ async fn count(store: &TestStore, number: u64) -> Timestamp {
         target: Vec::new(),
     };
     let text = format!("{number:09}").repeat(500);
-    let mut loaded = Loaded::default();
-    loop {
-        store.admit().await;
-        let mut transaction = store.transaction_with_files(0, 1, &mut loaded);
+    store.admit().await;
+    let done = store.transact(0, 1, |transaction| {
         transaction.put(DB, b"count", text.as_bytes(), None);
-        let written = transaction.files(|tx| {
+        Ok(transaction.files(|tx| {
             let mut files = tx.files();
             let file = match files.lookup(ROOT, b"count") {
                 Err(FileError::NotFound) => files.create(ROOT, b"count", &new)?,
                 found => found?,
             };
             files.write(file, 0, text.as_bytes())
-        });
-        let fault = match transaction.take_fault() {
-            Some(fault) => fault,
-            None => {
-                written.unwrap();
-                match transaction.commit() {
-                    Ok(timestamp) => return timestamp,
-                    Err(kvstore::CommitError::Fault(fault)) => *fault,
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        };
-        store.load(fault, &mut loaded).await.unwrap();
-    }
+        }))
+    });
+    let (written, timestamp) = done.await.unwrap();
+    written.unwrap();
+    timestamp
 }
 
 /// What the file `/count` says.
 async fn counted(store: &TestStore) -> Option<Vec<u8>> {
-    let mut loaded = Loaded::default();
-    loop {
-        let mut transaction = store.transaction_with_files(0, 1, &mut loaded);
-        let read = transaction.files(|tx| {
+    let done = store.transact(0, 1, |transaction| {
+        Ok(transaction.files(|tx| {
             let mut files = tx.files();
             match files.lookup(ROOT, b"count") {
                 Err(FileError::NotFound) => Ok(None),
                 found => Ok(Some(files.read(found?, 0, usize::MAX)?)),
             }
-        });
-        match transaction.take_fault() {
-            Some(fault) => store.load(fault, &mut loaded).await.unwrap(),
-            None => return read.unwrap(),
-        }
-    }
+        }))
+    });
+    done.await.unwrap().0.unwrap()
 }
 
 fn source<'a>(name: &'a str, since: Option<&'a str>) -> BackupSource<'a> {
@@ -185,8 +169,9 @@ fn keys_and_files_of_one_commit_are_restored_whatever_goes_on_meanwhile() {
             for _ in 0..random.below(60) {
                 let admitting = Rc::clone(&store);
                 executor.run(async move { admitting.admit().await });
-                let mut transaction = store.transaction(0);
-                random_writes(&mut random, &mut transaction, &mut model, 8, 900);
+                let mut loaded = Loaded::default();
+                let mut transaction = store.transaction(0, 0, &mut loaded);
+                random_writes(&mut random, &mut transaction, &mut model, 8, 900).unwrap();
                 transaction.commit().unwrap();
             }
             let stop = Rc::new(Cell::new(false));
@@ -240,11 +225,13 @@ fn odd_keys_large_values_and_expiries_come_back() {
     let frames = executor.run(async move {
         for piece in value.chunks(20_000) {
             writing.admit().await;
-            let mut transaction = writing.transaction(0);
-            transaction.append(DatabaseIndex(15), b"", piece);
+            let mut loaded = Loaded::default();
+            let mut transaction = writing.transaction(0, 0, &mut loaded);
+            transaction.append(DatabaseIndex(15), b"", piece).unwrap();
             transaction.commit().unwrap();
         }
-        let mut transaction = writing.transaction(0);
+        let mut loaded = Loaded::default();
+        let mut transaction = writing.transaction(0, 0, &mut loaded);
         transaction.put(DB, &vec![b'k'; 20_000], b"".as_slice(), Some(77));
         transaction.put(DatabaseIndex(3), b"\0", b"v".as_slice(), Some(i64::MAX - 1));
         transaction.commit().unwrap();
@@ -254,12 +241,13 @@ fn odd_keys_large_values_and_expiries_come_back() {
     let disk = restored(&[frames], 4000);
     let mut executor = Executor::new(2);
     let store = open(&mut executor, &disk).unwrap();
-    let mut transaction = store.transaction(0);
-    let entry = transaction.get(DatabaseIndex(15), b"").unwrap();
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
+    let entry = transaction.get(DatabaseIndex(15), b"").unwrap().unwrap();
     assert!(*entry.value == *large && entry.expires_at_ms.is_none());
-    let entry = transaction.get(DB, &vec![b'k'; 20_000]).unwrap();
+    let entry = transaction.get(DB, &vec![b'k'; 20_000]).unwrap().unwrap();
     assert_eq!((entry.value.len(), entry.expires_at_ms), (0, Some(77)));
-    let entry = transaction.get(DatabaseIndex(3), b"\0").unwrap();
+    let entry = transaction.get(DatabaseIndex(3), b"\0").unwrap().unwrap();
     assert_eq!(entry.expires_at_ms, Some(i64::MAX - 1));
     assert_eq!(contents(&store).len(), 3);
 }
@@ -285,9 +273,9 @@ fn a_backup_whose_keys_are_gone_says_so_and_one_that_has_them_goes_on() {
         assert_eq!(read(&running, source("2", None), 1).await, gone);
         // Nobody asks for too long.
         assert_eq!(running.stats().backups, 3);
-        running.reclaim_expired(PIN_IDLE_MS - 1, 1).unwrap();
+        running.reclaim_expired(PIN_IDLE_MS - 1, 1).await.unwrap();
         assert_eq!(running.stats().backups, 3);
-        running.reclaim_expired(PIN_IDLE_MS, 1).unwrap();
+        running.reclaim_expired(PIN_IDLE_MS, 1).await.unwrap();
         assert_eq!(running.stats().backups, 0);
         assert_eq!(read(&running, source("3", None), 1).await, gone);
 

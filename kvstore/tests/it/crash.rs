@@ -15,7 +15,7 @@ use std::rc::Rc;
 use crate::common::{
     Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed,
 };
-use kvstore::{CommitError, Timestamp};
+use kvstore::{CommitError, Loaded, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
 
 /// What a workload did, as far as a crash may show.
@@ -79,14 +79,16 @@ fn write(
         for _ in 0..commits {
             store.admit().await;
             let mut model = history.borrow().last().clone();
-            let mut transaction = store.transaction(0);
+            let mut loaded = Loaded::default();
+            let mut transaction = store.transaction(0, 0, &mut loaded);
             random_writes(
                 &mut random,
                 &mut transaction,
                 &mut model,
                 ops,
                 value_bytes_max,
-            );
+            )
+            .unwrap();
             let wrote = !transaction.is_read_only();
             let timestamp = match transaction.commit() {
                 Ok(timestamp) => timestamp,

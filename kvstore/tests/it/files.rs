@@ -16,7 +16,7 @@ use crate::common::{
     Acknowledged, Model, TestStore, contents, formatted, newest_acknowledged, open, random_writes,
     seed,
 };
-use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp, Transaction};
+use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp, TransactError, Transaction};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
     BlockDevice, Clock, FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, RenameFlags,
@@ -36,22 +36,16 @@ async fn transact<D: BlockDevice, T>(
     store: &kvstore::Store<D>,
     mut body: impl FnMut(&mut Transaction<'_, D>) -> T,
 ) -> Result<(T, Timestamp), CommitError> {
-    let mut loaded = Loaded::default();
     loop {
         store.admit().await;
-        let fault = {
-            let mut transaction = store.transaction_with_files(0, 1, &mut loaded);
-            let value = body(&mut transaction);
-            match transaction.take_fault() {
-                Some(fault) => fault,
-                None => match transaction.commit() {
-                    Ok(timestamp) => return Ok((value, timestamp)),
-                    Err(CommitError::Fault(fault)) => *fault,
-                    Err(error) => return Err(error),
-                },
-            }
-        };
-        store.load(fault, &mut loaded).await.unwrap();
+        let done = store.transact(0, 1, |transaction| Ok(body(transaction)));
+        match done.await {
+            Ok(done) => return Ok(done),
+            // Others took the room while something was loaded.
+            Err(TransactError::Commit(CommitError::Busy)) => {}
+            Err(TransactError::Commit(error)) => return Err(error),
+            Err(TransactError::Load(error)) => panic!("{error}"),
+        }
     }
 }
 
@@ -225,7 +219,7 @@ fn random_transaction(
 ) -> bool {
     for _ in 0..=random.below(ops) {
         if random.one_in(3) {
-            random_writes(random, transaction, &mut world.keys, 1, bytes_max / 4);
+            random_writes(random, transaction, &mut world.keys, 1, bytes_max / 4).unwrap();
         }
         if operate(random, transaction, &mut world.files, bytes_max).is_err() {
             return false;
@@ -447,7 +441,8 @@ fn an_operation_that_fails_leaves_the_rest_of_its_transaction_alone() {
 /// Sets a key.
 async fn set(store: &TestStore, key: u32, value: &[u8]) -> Result<Timestamp, CommitError> {
     store.admit().await;
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DatabaseIndex(0), &key.to_le_bytes(), value, None);
     let timestamp = transaction.commit()?;
     store.wait_durable(timestamp).await.unwrap();

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::common::{contents, formatted, open, seed};
-use kvstore::{CommitError, DatabaseIndex, OpenError, Options, Store};
+use kvstore::{CommitError, DatabaseIndex, Loaded, OpenError, Options, Store};
 use lfs::sim::{Executor, Random, Request};
 use lfs::{Clock, DeviceError};
 
@@ -14,15 +14,17 @@ const DB: DatabaseIndex = DatabaseIndex(0);
 
 async fn put(store: &common::TestStore, number: u32, len: usize) -> Result<(), CommitError> {
     store.admit().await;
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, &number.to_be_bytes(), vec![1; len], None);
     transaction.commit().map(|_| ())
 }
 
 async fn delete(store: &common::TestStore, number: u32) {
     store.admit().await;
-    let mut transaction = store.transaction(0);
-    assert!(transaction.delete(DB, &number.to_be_bytes()));
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
+    assert!(transaction.delete(DB, &number.to_be_bytes()).unwrap());
     transaction.commit().unwrap();
 }
 
@@ -107,12 +109,14 @@ fn a_transaction_past_the_limit_is_refused_whole() {
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
     let max = store.limits().commit_bytes_max;
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, b"small", &b"1"[..], None);
     transaction.put(DB, b"large", vec![0; max], None);
     assert_eq!(transaction.commit(), Err(CommitError::TooLarge));
     assert!(contents(&store).is_empty());
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, b"large", vec![0; max - 64], None);
     assert!(transaction.commit().is_ok());
 }
@@ -146,9 +150,11 @@ fn a_failing_device_loses_nothing_acknowledged_and_reads_go_on() {
             }
             assert_eq!(put(&working, 0, 1).await, Err(CommitError::ReadOnly));
             assert!(working.stats().read_only);
-            let mut transaction = working.transaction(0);
+            let mut loaded = Loaded::default();
+            let mut transaction = working.transaction(0, 0, &mut loaded);
             for number in 0..acknowledged {
-                assert!(transaction.get(DB, &number.to_be_bytes()).is_some());
+                let entry = transaction.get(DB, &number.to_be_bytes()).unwrap();
+                assert!(entry.is_some());
             }
             drop(transaction);
             assert!(working.shutdown().await.is_err() || working.durable() == working.committed());
@@ -170,22 +176,28 @@ fn expired_keys_vanish_at_once_and_are_reclaimed_in_batches() {
     let disk = formatted(128, 1);
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     for number in 0..100_u8 {
         transaction.put(DB, &[number], &b"v"[..], Some(1000 + i64::from(number)));
     }
     transaction.put(DB, b"dead on arrival", &b"v"[..], Some(0));
     transaction.commit().unwrap();
-    let mut transaction = store.transaction(1050);
-    assert!(transaction.get(DB, &[50]).is_none() && transaction.get(DB, &[51]).is_some());
-    assert_eq!(transaction.count(DB), 100);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(1050, 0, &mut loaded);
+    assert!(transaction.get(DB, &[50]).unwrap().is_none());
+    assert!(transaction.get(DB, &[51]).unwrap().is_some());
+    assert_eq!(transaction.count(DB), Ok(100));
     let mut keys = Vec::new();
-    transaction.keys_after(DB, None, 1000, &mut keys);
+    transaction.keys_after(DB, None, 1000, &mut keys).unwrap();
     assert_eq!(keys.len(), 49);
     drop(transaction);
-    assert_eq!(store.reclaim_expired(1050, 30), Ok(30));
-    assert_eq!(store.reclaim_expired(1050, 30), Ok(21));
-    assert_eq!(store.reclaim_expired(1050, 30), Ok(0));
+    let working = Rc::clone(&store);
+    executor.run(async move {
+        assert_eq!(working.reclaim_expired(1050, 30).await, Ok(30));
+        assert_eq!(working.reclaim_expired(1050, 30).await, Ok(21));
+        assert_eq!(working.reclaim_expired(1050, 30).await, Ok(0));
+    });
     assert_eq!(
         (store.stats().keys[0], store.stats().expired_keys),
         (49, 51)
@@ -197,9 +209,11 @@ fn a_transaction_that_was_overtaken_is_refused() {
     let disk = formatted(128, 1);
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
-    let mut first = store.transaction(0);
+    let mut first_loaded = Loaded::default();
+    let mut first = store.transaction(0, 0, &mut first_loaded);
     first.put(DB, b"k", &b"first"[..], None);
-    let mut second = store.transaction(0);
+    let mut second_loaded = Loaded::default();
+    let mut second = store.transaction(0, 0, &mut second_loaded);
     second.put(DB, b"k", &b"second"[..], None);
     second.commit().unwrap();
     // Whatever else is asked of the store while a transaction lives is answered.
@@ -212,18 +226,20 @@ fn a_scan_sees_what_its_transaction_did() {
     let disk = formatted(128, 1);
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     for key in [b"a", b"b", b"c"] {
         transaction.put(DB, key, &b"1"[..], None);
     }
     transaction.commit().unwrap();
-    let mut transaction = store.transaction(0);
-    transaction.delete(DB, b"a");
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
+    transaction.delete(DB, b"a").unwrap();
     transaction.put(DB, b"b", &b"2"[..], None);
     transaction.put(DB, b"d", &b"2"[..], None);
     let (mut keys, mut cursor) = (Vec::new(), 0);
     loop {
-        cursor = transaction.scan(DB, cursor, 1, &mut keys);
+        cursor = transaction.scan(DB, cursor, 1, &mut keys).unwrap();
         if cursor == 0 {
             break;
         }
@@ -236,6 +252,6 @@ fn a_scan_sees_what_its_transaction_did() {
     transaction.clear(DB);
     transaction.put(DB, b"e", &b"2"[..], None);
     keys.clear();
-    assert_eq!(transaction.scan(DB, 0, 10, &mut keys), 0);
+    assert_eq!(transaction.scan(DB, 0, 10, &mut keys), Ok(0));
     assert_eq!(keys.iter().map(|key| &key[..]).collect::<Vec<_>>(), [b"e"]);
 }

@@ -13,5 +13,6 @@ mod common;
 mod crash;
 mod files;
 mod limits;
+mod misses;
 mod model;
 mod regressions;

@@ -8,7 +8,7 @@ use crate::common;
 use std::rc::Rc;
 
 use crate::common::{DATABASES, Model, contents, formatted, open, random_writes, seed};
-use kvstore::{DatabaseIndex, Snapshot};
+use kvstore::{DatabaseIndex, Loaded, Snapshot};
 use lfs::Clock;
 use lfs::sim::{Executor, Random};
 
@@ -31,9 +31,10 @@ fn random_transactions_snapshots_and_reboots_agree_with_a_model() {
                 let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
                 for _ in 0..300 {
                     working.admit().await;
-                    let mut transaction = working.transaction(0);
+                    let mut loaded = Loaded::default();
+                    let mut transaction = working.transaction(0, 0, &mut loaded);
                     let mut next = inner_model.clone();
-                    random_writes(&mut inner, &mut transaction, &mut next, 6, 3000);
+                    random_writes(&mut inner, &mut transaction, &mut next, 6, 3000).unwrap();
                     if inner.one_in(10) {
                         drop(transaction);
                     } else {
@@ -107,7 +108,8 @@ fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
     executor.run(async move {
         for number in 0..20_000_u32 {
             working.admit().await;
-            let mut transaction = working.transaction(0);
+            let mut loaded = Loaded::default();
+            let mut transaction = working.transaction(0, 0, &mut loaded);
             transaction.put(
                 DatabaseIndex(0),
                 b"counter",
@@ -131,8 +133,10 @@ fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
         "{:?}",
         store.stats()
     );
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     let entry = transaction.get(DatabaseIndex(0), b"counter").unwrap();
+    let entry = entry.unwrap();
     assert_eq!(&entry.value[..], 19_999_u32.to_le_bytes());
 }
 
@@ -147,18 +151,21 @@ fn what_is_deleted_gives_its_memory_and_space_back() {
         for round in 0..10_u32 {
             for number in 0..300_u32 {
                 working.admit().await;
-                let mut transaction = working.transaction(0);
+                let mut loaded = Loaded::default();
+                let mut transaction = working.transaction(0, 0, &mut loaded);
                 let key = (round * 1000 + number).to_le_bytes();
                 transaction.put(DatabaseIndex(0), &key, &[1; 1000][..], None);
                 transaction.commit().unwrap();
             }
             working.admit().await;
-            let mut transaction = working.transaction(0);
+            let mut loaded = Loaded::default();
+            let mut transaction = working.transaction(0, 0, &mut loaded);
             if round % 2 == 0 {
                 transaction.clear(DatabaseIndex(0));
             } else {
                 for number in 0..300_u32 {
-                    transaction.delete(DatabaseIndex(0), &(round * 1000 + number).to_le_bytes());
+                    let key = (round * 1000 + number).to_le_bytes();
+                    transaction.delete(DatabaseIndex(0), &key).unwrap();
                 }
             }
             transaction.commit().unwrap();

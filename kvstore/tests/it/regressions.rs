@@ -5,7 +5,7 @@ use crate::common;
 use std::rc::Rc;
 
 use crate::common::{formatted, open};
-use kvstore::{CommitError, DatabaseIndex, Timestamp};
+use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{Clock, FileSystemId, FormatOptions};
 
@@ -13,14 +13,16 @@ const DB: DatabaseIndex = DatabaseIndex(0);
 
 async fn put(store: &common::TestStore, number: u32, len: usize) -> Result<Timestamp, CommitError> {
     store.admit().await;
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, &number.to_be_bytes(), vec![1; len], None);
     transaction.commit()
 }
 
 async fn clear(store: &common::TestStore) {
     store.admit().await;
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.clear(DB);
     let timestamp = transaction.commit().unwrap();
     store.wait_durable(timestamp).await.unwrap();
@@ -49,12 +51,15 @@ fn a_key_rewritten_with_the_expiry_it_had_was_never_reclaimed() {
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
     for value in [b"1", b"2"] {
-        let mut transaction = store.transaction(0);
+        let mut loaded = Loaded::default();
+        let mut transaction = store.transaction(0, 0, &mut loaded);
         transaction.put(DB, b"counter", &value[..], Some(1000));
         transaction.commit().unwrap();
     }
     assert_eq!(store.stats().keys_with_expiry[0], 1);
-    assert_eq!(store.reclaim_expired(2000, 10), Ok(1));
+    let working = Rc::clone(&store);
+    let reclaimed = executor.run(async move { working.reclaim_expired(2000, 10).await });
+    assert_eq!(reclaimed, Ok(1));
     assert_eq!(store.stats().keys[0], 0);
 }
 
@@ -93,9 +98,11 @@ fn expiries_set_on_a_full_disk_took_the_room_that_a_merge_needs() {
         // Small in the log, but each makes a whole value dirty.
         for round in 0..50_000 {
             working.admit().await;
-            let mut transaction = working.transaction(0);
+            let mut loaded = Loaded::default();
+            let mut transaction = working.transaction(0, 0, &mut loaded);
             let key = (round % count).to_be_bytes();
-            assert!(transaction.set_expiry(DB, &key, Some(1_000_000 + i64::from(round))));
+            let expiry = Some(1_000_000 + i64::from(round));
+            assert_eq!(transaction.set_expiry(DB, &key, expiry), Ok(true));
             let timestamp = transaction.commit().unwrap();
             if round % 3000 == 0 {
                 working.wait_durable(timestamp).await.unwrap();
@@ -154,7 +161,8 @@ fn what_was_cleared_counted_as_memory_when_the_log_was_replayed() {
         for _ in 0..12 {
             for batch in 0..200_u32 {
                 working.admit().await;
-                let mut transaction = working.transaction(0);
+                let mut loaded = Loaded::default();
+                let mut transaction = working.transaction(0, 0, &mut loaded);
                 for number in 0..100 {
                     let key = (batch * 100 + number).to_be_bytes();
                     transaction.put(DB, &key, &b"v"[..], None);
@@ -179,10 +187,12 @@ fn a_key_too_long_made_a_store_that_never_opened_again() {
     let disk = large();
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, &vec![b'k'; 65_536], &b"v"[..], None);
     assert_eq!(transaction.commit(), Err(CommitError::TooLarge));
-    let mut transaction = store.transaction(0);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, &vec![b'k'; 65_535], &b"v"[..], None);
     assert!(transaction.commit().is_ok());
 }

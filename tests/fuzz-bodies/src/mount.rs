@@ -169,7 +169,8 @@ fn check_with(
 }
 
 fn set(store: &Store<SimDisk>, commit: u32) -> Result<Timestamp, CommitError> {
-    let mut transaction = store.transaction(NOW_MS);
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(NOW_MS, 0, &mut loaded);
     transaction.put(DATABASE, &key(commit % KEYS), value(commit), None);
     transaction.commit()
 }

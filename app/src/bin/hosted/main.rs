@@ -20,6 +20,9 @@ use lfs::host::{
     Access, FileDevice, HostClock, entropy, interrupted, parse_size, random, read_secret,
 };
 
+/// For tests: a seed, by which reads of keys miss at random as if the keys were on the disk only.
+const MISSES: &str = "SILTSTONE_MISSES";
+
 /// When the host does not tell its memory.
 const MEMORY_BYTES_DEFAULT: usize = 1 << 30;
 
@@ -113,6 +116,13 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let opened = open_store(disks, options, ids, key, say).await;
     let (store, mirror) = opened.map_err(of_disk)?;
     drop(key_file);
+    if let Ok(seed) = std::env::var(MISSES) {
+        let seed = seed
+            .parse()
+            .map_err(|_| format!("{MISSES}={seed}: not a number"))?;
+        store.miss_at_random(seed);
+        println!("siltstone: reads of keys miss at random, {MISSES}={seed}");
+    }
     let store = Rc::new(store);
 
     let listener = sockets::listen(&arguments.bind, arguments.port)?;

@@ -1,9 +1,7 @@
 //! Commands on files: `FS.*` (`COMMANDS.md`).
 //!
 //! Paths begin at the root, with or without `/`. Each command is one operation on the files as the transaction sees
-//! them: it applies whole or not at all. What it needs may not be in memory: then it fails with whatever error, the
-//! transaction remembers what is missing, and the session carries all of it out again. So nothing here may have an
-//! effect outside the transaction and the reply.
+//! them: it applies whole or not at all.
 //!
 //! - `content`: what is in files; `names`: directories, links, what a file is; `attributes`: extended attributes.
 

@@ -18,11 +18,26 @@ pub type TestServer = Server<SimDisk, SimClock>;
 /// Bytes on their way in one direction of a connection.
 const PIPE_BYTES: usize = 16 * 1024;
 
+/// What the disk of a new server is like.
+const FORMAT: FormatOptions = FormatOptions {
+    segment_bytes: 256 << 10,
+    log_segments: 16,
+    created_ns: 0,
+};
+
 /// The seed, printed so that a failure can be replayed with `SILTSTONE_SEED`.
 pub fn seed(default: u64) -> u64 {
     let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
     println!("SILTSTONE_SEED={seed}");
     seed
+}
+
+/// By which seed reads of keys miss at random, as if the keys were on the disk only: `SILTSTONE_MISSES`. None does
+/// otherwise, but where a test says so.
+fn misses() -> Option<u64> {
+    let seed = std::env::var("SILTSTONE_MISSES").ok()?;
+    println!("SILTSTONE_MISSES={seed}");
+    Some(seed.parse().expect("a number"))
 }
 
 /// A server that is being run by an executor.
@@ -35,12 +50,18 @@ pub struct World {
 impl World {
     /// A new server over an empty disk of 32 MiB.
     pub fn new(seed: u64, settings: &[(&str, &str)]) -> Self {
-        let format = FormatOptions {
-            segment_bytes: 256 << 10,
-            log_segments: 16,
-            created_ns: 0,
-        };
-        Self::on_disk(SimDisk::new(8192, seed), Some(format), seed, settings)
+        Self::on_disk(SimDisk::new(8192, seed), Some(FORMAT), seed, settings)
+    }
+
+    /// The same, of which no read of a key misses, whatever all others do.
+    pub fn in_memory(seed: u64, settings: &[(&str, &str)]) -> Self {
+        Self::with_misses(SimDisk::new(8192, seed), Some(FORMAT), seed, settings, None)
+    }
+
+    /// The same, of which reads of keys miss.
+    pub fn missing(seed: u64, settings: &[(&str, &str)]) -> Self {
+        let disk = SimDisk::new(8192, seed);
+        Self::with_misses(disk, Some(FORMAT), seed, settings, misses().or(Some(seed)))
     }
 
     /// A server over `disk`, formatted if told to.
@@ -49,6 +70,16 @@ impl World {
         format: Option<FormatOptions>,
         seed: u64,
         settings: &[(&str, &str)],
+    ) -> Self {
+        Self::with_misses(disk, format, seed, settings, misses())
+    }
+
+    fn with_misses(
+        disk: SimDisk,
+        format: Option<FormatOptions>,
+        seed: u64,
+        settings: &[(&str, &str)],
+        misses: Option<u64>,
     ) -> Self {
         let mut executor = Executor::new(seed);
         let target = disk.clone();
@@ -66,6 +97,9 @@ impl World {
             Store::open(target, options).await.unwrap()
         });
         let store = Rc::new(store);
+        if let Some(seed) = misses {
+            store.miss_at_random(seed);
+        }
         let mut config = Config::for_machine(128 << 20);
         for (name, value) in settings {
             config.set_at_start(name, value).unwrap();

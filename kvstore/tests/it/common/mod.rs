@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use kvstore::{DATABASE_COUNT, DatabaseIndex, OpenError, Options, Store, Timestamp, Transaction};
+use kvstore::{
+    DATABASE_COUNT, DatabaseIndex, Loaded, Missing, OpenError, Options, Store, Timestamp,
+    Transaction,
+};
 use lfs::sim::{Executor, Random, SimDisk, seed_from};
 use lfs::{BLOCK_SIZE, FileSystemId, FormatOptions};
 
@@ -56,22 +59,28 @@ pub fn open(executor: &mut Executor, disk: &SimDisk) -> Result<Rc<TestStore>, Op
 /// What a store should hold: for each database and key, the value.
 pub type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
-/// Everything in `store`.
+/// Everything in `store`, none of whose reads misses.
 pub fn contents(store: &TestStore) -> Model {
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(0, 0, &mut loaded);
+    contents_of(&mut transaction).expect("all keys are in memory")
+}
+
+/// Everything that `transaction` sees.
+pub fn contents_of(transaction: &mut Transaction<'_, SimDisk>) -> Result<Model, Missing> {
     let mut model = Model::new();
-    let mut transaction = store.transaction(0);
     for db in 0..DATABASE_COUNT as u8 {
         let mut keys = Vec::new();
-        transaction.keys_after(DatabaseIndex(db), None, usize::MAX / 2, &mut keys);
-        assert_eq!(keys.len() as u64, transaction.count(DatabaseIndex(db)));
+        transaction.keys_after(DatabaseIndex(db), None, usize::MAX / 2, &mut keys)?;
+        assert_eq!(keys.len() as u64, transaction.count(DatabaseIndex(db))?);
         for key in keys {
             let entry = transaction
-                .get(DatabaseIndex(db), &key)
+                .get(DatabaseIndex(db), &key)?
                 .expect("a listed key has a value");
             model.insert((db, key.to_vec()), entry.value.to_vec());
         }
     }
-    model
+    Ok(model)
 }
 
 /// A random transaction of up to `ops` operations, applied to `model` as well.
@@ -81,7 +90,7 @@ pub fn random_writes(
     model: &mut Model,
     ops: u64,
     value_bytes_max: u64,
-) {
+) -> Result<(), Missing> {
     for _ in 0..=random.below(ops) {
         let db = u8::try_from(random.below(u64::from(DATABASES))).unwrap();
         let index = DatabaseIndex(db);
@@ -93,18 +102,18 @@ pub fn random_writes(
                 model.retain(|(of, _), _| *of != db);
             }
             1..=4 => {
-                let existed = transaction.delete(index, &key);
+                let existed = transaction.delete(index, &key)?;
                 assert_eq!(existed, model.remove(&at).is_some());
             }
             5..=8 => {
                 let tail = random_bytes(random, 40);
-                let len = transaction.append(index, &key, &tail);
+                let len = transaction.append(index, &key, &tail)?;
                 let value = model.entry(at).or_default();
                 value.extend_from_slice(&tail);
                 assert_eq!(len, value.len());
             }
             9 => {
-                let existed = transaction.set_expiry(index, &key, Some(i64::MAX - 1));
+                let existed = transaction.set_expiry(index, &key, Some(i64::MAX - 1))?;
                 assert_eq!(existed, model.contains_key(&at));
             }
             _ => {
@@ -114,11 +123,11 @@ pub fn random_writes(
             }
         }
         let key = format!("key{}", random.below(12)).into_bytes();
-        let found = transaction
-            .get(index, &key)
-            .map(|entry| entry.value.to_vec());
+        let found = transaction.get(index, &key)?;
+        let found = found.map(|entry| entry.value.to_vec());
         assert_eq!(found.as_ref(), model.get(&(db, key)), "own writes are seen");
     }
+    Ok(())
 }
 
 fn random_bytes(random: &mut Random, max: u64) -> Vec<u8> {
