@@ -9,7 +9,6 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt::Write as _;
 
-use kvstore::Snapshot;
 use lfs::Notify;
 
 /// One connection.
@@ -33,8 +32,6 @@ pub(crate) struct Client {
     /// Commands queued by MULTI, or -1.
     pub(crate) queued_commands: Cell<i64>,
     pub(crate) watched_keys: Cell<usize>,
-    /// Views of the past that WATCH holds, and since when. Taken away when they are too old.
-    pub(crate) watch_snapshots: RefCell<Vec<(u64, Rc<Snapshot>)>>,
     pub(crate) last_command: Cell<&'static str>,
     /// Waits for something by its own wish (WAITAOF, CLIENT PAUSE), so it is not idle.
     pub(crate) blocked: Cell<bool>,
@@ -63,14 +60,6 @@ impl Client {
     /// Completes when the connection is told to end.
     pub(crate) async fn killed(&self) {
         self.wake.until(|| self.killed.get().then_some(())).await;
-    }
-
-    /// Lets go of views of the past that are too old: whoever watches through them finds everything changed.
-    pub(crate) fn drop_old_snapshots(&self, now_us: u64, max_age_secs: u64) {
-        let is_young = |since_us: u64| now_us.saturating_sub(since_us) / 1_000_000 < max_age_secs;
-        self.watch_snapshots
-            .borrow_mut()
-            .retain(|(since_us, _)| is_young(*since_us));
     }
 
     /// One line of CLIENT LIST, without the line end.
@@ -215,7 +204,6 @@ impl Clients {
             stalled_since_us: Cell::new(0),
             queued_commands: Cell::new(-1),
             watched_keys: Cell::new(0),
-            watch_snapshots: RefCell::default(),
             last_command: Cell::new("NULL"),
             blocked: Cell::new(false),
             input_bytes: Cell::new(0),

@@ -217,19 +217,17 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         loop {
             self.clock.sleep_ms(TICK_MS).await;
             let now_us = self.read_clock();
-            let (idle_secs, stall_secs, watch_secs) = {
+            let (idle_secs, stall_secs) = {
                 let config = self.env.config();
                 (
                     config.limit(Limit::IdleSecs),
                     config.limit(Limit::ClientOutputStallSecs),
-                    config.limit(Limit::WatchMaxAgeSecs),
                 )
             };
             let is_over = |since_us: u64, limit_secs: u64| {
                 limit_secs > 0 && now_us.saturating_sub(since_us) / 1_000_000 >= limit_secs
             };
             for client in self.env.clients.all() {
-                client.drop_old_snapshots(now_us, watch_secs);
                 let stalled_since_us = client.stalled_since_us.get();
                 let stalled = stalled_since_us > 0 && is_over(stalled_since_us, stall_secs);
                 let idle = !client.blocked.get()

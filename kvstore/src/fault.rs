@@ -11,6 +11,7 @@ use lfs::{BlockDevice, FileError, ObjectId, ObjectReadError};
 
 use crate::engine::loads::{ChunkFault, LoadedChunks};
 use crate::engine::state::Engine;
+use crate::misses::{KeysRead, LoadedKeys, mix};
 use crate::store::Store;
 use crate::transactions::locks::{Owner, Ticket};
 use crate::transactions::registry::LockOwner;
@@ -41,6 +42,8 @@ pub struct KeysFault(KeysNeed);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KeysNeed {
     Chunk(ChunkFault),
+    /// As if it were on the disk only.
+    Simulated(KeysRead),
     /// It was tried, and cannot be.
     Failed(LoadError),
 }
@@ -48,6 +51,10 @@ enum KeysNeed {
 impl KeysFault {
     pub(crate) fn chunk(fault: ChunkFault) -> Self {
         Self(KeysNeed::Chunk(fault))
+    }
+
+    pub(crate) fn simulated(read: KeysRead) -> Self {
+        Self(KeysNeed::Simulated(read))
     }
 
     pub(crate) fn failed(error: LoadError) -> Self {
@@ -107,6 +114,7 @@ pub enum TransactError {
 pub struct Loaded {
     pub(crate) files: lfs::Loaded,
     pub(crate) chunks: LoadedChunks,
+    pub(crate) keys: LoadedKeys,
     /// Who waits for locks on its behalf, and holds turns.
     waiting: Option<LockOwner>,
     /// What the first attempt drew, so that the next looks for the same.
@@ -117,7 +125,7 @@ pub struct Loaded {
 impl Loaded {
     /// Memory that it keeps.
     pub fn memory_bytes(&self) -> usize {
-        self.files.memory_bytes() + self.chunks.memory_bytes()
+        self.files.memory_bytes() + self.chunks.memory_bytes() + self.keys.memory_bytes()
     }
 
     /// Its transaction is through: empties it. Costs nothing when nothing had to be loaded.
@@ -138,7 +146,11 @@ impl Loaded {
     pub(crate) fn random(&mut self, nth: u64, given: u64) -> u64 {
         self.used = true;
         let first = *self.random.get_or_insert(given);
-        first.rotate_left(23).wrapping_mul(2 * nth + 1)
+        if nth == 0 {
+            first
+        } else {
+            mix(first.wrapping_add(nth))
+        }
     }
 }
 
@@ -150,6 +162,7 @@ impl<D: BlockDevice> Store<D> {
     /// The first cannot be read, or is too much. What was loaded before stays of use.
     pub async fn load_all(&self, faults: Vec<Fault>, loaded: &mut Loaded) -> Result<(), LoadError> {
         loaded.used = true;
+        loaded.keys.begin_load();
         let mut chunks = Vec::new();
         for (number, fault) in faults.into_iter().enumerate() {
             let done = match fault {
@@ -162,6 +175,10 @@ impl<D: BlockDevice> Store<D> {
                     Ok(())
                 }
                 Fault::Keys(KeysFault(KeysNeed::Failed(error))) => Err(error),
+                Fault::Keys(KeysFault(KeysNeed::Simulated(read))) => {
+                    self.misses.take_time().await;
+                    loaded.keys.keep(read)
+                }
                 Fault::Keys(KeysFault(KeysNeed::Chunk(fault))) => {
                     chunks.push(fault);
                     Ok(())

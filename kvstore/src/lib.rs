@@ -31,6 +31,7 @@ pub mod expiry;
 mod fault;
 mod files;
 mod maintenance;
+mod misses;
 mod record;
 mod recovery;
 #[doc(hidden)]
@@ -61,7 +62,9 @@ pub use transactions::{
     BeginError, BeginOptions, CommitStop, Committed, Conflict, Isolation, LockStop, OpenTransaction, OpenTransactions, SavepointError, TransactionLimits,
 };
 pub use transactions::locks::{Cycle, Ticket};
+pub use engine::types::OutOfMemory;
 pub use value::{Entry, Key, Value};
+pub use watch::Watch;
 
 /// A place in the log: the number of a commit. 0 is "before everything".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

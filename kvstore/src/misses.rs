@@ -1,10 +1,81 @@
 //! Reads of keys that miss at random: for tests of those who run transactions.
 //!
-//! All keys are in memory, so none of their reads ever misses by itself. Told to (`Store::miss_at_random`, feature `sim`), each read of
+//! What was written lately is in memory, so tests of commands would hardly ever miss anything. Told to (`Store::miss_at_random`, feature `sim`), each read of
 //! a transaction misses with a probability of a half unless it was loaded for that transaction: every attempt gets further.
 //! Without the feature nothing of this is left of a read.
 
+use alloc::collections::BTreeSet;
 use core::cell::Cell;
+
+use crate::fault::{LOADED_KEY_BYTES_MAX, LoadError};
+use crate::{DatabaseIndex, Key};
+
+/// What one read of keys keeps in a [`LoadedKeys`] beyond the key.
+const READ_BYTES: usize = 64;
+
+/// A read of keys, as far as it matters for what it needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum KeysRead {
+    Key(DatabaseIndex, Key),
+    Count(DatabaseIndex),
+    From(DatabaseIndex, Key),
+    Random(DatabaseIndex),
+}
+
+/// Reads of keys that cannot miss any more.
+#[derive(Default)]
+pub(crate) struct LoadedKeys {
+    reads: BTreeSet<KeysRead>,
+    bytes: usize,
+    /// Reads that found what they need in memory since the last load: it is there until the next one.
+    found: BTreeSet<KeysRead>,
+    /// What was found is all that is read: the transaction was rehearsed.
+    rehearsed: bool,
+}
+
+impl LoadedKeys {
+    /// Memory that they take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether `read` has what it needs.
+    pub(crate) fn holds(&self, read: &KeysRead) -> bool {
+        self.reads.contains(read) || (self.rehearsed && self.found.contains(read))
+    }
+
+    /// `read` found what it needs in memory.
+    pub(crate) fn note_found(&mut self, read: KeysRead) {
+        self.found.insert(read);
+    }
+
+    /// The transaction found everything in memory: run again without an await in between, it will do so again.
+    pub(crate) fn note_rehearsed(&mut self) {
+        self.rehearsed = true;
+    }
+
+    /// `read` was loaded.
+    pub(crate) fn keep(&mut self, read: KeysRead) -> Result<(), LoadError> {
+        let key_bytes = match &read {
+            KeysRead::Key(_, key) | KeysRead::From(_, key) => key.len(),
+            _ => 0,
+        };
+        let bytes = self.bytes + READ_BYTES + key_bytes;
+        if bytes > LOADED_KEY_BYTES_MAX {
+            return Err(LoadError::OutOfMemory);
+        }
+        if self.reads.insert(read) {
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+
+    /// Others had their turn: what was in memory may be gone.
+    pub(crate) fn begin_load(&mut self) {
+        self.found.clear();
+        self.rehearsed = false;
+    }
+}
 
 /// How often those who load give way to others at most.
 const WAITS_MAX: u64 = 3;

@@ -14,8 +14,10 @@ use crate::engine::memtable::Memtable;
 use crate::engine::state::Engine;
 use crate::fault::{Loaded, TransactError};
 use crate::maintenance;
+use crate::misses::Misses;
 use crate::recovery::replay;
 use crate::snapshot::Snapshot;
+use crate::watch::Watch;
 use crate::transaction::{Growth, Transaction};
 use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Timestamp};
 
@@ -70,6 +72,7 @@ pub struct Store<D: BlockDevice> {
     pub(crate) payload: RefCell<Vec<u8>>,
     /// Of the scrub under way, or of the last one.
     pub(crate) damage: RefCell<Damage>,
+    pub(crate) misses: Misses,
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -146,6 +149,7 @@ impl<D: BlockDevice> Store<D> {
             large_value_bytes: Cell::new(LARGE_VALUE_BYTES),
             payload: RefCell::default(),
             damage: RefCell::default(),
+            misses: Misses::default(),
         };
         store.set_memory_bytes_max(options.memory_bytes_max);
         store.share_space();
@@ -215,6 +219,13 @@ impl<D: BlockDevice> Store<D> {
         Transaction::new(self, now_ms, file_time_ns, loaded, None)
     }
 
+    /// From now on reads of keys in transactions miss at random, as if the keys were on the disk only. For tests of
+    /// those who run transactions.
+    #[cfg(feature = "sim")]
+    pub fn miss_at_random(&self, seed: u64) {
+        self.misses.begin(seed);
+    }
+
     /// The last commit.
     pub fn committed(&self) -> Timestamp {
         Timestamp(self.filesystem.appended().0)
@@ -241,6 +252,11 @@ impl<D: BlockDevice> Store<D> {
     /// A view of what is committed now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(&self.engine.pins, self.committed())
+    }
+
+    /// A watch over keys, which has none yet.
+    pub fn new_watch(&self) -> Watch {
+        Watch::new(&self.engine.watches)
     }
 
     /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted.

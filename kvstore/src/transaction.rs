@@ -23,6 +23,7 @@ use crate::engine::look_up::Probe;
 use crate::engine::types::{
     LargeRef, Missing as NotInMemory, PIECES_MAX, Piece, Pieces, engine_key,
 };
+use crate::misses::KeysRead;
 use crate::fault::{FAULTS_MAX, Fault, KeysFault, LoadError, Loaded, Missing};
 use crate::store::Store;
 use crate::transactions::open::Rest;
@@ -225,10 +226,11 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     pub fn rehearse(mut self) -> Result<(), CommitError> {
         self.found.clear();
         self.prepare_commit(&mut Vec::new())?;
-        match &self.files {
-            Some(changes) => self.store.rehearse_files(changes),
-            None => Ok(()),
+        if let Some(changes) = &self.files {
+            self.store.rehearse_files(changes)?;
         }
+        self.loaded.keys.note_rehearsed();
+        Ok(())
     }
 
     /// The time that decides what is expired, in Unix milliseconds.
@@ -303,7 +305,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         if let Some(len) = self.writes.append(db, key, tail) {
             return Ok(len);
         }
-        let Some(row) = self.live(db, key)? else {
+        let own = self.writes.of(db).and_then(|writes| writes.get(key));
+        let stored = match own {
+            Some(_) => None,
+            None => self.live(db, key)?,
+        };
+        let Some(row) = stored else {
             self.put(db, key, tail, None);
             return Ok(tail.len());
         };
@@ -338,10 +345,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             joined.insert(0, *last);
             pieces.pop();
         }
-        let mut bytes = Vec::new();
-        if !joined.is_empty() {
-            bytes.extend_from_slice(&self.read_pieces(&joined)?);
-        }
+        let mut bytes = self.read_extents(&joined)?;
         bytes.extend_from_slice(tail);
         Ok(Grown {
             pieces,
@@ -461,6 +465,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         if key.len() > KEY_BYTES_MAX {
             return Ok(Row::ABSENT);
         }
+        self.need(|| KeysRead::Key(db, key.into()))?;
         let key = engine_key(db, key);
         let at = match &mut self.open {
             None => NEWEST,
@@ -506,11 +511,14 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
     }
 
-    /// Reads a large value.
+    /// Reads the first pieces of a large value.
     fn read_pieces(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
         let len: usize = pieces.iter().map(|piece| piece.bytes as usize).sum();
-        // A piece is the last one of one value only.
-        let cached_as = pieces.last().map_or(0, |last| last.slot);
+        let Some(last) = pieces.last() else {
+            return Ok(Value::default());
+        };
+        // Behind which pieces one comes is always the same.
+        let cached_as = last.slot;
         let is_small = len <= CACHED_VALUE_BYTES_MAX;
         if is_small
             && let Some(CacheEntry::Value(value)) =
@@ -518,6 +526,15 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         {
             return Ok(value.clone());
         }
+        let value = Value::from(self.read_extents(pieces)?);
+        if is_small && self.found.len() < FOUND_MAX {
+            self.found.push(Found::Value(cached_as, value.clone()));
+        }
+        Ok(value)
+    }
+
+    fn read_extents(&mut self, pieces: &[Piece]) -> Result<Vec<u8>, Missing> {
+        let len: usize = pieces.iter().map(|piece| piece.bytes as usize).sum();
         let mut bytes = Vec::new();
         if bytes.try_reserve_exact(len).is_err() {
             return Err(self.fail(LoadError::OutOfMemory));
@@ -540,16 +557,30 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         if is_missing {
             return Err(self.miss());
         }
-        let value = Value::from(bytes);
-        if is_small && self.found.len() < FOUND_MAX {
-            self.found.push(Found::Value(cached_as, value.clone()));
+        Ok(bytes)
+    }
+
+    /// Whether what `read` needs is there, if a test wants it otherwise (`misses`).
+    #[inline]
+    fn need(&mut self, read: impl FnOnce() -> KeysRead) -> Result<(), Missing> {
+        if !self.store.misses.are_on() {
+            return Ok(());
         }
-        Ok(value)
+        let read = read();
+        if self.loaded.keys.holds(&read) {
+            return Ok(());
+        }
+        if !self.store.misses.next() {
+            self.loaded.keys.note_found(read);
+            return Ok(());
+        }
+        self.note(Fault::Keys(KeysFault::simulated(read)));
+        Err(Missing::new())
     }
 
     fn note(&mut self, fault: Fault) {
         self.in_vain = true;
-        if !self.has_all_faults() {
+        if !self.has_all_faults() && !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
     }

@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::ops::Bound;
 
-use crate::Key;
-use crate::engine::types::OutOfMemory;
+use crate::engine::types::{OutOfMemory, engine_key};
+use crate::{DatabaseIndex, Key};
 
 /// Registrations there can be at once.
 const REGISTRATIONS_MAX: usize = 65_536;
@@ -129,6 +129,41 @@ impl Watches {
     /// Memory that registrations take.
     pub fn memory_bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+/// What a client watches, until this is dropped.
+pub struct Watch {
+    watches: Rc<RefCell<Watches>>,
+    flag: WatchFlag,
+}
+
+impl Watch {
+    pub(crate) fn new(watches: &Rc<RefCell<Watches>>) -> Self {
+        Self {
+            watches: Rc::clone(watches),
+            flag: WatchFlag::default(),
+        }
+    }
+
+    /// Watches `key` of `db` as well.
+    ///
+    /// # Errors
+    /// All clients together watch too much; nothing has changed then.
+    pub fn add(&self, db: DatabaseIndex, key: &[u8]) -> Result<(), OutOfMemory> {
+        let mut watches = self.watches.borrow_mut();
+        watches.add(&engine_key(db, key), &self.flag)
+    }
+
+    /// Whether something of it was written since.
+    pub fn is_set(&self) -> bool {
+        self.flag.is_set()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.watches.borrow_mut().remove(&self.flag);
     }
 }
 

@@ -144,9 +144,7 @@ pub(crate) fn refusal(error: &BackupReadError) -> Failure {
         BackupReadError::NotOlder => {
             Failure::of("ERR the snapshot after SINCE is not older than the other one")
         }
-        BackupReadError::KeysGone => {
-            Failure::of("KEYSGONE the keys of this backup are no longer held, start another one")
-        }
+        BackupReadError::Keys(error) => failure::of_load(error),
         BackupReadError::Files(error) => failure::of_file(error),
         BackupReadError::OutOfMemory => failure::of_file(&lfs::FileError::OutOfMemory),
         _ => INVALID_CURSOR,

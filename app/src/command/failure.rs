@@ -64,6 +64,8 @@ pub(crate) const KEY_TOO_LONG: Failure =
 pub(crate) const NOAUTH: Failure = Failure::of("NOAUTH Authentication required.");
 pub(crate) const WRONGPASS: Failure =
     Failure::of("WRONGPASS invalid username-password pair or user is disabled.");
+pub(crate) const OUT_OF_MEMORY: Failure =
+    Failure::of("OOM command not allowed when used memory > 'maxmemory'.");
 pub(crate) const BUSY: Failure = Failure::of("ERR the store is busy, try again");
 pub(crate) const OFFSET_OUT_OF_RANGE: Failure = Failure::of("ERR offset is out of range");
 /// Not for clients: an attempt that was in vain. Were it sent all the same, this is what would be read.
@@ -94,9 +96,7 @@ pub(crate) fn invalid_expire(name: &str) -> Failure {
 /// Why a commit was refused, in a client's words.
 pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure {
     match error {
-        CommitError::OutOfMemory => {
-            Failure::of("OOM command not allowed when used memory > 'maxmemory'.")
-        }
+        CommitError::OutOfMemory => OUT_OF_MEMORY,
         CommitError::DiskFull => {
             Failure::of("MISCONF Errors writing to the AOF file: No space left on device")
         }
@@ -119,6 +119,8 @@ pub(crate) fn of_commit(error: CommitError, commit_bytes_max: usize) -> Failure 
 pub(crate) fn of_load(error: &LoadError) -> Failure {
     match error {
         LoadError::File(error) => of_file(error),
+        LoadError::Keys(error) => Failure::quoting(&[b"EIO ", error.to_string().as_bytes()]),
+        LoadError::DamagedTable(_) => Failure::quoting(&[b"EIO ", error.to_string().as_bytes()]),
         LoadError::OutOfMemory => {
             let mut text = b"OOM the command reads more than ".to_vec();
             crate::number::push_usize(&mut text, LOADED_KEY_BYTES_MAX);

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use embassy_futures::join::join;
 use embassy_futures::select::select;
 use embedded_io_async::{Read, Write};
-use kvstore::{DatabaseIndex, LoadError, Loaded, Timestamp};
+use kvstore::{DatabaseIndex, LoadError, Loaded, Timestamp, Watch};
 use lfs::{BlockDevice, Clock};
 
 use crate::clients::{Client, Registration};
@@ -50,6 +50,8 @@ pub(crate) struct State {
     /// The connection's newest write, for WAITAOF.
     pub(crate) last_write: Timestamp,
     queue: Option<Queue>,
+    /// What tells when one of them is written.
+    watch: Option<Watch>,
     watched: Vec<Watched>,
     watched_bytes: usize,
     /// What the command at hand needed from the disk so far, ...
@@ -69,6 +71,7 @@ impl State {
             closing: false,
             last_write: Timestamp(0),
             queue: None,
+            watch: None,
             watched: Vec::new(),
             watched_bytes: 0,
             loaded: Loaded::default(),

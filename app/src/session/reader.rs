@@ -7,7 +7,7 @@
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::Read;
-use kvstore::{BackupReadError, BackupSource, Timestamp};
+use kvstore::{BackupReadError, BackupSource, LoadError, Timestamp};
 use lfs::{BlockDevice, Clock, FileError};
 
 use super::State;
@@ -389,7 +389,10 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 timestamp,
                 timeout_ms,
             } => (self.wait_aof(timestamp, timeout_ms).await, None),
-            After::Keys(pattern) => (None, Some(self.walk_keys(&pattern).await)),
+            After::Keys(pattern) => match self.walk_keys(&pattern).await {
+                Ok(timestamp) => (None, Some(timestamp)),
+                Err(error) => (Some(failure::of_load(&error)), None),
+            },
             After::Snapshot(request) => match self.snapshot(request).await {
                 Ok(timestamp) => (None, Some(timestamp)),
                 Err(error) => (Some(failure::of_file(&error)), None),
@@ -421,15 +424,15 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         match request {
             snapshot::Request::Create(name) => {
                 let now_ns = self.server.now_ns();
-                store.create_file_snapshot(&name, now_ns).await?;
+                store.create_snapshot(&name, now_ns).await?;
                 self.reply(|reply| reply.simple("OK"));
             }
             snapshot::Request::Delete(name) => {
-                store.delete_file_snapshot(&name).await?;
+                store.delete_snapshot(&name).await?;
                 self.reply(|reply| reply.simple("OK"));
             }
             snapshot::Request::List => {
-                let snapshots = store.file_snapshots();
+                let snapshots = store.snapshots();
                 let timestamp = store.committed();
                 self.reply(|reply| snapshot::reply_list(&snapshots, reply));
                 return Ok(timestamp);
@@ -445,7 +448,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         let now_ms = self.server.now_ms();
         match request {
             backup::Request::Start { name, since } => {
-                let known = store.file_snapshots();
+                let known = store.snapshots();
                 if let Some(since) = since
                     && !known.iter().any(|snapshot| snapshot.name == since)
                 {
@@ -454,7 +457,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 let names = name.map_or_else(|| backup::names(now_ms), |name| alloc::vec![name]);
                 let mut begun = Err(FileError::Exists);
                 for name in names {
-                    begun = store.begin_backup(&name, self.server.now_ns()).await;
+                    begun = store.create_snapshot(&name, self.server.now_ns()).await;
                     if begun != Err(FileError::Exists) {
                         break;
                     }
@@ -471,7 +474,6 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 let source = BackupSource {
                     show: Ok(&snapshot),
                     since: since.as_deref(),
-                    now_ms,
                 };
                 let frame = store.read_backup(source, &token, bytes).await;
                 let frame = frame.map_err(|error| backup::refusal(&error))?;
@@ -504,7 +506,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     }
 
     /// KEYS: walks a snapshot in steps, so that others go on. Returns what the reply depends on.
-    async fn walk_keys(&mut self, pattern: &[u8]) -> Timestamp {
+    async fn walk_keys(&mut self, pattern: &[u8]) -> Result<Timestamp, LoadError> {
         let store = &self.server.store;
         let snapshot = store.snapshot();
         let mut found = KeyList::new(
@@ -514,30 +516,19 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 .limit_or_none(Limit::ClientOutputBytes)
                 .min(u32::MAX as usize),
         );
-        let mut step = alloc::vec::Vec::new();
-        let mut last: Option<kvstore::Key> = None;
-        loop {
+        let database = self.state.database;
+        let (mut step, mut next) = (alloc::vec::Vec::new(), Some(alloc::vec::Vec::new()));
+        while let Some(from) = next.take_if(|_| !found.is_full()) {
             step.clear();
             let now_ms = self.server.now_ms();
-            let database = self.state.database;
-            store.keys_after(
-                &snapshot,
-                database,
-                last.as_deref(),
-                WALK_STEP,
-                now_ms,
-                &mut step,
-            );
+            let walked = store.keys_from(&snapshot, database, &from, WALK_STEP, now_ms, &mut step);
+            next = walked.await?;
             found.take_matching(pattern, &step);
-            match step.pop() {
-                Some(key) if !found.is_full() => last = Some(key),
-                _ => break,
-            }
             yield_now().await;
             self.server.read_clock();
         }
         self.reply(|reply| found.reply(reply));
-        snapshot.timestamp()
+        Ok(snapshot.timestamp())
     }
 
     /// CLIENT PAUSE holds the next command back.

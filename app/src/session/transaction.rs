@@ -5,10 +5,9 @@
 //! itself; the others apply, as in Redis. When the commit as a whole is refused, EXEC answers EXECABORT.
 
 use alloc::boxed::Box;
-use alloc::rc::{Rc, Weak};
 use alloc::vec::Vec;
 
-use kvstore::{DatabaseIndex, Snapshot};
+use kvstore::{DatabaseIndex, Watch};
 use lfs::{BlockDevice, Clock};
 
 use super::State;
@@ -108,8 +107,6 @@ impl Queue {
 
 /// A key that must stay as it is.
 pub(super) struct Watched {
-    /// Gone when it was held for longer than `watch-max-age`.
-    snapshot: Weak<Snapshot>,
     database: DatabaseIndex,
     key: Box<[u8]>,
     /// When its time comes it has changed, though nobody wrote it.
@@ -175,7 +172,7 @@ impl State {
     fn unwatch(&mut self) {
         self.watched = Vec::new();
         self.watched_bytes = 0;
-        self.client.watch_snapshots.borrow_mut().clear();
+        self.watch = None;
         self.client.watched_keys.set(0);
     }
 }
@@ -227,7 +224,6 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         if let Some(error) = state.load_failure.take() {
             return Ok(Err(failure::of_load(&error)));
         }
-        let snapshot = Rc::new(self.store.snapshot());
         let database = state.database;
         let mut watched: Vec<Watched> = Vec::new();
         let mut transaction = self.store.transaction(self.now_ms(), 0, &mut state.loaded);
@@ -241,45 +237,33 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 return Err(transaction.take_faults());
             };
             watched.push(Watched {
-                snapshot: Rc::downgrade(&snapshot),
                 database,
                 key: key.into(),
                 expires_at_ms: entry.and_then(|entry| entry.expires_at_ms),
             });
         }
         drop(transaction);
+        let watch = state.watch.get_or_insert_with(|| self.store.new_watch());
+        let mut added = watched.iter().map(|watched| watch.add(database, &watched.key));
+        if added.any(|added| added.is_err()) {
+            // What was added is watched without need: at worst EXEC fails that would not have to.
+            return Ok(Err(failure::OUT_OF_MEMORY));
+        }
         state.watched_bytes += watched
             .iter()
             .map(|watched| watched.key.len())
             .sum::<usize>();
         state.watched.append(&mut watched);
-        let since_us = self.env.coarse_us.get();
-        state
-            .client
-            .watch_snapshots
-            .borrow_mut()
-            .push((since_us, snapshot));
         state.client.watched_keys.set(state.watched.len());
         Reply::new(&mut batch.sink, state.resp3).ok();
         Ok(Ok(()))
     }
 
     fn any_watched_changed(&self, state: &State) -> bool {
-        let max_age_secs = self.env.config().limit(Limit::WatchMaxAgeSecs);
-        state
-            .client
-            .drop_old_snapshots(self.env.coarse_us.get(), max_age_secs);
-        state.watched.iter().any(|watched| {
-            let Some(snapshot) = watched.snapshot.upgrade() else {
-                return true;
-            };
-            watched
-                .expires_at_ms
-                .is_some_and(|at_ms| at_ms <= self.now_ms())
-                || self
-                    .store
-                    .changed_since(&snapshot, watched.database, &watched.key)
-        })
+        let is_past = |at_ms: i64| at_ms <= self.now_ms();
+        let mut watched = state.watched.iter();
+        state.watch.as_ref().is_some_and(Watch::is_set)
+            || watched.any(|watched| watched.expires_at_ms.is_some_and(is_past))
     }
 
     pub(super) fn exec(&self, state: &mut State, batch: &mut Batch) -> Attempt {

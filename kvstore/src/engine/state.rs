@@ -61,7 +61,7 @@ pub(crate) struct Engine {
     /// Keys that expire soonest.
     pub(crate) expiries: RefCell<ExpiryQueue>,
     /// Who wants to know that a key was written.
-    pub(crate) watches: RefCell<Watches>,
+    pub(crate) watches: Rc<RefCell<Watches>>,
     /// Transactions that are open.
     pub(crate) open: Rc<Registry>,
     /// What was written since the oldest state that one of them sees, as far as memtables do not say it any more.
@@ -118,7 +118,7 @@ impl Engine {
             } else {
                 i64::MAX
             })),
-            watches: RefCell::default(),
+            watches: Rc::default(),
             open: Rc::default(),
             digests: RefCell::default(),
             locks: Rc::default(),

@@ -1,1 +1,256 @@
+//! The store on a simulated disk, against a model, with memtables so small that everything in the background goes on all the time.
+//!
+//! Invariants: at any time what is read is what the model holds, whatever is flushed, merged or swept meanwhile, and after any power cut; counts are right; a snapshot sees
+//! its moment; in the end the value file holds what is named and nothing else.
 
+extern crate std;
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use std::println;
+
+use lfs::sim::{Executor, Random, SimDisk};
+use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions};
+
+use crate::engine::manifest::BASE;
+use crate::engine::types::SLOT_BYTES;
+use crate::testing::random;
+use crate::{CommitError, DatabaseIndex, Loaded, Options, Snapshot, Store, Transaction};
+
+type TestStore = Store<SimDisk>;
+type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+
+const FORMAT: FormatOptions = FormatOptions {
+    segment_bytes: 8 * BLOCK_SIZE as u32,
+    log_segments: 16,
+    created_ns: 0,
+};
+
+const OPTIONS: Options = Options {
+    memory_bytes_max: 4 << 20,
+    open_memory_bytes_max: 16 << 20,
+    hash_seed: 1,
+};
+
+fn formatted(segments: usize, seed: u64) -> SimDisk {
+    let disk = SimDisk::new(segments * 8, seed);
+    let target = disk.clone();
+    Executor::new(seed).run(async move {
+        let id = FileSystemId([0xA5; 16]);
+        lfs::format(&target, FORMAT, id).await.unwrap();
+    });
+    disk.snapshot(seed)
+}
+
+/// Opens the store and lets it run, with memtables of some tens of KiB.
+fn open(executor: &mut Executor, disk: &SimDisk) -> Rc<TestStore> {
+    let disk = disk.clone();
+    let opened = executor.run(async move { Store::open(disk, OPTIONS).await });
+    let store = Rc::new(opened.unwrap());
+    store.engine.memtable_bytes_max.set(MEMTABLE_BYTES);
+    let (running, clock) = (Rc::clone(&store), executor.clock());
+    executor.spawn(async move { running.run(&clock).await });
+    store
+}
+
+/// With the arena's chunks some 100 KiB.
+const MEMTABLE_BYTES: usize = 100 << 10;
+
+fn key(random: &mut Random, keys: u64) -> Vec<u8> {
+    alloc::format!("key{:05}", random.below(keys)).into_bytes()
+}
+
+fn value(random: &mut Random) -> Vec<u8> {
+    let bytes = match random.below(20) {
+        0 => 5000 + random.below(90_000),
+        1..=8 => 512 + random.below(2000),
+        _ => random.below(400),
+    };
+    let mut value = alloc::vec![0; usize::try_from(bytes).unwrap()];
+    // Half of it does not compress.
+    for byte in value.iter_mut().step_by(2) {
+        *byte = random.next_u64().to_le_bytes()[0];
+    }
+    value
+}
+
+/// One random commit.
+async fn commit(store: &TestStore, random: &mut Random, model: &mut Model, keys: u64) {
+    store.admit().await;
+    let (start, mut loaded) = (random.clone(), Loaded::default());
+    loop {
+        *random = start.clone();
+        let mut next = model.clone();
+        let mut transaction = store.transaction(0, 0, &mut loaded);
+        write(&mut transaction, random, &mut next, keys);
+        match transaction.commit() {
+            Ok(_) => {
+                *model = next;
+                return;
+            }
+            Err(CommitError::Fault(faults)) => {
+                store.load_all(faults, &mut loaded).await.unwrap();
+            }
+            Err(CommitError::Busy) => store.admit().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn write(
+    transaction: &mut Transaction<'_, SimDisk>,
+    random: &mut Random,
+    model: &mut Model,
+    keys: u64,
+) {
+    if random.one_in(1500) {
+        transaction.clear(DatabaseIndex(1));
+        model.retain(|(db, _), _| *db != 1);
+    }
+    for _ in 0..=random.below(4) {
+        let (db, key) = (u8::from(random.one_in(2)), key(random, keys));
+        if random.one_in(4) {
+            let _ = transaction.delete(DatabaseIndex(db), &key);
+            model.remove(&(db, key));
+        } else {
+            let value = value(random);
+            transaction.put(DatabaseIndex(db), &key, value.clone(), None);
+            model.insert((db, key), value);
+        }
+    }
+}
+
+/// All that a store shows of two databases.
+async fn contents(store: &TestStore) -> Model {
+    let read = |transaction: &mut Transaction<'_, SimDisk>| {
+        let mut model = Model::new();
+        for db in 0..2 {
+            let mut keys = Vec::new();
+            transaction.keys_after(DatabaseIndex(db), None, usize::MAX / 2, &mut keys)?;
+            assert_eq!(transaction.count(DatabaseIndex(db))?, keys.len() as u64);
+            for key in keys {
+                let entry = transaction.get(DatabaseIndex(db), &key)?;
+                model.insert((db, key.to_vec()), entry.unwrap().value.to_vec());
+            }
+        }
+        Ok(model)
+    };
+    store.transact(0, 0, read).await.unwrap().0
+}
+
+fn assert_same(found: &Model, expected: &Model) {
+    let differ: Vec<_> = found
+        .iter()
+        .filter(|(key, value)| expected.get(*key) != Some(value))
+        .chain(expected.iter().filter(|(key, _)| !found.contains_key(*key)))
+        .map(|(key, _)| (key.0, std::string::String::from_utf8_lossy(&key.1).into_owned()))
+        .collect();
+    assert!(differ.is_empty(), "{differ:?}");
+}
+
+/// What a snapshot shows.
+async fn check_snapshot(store: &TestStore, snapshot: &Snapshot, expected: &Model) {
+    let (mut keys, mut next) = (Vec::new(), Some(Vec::new()));
+    while let Some(from) = next {
+        let walked = store.keys_from(snapshot, DatabaseIndex(0), &from, 50, 0, &mut keys);
+        next = walked.await.unwrap();
+    }
+    let found: Vec<_> = keys.iter().map(|key| key.to_vec()).collect();
+    let expected = expected.keys().filter(|(db, _)| *db == 0);
+    assert_eq!(found, expected.map(|(_, key)| key.clone()).collect::<Vec<_>>());
+}
+
+/// Runs there are: of each tier how many, and tables.
+fn shape(store: &TestStore) -> (BTreeMap<u8, usize>, usize) {
+    let tree = store.engine.tree.borrow();
+    let mut tiers = BTreeMap::new();
+    for run in tree.runs() {
+        *tiers.entry(run.tier).or_default() += 1;
+    }
+    (tiers, tree.runs().iter().map(|run| run.tables.len()).sum())
+}
+
+#[test]
+fn readers_see_what_was_committed_through_flushes_steps_sweeps_and_power_cuts() {
+    let mut random = random(200);
+    for round in 0..4 {
+        let mut disk = formatted(600, random.next_u64());
+        let mut model = Model::new();
+        for boot in 0..3 {
+            let mut executor = Executor::new(random.next_u64());
+            let store = open(&mut executor, &disk);
+            let (working, mut inner, before) = (Rc::clone(&store), random.clone(), model.clone());
+            model = executor.run(async move {
+                assert_same(&contents(&working).await, &before);
+                let mut model = before;
+                let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
+                for number in 0..1500 {
+                    commit(&working, &mut inner, &mut model, 300).await;
+                    if inner.one_in(200) {
+                        snapshots.push((working.snapshot(), model.clone()));
+                    }
+                    if inner.one_in(200) && !snapshots.is_empty() {
+                        snapshots.swap_remove(inner.index(snapshots.len()));
+                    }
+                    if number % 250 == 249 {
+                        assert_same(&contents(&working).await, &model);
+                        for (snapshot, expected) in &snapshots {
+                            check_snapshot(&working, snapshot, expected).await;
+                        }
+                    }
+                }
+                working.wait_durable(working.committed()).await.unwrap();
+                model
+            });
+            let (tiers, tables) = shape(&store);
+            println!("round {round}, boot {boot}: {tiers:?}, {tables} tables");
+            assert_eq!(store.compaction.failure(), None);
+            assert!(tiers.contains_key(&BASE), "{tiers:?}");
+            random.next_u64();
+            disk = disk.snapshot(random.next_u64());
+        }
+    }
+}
+
+#[test]
+fn in_the_end_the_value_file_holds_what_is_named_and_nothing_else() {
+    let mut random = random(201);
+    let disk = formatted(600, random.next_u64());
+    let mut executor = Executor::new(random.next_u64());
+    let store = open(&mut executor, &disk);
+    let (working, clock, mut inner) = (Rc::clone(&store), executor.clock(), random.clone());
+    executor.run(async move {
+        let mut model = Model::new();
+        for _ in 0..3000 {
+            commit(&working, &mut inner, &mut model, 200).await;
+        }
+        // All of it meets in the base: nothing is left that only its successor's merge finds out.
+        for db in 0..2 {
+            let mut loaded = Loaded::default();
+            working.admit().await;
+            let mut transaction = working.transaction(0, 0, &mut loaded);
+            transaction.clear(DatabaseIndex(db));
+            transaction.commit().unwrap();
+        }
+        model.clear();
+        for _ in 0..1000 {
+            commit(&working, &mut inner, &mut model, 200).await;
+        }
+        working.flush_due.set(true);
+        working.filesystem.nudge();
+        clock.sleep_ms(60_000).await;
+        assert_same(&contents(&working).await, &model);
+        let there = working.filesystem.values(0, 100_000).await.unwrap();
+        let slots: BTreeSet<_> = there.iter().map(|range| range.start / SLOT_BYTES).collect();
+        let large = model.values().filter(|value| value.len() >= 512);
+        let extents = large.map(|value| value.len().div_ceil(64 << 10)).sum::<usize>();
+        let tables = shape(&working);
+        // What was overwritten above the base waits until it is due.
+        println!("{} extents there, {extents} named, {tables:?}", slots.len());
+        assert!(slots.len() >= extents);
+        assert!(slots.len() < extents * 2, "{} of {extents}", slots.len());
+        assert_eq!(super::sweep::pending_slots(&working), 0);
+    });
+    assert_eq!(store.compaction.failure(), None);
+}

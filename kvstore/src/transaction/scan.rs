@@ -11,6 +11,7 @@ use crate::engine::merge::ScanStep;
 use crate::engine::table::table_random_key;
 use crate::engine::types::{Missing as NotInMemory, OutOfMemory, engine_key};
 use crate::fault::{LoadError, Missing};
+use crate::misses::KeysRead;
 use crate::write_set::Write;
 use crate::{DatabaseIndex, Entry, Key, Timestamp, Value};
 
@@ -53,6 +54,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// # Errors
     /// Something has to be loaded first.
     pub fn count(&mut self, db: DatabaseIndex) -> Result<u64, Missing> {
+        self.need(|| KeysRead::Count(db))?;
         self.depends_on = self.store.committed().min(self.at());
         self.note_range(db, &[], None)?;
         if self.open.as_ref().is_some_and(|open| !open.sees_newest()) {
@@ -328,6 +330,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         if limit == 0 {
             return Ok(Walked::End);
         }
+        self.need(|| KeysRead::From(part.db, part.from.into()))?;
         let walked = match self.walk_stored(part, limit, looks, give) {
             Ok(walked) => walked,
             Err(Stopped::Missing) => return Err(self.miss()),
@@ -452,6 +455,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// # Errors
     /// Something has to be loaded first.
     pub fn random_key(&mut self, db: DatabaseIndex, random: u64) -> Result<Option<Key>, Missing> {
+        self.need(|| KeysRead::Random(db))?;
         // A further attempt has to look for the same.
         let mut random = self.loaded.random(self.draws, random);
         self.draws += 1;

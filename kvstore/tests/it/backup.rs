@@ -13,10 +13,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::common::{
-    FORMAT, Model, OPTIONS, TestStore, contents, formatted, open, random_writes, seed,
+    FORMAT, Model, OPTIONS, TestStore, all_in, contents, formatted, open, random_writes, seed,
+    transact, value_of,
 };
 use kvstore::{
-    BackupReadError, BackupSource, DatabaseIndex, Loaded, OpenError, PIN_IDLE_MS, Store, Timestamp,
+    BackupReadError, BackupSource, DatabaseIndex, OpenError, Store, Timestamp, Transaction,
 };
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
@@ -72,7 +73,6 @@ fn source<'a>(name: &'a str, since: Option<&'a str>) -> BackupSource<'a> {
     BackupSource {
         show: Ok(name),
         since,
-        now_ms: 0,
     }
 }
 
@@ -142,7 +142,7 @@ fn restored(streams: &[Vec<Vec<u8>>], segments: usize) -> SimDisk {
 fn held(disk: &SimDisk) -> (Model, Option<Vec<u8>>) {
     let mut executor = Executor::new(7);
     let store = open(&mut executor, disk).unwrap();
-    let keys = contents(&store);
+    let keys = contents(&mut executor, &store);
     let counted = executor.run(async move { counted(&store).await });
     (keys, counted)
 }
@@ -168,11 +168,15 @@ fn keys_and_files_of_one_commit_are_restored_whatever_goes_on_meanwhile() {
             let since = at.checked_sub(1).map(|before| names[before]);
             for _ in 0..random.below(60) {
                 let admitting = Rc::clone(&store);
-                executor.run(async move { admitting.admit().await });
-                let mut loaded = Loaded::default();
-                let mut transaction = store.transaction(0, 0, &mut loaded);
-                random_writes(&mut random, &mut transaction, &mut model, 8, 900).unwrap();
-                transaction.commit().unwrap();
+                let (start, before) = (random.next_u64(), model.clone());
+                model = executor.run(async move {
+                    let done = transact(&admitting, 0, |transaction| {
+                        let (mut random, mut model) = (Random::new(start), before.clone());
+                        random_writes(&mut random, transaction, &mut model, 8, 900)?;
+                        Ok(model)
+                    });
+                    done.await.unwrap().0
+                });
             }
             let stop = Rc::new(Cell::new(false));
             let (counting, stopped, clock) =
@@ -189,10 +193,10 @@ fn keys_and_files_of_one_commit_are_restored_whatever_goes_on_meanwhile() {
             let (reading, clock) = (Rc::clone(&store), executor.clock());
             let (frames, keys) = executor.run(async move {
                 clock.sleep_ms(20).await;
-                reading.begin_backup(name, 1_000_000).await.unwrap();
+                reading.create_snapshot(name, 1_000_000).await.unwrap();
                 let source = source(name, since);
                 let frames = read(&reading, source, bytes_max).await.unwrap();
-                (frames, contents(&reading))
+                (frames, all_in(&reading).await)
             });
             stop.set(true);
             expected = keys;
@@ -224,81 +228,73 @@ fn odd_keys_large_values_and_expiries_come_back() {
     let (writing, value) = (Rc::clone(&store), large.clone());
     let frames = executor.run(async move {
         for piece in value.chunks(20_000) {
-            writing.admit().await;
-            let mut loaded = Loaded::default();
-            let mut transaction = writing.transaction(0, 0, &mut loaded);
-            transaction.append(DatabaseIndex(15), b"", piece).unwrap();
-            transaction.commit().unwrap();
+            let append = |transaction: &mut Transaction<'_, SimDisk>| {
+                transaction.append(DatabaseIndex(15), b"", piece)
+            };
+            transact(&writing, 0, append).await.unwrap();
         }
-        let mut loaded = Loaded::default();
-        let mut transaction = writing.transaction(0, 0, &mut loaded);
-        transaction.put(DB, &vec![b'k'; 20_000], b"".as_slice(), Some(77));
-        transaction.put(DatabaseIndex(3), b"\0", b"v".as_slice(), Some(i64::MAX - 1));
-        transaction.commit().unwrap();
-        writing.begin_backup("odd", 0).await.unwrap();
+        let put = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.put(DB, &vec![b'k'; 20_000], b"".as_slice(), Some(77));
+            transaction.put(DatabaseIndex(3), b"\0", b"v".as_slice(), Some(i64::MAX - 1));
+            Ok(())
+        };
+        transact(&writing, 0, put).await.unwrap();
+        writing.create_snapshot("odd", 0).await.unwrap();
         read(&writing, source("odd", None), 1).await.unwrap()
     });
     let disk = restored(&[frames], 4000);
     let mut executor = Executor::new(2);
     let store = open(&mut executor, &disk).unwrap();
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    let entry = transaction.get(DatabaseIndex(15), b"").unwrap().unwrap();
-    assert!(*entry.value == *large && entry.expires_at_ms.is_none());
-    let entry = transaction.get(DB, &vec![b'k'; 20_000]).unwrap().unwrap();
-    assert_eq!((entry.value.len(), entry.expires_at_ms), (0, Some(77)));
-    let entry = transaction.get(DatabaseIndex(3), b"\0").unwrap().unwrap();
-    assert_eq!(entry.expires_at_ms, Some(i64::MAX - 1));
-    assert_eq!(contents(&store).len(), 3);
+    assert_eq!(contents(&mut executor, &store).len(), 3);
+    executor.run(async move {
+        let entry = value_of(&store, DatabaseIndex(15), b"").await.unwrap();
+        assert!(*entry.value == *large && entry.expires_at_ms.is_none());
+        let entry = value_of(&store, DB, &vec![b'k'; 20_000]).await.unwrap();
+        assert_eq!((entry.value.len(), entry.expires_at_ms), (0, Some(77)));
+        let entry = value_of(&store, DatabaseIndex(3), b"\0").await.unwrap();
+        assert_eq!(entry.expires_at_ms, Some(i64::MAX - 1));
+    });
 }
 
 #[test]
-fn a_backup_whose_keys_are_gone_says_so_and_one_that_has_them_goes_on() {
+fn a_backup_goes_on_after_a_power_cut_whatever_was_written_since() {
     let mut executor = Executor::new(1);
     let disk = formatted(900, 1);
     let store = open(&mut executor, &disk).unwrap();
     let running = Rc::clone(&store);
-    let rest = executor.run(async move {
+    let frames = executor.run(async move {
         for number in 0..20 {
             count(&running, number).await;
         }
-        // Others take its place.
         for name in ["first", "2", "3", "4", "5"] {
-            running.begin_backup(name, 0).await.unwrap();
+            running.create_snapshot(name, 0).await.unwrap();
         }
-        let gone = Err(BackupReadError::KeysGone);
-        assert_eq!(read(&running, source("first", None), 1).await, gone);
-        assert!(read(&running, source("2", None), 1).await.is_ok());
-        // It has read them.
-        assert_eq!(read(&running, source("2", None), 1).await, gone);
-        // Nobody asks for too long.
-        assert_eq!(running.stats().backups, 3);
-        running.reclaim_expired(PIN_IDLE_MS - 1, 1).await.unwrap();
-        assert_eq!(running.stats().backups, 3);
-        running.reclaim_expired(PIN_IDLE_MS, 1).await.unwrap();
-        assert_eq!(running.stats().backups, 0);
-        assert_eq!(read(&running, source("3", None), 1).await, gone);
-
-        running.begin_backup("last", 0).await.unwrap();
-        let frames = read(&running, source("last", None), 1).await.unwrap();
         let missing = read(&running, source("none", None), 1).await;
         assert_eq!(missing, Err(BackupReadError::NotFound("none".into())));
-        let newer = read(&running, source("first", Some("last")), 1).await;
+        let newer = read(&running, source("first", Some("2")), 1).await;
         assert_eq!(newer, Err(BackupReadError::NotOlder));
+        for number in 20..400 {
+            let commit = count(&running, number).await;
+            running.wait_durable(commit).await.unwrap();
+        }
+        assert!(running.stats().checkpoints > 2);
+        let frames = read(&running, source("first", None), 1).await.unwrap();
+        let keys = decoded(&frames).into_iter().filter(|frame| frame.section == BackupSection::Layer);
+        let keys = keys.flat_map(|frame| frame.payload).collect::<Vec<_>>();
+        let last = format!("{:09}", 19);
+        assert!(keys.ends_with(last.as_bytes()), "{keys:?}");
         frames
     });
     drop(executor);
-    // The power goes; behind its keys the backup goes on after the boot, to the same end.
     let mut executor = Executor::new(2);
     let store = open(&mut executor, &disk.snapshot(2)).unwrap();
     executor.run(async move {
         let mut verifier = BackupVerifier::default();
-        for expected in &rest {
+        for expected in &frames {
             let token = verifier.next().clone();
-            let found = store.read_backup(source("last", None), &token, 1).await;
+            let found = store.read_backup(source("first", None), &token, 1).await;
             let frame = verifier.accept(expected).unwrap();
             match frame.section {
-                BackupSection::Layer => assert_eq!(found, Err(BackupReadError::KeysGone)),
                 // It says how full the source is.
                 BackupSection::Header => assert!(found.is_ok()),
                 _ => assert_eq!(found.as_ref(), Ok(expected)),
@@ -309,7 +305,7 @@ fn a_backup_whose_keys_are_gone_says_so_and_one_that_has_them_goes_on() {
             cursor: vec![9, 9],
             ..BackupToken::default()
         };
-        let read = store.read_backup(source("last", None), &nonsense, 1).await;
+        let read = store.read_backup(source("first", None), &nonsense, 1).await;
         assert_eq!(read, Err(BackupReadError::NoSuchPlace));
     });
 }
@@ -325,7 +321,7 @@ fn every_commit_that_the_log_retains_can_be_seen_and_restored() {
         for number in 0..30 {
             let commit = count(&running, number).await;
             running.wait_durable(commit).await.unwrap();
-            states.push((commit, contents(&running), counted(&running).await));
+            states.push((commit, all_in(&running).await, counted(&running).await));
         }
         states
     });
@@ -335,11 +331,10 @@ fn every_commit_that_the_log_retains_can_be_seen_and_restored() {
         let (commit, device) = (*commit, image.clone());
         let frames = Executor::new(4).run(async move {
             let store = Store::open_at(device, OPTIONS, None, commit).await.unwrap();
-            assert_eq!(contents(&store).len(), 1);
+            assert_eq!(all_in(&store).await.len(), 1);
             let source = BackupSource {
                 show: Err(commit),
                 since: None,
-                now_ms: 0,
             };
             read(&store, source, 5000).await.unwrap()
         });

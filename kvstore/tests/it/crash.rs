@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed,
+    Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed, transact,
 };
-use kvstore::{CommitError, Loaded, Timestamp};
+use kvstore::{CommitError, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
 
 /// What a workload did, as far as a crash may show.
@@ -77,21 +77,17 @@ fn write(
     async move {
         let mut random = Random::new(seed);
         for _ in 0..commits {
-            store.admit().await;
-            let mut model = history.borrow().last().clone();
-            let mut loaded = Loaded::default();
-            let mut transaction = store.transaction(0, 0, &mut loaded);
-            random_writes(
-                &mut random,
-                &mut transaction,
-                &mut model,
-                ops,
-                value_bytes_max,
-            )
-            .unwrap();
-            let wrote = !transaction.is_read_only();
-            let timestamp = match transaction.commit() {
-                Ok(timestamp) => timestamp,
+            let start = random.next_u64();
+            let (mut model, mut wrote) = (Model::new(), false);
+            let done = transact(&store, 0, |transaction| {
+                model = history.borrow().last().clone();
+                let mut random = Random::new(start);
+                random_writes(&mut random, transaction, &mut model, ops, value_bytes_max)?;
+                wrote = !transaction.is_read_only();
+                Ok(())
+            });
+            let timestamp = match done.await {
+                Ok(((), timestamp)) => timestamp,
                 // Several large values at once; nothing happened.
                 Err(CommitError::TooLarge) => continue,
                 Err(error) => panic!("{error}"),
@@ -125,7 +121,7 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Tim
     let expected = expected.unwrap_or_else(|| panic!("{context}: no such commit {recovered:?}"));
     // The states are too long to print.
     assert!(
-        &contents(&store) == expected,
+        &contents(&mut executor, &store) == expected,
         "{context}: not the state after {recovered:?}"
     );
     recovered

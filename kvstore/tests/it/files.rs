@@ -80,7 +80,7 @@ fn tree(transaction: &mut Transaction<'_, SimDisk>) -> Result<Tree, FileError> {
 }
 
 fn world(executor: &mut Executor, store: &Rc<TestStore>) -> World {
-    let keys = contents(store);
+    let keys = contents(executor, store);
     let store = Rc::clone(store);
     let files = executor.run(async move { transact(&store, tree).await.unwrap().0.unwrap() });
     World { keys, files }
@@ -219,7 +219,10 @@ fn random_transaction(
 ) -> bool {
     for _ in 0..=random.below(ops) {
         if random.one_in(3) {
-            random_writes(random, transaction, &mut world.keys, 1, bytes_max / 4).unwrap();
+            let keys = &mut world.keys;
+            if random_writes(random, transaction, keys, 1, bytes_max / 4).is_err() {
+                return false;
+            }
         }
         if operate(random, transaction, &mut world.files, bytes_max).is_err() {
             return false;

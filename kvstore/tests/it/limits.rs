@@ -5,27 +5,16 @@ use crate::common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::common::{contents, formatted, open, seed};
+use crate::common::{all_in, contents, formatted, open, put, seed, transact, value_of};
 use kvstore::{CommitError, DatabaseIndex, Loaded, OpenError, Options, Store};
 use lfs::sim::{Executor, Random, Request};
 use lfs::{Clock, DeviceError};
 
 const DB: DatabaseIndex = DatabaseIndex(0);
 
-async fn put(store: &common::TestStore, number: u32, len: usize) -> Result<(), CommitError> {
-    store.admit().await;
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    transaction.put(DB, &number.to_be_bytes(), vec![1; len], None);
-    transaction.commit().map(|_| ())
-}
-
 async fn delete(store: &common::TestStore, number: u32) {
-    store.admit().await;
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    assert!(transaction.delete(DB, &number.to_be_bytes()).unwrap());
-    transaction.commit().unwrap();
+    let done = transact(store, 0, |transaction| transaction.delete(DB, &number.to_be_bytes()));
+    assert!(done.await.unwrap().0);
 }
 
 #[test]
@@ -58,10 +47,11 @@ fn a_full_disk_refuses_growth_keeps_everything_and_takes_deletes() {
         }
         put(&working, 1, 1000).await.unwrap();
         working.wait_durable(working.committed()).await.unwrap();
-        contents(&working)
+        all_in(&working).await
     });
-    let store = open(&mut Executor::new(seed), &disk.snapshot(0)).unwrap();
-    assert!(contents(&store) == expected);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk.snapshot(0)).unwrap();
+    assert!(contents(&mut executor, &store) == expected);
 }
 
 #[test]
@@ -114,7 +104,7 @@ fn a_transaction_past_the_limit_is_refused_whole() {
     transaction.put(DB, b"small", &b"1"[..], None);
     transaction.put(DB, b"large", vec![0; max], None);
     assert_eq!(transaction.commit(), Err(CommitError::TooLarge));
-    assert!(contents(&store).is_empty());
+    assert!(contents(&mut executor, &store).is_empty());
     let mut loaded = Loaded::default();
     let mut transaction = store.transaction(0, 0, &mut loaded);
     transaction.put(DB, b"large", vec![0; max - 64], None);
@@ -150,13 +140,10 @@ fn a_failing_device_loses_nothing_acknowledged_and_reads_go_on() {
             }
             assert_eq!(put(&working, 0, 1).await, Err(CommitError::ReadOnly));
             assert!(working.stats().read_only);
-            let mut loaded = Loaded::default();
-            let mut transaction = working.transaction(0, 0, &mut loaded);
             for number in 0..acknowledged {
-                let entry = transaction.get(DB, &number.to_be_bytes()).unwrap();
-                assert!(entry.is_some());
+                let key = u32::to_be_bytes(number);
+                assert!(value_of(&working, DB, &key).await.is_some());
             }
-            drop(transaction);
             assert!(working.shutdown().await.is_err() || working.durable() == working.committed());
             acknowledged
         });

@@ -138,7 +138,7 @@ fn each_attempt_gets_further() {
             drop(transaction);
             for fault in faults {
                 assert!(known.insert(format!("{fault:?}")), "{fault:?} was loaded");
-                store.load(fault, &mut loaded).await.unwrap();
+                store.load_all(vec![fault], &mut loaded).await.unwrap();
             }
         }
         assert!(loaded.memory_bytes() > 0);

@@ -4,27 +4,19 @@ use crate::common;
 
 use std::rc::Rc;
 
-use crate::common::{formatted, open};
-use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp};
+use crate::common::{formatted, open, put, transact};
+use kvstore::{CommitError, DatabaseIndex, Loaded, Transaction};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{Clock, FileSystemId, FormatOptions};
 
 const DB: DatabaseIndex = DatabaseIndex(0);
 
-async fn put(store: &common::TestStore, number: u32, len: usize) -> Result<Timestamp, CommitError> {
-    store.admit().await;
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    transaction.put(DB, &number.to_be_bytes(), vec![1; len], None);
-    transaction.commit()
-}
-
 async fn clear(store: &common::TestStore) {
-    store.admit().await;
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    transaction.clear(DB);
-    let timestamp = transaction.commit().unwrap();
+    let clear = |transaction: &mut Transaction<'_, SimDisk>| {
+        transaction.clear(DB);
+        Ok(())
+    };
+    let (_, timestamp) = transact(store, 0, clear).await.unwrap();
     store.wait_durable(timestamp).await.unwrap();
 }
 
@@ -97,13 +89,13 @@ fn expiries_set_on_a_full_disk_took_the_room_that_a_merge_needs() {
         clock.sleep_ms(60_000).await;
         // Small in the log, but each makes a whole value dirty.
         for round in 0..50_000 {
-            working.admit().await;
-            let mut loaded = Loaded::default();
-            let mut transaction = working.transaction(0, 0, &mut loaded);
             let key = (round % count).to_be_bytes();
             let expiry = Some(1_000_000 + i64::from(round));
-            assert_eq!(transaction.set_expiry(DB, &key, expiry), Ok(true));
-            let timestamp = transaction.commit().unwrap();
+            let expire = |transaction: &mut Transaction<'_, SimDisk>| {
+                transaction.set_expiry(DB, &key, expiry)
+            };
+            let (there, timestamp) = transact(&working, 0, expire).await.unwrap();
+            assert!(there);
             if round % 3000 == 0 {
                 working.wait_durable(timestamp).await.unwrap();
             }
@@ -160,14 +152,14 @@ fn what_was_cleared_counted_as_memory_when_the_log_was_replayed() {
         let mut cuts = Vec::new();
         for _ in 0..12 {
             for batch in 0..200_u32 {
-                working.admit().await;
-                let mut loaded = Loaded::default();
-                let mut transaction = working.transaction(0, 0, &mut loaded);
-                for number in 0..100 {
-                    let key = (batch * 100 + number).to_be_bytes();
-                    transaction.put(DB, &key, &b"v"[..], None);
-                }
-                transaction.commit().unwrap();
+                let fill = |transaction: &mut Transaction<'_, SimDisk>| {
+                    for number in 0..100 {
+                        let key = (batch * 100 + number).to_be_bytes();
+                        transaction.put(DB, &key, &b"v"[..], None);
+                    }
+                    Ok(())
+                };
+                transact(&working, 0, fill).await.unwrap();
             }
             clear(&working).await;
             // The running store frees what was emptied; a replay has to do so, too.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use kvstore::{
-    DATABASE_COUNT, DatabaseIndex, Loaded, Missing, OpenError, Options, Store, Timestamp,
-    Transaction,
+    CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Missing, OpenError, Options, Store, Timestamp,
+    TransactError, Transaction,
 };
 use lfs::sim::{Executor, Random, SimDisk, seed_from};
 use lfs::{BLOCK_SIZE, FileSystemId, FormatOptions};
@@ -59,11 +59,49 @@ pub fn open(executor: &mut Executor, disk: &SimDisk) -> Result<Rc<TestStore>, Op
 /// What a store should hold: for each database and key, the value.
 pub type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
 
-/// Everything in `store`, none of whose reads misses.
-pub fn contents(store: &TestStore) -> Model {
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    contents_of(&mut transaction).expect("all keys are in memory")
+/// Everything in `store`.
+pub fn contents(executor: &mut Executor, store: &Rc<TestStore>) -> Model {
+    let store = Rc::clone(store);
+    executor.run(async move { all_in(&store).await })
+}
+
+/// The same, within a task.
+pub async fn all_in(store: &TestStore) -> Model {
+    store.transact(0, 0, contents_of).await.unwrap().0
+}
+
+/// Runs `body` until nothing is missing and there is room, and commits.
+pub async fn transact<T>(
+    store: &TestStore,
+    now_ms: i64,
+    mut body: impl FnMut(&mut Transaction<'_, SimDisk>) -> Result<T, Missing>,
+) -> Result<(T, Timestamp), CommitError> {
+    loop {
+        store.admit().await;
+        match store.transact(now_ms, 0, &mut body).await {
+            // Others took the room while something was loaded.
+            Err(TransactError::Commit(CommitError::Busy)) => {}
+            Err(TransactError::Commit(error)) => return Err(error),
+            Err(TransactError::Load(error)) => panic!("{error}"),
+            Ok(done) => return Ok(done),
+        }
+    }
+}
+
+/// Sets a key of the first database.
+pub async fn put(store: &TestStore, number: u32, len: usize) -> Result<Timestamp, CommitError> {
+    let done = transact(store, 0, |transaction| {
+        let key = number.to_be_bytes();
+        transaction.put(DatabaseIndex(0), &key, vec![1; len], None);
+        Ok(())
+    });
+    Ok(done.await?.1)
+}
+
+/// What `key` has.
+pub async fn value_of(store: &TestStore, db: DatabaseIndex, key: &[u8]) -> Option<Entry> {
+    let get = |transaction: &mut Transaction<'_, SimDisk>| transaction.get(db, key);
+    store.transact(0, 0, get).await.unwrap().0
 }
 
 /// Everything that `transaction` sees.
