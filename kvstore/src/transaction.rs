@@ -21,7 +21,7 @@ use crate::engine::cached::{CacheEntry, Row, RowContent};
 use crate::engine::loads::{ChunkFault, Wanted};
 use crate::engine::look_up::Probe;
 use crate::engine::types::{
-    LargeRef, Missing as NotInMemory, PIECES_MAX, Piece, Pieces, engine_key,
+    LargeRef, Missing as NotInMemory, Piece, Pieces, engine_key,
 };
 use crate::misses::KeysRead;
 use crate::fault::{FAULTS_MAX, Fault, KeysFault, LoadError, Loaded, Missing};
@@ -339,7 +339,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         let mut behind = tail.len();
         let mut joined = Pieces::new();
         while let Some(last) = pieces.last()
-            && (last.bytes as usize <= behind || pieces.len() >= PIECES_MAX)
+            && last.bytes as usize <= behind
+            && behind + last.bytes as usize <= self.store.filesystem.commit_bytes_max() / 2
         {
             behind += last.bytes as usize;
             joined.insert(0, *last);

@@ -175,8 +175,11 @@ impl<D: BlockDevice> Store<D> {
         requests.set(requests.get() + 1);
         let bytes = match self.filesystem.read_chunk(table, at).await {
             Ok(bytes) => bytes,
-            // It was merged away meanwhile: whoever missed it will ask for its successor.
-            Err(ObjectReadError::NotFound) if !self.has_table(table) => return Ok(None),
+            // It was merged away meanwhile, or is just being: whoever missed it will ask for its successor.
+            Err(ObjectReadError::NotFound) if !self.has_table(table) || self.checkpointing.get() => {
+                embassy_futures::yield_now().await;
+                return Ok(None);
+            }
             Err(error) => return Err(LoadError::Keys(error)),
         };
         let chunk = Cached::parse(kind, bytes).map_err(|error| match error {

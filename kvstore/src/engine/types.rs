@@ -20,8 +20,8 @@ pub const ENGINE_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 /// Bytes of the longest value that a version has in itself: one less than the largest threshold for large values.
 pub const INLINE_BYTES_MAX: usize = 4095;
 
-/// Pieces of one large value, at most.
-pub const PIECES_MAX: usize = 16;
+/// Pieces of one large value, at most. With pieces of half a commit, the largest that are joined, it bounds what APPEND makes.
+pub const PIECES_MAX: usize = 255;
 
 /// Bytes of offsets in the value file that a slot stands for.
 pub const SLOT_BYTES: u64 = 4096;

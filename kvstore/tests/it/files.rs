@@ -443,11 +443,10 @@ fn an_operation_that_fails_leaves_the_rest_of_its_transaction_alone() {
 
 /// Sets a key.
 async fn set(store: &TestStore, key: u32, value: &[u8]) -> Result<Timestamp, CommitError> {
-    store.admit().await;
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(0, 0, &mut loaded);
-    transaction.put(DatabaseIndex(0), &key.to_le_bytes(), value, None);
-    let timestamp = transaction.commit()?;
+    let ((), timestamp) = transact(store, |transaction| {
+        transaction.put(DatabaseIndex(0), &key.to_le_bytes(), value, None);
+    })
+    .await?;
     store.wait_durable(timestamp).await.unwrap();
     Ok(timestamp)
 }
