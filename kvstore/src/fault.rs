@@ -33,6 +33,8 @@ pub enum Fault {
     Keys(KeysFault),
     /// Somebody has locked a key that is to be written: until it is its turn.
     Lock(Ticket),
+    /// The disk is full, and what nobody needs is being freed.
+    Room,
 }
 
 /// Something about keys that has to be loaded first.
@@ -169,6 +171,10 @@ impl<D: BlockDevice> Store<D> {
                 Fault::File(fault) => {
                     let read = self.filesystem.load(fault, &mut loaded.files).await;
                     read.map_err(LoadError::File)
+                }
+                Fault::Room => {
+                    self.admit().await;
+                    Ok(())
                 }
                 Fault::Lock(ticket) => {
                     self.locked(ticket).await;

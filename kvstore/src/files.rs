@@ -42,6 +42,7 @@ impl<D: BlockDevice> Store<D> {
     /// See [`FileSystem::delete_snapshot`].
     pub async fn delete_snapshot(&self, name: &str) -> Result<(), FileError> {
         self.filesystem.delete_snapshot(name).await?;
+        self.compaction.note_garbage();
         self.keep_snapshots();
         Ok(())
     }

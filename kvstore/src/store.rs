@@ -12,7 +12,7 @@ use lfs::{
 use crate::engine::apply::databases;
 use crate::engine::memtable::Memtable;
 use crate::engine::state::Engine;
-use crate::fault::{Loaded, TransactError};
+use crate::fault::{Fault, Loaded, TransactError};
 use crate::maintenance;
 use crate::misses::Misses;
 use crate::recovery::replay;
@@ -23,6 +23,9 @@ use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Time
 
 /// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
 pub const LARGE_VALUE_BYTES: usize = 512;
+
+/// A memtable takes at most this part of the room for tables.
+const MEMTABLE_PART: u64 = 16;
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
@@ -166,9 +169,11 @@ impl<D: BlockDevice> Store<D> {
     /// Sets the memory limit in bytes (`maxmemory`), which memtables and cache share.
     pub fn set_memory_bytes_max(&self, bytes: usize) {
         self.memory_bytes_max.set(bytes);
-        let window = self.filesystem.usage().replay_bytes_max;
-        let window = usize::try_from(window).unwrap_or(usize::MAX);
-        self.engine.set_memory_bytes_max(bytes, window);
+        let usage = self.filesystem.usage();
+        // What is in the log, and what the disk has room for beside.
+        let each = usage.replay_bytes_max.min(usage.object_bytes_max / MEMTABLE_PART);
+        let each = usize::try_from(each).unwrap_or(usize::MAX);
+        self.engine.set_memory_bytes_max(bytes, each);
         self.changed.notify();
     }
 
@@ -336,9 +341,18 @@ impl<D: BlockDevice> Store<D> {
     /// Refuses what would grow the data beyond what the disk has room for.
     pub(crate) fn check_room(&self, growth: &Growth) -> Result<(), CommitError> {
         if growth.index + growth.values > 0 && !self.has_space_for(growth) {
-            return Err(CommitError::DiskFull);
+            return Err(self.no_room(CommitError::DiskFull));
         }
         Ok(())
+    }
+
+    /// What to say of a commit that found no room: `full`, unless something is freed now, for which it is to wait.
+    pub(crate) fn no_room(&self, full: CommitError) -> CommitError {
+        if self.make_room() {
+            CommitError::Fault(alloc::vec![Fault::Room])
+        } else {
+            full
+        }
     }
 
     /// A commit was made: everybody sees it from now on.
@@ -350,7 +364,9 @@ impl<D: BlockDevice> Store<D> {
         next_slot: u64,
     ) {
         self.engine.next_slot.set(next_slot);
-        self.engine.apply(timestamp, payload);
+        if self.engine.apply(timestamp, payload) {
+            self.compaction.note_garbage();
+        }
         if now_ms != i64::MIN {
             // Without memory for it the second is taken for the one before.
             let _ = self.engine.timeline.borrow_mut().note(now_ms, timestamp);

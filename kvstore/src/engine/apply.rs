@@ -42,11 +42,15 @@ impl Engine {
         self.tree.borrow_mut().active_mut().reserve(versions, ranges)
     }
 
-    /// Puts a commit in, for which there is room.
-    pub(crate) fn apply(&self, timestamp: Timestamp, payload: &[u8]) {
+    /// Puts a commit in, for which there is room. Whether it takes the place of something.
+    pub(crate) fn apply(&self, timestamp: Timestamp, payload: &[u8]) -> bool {
+        let mut replaces = false;
         for entry in entries(payload) {
             match entry {
-                Entry::RangeDelete { start, end } => self.delete_range(timestamp, start, end),
+                Entry::RangeDelete { start, end } => {
+                    self.delete_range(timestamp, start, end);
+                    replaces = true;
+                }
                 Entry::Version {
                     key,
                     expires_at_ms,
@@ -60,9 +64,14 @@ impl Engine {
                         content,
                     };
                     self.put(key, &version);
+                    replaces |= below;
                 }
             }
         }
+        if replaces {
+            self.has_garbage.set(true);
+        }
+        replaces
     }
 
     fn put(&self, key: &[u8], version: &VersionRef<'_>) {

@@ -304,10 +304,12 @@ impl TableRef {
             Some(to.ok_or(Malformed)?)
         };
         let head_end = head.offset.checked_add(u64::from(head.len));
+        // It may list slots that were dropped, and nothing else.
+        let is_empty = stats.entries == 0 && stats.range_deletes == 0;
         let is_consistent = flags & !(SWEPT | HAS_END | JOINED) == 0
             && stats.tombstones <= stats.entries
             && stats.expiring <= stats.entries
-            && stats.least_timestamp <= stats.greatest_timestamp
+            && (is_empty || stats.least_timestamp <= stats.greatest_timestamp)
             && head_end.is_some_and(|end| end <= len);
         if !is_consistent {
             return Err(Malformed);
@@ -520,6 +522,33 @@ mod tests {
         let long = Key::from(alloc::vec![0; KEY_BYTES_MAX + 2]);
         refused(&|bent| bent.runs[0].tables[0].from = Key::clone(&long));
         refused(&|bent| bent.runs = alloc::vec![bent.runs[0].clone(); RUNS_MAX + 1]);
+    }
+
+    #[test]
+    fn a_table_of_which_all_was_dropped_made_a_manifest_that_was_never_read_again() {
+        let table = TableRef {
+            object: ObjectId(7),
+            bytes: 100,
+            head: ChunkRef { offset: 0, len: 90 },
+            from: Key::from(&b""[..]),
+            to: None,
+            stats: TableStats {
+                dropped_slots: 3,
+                ..TableStats::default()
+            },
+            dropped: Dropped::Pending,
+        };
+        let manifest = Manifest {
+            runs: alloc::vec![RunRef {
+                tier: BASE,
+                job: None,
+                first: Timestamp(1),
+                last: Timestamp(9),
+                tables: alloc::vec![table],
+            }],
+            ..Manifest::default()
+        };
+        assert_eq!(Manifest::decode(&encoded(&manifest)), Ok(manifest));
     }
 
     #[test]

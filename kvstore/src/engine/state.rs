@@ -25,8 +25,8 @@ use crate::watch::Watches;
 /// Chunks of memtables that are kept when nobody uses them.
 const CHUNKS_KEPT: usize = 16;
 
-/// Memtables never take less than this each, nor more than the replay window.
-const MEMTABLE_BYTES_MIN: usize = 512 << 10;
+/// Memtables never take less than this each.
+const MEMTABLE_BYTES_MIN: usize = 256 << 10;
 
 /// Everything but the disk. Nothing is borrowed across an await.
 pub(crate) struct Engine {
@@ -72,6 +72,8 @@ pub(crate) struct Engine {
     next_owner: Cell<u64>,
     /// What SCAN's cursors stand for.
     pub(crate) cursors: RefCell<ScanCursors>,
+    /// The active memtable has something that takes the place of something else.
+    pub(crate) has_garbage: Cell<bool>,
     /// Keys removed because their time had come.
     pub(crate) expired_keys: Cell<u64>,
     /// Memory of the memtables.
@@ -89,7 +91,7 @@ impl Engine {
         horizon: Timestamp,
         hash_seed: u64,
         memory_bytes_max: usize,
-        replay_bytes_max: usize,
+        memtable_bytes_max: usize,
     ) -> Self {
         let pool = ChunkPool::new(CHUNKS_KEPT);
         let has_runs = !manifest.runs.is_empty();
@@ -124,20 +126,21 @@ impl Engine {
             locks: Rc::default(),
             next_owner: Cell::new(1),
             cursors: RefCell::new(ScanCursors::new(hash_seed.rotate_left(17))),
+            has_garbage: Cell::new(false),
             expired_keys: Cell::new(0),
             pool,
             memtable_bytes_max: Cell::new(0),
             hash_seed,
         };
-        engine.set_memory_bytes_max(memory_bytes_max, replay_bytes_max);
+        engine.set_memory_bytes_max(memory_bytes_max, memtable_bytes_max);
         engine
     }
 
-    /// Memtables and cache share `bytes`: memtables get 3/8 of it at most, the cache what they leave.
-    pub(crate) fn set_memory_bytes_max(&self, bytes: usize, replay_bytes_max: usize) {
+    /// Memtables and cache share `bytes`: memtables get 3/8 of it at most, and `memtable_bytes_max` each, the cache what they leave.
+    pub(crate) fn set_memory_bytes_max(&self, bytes: usize, memtable_bytes_max: usize) {
         let of_memtables = bytes / 8 * 3;
         let each = of_memtables / (FROZEN_MAX + 1);
-        let each = each.clamp(MEMTABLE_BYTES_MIN, replay_bytes_max.max(MEMTABLE_BYTES_MIN));
+        let each = each.clamp(MEMTABLE_BYTES_MIN, memtable_bytes_max.max(MEMTABLE_BYTES_MIN));
         self.memtable_bytes_max.set(each);
         let most = (FROZEN_MAX + 1) * each;
         self.pool.set_limit(most.div_ceil(CHUNK_BYTES) * 2);
@@ -188,6 +191,7 @@ impl Engine {
         // Without memory for it, it goes on to fill.
         if self.is_active_full(&tree) && tree.freeze(last) == Ok(true) {
             self.counts.borrow_mut().freeze();
+            self.has_garbage.set(false);
         }
     }
 

@@ -12,10 +12,10 @@ use lfs::{BlockDevice, Clock};
 use super::chunks::{Chunks, Newer};
 use super::install::{Change, CountsBy, install};
 use super::shape::{Now, Work, next_work};
-use super::space::table_bytes;
+use super::space::{make_room, table_bytes};
 use super::step::{Done, Part, Plan, Sizes, carry_out, plan};
 use super::tables::{self, Turns, Written};
-use super::{Help, JOB_RETRY_MS, JobError, RETRY_MS, pause, sweep};
+use super::{Help, JOB_RETRY_MS, JobError, RETRY_MS, Room, pause, sweep};
 use crate::engine::keep::Rules;
 use crate::engine::manifest::RunRef;
 use crate::engine::merge::{Merge, Source};
@@ -62,8 +62,19 @@ pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
         if compaction.help.get() == Help::Wanted {
             compaction.help.set(answer);
         }
+        if compaction.is_room_wanted() {
+            match &done {
+                Ok(true) => compaction.room.set(Room::Enough),
+                // What a flush brings to light is still to come.
+                _ if is_flush_to_come(store) => {}
+                _ => compaction.room.set(Room::Exhausted),
+            }
+        }
         store.changed.notify();
-        let is_wanted = || compaction.help.get() == Help::Wanted;
+        let is_wanted = || {
+            let for_commits = compaction.is_room_wanted() && !is_flush_to_come(store);
+            compaction.help.get() == Help::Wanted || for_commits
+        };
         match done {
             Ok(true) => {
                 compaction.failure.take();
@@ -78,6 +89,7 @@ pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
                 rest(store, clock, has_changed).await;
             }
             Err(_) if store.is_ending() => return,
+            Err(error) if error.is_for_want_of_room() && make_room(store, clock).await => {}
             Err(error) => {
                 let ms = if error.is_for_want_of_room() {
                     RETRY_MS
@@ -91,6 +103,12 @@ pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     }
 }
 
+/// Whether a memtable is flushed, or is going to be.
+fn is_flush_to_come<D: BlockDevice>(store: &Store<D>) -> bool {
+    let frozen = store.engine.tree.borrow().frozen_count() > 0;
+    store.flush_due.get() || store.compaction.is_flushing.get() || frozen
+}
+
 /// Waits for something to do, and finds out whether nothing is committed.
 async fn rest<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, or_until: impl Fn() -> bool) {
     let pace = &store.compaction.pace;
@@ -101,6 +119,11 @@ async fn rest<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, or_until: im
     pause(store, clock, ms, or_until).await;
     if clock.monotonic_us().saturating_sub(since_us) >= ms * 1000 {
         pace.note_idle(commits);
+        if pace.is_idle() && store.engine.has_garbage.get() {
+            // What it takes the place of is found by a flush.
+            store.flush_due.set(true);
+            store.filesystem.nudge();
+        }
     }
 }
 
@@ -128,7 +151,7 @@ async fn next<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<bo
     }
     swept?;
     let pace = &store.compaction.pace;
-    let is_urgent = store.compaction.help.get() == Help::Wanted;
+    let is_urgent = store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
     if (pace.is_idle() || is_urgent) && sweep::pending_slots(store) > 0 {
         sweep::sweep(store, clock).await?;
         return Ok(true);
@@ -144,7 +167,8 @@ pub(super) fn now_ms<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> i6
 /// Moves the floor, behind which history is kept, and says where it is.
 pub(super) fn raise_floor<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Timestamp {
     let engine = &store.engine;
-    let floor = if engine.keeps_history.get() {
+    let is_short = store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
+    let floor = if engine.keeps_history.get() && !is_short {
         let since_ms = clock.unix_ms().saturating_sub(HISTORY_MS);
         engine.timeline.borrow().before(since_ms)
     } else {
@@ -449,5 +473,10 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
         let commits = pace.commits();
         pause(store, clock, TOKENS_MS, may_work).await;
         pace.note_idle(commits);
+        if pace.is_idle() && store.engine.has_garbage.get() {
+            // What it takes the place of is found by a flush.
+            store.flush_due.set(true);
+            store.filesystem.nudge();
+        }
     }
 }

@@ -10,7 +10,7 @@ use lfs::{BlockDevice, Clock, CommitNumber};
 
 use super::chunks::{Chunks, Newer};
 use super::install::{Change, CountsBy, install, vouch};
-use super::space::{may_flush, table_bytes};
+use super::space::{make_room, may_flush, table_bytes};
 use super::tables::{self, Turns, Written};
 use super::{Help, JobError, RETRY_MS, compact, get_stuck, pause};
 use crate::Timestamp;
@@ -19,7 +19,16 @@ use crate::engine::manifest::RunRef;
 use crate::engine::memtable::Memtable;
 use crate::engine::merge::{Merge, Source};
 use crate::engine::rewrite::Rewrite;
+use crate::engine::types::OutOfMemory;
 use crate::store::Store;
+use crate::transactions::changes::Digesting;
+use crate::transactions::digest::Digest;
+
+/// Keys of a digest that are noted before others get a turn.
+const KEYS_PER_TURN: usize = 256;
+
+/// Digests take this part of what a memtable may take: an eighth of a quarter of all memory.
+const DIGESTS_PART: usize = 4;
 
 pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     loop {
@@ -46,7 +55,9 @@ pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
                 break;
             }
             Err(error) => {
-                if !(error.is_for_want_of_room() && is_helped(store).await) {
+                let is_short = error.is_for_want_of_room();
+                let helped = is_short && (make_room(store, clock).await || is_helped(store).await);
+                if !helped {
                     get_stuck(store);
                     pause(store, clock, RETRY_MS, || false).await;
                 }
@@ -63,7 +74,8 @@ fn is_due<D: BlockDevice>(store: &Store<D>) -> bool {
     store.flush_due.get() || store.engine.tree.borrow().frozen_count() > 0
 }
 
-fn is_all_flushed<D: BlockDevice>(store: &Store<D>) -> bool {
+/// Whether runs have all that is committed.
+pub(super) fn is_all_flushed<D: BlockDevice>(store: &Store<D>) -> bool {
     let tree = store.engine.tree.borrow();
     let active = tree.active();
     tree.frozen_count() == 0 && active.entries() == 0 && active.ranges().is_empty()
@@ -87,6 +99,7 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
         let frozen = store.engine.tree.borrow_mut().freeze(store.committed())?;
         if frozen {
             store.engine.counts.borrow_mut().freeze();
+            store.engine.has_garbage.set(false);
         }
     }
     let oldest = {
@@ -98,7 +111,10 @@ async fn flush<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(
     };
     let durable = store.filesystem.wait_durable(CommitNumber(until.0));
     durable.await.map_err(|_| JobError::Closing)?;
+    store.compaction.is_flushing.set(true);
     let flushed = flush_memtable(store, clock, &memtable, until).await;
+    store.compaction.is_flushing.set(false);
+    store.changed.notify();
     if flushed.is_ok() {
         // Whoever asked meanwhile asked for this one.
         store.flush_due.set(false);
@@ -128,7 +144,7 @@ async fn flush_memtable<D: BlockDevice>(
         return Err(JobError::NoRoom);
     }
     let Written { tables, counts, .. } = write_run(store, clock, memtable).await?;
-    // Here the keys of the memtable are to be noted for open transactions whose state is older than what is in it.
+    let digest = digest_of(store, memtable).await;
     let run = RunRef {
         tier: 0,
         job: None,
@@ -147,8 +163,52 @@ async fn flush_memtable<D: BlockDevice>(
         counts: CountsBy { by: counts, clears },
     };
     install(store, clock, change).await?;
+    // In the step in which the memtable went: who asks what was written finds it in the one or the other.
+    keep_digest(store, digest);
     tables.keep();
     Ok(())
+}
+
+/// What open transactions have to know of a memtable, if there are some whose state is older than what is in it. That goes by what is known now: who begins
+/// later sees all of it.
+async fn digest_of<D: BlockDevice>(
+    store: &Store<D>,
+    memtable: &Rc<Memtable>,
+) -> Result<Option<Digest>, OutOfMemory> {
+    let oldest = store.engine.open.oldest();
+    if oldest.is_none_or(|oldest| oldest >= memtable.last()) {
+        return Ok(None);
+    }
+    let Some(mut digesting) = Digesting::new(Rc::clone(memtable)) else {
+        return Ok(None);
+    };
+    while !digesting.step(KEYS_PER_TURN)? {
+        embassy_futures::yield_now().await;
+    }
+    digesting.finish().map(Some)
+}
+
+/// Keeps a digest, and no more of them than there may be: whose state is older than what there is no memory for, is ended.
+fn keep_digest<D: BlockDevice>(store: &Store<D>, digest: Result<Option<Digest>, OutOfMemory>) {
+    let engine = &store.engine;
+    match digest {
+        Ok(None) => {}
+        // Without memory there is none, and none of those before: whoever needs them finds that out.
+        Ok(Some(digest)) => _ = engine.digests.borrow_mut().keep(digest),
+        Err(OutOfMemory) => engine.digests.borrow_mut().clear(),
+    }
+    engine.forget_digests();
+    let most = engine.memtable_bytes_max.get() / DIGESTS_PART;
+    let forget_first = || {
+        let mut digests = engine.digests.borrow_mut();
+        (digests.memory_bytes() > most).then(|| digests.forget_first())?
+    };
+    while let Some(last) = forget_first() {
+        for owner in engine.open.older_than(last) {
+            engine.open.count(|counts| counts.expired += 1);
+            store.end(owner);
+        }
+    }
 }
 
 async fn write_run<'s, D: BlockDevice>(

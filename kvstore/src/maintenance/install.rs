@@ -151,6 +151,7 @@ pub(super) async fn install<D: BlockDevice>(
     }
     let changes = &store.compaction.changes;
     changes.set(changes.get().wrapping_add(1));
+    store.compaction.note_garbage();
     drop(turn);
     store.share_space();
     // Writers may wait for a memtable, or for the log.

@@ -116,6 +116,18 @@ enum Help {
     InVain,
 }
 
+/// What a commit without room has of flushes, compaction and sweeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Room {
+    /// It has not been asked for.
+    #[default]
+    Enough,
+    /// Commits wait until what is not needed was found and freed.
+    Wanted,
+    /// There is nothing that could be freed now.
+    Exhausted,
+}
+
 /// What compaction does, and owes.
 #[derive(Default)]
 pub(crate) struct Compaction {
@@ -123,6 +135,9 @@ pub(crate) struct Compaction {
     /// How often the runs have changed.
     changes: Cell<u64>,
     help: Cell<Help>,
+    room: Cell<Room>,
+    /// A memtable is being flushed.
+    is_flushing: Cell<bool>,
     /// Bytes that objects must be able to take, with those there are, for what is in memtables besides.
     reserved_bytes: Cell<u64>,
     /// Bytes that tables take.
@@ -137,17 +152,44 @@ impl Compaction {
         self.pace.committed(bytes);
     }
 
+    /// Whether something may be freed that a commit without room waits for.
+    fn is_room_wanted(&self) -> bool {
+        self.room.get() == Room::Wanted
+    }
+
+    /// Something that was there is not needed any more.
+    pub(crate) fn note_garbage(&self) {
+        if self.room.get() == Room::Exhausted {
+            self.room.set(Room::Enough);
+        }
+    }
+
     /// Why compaction does not get on, if it does not.
-    #[expect(dead_code, reason = "figures about the store are to say so")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "figures about the store will say so"))]
     pub(crate) fn failure(&self) -> Option<JobError> {
         self.failure.borrow().clone()
     }
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Whether a commit may go ahead as far as compaction is concerned: see `pace` for how long one can wait.
+    /// Whether a commit may go ahead as far as compaction is concerned: see `pace` for how long one can wait. One that found no room waits until
+    /// what nobody needs was freed: a flush, and what compaction and sweeps find, which is at most the whole of the runs.
     pub(crate) fn compaction_allows(&self) -> bool {
-        self.compaction.pace.allows() || self.is_ending()
+        let compaction = &self.compaction;
+        (compaction.pace.allows() && !compaction.is_room_wanted()) || self.is_ending()
+    }
+
+    /// A commit found no room. True: what nobody needs is freed now, and it is to be tried again; false when there is nothing of that kind.
+    pub(crate) fn make_room(&self) -> bool {
+        let compaction = &self.compaction;
+        if compaction.room.get() == Room::Exhausted || self.stuck.get() || self.is_ending() {
+            return false;
+        }
+        compaction.room.set(Room::Wanted);
+        self.flush_due.set(true);
+        self.filesystem.nudge();
+        self.changed.notify();
+        true
     }
 }
 

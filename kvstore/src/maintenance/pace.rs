@@ -70,7 +70,8 @@ impl Pace {
 
     /// Whether compaction may go on now.
     pub(super) fn may_work(&self) -> bool {
-        self.tokens.get() > 0 || self.is_idle.get() || self.is_behind()
+        let is_waited_for = self.is_behind() || self.owed.get() > 0;
+        is_waited_for || self.tokens.get() > 0 || self.is_idle.get()
     }
 
     /// Compaction is at work from now on, or waits for something. True if commits need not wait any more that had to.
@@ -118,7 +119,7 @@ impl Pace {
     fn gain(&self) -> u64 {
         let unit = self.unit.get();
         let between = |from: u64, to: u64, least: u64, most: u64| {
-            let span = u128::from((to - from) * unit).max(1);
+            let span = u128::from(to - from) * u128::from(unit.max(1));
             let over = self.debt.get().saturating_sub(from.saturating_mul(unit));
             let part = u128::from(most - least) * u128::from(over) / span;
             most.min(least + u64::try_from(part).unwrap_or(u64::MAX / 2))

@@ -159,14 +159,27 @@ pub(super) fn next_work<D: BlockDevice>(store: &Store<D>, now: &Now<'_>) -> Opti
     let usage = store.filesystem.usage();
     let mut shapes = Shapes::of(store, &usage);
     let mut pressure = pressure(store, &usage, &shapes);
-    if store.compaction.help.get() == super::Help::Wanted {
-        // A flush finds no room, whatever the figures say.
+    if store.compaction.help.get() == super::Help::Wanted || store.compaction.is_room_wanted() {
+        // A flush, or a commit, finds no room, whatever the figures say.
         pressure.free_bytes = 0;
     }
     let tree = store.engine.tree.borrow();
     shapes = shapes.with_base_tables(tree.runs(), usage.segment_bytes, now);
-    let job = pick::pick(&shapes.shape(), &pressure, &Tuning::default())?;
+    let job = pick::pick(&shapes.shape(), &pressure, &Tuning::default());
+    let job = job.or_else(|| hidden_by_ranges(store, tree.runs(), &shapes))?;
     work_of(tree.runs(), &shapes, &job)
+}
+
+/// When nothing is committed: what range deletes hide goes when they meet it.
+fn hidden_by_ranges<D: BlockDevice>(store: &Store<D>, runs: &[RunRef], shapes: &Shapes) -> Option<Job> {
+    let above = shapes.runs.iter().filter(|run| run.tier != BASE).count();
+    let places = shapes.places.get(..above)?.iter();
+    let mut tables = places.filter_map(|place| runs.get(*place)).flat_map(|run| &run.tables);
+    let hides = tables.any(|table| table.stats.range_deletes > 0);
+    let runs = 0..above;
+    // If nothing is below them, they have done their work.
+    let has_base = above < shapes.runs.len();
+    (hides && has_base && store.compaction.pace.is_idle()).then_some(Job::Base { runs })
 }
 
 fn work_of(runs: &[RunRef], shapes: &Shapes, job: &Job) -> Option<Work> {

@@ -4,8 +4,9 @@
 //! ([`pick::reserve`]). Files may not grow into that, and data may not grow beyond it. Overwrites of a size and deletes go on: the log has its
 //! room, a flush finds its own or waits for steps, and a step always finds it, since a flush leaves it.
 
-use lfs::{BlockDevice, Usage};
+use lfs::{BlockDevice, Clock, Usage};
 
+use super::install::vouch;
 use super::shape::{Shapes, space_of};
 use crate::engine::manifest::RUNS_MAX;
 use crate::engine::pick;
@@ -23,6 +24,9 @@ const RUNS_FOR_FLUSHES: usize = RUNS_MAX - 16;
 
 /// Bytes that values take beyond their own: items of the tree, checks, and a part that the cleaner works in.
 const VALUE_PART: u64 = 8;
+
+/// Of the room for data, what overwrites have for themselves, at most.
+const OVERWRITE_PART: u64 = 16;
 
 /// Bytes that a whole table takes.
 pub(super) fn table_bytes(usage: &Usage) -> u64 {
@@ -42,16 +46,33 @@ pub(super) fn may_flush(usage: &Usage, table_bytes: u64, bytes: u64, runs: usize
     runs < RUNS_FOR_FLUSHES && usage.object_bytes_free >= bytes + step_room(usage, table_bytes)
 }
 
+/// Room for values that are written over others, before those are found to be needed by nobody and freed: what the log takes until there is a flush, or less on small disks.
+fn overwrite_room(usage: &Usage) -> u64 {
+    usage.replay_bytes_max.min(usage.capacity_bytes / OVERWRITE_PART)
+}
+
 /// Whether data may grow by that, where objects have to be able to take `reserved_bytes` without it.
 fn may_grow(usage: &Usage, reserved_bytes: u64, growth: &Growth) -> bool {
     let positive = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     let values = positive(growth.values);
+    if growth.values > 0 {
+        let live = usage.live_bytes.saturating_add(values + values / VALUE_PART);
+        if live.saturating_add(overwrite_room(usage)) > usage.capacity_bytes {
+            return false;
+        }
+    }
     // Of what is new in the index there is a second copy for as long as it is merged.
     let index = positive(growth.index).saturating_mul(2);
     let needed = reserved_bytes
         .saturating_add(index)
         .saturating_add(values + values / VALUE_PART);
     needed <= usage.object_bytes_max
+}
+
+/// Sees to it that there is more room for objects: waits for the cleaner, and makes the checkpoint that frees what it has emptied. False if there is
+/// nothing to be had in this way: then the cleaner finds nothing to gain.
+pub(super) async fn make_room<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> bool {
+    store.filesystem.clean_for_objects().await && vouch(store, clock).await.is_ok()
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -63,6 +84,7 @@ impl<D: BlockDevice> Store<D> {
         let reserved = pick::reserve(&usage, &shapes.runs, table_bytes, 0);
         let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
         let memtable = self.engine.memtable_bytes_max.get() as u64;
+        self.engine.set_probed();
         let compaction = &self.compaction;
         compaction.reserved_bytes.set(reserved);
         compaction.table_bytes.set(shapes.bytes());
@@ -70,6 +92,7 @@ impl<D: BlockDevice> Store<D> {
         // What comes until the next look goes into the active memtable.
         let reserved = reserved.saturating_add(memtables).saturating_add(memtable);
         self.filesystem.reserve_for_objects(reserved);
+        self.filesystem.reserve_for_values(overwrite_room(&usage));
     }
 
     /// Whether there is room for data to grow so much.
@@ -104,7 +127,7 @@ mod tests {
             log_bytes_max: 0,
             replay_bytes_max: 0,
             live_bytes: 0,
-            capacity_bytes: 0,
+            capacity_bytes: object_mib * MIB,
         }
     }
 

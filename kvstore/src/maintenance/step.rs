@@ -296,6 +296,8 @@ pub(super) mod tests {
             to: (!to.is_empty()).then(|| key(to)),
             stats: TableStats {
                 entries: 1,
+                least_timestamp: Timestamp(1),
+                greatest_timestamp: Timestamp(1),
                 ..TableStats::default()
             },
             dropped: Dropped::Pending,

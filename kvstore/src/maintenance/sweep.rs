@@ -53,7 +53,8 @@ pub(super) fn is_due<D: BlockDevice>(store: &Store<D>) -> bool {
         let tables = tree.runs().iter().flat_map(|run| &run.tables);
         tables.fold(0_u64, |sum, table| sum.saturating_add(table.stats.large_bytes))
     };
-    let is_wanted = store.compaction.help.get() == Help::Wanted;
+    let compaction = &store.compaction;
+    let is_wanted = compaction.help.get() == Help::Wanted || compaction.is_room_wanted();
     pending > 0 && (is_wanted || pending > least_pending(large_bytes))
 }
 
@@ -98,7 +99,7 @@ pub(super) async fn sweep_tables<D: BlockDevice>(
     Ok(())
 }
 
-async fn listed<D: BlockDevice>(
+pub(super) async fn listed<D: BlockDevice>(
     store: &Store<D>,
     tables: &[TableRef],
 ) -> Result<Vec<Range<u64>>, JobError> {

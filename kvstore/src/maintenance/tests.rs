@@ -10,16 +10,40 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use std::println;
 
-use lfs::sim::{Executor, Random, SimDisk};
+use lfs::sim::{Executor, Random, SimClock, SimDisk};
 use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions};
 
+use super::chunks::Chunks;
+use super::sweep;
 use crate::engine::manifest::BASE;
-use crate::engine::types::SLOT_BYTES;
+use crate::engine::table::RunCursor;
+use crate::engine::types::{Content, Cursor as _, SLOT_BYTES};
 use crate::testing::random;
-use crate::{CommitError, DatabaseIndex, Loaded, Options, Snapshot, Store, Transaction};
+use crate::{CommitError, DatabaseIndex, Loaded, Options, Snapshot, Store, Timestamp, Transaction};
 
 type TestStore = Store<SimDisk>;
 type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+
+/// What a transaction does to the model: databases that it empties, then values that it puts or takes away.
+#[derive(Default)]
+struct Changes {
+    cleared: Option<u8>,
+    written: Vec<((u8, Vec<u8>), Option<Vec<u8>>)>,
+}
+
+impl Changes {
+    fn apply(self, model: &mut Model) {
+        if let Some(cleared) = self.cleared {
+            model.retain(|(db, _), _| *db != cleared);
+        }
+        for (key, value) in self.written {
+            match value {
+                Some(value) => model.insert(key, value),
+                None => model.remove(&key),
+            };
+        }
+    }
+}
 
 const FORMAT: FormatOptions = FormatOptions {
     segment_bytes: 8 * BLOCK_SIZE as u32,
@@ -63,9 +87,9 @@ fn key(random: &mut Random, keys: u64) -> Vec<u8> {
 
 fn value(random: &mut Random) -> Vec<u8> {
     let bytes = match random.below(20) {
-        0 => 5000 + random.below(90_000),
-        1..=8 => 512 + random.below(2000),
-        _ => random.below(400),
+        0 => 3000 + random.below(12_000),
+        1..=5 => 512 + random.below(2000),
+        _ => random.below(500),
     };
     let mut value = alloc::vec![0; usize::try_from(bytes).unwrap()];
     // Half of it does not compress.
@@ -81,14 +105,10 @@ async fn commit(store: &TestStore, random: &mut Random, model: &mut Model, keys:
     let (start, mut loaded) = (random.clone(), Loaded::default());
     loop {
         *random = start.clone();
-        let mut next = model.clone();
         let mut transaction = store.transaction(0, 0, &mut loaded);
-        write(&mut transaction, random, &mut next, keys);
+        let changes = write(&mut transaction, random, keys);
         match transaction.commit() {
-            Ok(_) => {
-                *model = next;
-                return;
-            }
+            Ok(_) => return changes.apply(model),
             Err(CommitError::Fault(faults)) => {
                 store.load_all(faults, &mut loaded).await.unwrap();
             }
@@ -98,27 +118,24 @@ async fn commit(store: &TestStore, random: &mut Random, model: &mut Model, keys:
     }
 }
 
-fn write(
-    transaction: &mut Transaction<'_, SimDisk>,
-    random: &mut Random,
-    model: &mut Model,
-    keys: u64,
-) {
+fn write(transaction: &mut Transaction<'_, SimDisk>, random: &mut Random, keys: u64) -> Changes {
+    let mut changes = Changes::default();
     if random.one_in(1500) {
         transaction.clear(DatabaseIndex(1));
-        model.retain(|(db, _), _| *db != 1);
+        changes.cleared = Some(1);
     }
     for _ in 0..=random.below(4) {
         let (db, key) = (u8::from(random.one_in(2)), key(random, keys));
         if random.one_in(4) {
             let _ = transaction.delete(DatabaseIndex(db), &key);
-            model.remove(&(db, key));
+            changes.written.push(((db, key), None));
         } else {
             let value = value(random);
             transaction.put(DatabaseIndex(db), &key, value.clone(), None);
-            model.insert((db, key), value);
+            changes.written.push(((db, key), Some(value)));
         }
     }
+    changes
 }
 
 /// All that a store shows of two databases.
@@ -161,6 +178,45 @@ async fn check_snapshot(store: &TestStore, snapshot: &Snapshot, expected: &Model
     assert_eq!(found, expected.map(|(_, key)| key.clone()).collect::<Vec<_>>());
 }
 
+/// Flushes all that is committed.
+async fn flush_all(store: &TestStore, clock: &SimClock) {
+    while !super::flush::is_all_flushed(store) {
+        store.flush_due.set(true);
+        store.filesystem.nudge();
+        clock.sleep_ms(100).await;
+    }
+}
+
+/// What is there of values is named by something that was not dropped, or listed as dropped.
+async fn check_values(store: &TestStore, clock: &SimClock) {
+    flush_all(store, clock).await;
+    let mut expected = BTreeSet::new();
+    let runs = store.engine.tree.borrow().runs().to_vec();
+    let chunks = Chunks::new(store);
+    for run in &runs {
+        let mut cursor = RunCursor::new(&run.tables, &chunks);
+        let newest = Timestamp(u64::MAX);
+        chunks.loaded(|| cursor.seek(&[], newest)).await.unwrap();
+        while let Some((_, version)) = cursor.current() {
+            if let Content::Large(large) = version.content {
+                let pieces = large.pieces();
+                let extents = pieces.iter().flat_map(crate::engine::types::Piece::extents);
+                expected.extend(extents.map(|(start, _)| start / SLOT_BYTES));
+            }
+            chunks.loaded(|| cursor.next()).await.unwrap();
+        }
+    }
+    let tables: Vec<_> = runs.iter().flat_map(|run| &run.tables).cloned().collect();
+    let pending: Vec<_> = tables.into_iter().filter(sweep::is_pending).collect();
+    for slots in sweep::listed(store, &pending).await.unwrap() {
+        expected.extend(slots);
+    }
+    let there = store.filesystem.values(0, 1 << 20).await.unwrap();
+    let there = there.iter().map(|range| range.start / SLOT_BYTES);
+    let leaked: Vec<_> = there.filter(|slot| !expected.contains(slot)).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+}
+
 /// Runs there are: of each tier how many, and tables.
 fn shape(store: &TestStore) -> (BTreeMap<u8, usize>, usize) {
     let tree = store.engine.tree.borrow();
@@ -181,19 +237,20 @@ fn readers_see_what_was_committed_through_flushes_steps_sweeps_and_power_cuts() 
             let mut executor = Executor::new(random.next_u64());
             let store = open(&mut executor, &disk);
             let (working, mut inner, before) = (Rc::clone(&store), random.clone(), model.clone());
+            let clock = executor.clock();
             model = executor.run(async move {
                 assert_same(&contents(&working).await, &before);
                 let mut model = before;
                 let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
                 for number in 0..1500 {
-                    commit(&working, &mut inner, &mut model, 300).await;
+                    commit(&working, &mut inner, &mut model, 3000).await;
                     if inner.one_in(200) {
                         snapshots.push((working.snapshot(), model.clone()));
                     }
                     if inner.one_in(200) && !snapshots.is_empty() {
                         snapshots.swap_remove(inner.index(snapshots.len()));
                     }
-                    if number % 250 == 249 {
+                    if number % 500 == 499 {
                         assert_same(&contents(&working).await, &model);
                         for (snapshot, expected) in &snapshots {
                             check_snapshot(&working, snapshot, expected).await;
@@ -201,6 +258,9 @@ fn readers_see_what_was_committed_through_flushes_steps_sweeps_and_power_cuts() 
                     }
                 }
                 working.wait_durable(working.committed()).await.unwrap();
+                if inner.one_in(2) {
+                    check_values(&working, &clock).await;
+                }
                 model
             });
             let (tiers, tables) = shape(&store);
@@ -237,14 +297,14 @@ fn in_the_end_the_value_file_holds_what_is_named_and_nothing_else() {
         for _ in 0..1000 {
             commit(&working, &mut inner, &mut model, 200).await;
         }
-        working.flush_due.set(true);
-        working.filesystem.nudge();
+        flush_all(&working, &clock).await;
         clock.sleep_ms(60_000).await;
+        check_values(&working, &clock).await;
         assert_same(&contents(&working).await, &model);
         let there = working.filesystem.values(0, 100_000).await.unwrap();
         let slots: BTreeSet<_> = there.iter().map(|range| range.start / SLOT_BYTES).collect();
         let large = model.values().filter(|value| value.len() >= 512);
-        let extents = large.map(|value| value.len().div_ceil(64 << 10)).sum::<usize>();
+        let extents = large.count();
         let tables = shape(&working);
         // What was overwritten above the base waits until it is due.
         println!("{} extents there, {extents} named, {tables:?}", slots.len());

@@ -17,6 +17,9 @@ use crate::transactions::locks::Locked;
 use crate::write_set::{Write, WriteSet};
 use crate::{CommitError, DatabaseIndex, KEY_BYTES_MAX, Key, Timestamp};
 
+/// What a piece of a large value takes among keys.
+const PIECE_BYTES: usize = 16;
+
 /// What a commit does to the size of the data, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Growth {
@@ -67,11 +70,15 @@ impl<D: BlockDevice> Transaction<'_, D> {
             Some(files) => match store.commit_files(files, payload) {
                 // It was for values.
                 Err(CommitError::FilesFull) if !self.touches_files => {
-                    return Err(CommitError::DiskFull);
+                    return Err(store.no_room(CommitError::DiskFull));
                 }
+                Err(CommitError::FilesFull) => return Err(store.no_room(CommitError::FilesFull)),
                 committed => committed?,
             },
         };
+        if self.touches_files {
+            store.compaction.note_garbage();
+        }
         store.committed_with(timestamp, self.now_ms, payload, prepared.next_slot);
         Ok(timestamp)
     }
@@ -274,7 +281,9 @@ fn parsed(coded: &[u8]) -> Result<LargeRef<'_>, CommitError> {
 fn entry_bytes(key: &[u8], write: &Write) -> usize {
     let value = match write {
         Write::Put(value, _) => value.len(),
-        Write::Grown(grown) => LARGE_REF_BYTES_MAX + grown.tail.len(),
+        Write::Grown(grown) => {
+            LARGE_REF_BYTES_MAX.min(15 + 13 * (grown.pieces.len() + 1)) + grown.tail.len()
+        }
         Write::Delete => 0,
     };
     ENTRY_BYTES_MAX + 1 + key.len() + value
@@ -282,9 +291,11 @@ fn entry_bytes(key: &[u8], write: &Write) -> usize {
 
 /// What a version adds to the data.
 pub(crate) fn content_growth(content: &Content<'_>, key_bytes: usize) -> Growth {
+    // Where a large value is takes more or fewer bytes from one to the next: that is no growth.
     let index = match content {
         Content::Tombstone => 0,
-        content => ENTRY_BYTES_MAX + key_bytes + content.bytes().len(),
+        Content::Inline(bytes) => ENTRY_BYTES_MAX + key_bytes + bytes.len(),
+        Content::Large(large) => ENTRY_BYTES_MAX + key_bytes + PIECE_BYTES * large.pieces().len(),
     };
     let values = match content {
         Content::Large(large) => u64::from(large.total()),

@@ -199,7 +199,12 @@ impl<D: BlockDevice> Store<D> {
                 return Err(CommitStop::Conflict(Conflict::Files(conflict)));
             }
             Err(lfs::CommitStop::Error(FileError::TransactionEnded)) => return Err(CommitStop::Ended),
-            Err(stop) => return Err(self.refusal_of(stop).into()),
+            Err(stop) => {
+                let refused = self.refusal_of(stop);
+                let is_full = matches!(refused, CommitError::FilesFull | CommitError::DiskFull);
+                let refused = if is_full { self.no_room(refused) } else { refused };
+                return Err(refused.into());
+            }
         };
         let CommitNumber(number) = number;
         self.committed_with(Timestamp(number), now_ms, payload, prepared.next_slot);

@@ -16,7 +16,7 @@ use crate::common::{
     Acknowledged, Model, TestStore, contents, formatted, newest_acknowledged, open, random_writes,
     seed,
 };
-use kvstore::{CommitError, DatabaseIndex, Loaded, Timestamp, TransactError, Transaction};
+use kvstore::{CommitError, DatabaseIndex, Timestamp, TransactError, Transaction};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
     BlockDevice, Clock, FileError, FileKind, InodeNumber, Namespace, NewInode, ROOT, RenameFlags,

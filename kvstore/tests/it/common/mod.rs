@@ -88,11 +88,14 @@ pub async fn transact<T>(
     }
 }
 
-/// Sets a key of the first database.
+/// Sets a key of the first database to so many bytes that do not compress.
 pub async fn put(store: &TestStore, number: u32, len: usize) -> Result<Timestamp, CommitError> {
+    let mut random = Random::new(u64::from(number));
+    let bytes = (0..len).map(|_| random.next_u64().to_le_bytes()[0]);
+    let bytes = bytes.collect::<Vec<u8>>();
     let done = transact(store, 0, |transaction| {
         let key = number.to_be_bytes();
-        transaction.put(DatabaseIndex(0), &key, vec![1; len], None);
+        transaction.put(DatabaseIndex(0), &key, &bytes[..], None);
         Ok(())
     });
     Ok(done.await?.1)
