@@ -291,63 +291,31 @@ fn queued_commands_are_bounded() {
 }
 
 #[test]
-fn a_watch_does_not_hold_the_past_for_ever() {
-    let mut world = World::new(support::seed(11), &[("watch-max-age", "10")]);
+fn data_larger_than_the_memory_limit_is_served() {
+    let mut world = World::new(support::seed(12), &[("maxmemory", "2mb")]);
     let mut client = world.connect();
-    let clock = world.executor.clock();
     world.run(async move {
-        client.call(&["SET", "k", "v"]).await;
-        for (wait_ms, expected) in [(5_000, "[\"v\"]"), (11_000, "nil-array")] {
-            client.call(&["WATCH", "k"]).await;
-            clock.sleep_ms(wait_ms).await;
-            client.call(&["MULTI"]).await;
-            client.call(&["GET", "k"]).await;
-            assert_eq!(client.call(&["EXEC"]).await.to_string(), expected);
+        let value = |number: usize| format!("{number:07}").repeat(40);
+        for number in 0..12_000 {
+            let key = format!("key:{number}");
+            let reply = client.call(&["SET", &key, &value(number)]).await;
+            assert_eq!(reply, Value::ok());
         }
-        client.call(&["WATCH", "k"]).await;
-        assert_eq!(info(&mut client, "snapshots").await, 1);
-        clock.sleep_ms(13_000).await;
-        assert_eq!(
-            info(&mut client, "snapshots").await,
-            0,
-            "an old WATCH lets go by itself"
-        );
-    });
-}
-
-#[test]
-fn at_the_memory_limit_reads_and_deletes_go_on() {
-    let mut world = World::new(support::seed(12), &[("maxmemory", "200kb")]);
-    let mut client = world.connect();
-    world.run(async move {
-        let value = "x".repeat(1_000);
-        let mut written = 0;
-        let refusal = loop {
-            let key = format!("key:{written}");
-            match client.call(&["SET", &key, &value]).await {
-                reply if reply == Value::ok() => written += 1,
-                refusal => break refusal,
-            }
-            assert!(written < 1000);
-        };
-        assert_eq!(
-            refusal.to_string(),
-            "-OOM command not allowed when used memory > 'maxmemory'."
-        );
-        assert!(written > 50);
+        for number in (0..12_000).step_by(97) {
+            let key = format!("key:{number}");
+            let reply = client.call(&["GET", &key]).await;
+            assert_eq!(reply, Value::bulk(value(number)));
+        }
+        assert!(info(&mut client, "used_memory_dataset").await <= 2 << 20);
         client.call(&["MULTI"]).await;
-        client.call(&["SET", "more", &value]).await;
-        let refusal = client.call(&["EXEC"]).await;
-        assert!(
-            refusal.is_error("EXECABORT Transaction discarded because of: OOM"),
-            "{refusal}"
-        );
-        assert_eq!(client.call(&["GET", "key:0"]).await, Value::bulk(&value));
+        client.call(&["GET", "key:0"]).await;
+        client.call(&["APPEND", "key:1", "x"]).await;
+        let reply = client.call(&["EXEC"]).await;
+        assert_eq!(reply.to_string(), format!("[\"{}\", :281]", value(0)));
         assert_eq!(
-            client.call(&["DEL", "key:0", "key:1"]).await,
+            client.call(&["DEL", "key:0", "key:1", "key:none"]).await,
             Value::Integer(2)
         );
-        assert_eq!(client.call(&["SET", "key:0", &value]).await, Value::ok());
     });
 }
 

@@ -84,7 +84,14 @@ fn data_is_larger_than_memory_by_any_factor_and_memory_stays_within_its_limit() 
     });
     let mut executor = Executor::new(0);
     let store = open(&mut executor, &disk.snapshot(0)).unwrap();
-    assert_eq!(contents(&mut executor, &store).len(), 40_000);
+    executor.run(async move {
+        let (snapshot, mut keys, mut next) = (store.snapshot(), Vec::new(), Some(Vec::new()));
+        while let Some(from) = next {
+            let walked = store.keys_from(&snapshot, DB, &from, 1000, 0, &mut keys);
+            next = walked.await.unwrap();
+        }
+        assert_eq!(keys.len(), 40_000);
+    });
 }
 
 #[test]

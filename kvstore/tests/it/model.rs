@@ -164,8 +164,8 @@ fn what_is_deleted_gives_its_memory_and_space_back() {
     });
     let stats = store.stats();
     assert_eq!(stats.keys[0], 0, "{stats:?}");
-    // The trees, and a table that says what is gone.
-    assert!(stats.disk_bytes < 160 << 10, "{stats:?}");
+    // The trees, and what the last keys were that were deleted one by one: that is not worth a merge.
+    assert!(stats.disk_bytes < 256 << 10, "{stats:?}");
     assert!(stats.memtable_bytes < 160 << 10, "{stats:?}");
     assert!(stats.run_bytes <= 16 * 8 * 4096, "{stats:?}");
 }
