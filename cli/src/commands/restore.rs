@@ -6,7 +6,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use lfs::Loaded;
 use lfs::host::{Access, FileDevice, interrupted, now_ns, random};
 use lfs::{BackupId, Content, FileError, FileSystemId, FormatOptions, Mirror, ROOT, Suite};
 
@@ -147,20 +146,15 @@ async fn is_empty(device: &FileDevice, image: &Path) -> Outcome<bool> {
     if keys > 0 || !store.file_snapshots().is_empty() {
         return Ok(false);
     }
-    let mut loaded = Loaded::default();
-    loop {
-        let mut transaction = store.transaction_with_files(0, 0, &mut loaded);
-        let names = transaction.files(|files| {
+    let look = store.transact(0, 0, |transaction| {
+        Ok(transaction.files(|files| {
             let entries = files.files().read_dir(ROOT, 0, 1)?.entries.len();
             let attributes = files.files().list_xattrs(ROOT)?.len();
             Ok(entries + attributes)
-        });
-        let Some(fault) = transaction.take_fault() else {
-            return Ok(names.about(&shown)? == 0);
-        };
-        drop(transaction);
-        store.load(fault, &mut loaded).await.about(&shown)?;
-    }
+        }))
+    });
+    let (names, _) = look.await.map_err(|error| Error::new(&shown, error))?;
+    Ok(names.about(&shown)? == 0)
 }
 
 /// Makes a file system in the image of what `files` say.

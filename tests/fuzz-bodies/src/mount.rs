@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use kvstore::{CommitError, DatabaseIndex, OpenError, Store, Timestamp};
+use kvstore::{CommitError, DatabaseIndex, Loaded, OpenError, Store, Timestamp};
 use lfs::sim::{Damage, Executor, SimDisk, forge};
 use lfs::{BLOCK_SIZE, Clock, probe};
 
@@ -180,7 +180,10 @@ fn contents(store: &Store<SimDisk>) -> Contents {
 }
 
 fn read(store: &Store<SimDisk>, number: u32) -> Option<u32> {
-    let entry = store.transaction(NOW_MS).get(DATABASE, &key(number))?;
+    let mut loaded = Loaded::default();
+    let mut transaction = store.transaction(NOW_MS, 0, &mut loaded);
+    let entry = transaction.get(DATABASE, &key(number));
+    let entry = entry.expect("all keys are in memory")?;
     Some(
         entry
             .value
