@@ -28,7 +28,7 @@ impl<D: BlockDevice> Store<D> {
     /// Makes a snapshot of all files, but not of keys. Durable on return.
     ///
     /// # Errors
-    /// See [`FileSystem::create_snapshot`].
+    /// See [`FileSystem::create_snapshot`](lfs::FileSystem::create_snapshot).
     pub async fn create_file_snapshot(
         &self,
         name: &str,
@@ -40,13 +40,13 @@ impl<D: BlockDevice> Store<D> {
     /// Deletes a snapshot. Durable on return.
     ///
     /// # Errors
-    /// See [`FileSystem::delete_snapshot`].
+    /// See [`FileSystem::delete_snapshot`](lfs::FileSystem::delete_snapshot).
     pub async fn delete_file_snapshot(&self, name: &str) -> Result<(), FileError> {
         self.filesystem.delete_snapshot(name).await
     }
 
-    /// Verifies everything in use, files and keys, and repairs what can be; see [`FileSystem::scrub`]. What cannot be is
-    /// [`damage`](Self::damage).
+    /// Verifies everything in use, files and keys, and repairs what can be; see
+    /// [`FileSystem::scrub`](lfs::FileSystem::scrub). What cannot be is [`damage`](Self::damage).
     ///
     /// # Errors
     /// See [`ScrubError`].
@@ -71,7 +71,7 @@ impl<D: BlockDevice> Store<D> {
         self.damage.borrow()
     }
 
-    /// Sets the rate of the scrub under way; see [`FileSystem::set_scrub_rate`].
+    /// Sets the rate of the scrub under way; see [`FileSystem::set_scrub_rate`](lfs::FileSystem::set_scrub_rate).
     pub fn set_scrub_rate(&self, bytes_per_second: Option<u64>) {
         self.filesystem.set_scrub_rate(bytes_per_second);
     }
