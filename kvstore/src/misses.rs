@@ -1,7 +1,8 @@
 //! Reads of keys that miss at random: for tests of those who run transactions.
 //!
-//! All keys are in memory, so none of their reads ever misses by itself. Told to (`Store::miss_at_random`, feature `sim`), each read of
-//! a transaction misses with a probability of a half unless it was loaded for that transaction: every attempt gets further.
+//! All keys are in memory, so none of their reads ever misses by itself. Told to (`Store::miss_at_random`, feature
+//! `sim`), each read of a transaction misses with a probability of a half unless it was loaded for that transaction:
+//! every attempt gets further.
 //! Without the feature nothing of this is left of a read.
 
 use core::cell::Cell;
