@@ -15,6 +15,7 @@ test: test-host test-cli test-machines
 test-host:
 	$(CARGO) $(TEST_RUNNER)
 	$(CARGO) test --quiet --doc
+	SILTSTONE_MISSES=1 $(CARGO) test -p app --test it
 	SILTSTONE_TEST_KEY=1 $(CARGO) test -p lfs --test it -- --skip files_crash:: crash:: check:: faults:: files_recovery::
 	SILTSTONE_TEST_KEY=2 $(CARGO) test -p lfs --test it -- --skip files_crash:: --skip files_faults:: crash:: faults:: files_recovery::
 

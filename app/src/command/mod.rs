@@ -9,8 +9,9 @@
 //!
 //! A command validates everything before it writes anything, and replies last: an error leaves no trace.
 //!
-//! What a data command or one on files reads may not be in memory. Then it fails ([`failure::MISSING`], with `?`), the transaction knows
-//! what is missing, and the session carries all of it out again. So nothing in it may have an effect outside the transaction and the reply.
+//! What a data command or one on files reads may not be in memory. Then it fails ([`failure::MISSING`], with `?`), the
+//! transaction knows what is missing, and the session carries all of it out again. So nothing in it may have an effect
+//! outside the transaction and the reply.
 #![expect(
     clippy::unnecessary_wraps,
     reason = "every command has the same signature"

@@ -2,13 +2,13 @@
 //!
 //! What they need may be on the disk only. Then the attempt is dropped with all it did (replies, counters, what MULTI
 //! and WATCH know stay as before), the session loads what was missing and begins again, with what was loaded at
-//! hand: so each attempt gets further, and the last one happens in one step. With everything in memory it is the first one. All that
-//! commands on files and keys do is in the store's transaction; other commands, which can stand in the same EXEC, do
-//! things at once. Where there are any, the commands on files and keys are rehearsed until nothing is missing, and only
-//! then is everything carried out.
+//! hand: so each attempt gets further, and the last one happens in one step. With everything in memory it is the first
+//! one. All that commands on files and keys do is in the store's transaction; other commands, which can stand in the
+//! same EXEC, do things at once. Where there are any, the commands on files and keys are rehearsed until nothing is
+//! missing, and only then is everything carried out.
 //!
-//! What is found missing first is needed; what is asked for behind it, so that it can be loaded in one go, is a guess: the other keys that
-//! the command names, and what the other commands of an EXEC need.
+//! What is found missing first is needed; what is asked for behind it, so that it can be loaded in one go, is a guess:
+//! the other keys that the command names, and what the other commands of an EXEC need.
 
 use alloc::vec::Vec;
 

@@ -115,7 +115,7 @@ fn what_is_not_in_memory_is_loaded_and_the_command_carried_out_once() {
 #[test]
 fn a_command_reads_more_of_cold_files_than_keys_may_load() {
     const BYTES: usize = 17 << 19;
-    assert!(BYTES > kvstore::LOADED_KEY_BYTES_MAX);
+    const { assert!(BYTES > kvstore::LOADED_KEY_BYTES_MAX) };
     let seed = support::seed(7);
     let format = FormatOptions {
         segment_bytes: 1 << 20,
