@@ -12,7 +12,7 @@ use core::task::Poll;
 const UNDER_WAY_MAX: usize = 16;
 
 /// Runs all futures to their end; what they give, in their order.
-pub(crate) async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+pub async fn together<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut rest = futures.into_iter();
     let mut under_way: Vec<(usize, Pin<Box<F>>)> = Vec::new();
     let mut outputs = Vec::new();

@@ -195,11 +195,6 @@ impl Superblock {
         self.segment_bytes() as u64 / group * (group - 1)
     }
 
-    /// Blocks of a full object frame.
-    pub(crate) fn frame_blocks(&self) -> u32 {
-        self.segment_blocks.min(32)
-    }
-
     /// Writes this copy into the one-block `buffer`.
     pub(crate) fn encode(&self, own_block: BlockIndex, buffer: &mut Buffer) {
         let mut layout = SuperblockLayout {
@@ -346,6 +341,11 @@ impl Reserves {
     /// groups announce and the one they are written to.
     pub(crate) fn segments_for_tidying(&self) -> u32 {
         self.segments_for_cleaning() + 3
+    }
+
+    /// Free segments that are not for objects: those that the file system keeps for itself, and those that commits leave.
+    pub(crate) fn segments_kept_from_objects(&self) -> u32 {
+        self.segments_reserved().max(self.segments_for_tidying())
     }
 
     /// Free segments at which a checkpoint is made for those that were emptied: what a commit of `commit` segments needs.

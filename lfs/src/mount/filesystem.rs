@@ -5,17 +5,18 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use crate::checkpoint::{Checkpoint, ObjectInfo, ObjectReader, ObjectWriter};
+use crate::checkpoint::{Checkpoint, ObjectInfo};
 use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::{Reserves, SegmentId, Superblock};
 use crate::log::{Log, Part, Record};
 use crate::notify::Notify;
+use crate::object::{Located, ObjectScan, ObjectWriter, Outline};
 use crate::seal::SharedVault;
 use crate::space::{CleanerState, Heads, SegmentKind, Segments};
 use crate::transaction::{SharedRegistry, Volume};
 use crate::{
-    AppendError, BLOCK_SIZE, BackupId, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
-    ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
+    AppendError, BLOCK_SIZE, BackupId, BlockDevice, ChunkRef, CommitNumber, Counters, DeviceError,
+    ObjectId, ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
 };
 
 /// A mounted file system.
@@ -42,6 +43,10 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) cleaner: RefCell<CleanerState>,
     /// Bytes that files leave to objects, those there are included.
     pub(crate) object_reserve: Cell<u64>,
+    /// Somebody waits for room for objects.
+    pub(crate) objects_wait: Cell<bool>,
+    /// What files may not grow into: see [`FileSystem::reserve_for_values`].
+    pub(crate) value_reserve: Cell<u64>,
     /// Somebody makes a checkpoint.
     pub(crate) checkpointing: Cell<bool>,
     /// Segments that it frees.
@@ -137,6 +142,8 @@ impl<D: BlockDevice> FileSystem<D> {
             heads: RefCell::default(),
             cleaner: RefCell::default(),
             object_reserve: Cell::new(0),
+            objects_wait: Cell::new(false),
+            value_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
             segments_due: Cell::new(0),
             checkpoint_awaited: Cell::new(0),
@@ -157,7 +164,7 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// The device, for [`ObjectReader::next_frame`].
+    /// The device, for [`ObjectScan::next`].
     pub fn device(&self) -> &D {
         &self.device
     }
@@ -353,8 +360,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let of_files = (live_files + live_files / 8).div_ceil(segment_bytes);
         let room = count.saturating_sub(reserved + window + of_files);
         let free = u64::from(segments.free());
-        let free =
-            free.saturating_sub(reserved.max(u64::from(self.reserves().segments_for_tidying())));
+        let free = free.saturating_sub(u64::from(self.reserves().segments_kept_from_objects()));
         Usage {
             segment_bytes,
             object_bytes_max: room * segment_bytes,
@@ -375,6 +381,11 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
+    /// Sets aside `bytes` for the value file: files may not grow into that. Not kept on the disk.
+    pub fn reserve_for_values(&self, bytes: u64) {
+        self.value_reserve.set(bytes);
+    }
+
     /// Segments that are wanted free for objects, beyond those that the file system needs itself.
     pub(crate) fn segments_promised(&self) -> u32 {
         let reserve = self.object_reserve.get();
@@ -389,32 +400,63 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Begins a new object.
     ///
     /// # Errors
-    /// [`ObjectWriteError::OutOfMemory`]; [`ObjectWriteError::Full`] when there is no number left, which only a disk that lies makes happen.
+    /// [`ObjectWriteError::Full`] when there is no number left, which only a disk that lies makes happen.
     pub fn create_object(&self) -> Result<ObjectWriter<'_, D>, ObjectWriteError> {
         let id = self.next_object.get();
         if id >= NUMBER_MAX {
             return Err(ObjectWriteError::Full);
         }
         self.next_object.set(id + 1);
-        ObjectWriter::new(self, ObjectId(id))
+        Ok(ObjectWriter::new(self, ObjectId(id)))
     }
 
-    /// Opens an object that was finished.
+    /// What a chunk of an object that was finished holds: with one request, unless it is damaged in the copy that is read, or goes on in
+    /// another segment. Copies that have it otherwise are mended.
+    ///
+    /// # Errors
+    /// [`ObjectReadError::NotFound`] also if the object has gone meanwhile.
+    pub async fn read_chunk(
+        &self,
+        id: ObjectId,
+        chunk: ChunkRef,
+    ) -> Result<Vec<u8>, ObjectReadError> {
+        let located = {
+            let objects = self.objects.borrow();
+            let object = objects.get(&id).ok_or(ObjectReadError::NotFound)?;
+            let vault = Rc::clone(&self.vault);
+            Located::new(self.superblock, vault, id, &object.info, chunk)?
+        };
+        let read = located.read(&self.device).await;
+        read.map_err(|error| match error {
+            // Its segments may be somebody else's by now.
+            ObjectReadError::Damaged { .. } if !self.objects.borrow().contains_key(&id) => {
+                ObjectReadError::NotFound
+            }
+            error => error,
+        })
+    }
+
+    /// Begins to read an object that was finished.
     ///
     /// # Errors
     /// [`ObjectReadError::NotFound`].
-    pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
+    pub fn scan_object(&self, id: ObjectId) -> Result<ObjectScan, ObjectReadError> {
+        let outline = self.outline(id).ok_or(ObjectReadError::NotFound)?;
+        Ok(ObjectScan::new(outline))
+    }
+
+    pub(crate) fn outline(&self, id: ObjectId) -> Option<Outline> {
         let objects = self.objects.borrow();
-        let object = objects.get(&id).ok_or(ObjectReadError::NotFound)?;
-        Ok(ObjectReader::new(
+        let info = objects.get(&id)?.info.clone();
+        Some(Outline::new(
             self.superblock,
             Rc::clone(&self.vault),
             id,
-            object.info.clone(),
+            info,
         ))
     }
 
-    /// Length of an object in bytes.
+    /// Length of an object in bytes: where its last chunk ends.
     pub fn object_len_bytes(&self, id: ObjectId) -> Option<u64> {
         self.objects
             .borrow()

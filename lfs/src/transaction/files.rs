@@ -464,7 +464,12 @@ impl<D: BlockDevice> FileSystem<D> {
         let shrinking = set.tidying || (!growing && takes_little);
         let grown = taken + changes.len() * 64;
         let with_nodes = grown + nodes.new * BLOCK_SIZE;
-        if growing && !self.has_space_for(with_nodes as u64) {
+        let kept_free = if changes.iter().all(Change::is_of_values) {
+            0
+        } else {
+            self.value_reserve.get()
+        };
+        if growing && !self.has_space_for(with_nodes as u64, kept_free) {
             self.open.borrow_mut().end_oldest_for_space();
             return Err(CommitStop::Error(FileError::NoSpace));
         }
@@ -608,8 +613,8 @@ impl<D: BlockDevice> FileSystem<D> {
         Err(CommitStop::Fault(Fault::Changes(nodes)))
     }
 
-    /// Whether files may grow by `bytes`.
-    fn has_space_for(&self, bytes: u64) -> bool {
+    /// Whether data may grow by `bytes` and leave `kept_free` besides.
+    fn has_space_for(&self, bytes: u64, kept_free: u64) -> bool {
         let usage = self.usage();
         let volume = self.volume.borrow();
         let dirty = volume.dirty_nodes();
@@ -620,7 +625,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let net = more.saturating_sub(less);
         // As files are counted in what there is for objects.
         let objects_keep = self.object_reserve.get() + net + net / 8;
-        usage.live_bytes + more <= usage.capacity_bytes + less
+        usage.live_bytes + more + kept_free <= usage.capacity_bytes + less
             && (self.object_reserve.get() == 0 || usage.object_bytes_max >= objects_keep)
     }
 

@@ -136,6 +136,11 @@ impl<'v> Transaction<'v> {
         self
     }
 
+    /// Whether it has changed anything.
+    pub fn has_changes(&self) -> bool {
+        !self.set.is_empty()
+    }
+
     pub(crate) fn into_set(self) -> WriteSet {
         self.set
     }

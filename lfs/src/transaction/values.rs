@@ -62,6 +62,11 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(bytes)
     }
 
+    /// Lets go of what of `loaded` may have moved since it was loaded: before it is read from again, when something was awaited in between.
+    pub fn refresh(&self, loaded: &mut Loaded) {
+        loaded.refresh(&self.volume.borrow());
+    }
+
     /// Frees ranges of the value file, which begin and end at multiples of 4096, in one commit that never finds the disk full. What is free already stays so.
     /// **Not durable** on return: a crash may bring back what was freed.
     ///

@@ -83,7 +83,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 Ok(true) => {}
                 // Nothing to gain before something changes.
                 Ok(false) => {
-                    let pressing = self.wants_cleaning();
+                    let pressing = self.wants_cleaning() || self.objects_wait.get();
                     self.pause(clock, if pressing { 50 } else { 1000 }).await;
                 }
                 Err(_) if self.is_ending() => return,
@@ -217,8 +217,29 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Whether free segments are fewer than were promised to objects. Commits do not wait for these.
     pub(crate) fn wants_room_for_objects(&self) -> bool {
         let promised = self.segments_promised();
-        let wanted = self.reserves().segments_low(self.log.commit_segments()) + promised;
+        let low = self.reserves().segments_low(self.log.commit_segments());
+        // Only what is free beyond those is for objects.
+        let kept = self.reserves().segments_kept_from_objects();
+        let wanted = low.max(kept) + promised;
         promised > 0 && self.segments.borrow().free() + self.segments_coming() < wanted
+    }
+
+    /// Waits for the cleaner, if it can make room for objects: true if the next checkpoint brings some, false if none will come by itself.
+    pub async fn clean_for_objects(&self) -> bool {
+        let found = || match self.segments_emptied() {
+            0 if self.cleans_in_vain() || !self.wants_room_for_objects() || self.is_ending() => {
+                Some(false)
+            }
+            0 => None,
+            _ => Some(true),
+        };
+        self.objects_wait.set(true);
+        // What it found before is of before.
+        self.cleaner.borrow_mut().in_vain = false;
+        self.changed.notify();
+        let found = self.log.until(found).await;
+        self.objects_wait.set(false);
+        found
     }
 
     /// Whether the cleaner last found nothing to gain.

@@ -163,6 +163,26 @@ impl<D: BlockDevice> FileSystem<D> {
         })
     }
 
+    /// Begins a transaction that only reads, at a commit that a snapshot shows, or the newest.
+    ///
+    /// # Errors
+    /// [`FileError::NotFound`] when no snapshot shows it; else as [`begin`](Self::begin).
+    pub fn begin_read(&self, at: CommitNumber, now_ns: i64) -> Result<OpenTransaction, FileError> {
+        let is_shown = self.volume.borrow().snapshots.contains_key(&at);
+        if at != self.appended() && !is_shown {
+            return Err(FileError::NotFound);
+        }
+        let id = self.open.borrow_mut().begin(Isolation::Snapshot, at.0, now_ns)?;
+        Ok(OpenTransaction {
+            id,
+            registry: Rc::clone(&self.open),
+            isolation: Isolation::Snapshot,
+            set: WriteSet::new(0),
+            reads: ReadSet::new(false),
+            savepoints: Vec::new(),
+        })
+    }
+
     /// Runs `body` on what the transaction sees, its own changes included; it runs again, from the start, whenever
     /// something has to be loaded first. When it fails, what it changed is taken back and the transaction is as before.
     ///
@@ -314,7 +334,10 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// As [`advance`](Self::advance), in one go. When it fails nothing has changed.
-    fn try_advance(&self, transaction: &mut OpenTransaction) -> Result<(), FileError> {
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance); [`FileError::Fault`] for what must be [`load`](Self::load)ed first.
+    pub fn try_advance(&self, transaction: &mut OpenTransaction) -> Result<(), FileError> {
         let at = self.state_of(transaction)?;
         let merged = self.merged(transaction, at)?;
         transaction.set.swap_versions(merged);
