@@ -95,7 +95,7 @@ impl<D: BlockDevice> Store<D> {
         let mut loaded = LoadedChunks::default();
         loop {
             let faults = RefCell::default();
-            let reader = Reader::new(&self.engine.cache, &loaded, &faults, Wanted::All);
+            let reader = Reader::new(&self.engine, &loaded, &faults, Wanted::All);
             match read(&reader) {
                 Ok(value) => return Ok(value),
                 Err(Stopped::OutOfMemory) => return Err(LoadError::OutOfMemory),

@@ -10,6 +10,7 @@ use lfs::{BlockDevice, Notify, ObjectId, ObjectReadError};
 
 use super::cache::{Cache, CacheKey};
 use super::cached::CacheEntry;
+use super::state::Engine;
 use super::table::{Cached, ChunkKind, ChunkSource};
 use super::types::{BlockError, ChunkRef, Missing};
 use crate::fault::{FAULTS_MAX, LOADED_KEY_BYTES_MAX, LoadError};
@@ -24,7 +25,12 @@ pub(crate) struct ChunkFault {
     table: ObjectId,
     at: ChunkRef,
     kind: ChunkKind,
+    /// It is only good to know: whoever writes goes on without it if it cannot be read.
+    is_probe: bool,
 }
+
+/// Chunks that could not be read and are remembered, at most.
+const UNREADABLE_MAX: usize = 1024;
 
 /// Chunks that were loaded for one reader: [`LOADED_KEY_BYTES_MAX`] at most.
 #[derive(Default)]
@@ -58,7 +64,9 @@ impl LoadedChunks {
 pub(crate) enum Wanted {
     /// All.
     All,
-    /// What tells in which block a key would be, and that it is in none.
+    /// Those that can be read, ...
+    Readable,
+    /// ... or only of what tells in which block a key would be, and that it is in none.
     Filters,
     /// None.
     None,
@@ -69,21 +77,23 @@ pub(crate) struct Reader<'r> {
     cache: &'r RefCell<Cache<CacheEntry>>,
     loaded: &'r LoadedChunks,
     faults: &'r RefCell<Vec<ChunkFault>>,
+    loads: &'r Loads,
     wanted: Wanted,
 }
 
 impl<'r> Reader<'r> {
     /// What is missing is noted in `faults`.
     pub(crate) fn new(
-        cache: &'r RefCell<Cache<CacheEntry>>,
+        engine: &'r Engine,
         loaded: &'r LoadedChunks,
         faults: &'r RefCell<Vec<ChunkFault>>,
         wanted: Wanted,
     ) -> Self {
         Self {
-            cache,
+            cache: &engine.cache,
             loaded,
             faults,
+            loads: &engine.loads,
             wanted,
         }
     }
@@ -117,11 +127,21 @@ impl ChunkSource for Reader<'_> {
         }
         let is_wanted = match self.wanted {
             Wanted::All => true,
-            Wanted::Filters => matches!(kind, ChunkKind::Head | ChunkKind::Filter),
+            Wanted::Readable => !self.loads.is_unreadable(table, at),
+            Wanted::Filters => {
+                matches!(kind, ChunkKind::Head | ChunkKind::Filter)
+                    && !self.loads.is_unreadable(table, at)
+            }
             Wanted::None => false,
         };
         if is_wanted {
-            let (mut faults, fault) = (self.faults.borrow_mut(), ChunkFault { table, at, kind });
+            let mut faults = self.faults.borrow_mut();
+            let fault = ChunkFault {
+                table,
+                at,
+                kind,
+                is_probe: self.wanted != Wanted::All,
+            };
             if faults.len() < FAULTS_MAX && !faults.contains(&fault) {
                 faults.push(fault);
             }
@@ -135,6 +155,8 @@ impl ChunkSource for Reader<'_> {
 pub(crate) struct Loads {
     in_flight: RefCell<BTreeSet<(ObjectId, u64)>>,
     changed: Notify,
+    /// Chunks that could not be read, newest last.
+    unreadable: RefCell<Vec<(ObjectId, u64)>>,
     /// Requests made.
     pub(crate) requests: Cell<u64>,
 }
@@ -143,6 +165,22 @@ pub(crate) struct Loads {
 struct Turn<'l>(&'l Loads, (ObjectId, u64));
 
 impl Loads {
+    fn is_unreadable(&self, table: ObjectId, at: ChunkRef) -> bool {
+        let unreadable = self.unreadable.borrow();
+        !unreadable.is_empty() && unreadable.contains(&(table, at.offset))
+    }
+
+    fn note_unreadable(&self, table: ObjectId, at: ChunkRef) {
+        if self.is_unreadable(table, at) {
+            return;
+        }
+        let mut unreadable = self.unreadable.borrow_mut();
+        if unreadable.len() >= UNREADABLE_MAX {
+            unreadable.remove(0);
+        }
+        unreadable.push((table, at.offset));
+    }
+
     async fn turn(&self, table: ObjectId, at: ChunkRef) -> Turn<'_> {
         let place = (table, at.offset);
         let free = || self.in_flight.borrow_mut().insert(place).then_some(());
@@ -159,9 +197,18 @@ impl Drop for Turn<'_> {
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Loads a chunk, and puts it into the cache; `None` if it is not there any more.
+    /// Loads a chunk, and puts it into the cache; `None` if it is not there any more, or is not needed and cannot be read.
     pub(crate) async fn load_chunk(&self, fault: ChunkFault) -> Result<Option<Cached>, LoadError> {
-        let ChunkFault { table, at, kind } = fault;
+        let loaded = self.read_chunk(fault).await;
+        if loaded.is_err() && fault.is_probe {
+            self.engine.loads.note_unreadable(fault.table, fault.at);
+            return Ok(None);
+        }
+        loaded
+    }
+
+    async fn read_chunk(&self, fault: ChunkFault) -> Result<Option<Cached>, LoadError> {
+        let ChunkFault { table, at, kind, .. } = fault;
         let cache = &self.engine.cache;
         let _turn = self.engine.loads.turn(table, at).await;
         let key = CacheKey::Chunk(table, at.offset);

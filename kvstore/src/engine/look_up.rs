@@ -67,7 +67,7 @@ impl Engine {
         {
             return Ok(known(row.clone()));
         }
-        let reader = Reader::new(&self.cache, loaded, faults, wanted);
+        let reader = Reader::new(self, loaded, faults, wanted);
         let found = tree.get_in_runs(&reader, key, at, hidden_below)?;
         let version = found.as_ref().and_then(|found| found.version());
         Ok(LookedUp {
@@ -105,7 +105,7 @@ impl Engine {
         });
         let cache = self.cache_bytes_max.get();
         let probed = if bytes <= (cache / 2) as u64 {
-            Wanted::All
+            Wanted::Readable
         } else if entries * FILTER_BYTES <= (cache / FILTERS_PART) as u64 {
             Wanted::Filters
         } else {

@@ -160,7 +160,8 @@ impl<'r> Rewrite<'r> {
             if self.is_unwritten && !self.write(sink)? {
                 return Ok(Progress::Full);
             }
-            if !self.has_key && self.builder.lists_many() {
+            let is_between = !self.has_key && self.merge.version().is_some();
+            if is_between && self.builder.lists_many() {
                 // Nothing may be left of any number of keys: what they give up ends a table, too.
                 self.ends_behind_last = true;
                 return Ok(Progress::Full);
@@ -289,14 +290,10 @@ impl<'r> Rewrite<'r> {
     ) -> Result<Option<Ended>, OutOfMemory> {
         // All that has come to its end is before the table's, also keys of which nothing was left.
         let last = self.builder.last_key().max(&self.vanished[..]);
-        let mut behind = Vec::new();
         let to = if self.is_unwritten {
             Some(separator(last, &self.key))
         } else if core::mem::take(&mut self.ends_behind_last) {
-            behind.try_reserve(last.len() + 1)?;
-            behind.extend_from_slice(last);
-            behind.push(0);
-            Some(&behind[..])
+            self.merge.version().map(|(_, next, _)| separator(last, next))
         } else {
             to
         };

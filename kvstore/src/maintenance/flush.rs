@@ -13,16 +13,16 @@ use super::install::{Change, CountsBy, install, vouch};
 use super::space::{make_room, may_flush, table_bytes};
 use super::tables::{self, Turns, Written};
 use super::{Help, JobError, RETRY_MS, compact, get_stuck, pause};
-use crate::Timestamp;
 use crate::engine::keep::Rules;
 use crate::engine::manifest::RunRef;
 use crate::engine::memtable::Memtable;
 use crate::engine::merge::{Merge, Source};
 use crate::engine::rewrite::Rewrite;
-use crate::engine::types::OutOfMemory;
+use crate::engine::types::{Cursor as _, ENGINE_KEY_BYTES_MAX, OutOfMemory};
 use crate::store::Store;
 use crate::transactions::changes::Digesting;
 use crate::transactions::digest::Digest;
+use crate::{Key, Timestamp};
 
 /// Keys of a digest that are noted before others get a turn.
 const KEYS_PER_TURN: usize = 256;
@@ -231,12 +231,51 @@ async fn write_run<'s, D: BlockDevice>(
         ranges: Box::new(memtable.ranges()),
         last: memtable.last(),
     };
+    let (from, to) = bounds(memtable);
     let mut merge = Merge::new(alloc::vec![source], Timestamp(u64::MAX));
-    chunks.loaded(|| merge.seek(&[])).await?;
+    chunks.loaded(|| merge.seek(&from)).await?;
     let ranges = memtable.ranges();
     let seed = store.engine.hash_seed;
-    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &[], seed)?;
-    tables::write(store, &mut rewrite, &chunks, None, u64::MAX, &Hurried(store)).await
+    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &from, seed)?;
+    let (to, turns) = (to.as_ref(), Hurried(store));
+    tables::write(store, &mut rewrite, &chunks, to, u64::MAX, &turns).await
+}
+
+/// From where to where a memtable has something: where it has nothing, tables of other runs need not be merged with its own.
+fn bounds(memtable: &Memtable) -> (Key, Option<Key>) {
+    let mut cursor = memtable.cursor();
+    // All is in memory.
+    let _ = cursor.seek(&[], Timestamp(u64::MAX));
+    let first = cursor.current().map(|(key, _)| key);
+    let starts = memtable.ranges().iter().map(|range| range.start);
+    let from = Key::from(first.into_iter().chain(starts).min().unwrap_or_default());
+    let _ = cursor.seek_back(None);
+    let last = match cursor.current() {
+        Some((key, _)) => match behind(key) {
+            Some(behind) => behind,
+            None => return (from, None),
+        },
+        None => alloc::vec::Vec::new(),
+    };
+    let ends = memtable.ranges().iter().map(|range| range.end);
+    let to = ends.max().unwrap_or_default().max(&last[..]).into();
+    (from, Some(to))
+}
+
+/// A key behind `key`, if there is one.
+fn behind(key: &[u8]) -> Option<alloc::vec::Vec<u8>> {
+    let mut behind = key.to_vec();
+    if key.len() < ENGINE_KEY_BYTES_MAX {
+        behind.push(0);
+        return Some(behind);
+    }
+    while let Some(last) = behind.pop() {
+        if let Some(next) = last.checked_add(1) {
+            behind.push(next);
+            return Some(behind);
+        }
+    }
+    None
 }
 
 /// Writers depend on it: it waits for nobody, but lets others go first.
@@ -249,5 +288,22 @@ impl<D: BlockDevice> Turns for Hurried<'_, D> {
 
     async fn next(&self, _bytes: u64) {
         embassy_futures::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_key_behind_the_longest_unless_it_is_the_last() {
+        assert_eq!(behind(b"a").as_deref(), Some(&b"a\0"[..]));
+        let longest = |end: &[u8]| {
+            let mut key = alloc::vec![0xFF; ENGINE_KEY_BYTES_MAX];
+            key[..end.len()].copy_from_slice(end);
+            key
+        };
+        assert_eq!(behind(&longest(b"ab")).as_deref(), Some(&b"ac"[..]));
+        assert_eq!(behind(&longest(&[])), None);
     }
 }

@@ -129,7 +129,7 @@ fn bound(left: &mut [Left<'_>], into: u8, sizes: Sizes) -> Option<Key> {
         });
         let Some((_, to, number)) = ends.min() else {
             // All of it fits.
-            return None;
+            return last;
         };
         let (to, here) = (to.cloned(), left.get_mut(number)?);
         let is_base = here.is_base;
@@ -361,7 +361,7 @@ pub(super) mod tests {
         assert_eq!(to(350), Some(key("f")));
         assert_eq!(to(400), Some(key("p")));
         assert_eq!(to(550), Some(key("p")));
-        assert_eq!(to(600), None);
+        assert_eq!(to(600), Some(key("z")), "all of it");
     }
 
     #[test]
@@ -373,7 +373,7 @@ pub(super) mod tests {
         ];
         let planned = plan(&inputs, 1, SIZES).unwrap();
         assert_eq!(objects(&planned), [100, 101, 600, 102]);
-        assert_eq!(planned.rewritten, part("q", ""));
+        assert_eq!(planned.rewritten, part("q", "z"));
         // A small one is put together with others.
         inputs[1].tables[1].bytes = 74;
         let planned = plan(&inputs, 1, SIZES).unwrap();

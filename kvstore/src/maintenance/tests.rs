@@ -226,49 +226,73 @@ fn shape(store: &TestStore) -> (BTreeMap<u8, usize>, usize) {
     (tiers, tree.runs().iter().map(|run| run.tables.len()).sum())
 }
 
+/// Puts so many keys, in order.
+async fn load(store: &TestStore, random: &mut Random, model: &mut Model, keys: u64) {
+    for number in 0..keys / 50 {
+        store.admit().await;
+        let mut loaded = Loaded::default();
+        let mut transaction = store.transaction(0, 0, &mut loaded);
+        let mut changes = Changes::default();
+        for key in number * 50..(number + 1) * 50 {
+            let key = alloc::format!("key{key:05}").into_bytes();
+            let value = alloc::vec![random.next_u64().to_le_bytes()[0]; random.index(400)];
+            transaction.put(DatabaseIndex(0), &key, value.clone(), None);
+            changes.written.push(((0, key), Some(value)));
+        }
+        transaction.commit().unwrap();
+        changes.apply(model);
+    }
+}
+
 #[test]
 fn readers_see_what_was_committed_through_flushes_steps_sweeps_and_power_cuts() {
     let mut random = random(200);
-    for round in 0..4 {
+    for round in 0..2 {
         let mut disk = formatted(600, random.next_u64());
         let mut model = Model::new();
+        let mut seen = BTreeSet::new();
         for boot in 0..3 {
             let mut executor = Executor::new(random.next_u64());
             let store = open(&mut executor, &disk);
             let (working, mut inner, before) = (Rc::clone(&store), random.clone(), model.clone());
             let clock = executor.clock();
-            model = executor.run(async move {
+            let tiers;
+            (model, tiers) = executor.run(async move {
                 assert_same(&contents(&working).await, &before);
-                let mut model = before;
+                let (mut model, mut tiers) = (before, BTreeSet::new());
+                if boot == 0 {
+                    load(&working, &mut inner, &mut model, 20_000).await;
+                    assert_same(&contents(&working).await, &model);
+                }
                 let mut snapshots: Vec<(Snapshot, Model)> = Vec::new();
-                for number in 0..1500 {
-                    commit(&working, &mut inner, &mut model, 3000).await;
-                    if inner.one_in(200) {
+                for _ in 0..1500 {
+                    commit(&working, &mut inner, &mut model, 20_000).await;
+                    if inner.one_in(300) {
                         snapshots.push((working.snapshot(), model.clone()));
                     }
-                    if inner.one_in(200) && !snapshots.is_empty() {
+                    if inner.one_in(300) && !snapshots.is_empty() {
                         snapshots.swap_remove(inner.index(snapshots.len()));
                     }
-                    if number % 500 == 499 {
-                        assert_same(&contents(&working).await, &model);
-                        for (snapshot, expected) in &snapshots {
-                            check_snapshot(&working, snapshot, expected).await;
-                        }
-                    }
+                    tiers.extend(shape(&working).0.into_keys());
+                }
+                assert_same(&contents(&working).await, &model);
+                for (snapshot, expected) in &snapshots {
+                    check_snapshot(&working, snapshot, expected).await;
                 }
                 working.wait_durable(working.committed()).await.unwrap();
                 if inner.one_in(2) {
                     check_values(&working, &clock).await;
                 }
-                model
+                (model, tiers)
             });
-            let (tiers, tables) = shape(&store);
-            println!("round {round}, boot {boot}: {tiers:?}, {tables} tables");
+            let (runs, tables) = shape(&store);
+            println!("round {round}, boot {boot}: {runs:?}, {tables} tables");
+            seen.extend(tiers);
             assert_eq!(store.compaction.failure(), None);
-            assert!(tiers.contains_key(&BASE), "{tiers:?}");
             random.next_u64();
             disk = disk.snapshot(random.next_u64());
         }
+        assert!([0, 1, BASE].iter().all(|tier| seen.contains(tier)), "{seen:?}");
     }
 }
 

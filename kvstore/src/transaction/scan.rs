@@ -427,7 +427,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
 
     fn reader(&self) -> Reader<'_> {
         let (engine, loaded) = (&self.store.engine, &self.loaded.chunks);
-        Reader::new(&engine.cache, loaded, &self.chunk_faults, Wanted::All)
+        Reader::new(engine, loaded, &self.chunk_faults, Wanted::All)
     }
 
     /// Keys from `start` on, up to `end`, not included, were read.
