@@ -1,13 +1,16 @@
 //! Sorted runs: the durable form of everything the log no longer holds (SPEC.md, "Runs").
 //!
-//! A run is an object of the file system that holds records sorted by database and key, at most one
+//! A run is an object of the file system whose chunks, one behind the other, hold records sorted by database and key, at most one
 //! for each key, a database's `Clear` before its keys. Runs are ordered by age; a newer run's record
 //! hides an older one's. A flush adds a run; a merge replaces neighbours by one. When the oldest run
 //! takes part in a merge, nothing older can be hidden, so tombstones and clears are left out.
 
 use alloc::vec::Vec;
 
-use lfs::{BlockDevice, FileSystem, ObjectId, ObjectReadError, ObjectReader, ObjectWriteError};
+use lfs::{
+    BlockDevice, CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES_MAX, FileSystem, ObjectId, ObjectReadError,
+    ObjectScan, ObjectWriteError, ObjectWriter,
+};
 
 use crate::dirty::Dirty;
 use crate::index::Index;
@@ -17,8 +20,8 @@ use crate::record::{
 use crate::version::Version;
 use crate::{DATABASE_COUNT, DatabaseIndex, Timestamp};
 
-/// Records are handed to the file system in pieces of about this size.
-const PIECE_BYTES: usize = 32 << 10;
+/// Bytes of records in a chunk: with its head it is one of the file system's requests.
+const PIECE_BYTES: usize = CHUNK_BYTES_MAX - CHUNK_HEAD_BYTES_MAX;
 
 /// Records that are worked on before others get a turn.
 const RECORDS_PER_STEP: usize = 128;
@@ -122,19 +125,15 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
     if dirty.is_empty() {
         return Ok(None);
     }
-    let mut writer = filesystem.create_object()?;
-    let mut piece = Vec::new();
+    let mut run = RunWriter::new(filesystem)?;
     for (db, database) in dirty.databases() {
         if database.cleared {
-            encode_in_run(
-                timestamp,
-                &Record {
-                    db,
-                    key: &[],
-                    change: Change::Clear,
-                },
-                &mut piece,
-            );
+            let record = Record {
+                db,
+                key: &[],
+                change: Change::Clear,
+            };
+            encode_in_run(timestamp, &record, &mut run.piece);
         }
         let mut keys = database.keys();
         loop {
@@ -155,29 +154,21 @@ pub(crate) async fn write_dirty<D: BlockDevice>(
                     _ => Some(Change::Delete),
                 };
                 if let Some(change) = change {
-                    encode_in_run(written_at, &Record { db, key, change }, &mut piece);
+                    encode_in_run(written_at, &Record { db, key, change }, &mut run.piece);
                 }
-                if left == 0 || piece.len() >= PIECE_BYTES {
+                if left == 0 || run.is_full() {
                     break;
                 }
             }
-            writer.append(&piece).await?;
-            if left > 0 && piece.len() < PIECE_BYTES {
-                piece.clear();
+            let all_taken = left > 0 && !run.is_full();
+            run.write_full().await?;
+            if all_taken {
                 break;
             }
-            piece.clear();
             embassy_futures::yield_now().await;
         }
     }
-    if writer.len_bytes() == 0 {
-        return Ok(None);
-    }
-    let len_bytes = writer.len_bytes();
-    Ok(Some(Run {
-        object: writer.finish().await?,
-        len_bytes,
-    }))
+    run.finish().await
 }
 
 /// Merges `runs`, oldest first, into one; `None` when nothing is left. `oldest`: the oldest run of
@@ -191,12 +182,11 @@ pub(crate) async fn merge<D: BlockDevice>(
     let device = filesystem.device();
     let mut readers = Vec::new();
     for run in runs {
-        let mut reader = RunReader::new(filesystem.open_object(run.object)?);
+        let mut reader = RunReader::new(filesystem.scan_object(run.object)?);
         reader.advance(device, 0).await?;
         readers.push(reader);
     }
-    let mut writer = filesystem.create_object()?;
-    let mut piece = Vec::new();
+    let mut merged = RunWriter::new(filesystem)?;
     // The newest run (by position) that has emptied each database: older runs' keys are gone.
     let mut cleared_by = [None; DATABASE_COUNT];
     let mut steps = 0_usize;
@@ -224,7 +214,7 @@ pub(crate) async fn merge<D: BlockDevice>(
             Change::Append { .. } | Change::Expire { .. } => return Err(RunError::Malformed),
         };
         if keep {
-            encode_in_run(timestamp, &record, &mut piece);
+            encode_in_run(timestamp, &record, &mut merged.piece);
         }
         let (db, key) = (record.db, record.key.to_vec());
         let is_clear = matches!(record.change, Change::Clear);
@@ -240,24 +230,74 @@ pub(crate) async fn merge<D: BlockDevice>(
             }
         }
         steps += 1;
-        if piece.len() >= PIECE_BYTES || steps.is_multiple_of(RECORDS_PER_STEP) {
-            writer.append(&piece).await?;
-            piece.clear();
+        if merged.is_full() || steps.is_multiple_of(RECORDS_PER_STEP) {
+            merged.write_full().await?;
             embassy_futures::yield_now().await;
             if closing() {
                 return Err(RunError::Closing);
             }
         }
     }
-    writer.append(&piece).await?;
-    let len_bytes = writer.len_bytes();
-    if len_bytes == 0 {
-        return Ok(None);
+    merged.finish().await
+}
+
+/// Writes a run.
+struct RunWriter<'f, D: BlockDevice> {
+    object: ObjectWriter<'f, D>,
+    /// Records that are in no chunk yet.
+    piece: Vec<u8>,
+}
+
+impl<'f, D: BlockDevice> RunWriter<'f, D> {
+    fn new(filesystem: &'f FileSystem<D>) -> Result<Self, RunError> {
+        Ok(Self {
+            object: filesystem.create_object()?,
+            piece: Vec::new(),
+        })
     }
-    Ok(Some(Run {
-        object: writer.finish().await?,
-        len_bytes,
-    }))
+
+    /// Whether there are enough records for a chunk.
+    fn is_full(&self) -> bool {
+        self.piece.len() >= PIECE_BYTES
+    }
+
+    /// Writes what fills chunks.
+    async fn write_full(&mut self) -> Result<(), RunError> {
+        self.write(PIECE_BYTES).await
+    }
+
+    /// Writes chunks until there are fewer than `least` bytes left.
+    async fn write(&mut self, least: usize) -> Result<(), RunError> {
+        let mut written = 0;
+        while self.piece.len() - written >= least {
+            let rest = self.piece.get(written..).unwrap_or_default();
+            // Chunks that fill segments leave none of them empty: records go on in the next chunk.
+            let room = usize::try_from(self.object.room_in_segment()).unwrap_or(usize::MAX);
+            let room = match room.saturating_sub(CHUNK_HEAD_BYTES_MAX) {
+                0 => PIECE_BYTES,
+                room => room.min(PIECE_BYTES),
+            };
+            let chunk = rest.get(..room).unwrap_or(rest);
+            self.object.put(chunk)?;
+            written += chunk.len();
+            self.object.write_full().await?;
+        }
+        self.piece.drain(..written);
+        Ok(())
+    }
+
+    /// The run, if there is a record in it.
+    async fn finish(mut self) -> Result<Option<Run>, RunError> {
+        self.write(1).await?;
+        let len_bytes = self.object.len_bytes();
+        if len_bytes == 0 {
+            return Ok(None);
+        }
+        Ok(Some(Run {
+            object: self.object.finish().await?,
+            len_bytes,
+        }))
+    }
 }
 
 /// Where a record stands in a run: by database, its `Clear` first, then by key.
@@ -281,7 +321,7 @@ fn smallest(readers: &[RunReader]) -> Option<usize> {
 
 /// Reads a run record by record.
 pub(crate) struct RunReader {
-    object: ObjectReader,
+    object: ObjectScan,
     /// Bytes of the run, from some record's start on.
     bytes: Vec<u8>,
     /// Where in `bytes` the current record begins.
@@ -290,7 +330,7 @@ pub(crate) struct RunReader {
 }
 
 impl RunReader {
-    pub(crate) fn new(object: ObjectReader) -> Self {
+    pub(crate) fn new(object: ObjectScan) -> Self {
         Self {
             object,
             bytes: Vec::new(),
@@ -314,7 +354,7 @@ impl RunReader {
         while !self.ended && self.current()?.is_none() {
             self.bytes.drain(..self.at);
             self.at = 0;
-            self.ended = !self.object.next_frame(device, &mut self.bytes).await?;
+            self.ended = self.object.next(device, &mut self.bytes).await?.is_none();
         }
         if self.ended && self.current()?.is_none() && self.at < self.bytes.len() {
             return Err(RunError::Malformed);

@@ -506,7 +506,7 @@ async fn load_run<D: BlockDevice>(
         RunError::Read(error) => OpenError::Run(error),
         _ => damaged,
     };
-    let mut reader = RunReader::new(recovery.open_object(run.object)?.by_segment());
+    let mut reader = RunReader::new(recovery.scan_object(run.object)?);
     if recovery.object_len_bytes(run.object) != Some(run.len_bytes) {
         return Err(OpenError::DamagedManifest);
     }

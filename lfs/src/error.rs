@@ -37,9 +37,12 @@ pub enum ObjectWriteError {
     /// No free segment is left for objects.
     #[error("no space left on the device")]
     Full,
-    /// Not enough memory for a frame.
+    /// Not enough memory for a chunk or a write.
     #[error("not enough memory to write an object")]
     OutOfMemory,
+    /// A chunk of nothing, or of more than [`CHUNK_BYTES_MAX`](crate::CHUNK_BYTES_MAX): a mistake of the caller's.
+    #[error("a chunk holds 1 to 131072 bytes")]
+    ChunkLength,
     /// The device failed; the log is read-only from here on.
     #[error("the device failed: {0}")]
     Device(DeviceError),
@@ -48,13 +51,16 @@ pub enum ObjectWriteError {
     Failed,
 }
 
-/// Why an object could not be read.
+/// Why an object, or a chunk of it, could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObjectReadError {
     /// No checkpoint names it.
     #[error("no such object")]
     NotFound,
+    /// A chunk cannot be there in this object, whatever is on the disk: whoever named it is mistaken, or was told so by what is damaged.
+    #[error("the object has no such chunk")]
+    NoChunk,
     /// The device failed.
     #[error("the device failed: {0}")]
     Device(DeviceError),
@@ -63,10 +69,10 @@ pub enum ObjectReadError {
     Damaged {
         /// The object.
         object: ObjectId,
-        /// Where the bad frame begins.
+        /// Where the bad chunk begins.
         block: BlockIndex,
     },
-    /// Not enough memory for a frame.
+    /// Not enough memory for a chunk.
     #[error("not enough memory to read an object")]
     OutOfMemory,
 }
@@ -121,6 +127,12 @@ pub enum FormatError {
     /// The key cannot be one.
     #[error("key: {0}")]
     Key(KeyError),
+}
+
+impl From<DeviceError> for ObjectReadError {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
 }
 
 impl From<DeviceError> for FormatError {

@@ -9,7 +9,7 @@
 //! - `space`: which parts of the disk are free, where what is written next, and how space comes back (`space::cleaner`);
 //! - `log`: commits become groups, one write and one flush each, and come back out of them in replay;
 //! - `tree`: the trees of items;
-//! - `checkpoint`: where replay begins; objects, immutable streams for sorted runs of the layer above, which it names;
+//! - `checkpoint`: where replay begins; `object`: objects of the layer above, immutable rows of chunks, which it names;
 //! - `transaction`: what one sees and changes ([`Transaction`]), and how its commit changes the trees;
 //!   `transaction::open`: those that stay open while others commit, and what they conflict on;
 //! - `namespace`: files and directories on that ([`Namespace`]);
@@ -48,6 +48,7 @@ mod log;
 mod mount;
 mod namespace;
 mod notify;
+mod object;
 mod seal;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -68,7 +69,6 @@ pub use check::{
     NodeDefect, Part as CheckedPart, Problem, Repair, RepairError, RepairOutcome, ScrubError,
     ScrubOptions, ScrubStatus, Severity, Summary as CheckSummary, check, dump, repair,
 };
-pub use checkpoint::{ObjectReader, ObjectWriter};
 pub use disk::{
     Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, Clock, CommonPart,
     DeviceError, DeviceGeometry, FileSystemId, MemberState, Mirror, MirrorError, MirrorStatus,
@@ -97,6 +97,7 @@ pub use namespace::{
     is_position_of,
 };
 pub use notify::Notify;
+pub use object::{CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES_MAX, ChunkRef, ObjectScan, ObjectWriter};
 pub use seal::{
     DataKey, KEY_SLOT_BYTES, KEY_SLOT_COUNT, KdfCost, KeyError, KeySlots, Purpose, Random, Seal,
     SealDamaged, Sealer, Secret, Suite,

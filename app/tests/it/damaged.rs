@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::support::value::Value;
 use crate::support::{Client, World, request};
 use lfs::sim::{Random, SimClock, SimDisk};
-use lfs::{BLOCK_SIZE, BlockIndex, Clock as _};
+use lfs::{BLOCK_SIZE, BlockIndex, Clock as _, DumpEvent, DumpOptions};
 
 /// How long (virtual) a scrub may take that nothing slows down, and how often it is asked whether it has ended.
 const SCRUB_MS_MAX: u64 = 10_000;
@@ -322,23 +322,34 @@ fn damaged_runs_of_keys_are_told() {
     let mut client = world.connect();
     world.run(async move { client.call(&["SET", "k", "v"]).await });
     let mut world = restarted(&mut world, seed);
-    let bytes = world.disk.to_bytes();
-    let blocks = bytes.chunks_exact(BLOCK_SIZE).enumerate();
-    let frames = blocks.filter(|(_, block)| block.starts_with(b"SiOb"));
-    let frames = frames.map(|(number, _)| number).collect::<Vec<_>>();
-    assert!(!frames.is_empty(), "the shutdown has written a run");
-    for frame in frames {
-        flip(&world.disk, frame * BLOCK_SIZE + 90);
-    }
+    let disk = world.disk.clone();
+    let segments = world.run(async move {
+        let mut segments = Vec::new();
+        lfs::dump(&disk, DumpOptions::default(), &mut |event| {
+            if let DumpEvent::Segment { block, kind, .. } = event
+                && kind == "object"
+            {
+                segments.push(usize::try_from(block.0).unwrap());
+            }
+        })
+        .await;
+        segments
+    });
+    let [segment] = segments[..] else {
+        panic!("the shutdown has written a run: {segments:?}");
+    };
+    // What the first chunk holds.
+    flip(&world.disk, segment * BLOCK_SIZE + 9);
     let clock = world.executor.clock();
     let mut client = world.connect();
     world.run(async move {
         let (status, found) = scrub(&mut client, &clock).await;
         assert_eq!((status.repaired, status.unrepairable), (0, 1), "{found:?}");
         let finding = found.first().unwrap();
-        let is_of_object = finding.starts_with("error: objects: object ");
+        let is_of_object = finding.starts_with("error: objects, bytes 0 to ");
+        let place = format!(", block {segment}: object ");
         assert!(
-            is_of_object && finding.ends_with(" is damaged from byte 0 on"),
+            is_of_object && finding.contains(&place) && finding.ends_with(" is damaged"),
             "{finding}"
         );
         // In memory they are as they were.

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+pub use lfs::ChunkRef;
 use smallvec::SmallVec;
 
 use super::varint::{put_varint, take_len, take_varint};
@@ -34,15 +35,6 @@ const PIECE_EXTENT_BYTES: u32 = 64 << 10;
 /// Bytes of a coded large value, at most: three numbers of five bytes at most, and for each piece one of eight and
 /// one of five.
 pub const LARGE_REF_BYTES_MAX: usize = 15 + PIECES_MAX * 13;
-
-/// A chunk of an object: where it begins, and how long what it holds is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub struct ChunkRef {
-    /// Bytes from the object's start.
-    pub offset: u64,
-    /// Bytes that were put.
-    pub len: u32,
-}
 
 /// A part of a large value: bytes in a row of the value file, as extents of at most 64 KiB with a hole behind each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

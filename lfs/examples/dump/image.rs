@@ -74,7 +74,7 @@ impl Superblock {
             }
             let (version, read_only) = (u32_at(bytes, 12)?, u64_at(bytes, 96)?);
             let (incompatible, suite) = (u64_at(bytes, 104)?, bytes[112]);
-            if version != 0 || read_only != 0 || incompatible > 1 {
+            if version != 1 || read_only != 0 || incompatible > 1 {
                 return Err("an unknown version or feature".into());
             }
             if (incompatible == 1) != (suite != 0) {
@@ -275,35 +275,62 @@ impl Reader {
         self.structure((b"SiCp", keys::CHECKPOINT, 48), block, len)
     }
 
+    /// What the chunks of an object hold, one behind the other.
     fn object(&self, number: u64, len: u64, segments: &[u32]) -> Fallible<Vec<u8>> {
         let Superblock {
             segment_blocks,
             first_segment_block,
             ..
         } = self.superblock;
-        let frame_blocks = segment_blocks.min(32);
-        let room = frame_blocks as usize * BLOCK - 88;
+        let segment_bytes = segment_blocks as usize * BLOCK;
+        let len = usize::try_from(len)?;
+        if segments.len() != len.div_ceil(segment_bytes) {
+            return Err("more or fewer segments than an object's length needs".into());
+        }
+        let mut bytes = Vec::new();
+        for segment in segments {
+            let block = first_segment_block + u64::from(*segment) * segment_blocks;
+            bytes.extend_from_slice(self.block(block, segment_blocks)?);
+        }
+        bytes.truncate(len);
+        let head = if self.keys.is_some() { 48 } else { 8 };
         let mut content = Vec::new();
-        for frame in 0.. {
-            let left = len as usize - content.len();
-            if left == 0 {
-                break;
+        let mut at = 0;
+        while at < len {
+            let room = segment_bytes - at % segment_bytes;
+            if room < head {
+                at += room;
+                continue;
             }
-            let place = u64::from(frame) * frame_blocks;
-            let segment = segments.get((place / segment_blocks) as usize);
-            let segment = u64::from(*segment.ok_or("an object longer than its segments")?);
-            let block = first_segment_block + segment * segment_blocks + place % segment_blocks;
-            let payload = left.min(room);
-            let bytes = self.structure((b"SiOb", keys::OBJECT_FRAME, 32), block, 88 + payload)?;
-            if u64_at(&bytes, 72)? != number
-                || u32_at(&bytes, 80)? != frame
-                || u32_at(&bytes, 84)? as usize != payload
-            {
-                return Err(format!("another frame at block {block}").into());
+            let payload = u32_at(&bytes[at..], 0)? as usize;
+            let end = at + head + payload;
+            let larger = head + payload > segment_bytes;
+            if payload > 131_072 || end > len || (head + payload > room && !larger) {
+                return Err(format!("a chunk that cannot be, at {at} of object {number}").into());
             }
-            content.extend_from_slice(&bytes[88..]);
+            content.extend(self.chunk(number, at as u64, &bytes[at..end], head)?);
+            at = if payload == 0 { at + room } else { end };
+        }
+        if at != len {
+            return Err("an object that does not end with a chunk".into());
         }
         Ok(content)
+    }
+
+    fn chunk(&self, object: u64, at: u64, chunk: &[u8], head: usize) -> Fallible<Vec<u8>> {
+        let mut context = self.superblock.id.to_vec();
+        context.extend(object.to_le_bytes());
+        context.extend(at.to_le_bytes());
+        context.extend(&chunk[..4]);
+        if u32_at(chunk, 4)? != crc(&[&context[..], &chunk[8..]].concat()) {
+            return Err(format!("no valid chunk at {at} of object {object}").into());
+        }
+        let mut payload = chunk[head..].to_vec();
+        if let Some(keys) = &self.keys {
+            let (nonce, tag) = (&chunk[8..32], &chunk[32..48]);
+            keys.open(keys::OBJECT_CHUNK, nonce, tag, &context, &mut payload)?;
+        }
+        Ok(payload)
     }
 
     /// Holds the segment table against what is in use.

@@ -13,7 +13,7 @@ use super::bytes::{BLOCK, Fallible, crc, u32_at, u64_at};
 pub const GROUP: u8 = 1;
 pub const NODE: u8 = 2;
 pub const UNIT: u8 = 3;
-pub const OBJECT_FRAME: u8 = 4;
+pub const OBJECT_CHUNK: u8 = 4;
 pub const CHECKPOINT: u8 = 5;
 pub const TABLE: u8 = 6;
 const SLOTS: u8 = 8;

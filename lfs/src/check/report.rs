@@ -291,12 +291,10 @@ pub enum Problem {
         count: u64,
     },
     /// An object of the layer above.
-    #[error("object {id} is damaged from byte {at} on", id = id.0)]
+    #[error("object {id} is damaged", id = id.0)]
     ObjectDamaged {
         /// The object.
         id: ObjectId,
-        /// The first byte that could not be read.
-        at: u64,
     },
     /// What was not checked, and why.
     #[error(
@@ -395,7 +393,7 @@ pub struct Finding {
     pub inode: Option<InodeNumber>,
     /// A path of it from the root, if known. Bytes: names need not be UTF-8.
     pub path: Option<Vec<u8>>,
-    /// The bytes of the file, if it is about some.
+    /// The bytes of the file or object, if it is about some.
     pub bytes: Option<Range<u64>>,
     /// What can be done, if something can.
     pub repair: Option<Repair>,

@@ -4,7 +4,7 @@
 //! the segment table, tree nodes that are cached. What is lost on the only copy is reported with the file and range it hits; the
 //! rest stays usable. Of a mirror both copies are verified, and what is damaged on one is written again from the other.
 //!
-//! A step is what is read at once of one copy: a block, a piece of 64 KiB, a frame of 128 KiB, a slot. After each the scrub rests as
+//! A step is what is read at once of one copy: a block, a piece of 64 KiB, 128 KiB of an object, a slot. After each the scrub rests as
 //! the rate set for it says, and lets everybody go first who waits for the disk, for at most [`GIVE_WAY_MS`]: so it
 //! takes little from others however busy they are, and comes to its end all the same. The trees change meanwhile: what
 //! seems damaged is only so if it is still in use after it was read.
@@ -20,18 +20,19 @@ use alloc::vec::Vec;
 use embassy_futures::select::select;
 
 use super::{Finding, Part, PieceAt, Problem, Repair, damaged_bytes, node_finding};
-use crate::checkpoint::{Checkpoint, ObjectReader};
+use crate::checkpoint::Checkpoint;
 use crate::disk::superblock::{KEY_SLOT_BLOCKS, Superblock, table_blocks_for};
 use crate::disk::{OneCopy, read_together};
 use crate::extent::Piece;
 use crate::mount::{damaged_copies, slots_block};
 use crate::namespace::{Inode, decode_entry};
+use crate::object::{ObjectScan, Outline, ScanStep};
 use crate::space::is_table_block;
 use crate::transaction::Volume;
 use crate::tree::{Held, Key, Place, Tree, TreeKind, Walk, items_of};
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Clock, Fault, FileSystem, InodeNumber, ItemKind,
-    MountError, ROOT, StoredRange, Structure,
+    MountError, ObjectId, ObjectReadError, ROOT, StoredRange, Structure,
 };
 
 /// How often a leaf that changes under way is looked at again.
@@ -185,9 +186,20 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         start: BlockIndex,
         blocks: usize,
     ) -> Result<Vec<Option<Buffer>>, ScrubError> {
+        self.read_copies_on(&self.filesystem.device, start, blocks)
+            .await
+    }
+
+    /// The same of a device that is a part of it.
+    async fn read_copies_on(
+        &mut self,
+        device: &impl BlockDevice,
+        start: BlockIndex,
+        blocks: usize,
+    ) -> Result<Vec<Option<Buffer>>, ScrubError> {
         let mut copies = Vec::new();
-        for copy in 0..self.filesystem.device.copies() {
-            copies.push(self.read(copy, start, blocks).await?);
+        for copy in 0..device.copies() {
+            copies.push(self.read(device, copy, start, blocks).await?);
         }
         Ok(copies)
     }
@@ -195,6 +207,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
     /// Reads blocks and keeps to the pace. `Ok(None)` when they cannot be read.
     async fn read(
         &mut self,
+        device: &impl BlockDevice,
         copy: u8,
         start: BlockIndex,
         blocks: usize,
@@ -203,7 +216,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             return Err(ScrubError::Ending);
         }
         let buffer = Buffer::zeroed(blocks).map_err(|_| ScrubError::OutOfMemory)?;
-        let (buffer, read) = self.filesystem.device.read_copy(copy, start, buffer).await;
+        let (buffer, read) = device.read_copy(copy, start, buffer).await;
         self.rest((blocks * BLOCK_SIZE) as u64).await;
         Ok(read.is_ok().then_some(buffer))
     }
@@ -246,6 +259,17 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
     /// what lies beside them may be good there and not here. True when all copies are good then.
     async fn mend(&mut self, address: u64, len: usize, is_good: impl Fn(&[u8]) -> bool) -> bool {
         let device = &self.filesystem.device;
+        self.mend_on(device, address, len, is_good).await
+    }
+
+    /// The same on a device that is a part of it.
+    async fn mend_on(
+        &mut self,
+        device: &impl BlockDevice,
+        address: u64,
+        len: usize,
+        is_good: impl Fn(&[u8]) -> bool,
+    ) -> bool {
         if self.options.read_only || device.copies() <= 1 {
             return false;
         }
@@ -259,7 +283,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             return false;
         };
         let is_good = |blocks: &[u8]| blocks.get(at..at + len).is_some_and(&is_good);
-        let Ok(copies) = self.read_copies(first, blocks).await else {
+        let Ok(copies) = self.read_copies_on(device, first, blocks).await else {
             return false;
         };
         let good = (0..).zip(&copies).find_map(|(copy, buffer)| {
@@ -271,14 +295,15 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let _ = device.mend(copy, address, good).await;
         } else {
             let check = |bytes: &[u8]| is_good(bytes).then_some(()).ok_or(());
-            if read_together(device, first, blocks, check).await.is_none() {
+            let together = read_together(device, first, blocks, at..at + len, check).await;
+            if together.is_none() {
                 return false;
             }
         }
         if device.flush().await.is_err() {
             return false;
         }
-        let copies = self.read_copies(first, blocks).await;
+        let copies = self.read_copies_on(device, first, blocks).await;
         copies.is_ok_and(|copies| all_good(&copies, is_good))
     }
 
@@ -779,62 +804,105 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
     }
 
     async fn objects(&mut self) -> Result<(), ScrubError> {
-        let superblock = self.filesystem.superblock;
         let ids = {
             let objects = self.filesystem.objects.borrow();
             objects.keys().copied().collect::<Vec<_>>()
         };
         for id in ids {
-            let info = {
-                let objects = self.filesystem.objects.borrow();
-                objects.get(&id).map(|object| object.info.clone())
-            };
-            let Some(info) = info else { continue };
-            let device = &self.filesystem.device;
-            let vault = &self.filesystem.vault;
-            let mut readers = (0..device.copies())
-                .map(|_| ObjectReader::new(superblock, Rc::clone(vault), id, info.clone()))
-                .collect::<Vec<_>>();
-            // Where they are, to judge a frame by.
-            let mut here = ObjectReader::new(superblock, Rc::clone(vault), id, info);
-            let mut at = 0;
-            loop {
-                if self.filesystem.is_ending() {
-                    return Err(ScrubError::Ending);
-                }
-                let Some((place, len)) = here.place() else {
-                    break;
-                };
-                let mut frame = Vec::new();
-                let mut good = 0;
-                for (copy, reader) in (0..).zip(&mut readers) {
-                    frame.clear();
-                    let copy = OneCopy(device, copy);
-                    if reader.next_frame(&copy, &mut frame).await.is_ok() {
-                        good += 1;
-                    } else {
-                        reader.skip_frame();
-                    }
-                }
-                self.rest((len * readers.len()) as u64).await;
-                let damaged = good < readers.len();
-                let mut repaired = false;
-                if damaged && self.filesystem.objects.borrow().contains_key(&id) {
-                    let address = place.0 * BLOCK_SIZE as u64;
-                    let is_good = |frame: &[u8]| here.is_next(place, frame);
-                    repaired = self.mend(address, len, is_good).await;
-                    let problem = Problem::ObjectDamaged { id, at };
-                    self.found(&Finding::new(Part::Objects, problem), repaired);
-                }
-                if good == 0 && !repaired {
-                    break;
-                }
-                let bytes = here.skip_frame();
-                at += bytes;
-                self.advance(bytes);
+            if let Some(outline) = self.filesystem.outline(id) {
+                self.object(id, &outline).await?;
             }
         }
         Ok(())
+    }
+
+    /// Goes through the chunks of an object, in all copies at once.
+    async fn object(&mut self, id: ObjectId, outline: &Outline) -> Result<(), ScrubError> {
+        let device = &self.filesystem.device;
+        let mut copies = (0..device.copies())
+            .map(|copy| (OneCopy(device, copy), ObjectScan::new(outline.clone())))
+            .collect::<Vec<_>>();
+        let mut at = 0;
+        loop {
+            if self.filesystem.is_ending() {
+                return Err(ScrubError::Ending);
+            }
+            let mut found = None;
+            let mut all_good = true;
+            for (copy, scan) in &mut copies {
+                scan.go_to(at);
+                let mut bytes = Vec::new();
+                match scan.step(copy, &mut bytes).await {
+                    Ok(step) => found = found.or(Some((step, scan.position()))),
+                    Err(ObjectReadError::OutOfMemory) => return Err(ScrubError::OutOfMemory),
+                    Err(_) => all_good = false,
+                }
+                let read = scan.take_read_bytes();
+                if read > 0 {
+                    self.rest(read).await;
+                }
+            }
+            let next = match found {
+                Some((ScanStep::End, _)) => return Ok(()),
+                Some((_, next)) if all_good => next,
+                // The object has gone, and what is here now is somebody else's.
+                _ if !self.filesystem.objects.borrow().contains_key(&id) => return Ok(()),
+                _ => {
+                    let found = found.map(|(step, next)| match step {
+                        ScanStep::Chunk(chunk) => (chunk.len, next),
+                        ScanStep::NextSegment | ScanStep::End => (0, next),
+                    });
+                    self.damaged_chunk(outline, &mut copies, found).await?
+                }
+            };
+            self.advance(next - at);
+            at = next;
+        }
+    }
+
+    /// Mends the chunk at which all copies of an object stand, if it can be, and tells of it. `found`: its length, and where the next one
+    /// begins, if one copy is right. Gives where to go on.
+    async fn damaged_chunk(
+        &mut self,
+        outline: &Outline,
+        copies: &mut [(OneCopy<'_, D>, ObjectScan)],
+        found: Option<(u32, u64)>,
+    ) -> Result<u64, ScrubError> {
+        let Some((_, first)) = copies.first() else {
+            return Ok(outline.end());
+        };
+        let (form, device) = (outline.form(), &self.filesystem.device);
+        let (at, block) = (first.position(), first.block());
+        let mut lens = Vec::new();
+        for (copy, scan) in copies.iter_mut().filter(|_| found.is_none()) {
+            let said = scan.said_len(copy).await.ok().flatten();
+            lens.extend(said.filter(|len| !lens.contains(len)));
+        }
+        lens.extend(found.map(|(len, _)| len));
+        let mut mended = None;
+        for len in lens {
+            let stored_bytes = usize::try_from(form.stored_bytes(len)).unwrap_or(usize::MAX);
+            let is_good =
+                |stored: &[u8]| form.open(outline.id, at, stored, &mut Vec::new()).is_ok();
+            let blocks = outline.blocks(device);
+            if self.mend_on(&blocks, at, stored_bytes, is_good).await {
+                mended = form.behind(at, len, outline.end());
+                break;
+            }
+        }
+        let mut next = mended.or(found.map(|(_, next)| next));
+        if next.is_none() {
+            for (copy, scan) in copies {
+                let lost = scan.pass_damage(copy).await;
+                let lost = lost.map_err(|_| ScrubError::OutOfMemory)?;
+                next = Some(next.map_or(lost.end, |next| next.min(lost.end)));
+            }
+        }
+        let next = next.unwrap_or(outline.end());
+        let problem = Problem::ObjectDamaged { id: outline.id };
+        let finding = Finding::new(Part::Objects, problem).at(block);
+        self.found(&finding.bytes(at..next), mended.is_some());
+        Ok(next)
     }
 }
 

@@ -8,16 +8,18 @@ use super::graph::Graph;
 use super::items::{self, Ground, PieceAt, Scan, Space};
 use super::report::{Finding, NodeDefect, Part, Problem};
 use super::{CheckOptions, Sink};
-use crate::checkpoint::{Checkpoint, ObjectReader};
+use crate::checkpoint::Checkpoint;
 use crate::disk::superblock::{SegmentId, Superblock};
 use crate::extent::Piece;
 use crate::namespace::decode_entry;
+use crate::object::{ObjectScan, Outline, ScanStep};
 use crate::seal::Sealer;
 use crate::space::{SegmentKind, Segments};
 use crate::transaction::Volume;
 use crate::tree::{Defect, Held, Key, Place, Step, TreeKind, Walk, items_of};
 use crate::{
-    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, ItemKey, ItemKind, ROOT,
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Fault, ItemKey, ItemKind, ObjectId,
+    ObjectReadError, ROOT,
 };
 
 /// Longest path that is said with a finding.
@@ -268,26 +270,45 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
         sink: &mut Sink<'_>,
     ) {
         for (&id, info) in &checkpoint.objects {
-            let mut reader =
-                ObjectReader::new(*superblock, Rc::clone(&self.volume.vault), id, info.clone());
-            let mut bytes = Vec::new();
-            let mut at = 0;
-            loop {
-                bytes.clear();
-                match reader.next_frame(self.device, &mut bytes).await {
-                    Ok(true) => {
-                        at += bytes.len() as u64;
-                        sink.advance(bytes.len() as u64);
-                    }
-                    Ok(false) => break,
-                    Err(_) => {
-                        let problem = Problem::ObjectDamaged { id, at };
-                        sink.report(Finding::new(Part::Objects, problem));
-                        break;
-                    }
-                }
+            let vault = Rc::clone(&self.volume.vault);
+            let outline = Outline::new(*superblock, vault, id, info.clone());
+            let mut scan = ObjectScan::new(outline);
+            if self.object(id, &mut scan, sink).await.is_err() {
+                sink.report(Finding::new(Part::Objects, Problem::OutOfMemory));
+                return;
             }
         }
+    }
+
+    /// Goes through one object. It ends without memory alone.
+    async fn object(
+        &self,
+        id: ObjectId,
+        scan: &mut ObjectScan,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ObjectReadError> {
+        let mut bytes = Vec::new();
+        let mut done = 0;
+        loop {
+            bytes.clear();
+            let step = scan.step(self.device, &mut bytes).await;
+            match step {
+                Ok(ScanStep::End) => break,
+                Ok(ScanStep::Chunk(_) | ScanStep::NextSegment) => {}
+                Err(ObjectReadError::OutOfMemory) => return Err(ObjectReadError::OutOfMemory),
+                Err(_) => {
+                    let block = scan.block();
+                    let lost = scan.pass_damage(self.device).await?;
+                    let finding = Finding::new(Part::Objects, Problem::ObjectDamaged { id });
+                    sink.report(finding.at(block).bytes(lost));
+                }
+            }
+            if scan.take_read_bytes() > 0 {
+                sink.advance(scan.position() - core::mem::replace(&mut done, scan.position()));
+            }
+        }
+        sink.advance(scan.position() - done);
+        Ok(())
     }
 
     /// Says the findings that wait for a path, as far as this pass knows one.

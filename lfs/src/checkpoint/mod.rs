@@ -4,14 +4,12 @@
 //! Two slots are written alternately. A slot's checksum covers all of it, so a torn write leaves the
 //! other slot the newest valid one; nothing that slot names is reused before the new one is durable.
 //!
-//! - this file: what a slot says; `checkpointing`: making a checkpoint while commits go on;
-//! - `object`: the streams of the layer above, which checkpoints name.
+//! - this file: what a slot says; `checkpointing`: making a checkpoint while commits go on.
 //!
 //! Not here: when one is made for the log's or the trees' sake (`mount::maintenance`), and what a mount does with it
 //! (`mount::recovery`).
 
 mod checkpointing;
-mod object;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -19,8 +17,6 @@ use alloc::vec::Vec;
 use zerocopy::{FromBytes, IntoBytes};
 
 pub(crate) use checkpointing::Turn;
-pub(crate) use object::segments_for;
-pub use object::{ObjectReader, ObjectWriter};
 
 use crate::disk::layout::{
     CHECKPOINT_MAGIC, CHECKPOINT_SEAL_AT, CheckpointLayout, RootLayout, SEAL_BYTES,
@@ -51,6 +47,7 @@ pub(crate) struct ReplayStart {
 /// Where an object's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct ObjectInfo {
+    /// Where its last chunk ends.
     pub len_bytes: u64,
     /// Its segments, in the order of its bytes.
     pub segments: Vec<SegmentId>,

@@ -21,7 +21,23 @@ use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeom
 pub(crate) async fn read_checked<D: BlockDevice, T, E>(
     device: &D,
     start: BlockIndex,
+    buffer: Buffer,
+    check: impl FnMut(&[u8]) -> Result<T, E>,
+) -> (Buffer, Result<Result<T, E>, DeviceError>) {
+    let all = 0..buffer.bytes().len();
+    read_checked_within(device, start, buffer, all, check).await
+}
+
+/// The same of what `check` looks at only in part. What lies beside that in the blocks may be right there and not here: it is not
+/// written again.
+///
+/// # Errors
+/// When no copy could be read.
+pub(crate) async fn read_checked_within<D: BlockDevice, T, E>(
+    device: &D,
+    start: BlockIndex,
     mut buffer: Buffer,
+    within: Range<usize>,
     mut check: impl FnMut(&[u8]) -> Result<T, E>,
 ) -> (Buffer, Result<Result<T, E>, DeviceError>) {
     let copies = device.copies();
@@ -33,9 +49,10 @@ pub(crate) async fn read_checked<D: BlockDevice, T, E>(
         match read.map(|()| check(buffer.bytes())) {
             Ok(Ok(value)) => {
                 if copy > 0 {
-                    let address = start.0 * BLOCK_SIZE as u64;
+                    let address = start.0 * BLOCK_SIZE as u64 + within.start as u64;
+                    let good = buffer.bytes().get(within).unwrap_or_default();
                     // Whoever reads has what he wants; a copy that is not mended is as it was.
-                    let _ = device.mend(copy, address, buffer.bytes()).await;
+                    let _ = device.mend(copy, address, good).await;
                 }
                 return (buffer, Ok(Ok(value)));
             }
@@ -46,7 +63,7 @@ pub(crate) async fn read_checked<D: BlockDevice, T, E>(
     if copies <= 1 {
         return (buffer, refused);
     }
-    if let Some((whole, value)) = read_together(device, start, blocks, &mut check).await {
+    if let Some((whole, value)) = read_together(device, start, blocks, within, &mut check).await {
         return (whole, Ok(Ok(value)));
     }
     if device.copies() < copies {
@@ -59,17 +76,27 @@ pub(crate) async fn read_checked<D: BlockDevice, T, E>(
     (buffer, refused)
 }
 
-/// Puts blocks together that `check` accepts, of which neither of two copies is right as a whole, and gives them to both.
+/// Puts blocks together that `check` accepts, of which neither of two copies is right as a whole, and gives both what is `within`
+/// these bytes: all that `check` looks at.
 pub(crate) async fn read_together<D: BlockDevice, T, E>(
     device: &D,
     start: BlockIndex,
     blocks: usize,
+    within: Range<usize>,
     check: impl FnMut(&[u8]) -> Result<T, E>,
 ) -> Option<(Buffer, T)> {
-    let [mut one, two] = read_both(device, start, blocks).await?;
+    let [mut one, mut two] = read_both(device, start, blocks).await?;
+    // Where the copies differ beside that, nothing is to be tried.
+    for beside in [0..within.start, within.end..one.bytes().len()] {
+        let (from, target) = (one.bytes(), two.bytes_mut());
+        if let (Some(from), Some(target)) = (from.get(beside.clone()), target.get_mut(beside)) {
+            target.copy_from_slice(from);
+        }
+    }
     let found = put_together([one.bytes(), two.bytes()], check).await?;
     one.bytes_mut().copy_from_slice(&found.bytes);
     for (copy, part) in found.parts {
+        let part = part.start.max(within.start)..part.end.min(within.end);
         let address = start.0 * BLOCK_SIZE as u64 + part.start as u64;
         if let Some(good) = one.bytes().get(part) {
             let _ = device.mend(copy, address, good).await;

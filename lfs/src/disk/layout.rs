@@ -11,13 +11,12 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The version of the format this code writes, and the only one it reads.
-pub(crate) const FORMAT_VERSION: u32 = 0;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 
 pub(crate) const SUPERBLOCK_MAGIC: [u8; 8] = *b"SILTSTON";
 pub(crate) const CHECKPOINT_MAGIC: [u8; 4] = *b"SiCp";
 pub(crate) const GROUP_MAGIC: [u8; 4] = *b"SiGr";
 pub(crate) const SURVIVORS_MAGIC: [u8; 4] = *b"SiSv";
-pub(crate) const FRAME_MAGIC: [u8; 4] = *b"SiOb";
 pub(crate) const TABLE_MAGIC: [u8; 4] = *b"SiTb";
 
 /// Numbers of commits, groups, checkpoints and objects, and clocks, stay below: nothing counts that far in the life of a disk. What is read and
@@ -29,7 +28,7 @@ pub(crate) const VALUE_OBJECT: u64 = NUMBER_MAX - 1;
 
 /// Nonce and tag; zero without a key.
 pub(crate) const SEAL_BYTES: usize = 40;
-/// Where the seal is in nodes, frames and blocks of the segment table: behind magic, checksum, id and own block.
+/// Where the seal is in nodes and blocks of the segment table: behind magic, checksum, id and own block.
 pub(crate) const SEAL_AT: usize = 32;
 
 /// A sector: what the disk writes whole or not at all.
@@ -177,22 +176,6 @@ pub(crate) struct SegmentLayout {
     pub written_at: U64,
 }
 const _: () = assert!(size_of::<SegmentLayout>() == 16);
-
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct FrameLayout {
-    pub magic: [u8; 4],
-    /// CRC-32 of everything after this field to the end of the payload.
-    pub checksum: U32,
-    pub filesystem_id: [u8; 16],
-    pub own_block: U64,
-    pub seal: [u8; SEAL_BYTES],
-    pub object: U64,
-    pub frame: U32,
-    pub payload_len: U32,
-}
-const _: () = assert!(size_of::<FrameLayout>() == 88);
-const _: () = assert!(offset_of!(FrameLayout, seal) == SEAL_AT);
 
 /// CRC-32 (ISO-HDLC) of `bytes`, the checksum of every structure.
 pub(crate) fn checksum(bytes: &[u8]) -> u32 {

@@ -18,8 +18,8 @@ pub(crate) mod superblock;
 
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub(crate) use copies::{
-    OneCopy, PARTS_MAX, chosen_parts, put_together, read_both, read_checked, read_in_part,
-    read_together, take_parts,
+    OneCopy, PARTS_MAX, chosen_parts, put_together, read_both, read_checked, read_checked_within,
+    read_in_part, read_together, take_parts,
 };
 pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
 pub(crate) use mirror::RECORD_BLOCKS;

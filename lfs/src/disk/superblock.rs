@@ -195,11 +195,6 @@ impl Superblock {
         self.segment_bytes() as u64 / group * (group - 1)
     }
 
-    /// Blocks of a full object frame.
-    pub(crate) fn frame_blocks(&self) -> u32 {
-        self.segment_blocks.min(32)
-    }
-
     /// Writes this copy into the one-block `buffer`.
     pub(crate) fn encode(&self, own_block: BlockIndex, buffer: &mut Buffer) {
         let mut layout = SuperblockLayout {

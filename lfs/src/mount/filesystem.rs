@@ -5,17 +5,18 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use crate::checkpoint::{Checkpoint, ObjectInfo, ObjectReader, ObjectWriter};
+use crate::checkpoint::{Checkpoint, ObjectInfo};
 use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::{Reserves, SegmentId, Superblock};
 use crate::log::{Log, Part, Record};
 use crate::notify::Notify;
+use crate::object::{Located, ObjectScan, ObjectWriter, Outline};
 use crate::seal::SharedVault;
 use crate::space::{CleanerState, Heads, SegmentKind, Segments};
 use crate::transaction::{SharedRegistry, Volume};
 use crate::{
-    AppendError, BLOCK_SIZE, BackupId, BlockDevice, CommitNumber, Counters, DeviceError, ObjectId,
-    ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
+    AppendError, BLOCK_SIZE, BackupId, BlockDevice, ChunkRef, CommitNumber, Counters, DeviceError,
+    ObjectId, ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
 };
 
 /// A mounted file system.
@@ -157,7 +158,7 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// The device, for [`ObjectReader::next_frame`].
+    /// The device, for [`ObjectScan::next`].
     pub fn device(&self) -> &D {
         &self.device
     }
@@ -389,32 +390,63 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Begins a new object.
     ///
     /// # Errors
-    /// [`ObjectWriteError::OutOfMemory`]; [`ObjectWriteError::Full`] when there is no number left, which only a disk that lies makes happen.
+    /// [`ObjectWriteError::Full`] when there is no number left, which only a disk that lies makes happen.
     pub fn create_object(&self) -> Result<ObjectWriter<'_, D>, ObjectWriteError> {
         let id = self.next_object.get();
         if id >= NUMBER_MAX {
             return Err(ObjectWriteError::Full);
         }
         self.next_object.set(id + 1);
-        ObjectWriter::new(self, ObjectId(id))
+        Ok(ObjectWriter::new(self, ObjectId(id)))
     }
 
-    /// Opens an object that was finished.
+    /// What a chunk of an object that was finished holds: with one request, unless it is damaged in the copy that is read, or goes on in
+    /// another segment. Copies that have it otherwise are mended.
+    ///
+    /// # Errors
+    /// [`ObjectReadError::NotFound`] also if the object has gone meanwhile.
+    pub async fn read_chunk(
+        &self,
+        id: ObjectId,
+        chunk: ChunkRef,
+    ) -> Result<Vec<u8>, ObjectReadError> {
+        let located = {
+            let objects = self.objects.borrow();
+            let object = objects.get(&id).ok_or(ObjectReadError::NotFound)?;
+            let vault = Rc::clone(&self.vault);
+            Located::new(self.superblock, vault, id, &object.info, chunk)?
+        };
+        let read = located.read(&self.device).await;
+        read.map_err(|error| match error {
+            // Its segments may be somebody else's by now.
+            ObjectReadError::Damaged { .. } if !self.objects.borrow().contains_key(&id) => {
+                ObjectReadError::NotFound
+            }
+            error => error,
+        })
+    }
+
+    /// Begins to read an object that was finished.
     ///
     /// # Errors
     /// [`ObjectReadError::NotFound`].
-    pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
+    pub fn scan_object(&self, id: ObjectId) -> Result<ObjectScan, ObjectReadError> {
+        let outline = self.outline(id).ok_or(ObjectReadError::NotFound)?;
+        Ok(ObjectScan::new(outline))
+    }
+
+    pub(crate) fn outline(&self, id: ObjectId) -> Option<Outline> {
         let objects = self.objects.borrow();
-        let object = objects.get(&id).ok_or(ObjectReadError::NotFound)?;
-        Ok(ObjectReader::new(
+        let info = objects.get(&id)?.info.clone();
+        Some(Outline::new(
             self.superblock,
             Rc::clone(&self.vault),
             id,
-            object.info.clone(),
+            info,
         ))
     }
 
-    /// Length of an object in bytes.
+    /// Length of an object in bytes: where its last chunk ends.
     pub fn object_len_bytes(&self, id: ObjectId) -> Option<u64> {
         self.objects
             .borrow()

@@ -28,20 +28,21 @@ use super::filesystem::FileSystem;
 use super::format::read_superblock;
 use super::read_ahead::{LoadedSegment, ReadAhead};
 use super::unlock::{Unlock, unlock};
-use crate::checkpoint::{Checkpoint, ObjectReader, read_slot, segments_for};
+use crate::checkpoint::{Checkpoint, read_slot};
 use crate::disk::layout::{NUMBER_MAX, SECTOR_SIZE, VALUE_OBJECT, checksum};
 use crate::disk::superblock::{SegmentId, State, Superblock, SuperblockFault};
 use crate::disk::{put_together, read_checked, read_together};
 use crate::log::{
     Commit, GroupHeader, GroupKind, Log, LogCursor, Replay, ReplayFault, clock_after,
 };
+use crate::object::{Located, ObjectScan, Outline, segments_for};
 use crate::seal::{SharedVault, Vault};
 use crate::space::{Segment, SegmentKind, Segments};
 use crate::transaction::Volume;
 use crate::tree::{Held, Missing};
 use crate::{
-    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, CommitNumber, Counters, DeviceError,
-    Fault, FileError, MountError, ObjectId, ObjectReadError, Structure,
+    Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, ChunkRef, CommitNumber, Counters,
+    DeviceError, Fault, FileError, MountError, ObjectId, ObjectReadError, Structure,
 };
 
 /// The log is replayed this many changes, or a commit, at a time: the nodes that they ask for are loaded together.
@@ -235,30 +236,44 @@ impl<D: BlockDevice> Recovery<D> {
         self.checkpoint.horizon.max(self.checkpoint.tree_commit)
     }
 
-    /// The device, for [`ObjectReader::next_frame`].
+    /// The device, for [`ObjectScan::next`].
     pub fn device(&self) -> &D {
         &self.device
     }
 
-    /// Opens an object of the checkpoint.
+    /// What a chunk of an object of the checkpoint holds; as [`FileSystem::read_chunk`].
+    ///
+    /// # Errors
+    /// [`ObjectReadError::NotFound`] when the checkpoint does not name the object.
+    pub async fn read_chunk(
+        &self,
+        id: ObjectId,
+        chunk: ChunkRef,
+    ) -> Result<Vec<u8>, ObjectReadError> {
+        let info = self.checkpoint.objects.get(&id);
+        let info = info.ok_or(ObjectReadError::NotFound)?;
+        let vault = Rc::clone(&self.vault);
+        let located = Located::new(self.superblock, vault, id, info, chunk)?;
+        located.read(&self.device).await
+    }
+
+    /// Begins to read an object of the checkpoint.
     ///
     /// # Errors
     /// [`ObjectReadError::NotFound`] when the checkpoint does not name it.
-    pub fn open_object(&self, id: ObjectId) -> Result<ObjectReader, ObjectReadError> {
-        let info = self
-            .checkpoint
-            .objects
-            .get(&id)
-            .ok_or(ObjectReadError::NotFound)?;
-        Ok(ObjectReader::new(
+    pub fn scan_object(&self, id: ObjectId) -> Result<ObjectScan, ObjectReadError> {
+        let info = self.checkpoint.objects.get(&id);
+        let info = info.ok_or(ObjectReadError::NotFound)?.clone();
+        let vault = Rc::clone(&self.vault);
+        Ok(ObjectScan::new(Outline::new(
             self.superblock,
-            Rc::clone(&self.vault),
+            vault,
             id,
-            info.clone(),
-        ))
+            info,
+        )))
     }
 
-    /// Length of an object of the checkpoint in bytes.
+    /// Length of an object of the checkpoint in bytes: where its last chunk ends.
     pub fn object_len_bytes(&self, id: ObjectId) -> Option<u64> {
         let object = self.checkpoint.objects.get(&id)?;
         Some(object.len_bytes)
@@ -1008,7 +1023,7 @@ async fn read_either<D: BlockDevice>(
             blocks = superblock.slot_blocks as usize;
         }
         let check = |bytes: &[u8]| decode(bytes).ok_or(());
-        let together = read_together(device, own, blocks, check).await;
+        let together = read_together(device, own, blocks, 0..blocks * BLOCK_SIZE, check).await;
         valid = together.map(|(buffer, found)| (found, place(0, buffer.bytes())));
     }
     match unread {

@@ -49,7 +49,7 @@ pub enum Purpose {
     Node = 2,
     /// A unit of file data.
     Extent = 3,
-    /// A frame of an object.
+    /// A chunk of an object.
     Object = 4,
     /// A checkpoint slot.
     Slot = 5,

@@ -32,7 +32,7 @@ pub(crate) enum SegmentKind {
     Survivors = 2,
     /// Tree nodes.
     Nodes = 3,
-    /// Frames of an object.
+    /// Chunks of an object.
     Object = 4,
 }
 

@@ -71,8 +71,8 @@ async fn churn(
         for _ in 0..=random.below(3) {
             let bytes = payload(&mut random, 120_000);
             let mut object = filesystem.create_object().unwrap();
-            match object.append(&bytes).await {
-                Ok(()) => {}
+            match common::put_all(&mut object, &bytes).await {
+                Ok(_) => {}
                 Err(ObjectWriteError::Full) => break,
                 Err(error) => panic!("{error}"),
             }
@@ -126,16 +126,8 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) {
         .map(|id| ObjectId(u64::from_le_bytes(id.try_into().unwrap())));
     for id in ids {
         let filesystem = Rc::clone(&mounted.filesystem);
-        let bytes = executor.run(async move {
-            let mut reader = filesystem.open_object(id).unwrap();
-            let mut bytes = Vec::new();
-            while reader
-                .next_frame(filesystem.device(), &mut bytes)
-                .await
-                .unwrap()
-            {}
-            bytes
-        });
+        let bytes =
+            executor.run(async move { common::read_object(&filesystem, id).await.unwrap() });
         assert!(
             history.objects.get(&id) == Some(&bytes),
             "{context}: {id:?} is not as written"
@@ -302,7 +294,7 @@ async fn round_of_segments(filesystem: &TestFileSystem, writes: &RefCell<Vec<u64
 /// Writes an object of one segment and gives it up: where it was.
 async fn one_segment(filesystem: &TestFileSystem, writes: &RefCell<Vec<u64>>) -> u64 {
     let mut object = filesystem.create_object().unwrap();
-    object.append(&[1; 100]).await.unwrap();
+    common::put_all(&mut object, &[1; 100]).await.unwrap();
     writes.borrow_mut().clear();
     let id = object.finish().await.unwrap();
     filesystem.discard_object(id);
@@ -327,7 +319,9 @@ fn a_segment_that_an_object_gave_up_while_a_checkpoint_was_written_may_be_the_lo
     let (given_up, acknowledged) = executor.run(async move {
         // Segments are taken in turn. One that an object is being written to, so that it comes next when that is given up.
         let mut object = filesystem.create_object().unwrap();
-        object.append(&[2; SEGMENT_BLOCKS * 4096]).await.unwrap();
+        common::put_all(&mut object, &[2; SEGMENT_BLOCKS * 4096])
+            .await
+            .unwrap();
         let given_up = noted.borrow()[0];
         let round = round_of_segments(&filesystem, &noted).await;
         for _ in 1..round.len() {

@@ -15,7 +15,7 @@ use crate::common::{SEGMENT_BLOCKS, formatted, mount, seed, try_mount};
 use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{
     AppendError, BLOCK_SIZE, BlockIndex, CheckpointError, CommitNumber, DeviceError, FileKind,
-    MountError, NewInode, ObjectWriteError, ROOT, Structure,
+    MountError, NewInode, ObjectReadError, ObjectWriteError, ROOT, Structure,
 };
 
 /// Makes `count` commits, each a group of its own, and returns the blocks their groups begin at.
@@ -248,22 +248,17 @@ fn a_failed_object_write_latches_and_a_failed_read_does_not() {
     let faulty = disk.clone();
     executor.run(async move {
         let mut object = working.create_object().unwrap();
-        object.append(&[1; 50_000]).await.unwrap();
+        common::put_all(&mut object, &[1; 50_000]).await.unwrap();
         let id = object.finish().await.unwrap();
         faulty
             .set_faults(|request| matches!(request, Request::Read(..)).then_some(DeviceError::Io));
-        let mut reader = working.open_object(id).unwrap();
-        assert!(
-            reader
-                .next_frame(working.device(), &mut Vec::new())
-                .await
-                .is_err()
-        );
+        let read = common::read_object(&working, id).await;
+        assert_eq!(read, Err(ObjectReadError::Device(DeviceError::Io)));
         assert!(!working.is_failed());
         faulty
             .set_faults(|request| matches!(request, Request::Write(..)).then_some(DeviceError::Io));
         let mut object = working.create_object().unwrap();
-        let written = object.append(&[1; 50_000]).await;
+        let written = common::put_all(&mut object, &[1; 50_000]).await;
         assert_eq!(written, Err(ObjectWriteError::Device(DeviceError::Io)));
         assert!(working.is_failed());
     });
@@ -456,7 +451,7 @@ fn objects_that_come_and_go_take_nothing_from_the_room_for_objects() {
             for _ in 0..3 {
                 let mut object = filesystem.create_object().unwrap();
                 let bytes = vec![1; 8 * SEGMENT_BLOCKS * BLOCK_SIZE];
-                object.append(&bytes).await.unwrap();
+                common::put_all(&mut object, &bytes).await.unwrap();
                 let kept = [object.finish().await.unwrap()];
                 let made = filesystem.checkpoint(CommitNumber(0), &kept, &[], &clock);
                 made.await.unwrap();

@@ -33,9 +33,9 @@ use crate::common::world::{Machine, Worker, World, hash_name, random_bytes, same
 use crate::common::{SEGMENT_BLOCKS, TestFileSystem, seed};
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
-    Audit, BLOCK_SIZE, BlockDevice, Clock, CommitNumber, FileError, FileKind, Isolation, ItemKind,
-    MirrorError, MountError, NewInode, RenameFlags, SnapshotId, SnapshotInfo, Transaction,
-    XattrMode,
+    Audit, BLOCK_SIZE, BlockDevice, CHUNK_HEAD_BYTES_MAX, Clock, CommitNumber, FileError, FileKind,
+    Isolation, ItemKind, MirrorError, MountError, NewInode, RenameFlags, SnapshotId, SnapshotInfo,
+    Transaction, XattrMode,
 };
 
 /// From one in so many states the file system goes on.
@@ -313,8 +313,11 @@ fn base<D: Disks>(seed: u64, cramped: bool) -> Base<D> {
         }
         // What else there is in an object, which is looked at by nobody.
         let mut object = worker.filesystem.create_object().unwrap();
-        let bytes = vec![7; 11 * SEGMENT_BLOCKS * BLOCK_SIZE];
-        object.append(&bytes).await.unwrap();
+        let segment = vec![7; SEGMENT_BLOCKS * BLOCK_SIZE - CHUNK_HEAD_BYTES_MAX];
+        for _ in 0..12 {
+            object.put(&segment).unwrap();
+            object.write_full().await.unwrap();
+        }
         let object = object.finish().await.unwrap();
         worker.world.borrow_mut().kept.push(object);
         perform(&worker, Act::Checkpoint, 0).await;

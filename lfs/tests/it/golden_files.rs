@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use crate::common::images::{Contents, contents_at};
 use crate::common::key::{self, KEY_FILE, choose, entropy, with_key_file};
-use crate::common::{FORMAT, ID, SEGMENT_BLOCKS, formatted, mount};
+use crate::common::{self, FORMAT, ID, SEGMENT_BLOCKS, formatted, mount};
 use crate::dump::{Counts, Lacks, Member, Reader, Secret, counts, lacks};
 use embassy_futures::select::{Either, select};
 use lfs::sim::{Executor, Random, SimClock, SimDisk};
@@ -39,7 +39,7 @@ struct Golden {
 }
 
 const FULL: Golden = Golden {
-    name: "files-0",
+    name: "files-1",
     suite: None,
     make: make_full,
     snapshots: 3,
@@ -55,13 +55,13 @@ const FULL: Golden = Golden {
 
 const ENCRYPTED: [Golden; 2] = [
     Golden {
-        name: "encrypted-1-0",
+        name: "encrypted-1-1",
         suite: Some(Suite::XChaCha20Poly1305),
         make: || make_encrypted(Suite::XChaCha20Poly1305),
         ..FEW_FILES
     },
     Golden {
-        name: "encrypted-2-0",
+        name: "encrypted-2-1",
         suite: Some(Suite::Aes256GcmSiv),
         make: || make_encrypted(Suite::Aes256GcmSiv),
         ..FEW_FILES
@@ -71,12 +71,12 @@ const ENCRYPTED: [Golden; 2] = [
 /// The first of the two has everything.
 const MIRROR: [Golden; 2] = [
     Golden {
-        name: "mirror-first-0",
+        name: "mirror-first-1",
         make: || make_mirror()[0].clone(),
         ..FEW_FILES
     },
     Golden {
-        name: "mirror-second-0",
+        name: "mirror-second-1",
         make: || make_mirror()[1].clone(),
         ..FEW_FILES
     },
@@ -275,8 +275,7 @@ async fn work<D: BlockDevice>(filesystem: &FileSystem<D>, clock: &SimClock, roun
                 .await
                 .unwrap();
             let mut object = filesystem.create_object().unwrap();
-            object
-                .append(&b"of the layer above ".repeat(50))
+            common::put_all(&mut object, &b"of the layer above ".repeat(50))
                 .await
                 .unwrap();
             let object = object.finish().await.unwrap();

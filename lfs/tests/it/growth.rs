@@ -430,8 +430,8 @@ fn growing_ends_at_sixteen_times_the_first_size_and_a_checkpoint_still_fits() {
         let bytes = vec![0x5A; usize::try_from(SEGMENT_BYTES).unwrap() / 10 * 9];
         let usage = filesystem.usage();
         while filesystem.usage().object_bytes_free > 16 * SEGMENT_BYTES {
-            one.append(&bytes).await.unwrap();
-            two.append(&bytes).await.unwrap();
+            common::put_all(&mut one, &bytes).await.unwrap();
+            common::put_all(&mut two, &bytes).await.unwrap();
         }
         let kept = [one.finish().await.unwrap(), two.finish().await.unwrap()];
         let made = filesystem.checkpoint(CommitNumber(0), &kept, &[7; 4096], &clock);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::common::images::{Contents, Recipe, contents_at, image};
 use crate::common::key::{KEY_FILE, choose, suite, with_key_file};
-use crate::common::{TestFileSystem, formatted, mount, seed};
+use crate::common::{self, TestFileSystem, formatted, mount, seed};
 use crate::dump::{Backup, Reader, Restored, Secret, State};
 use lfs::sim::{Executor, SimDisk};
 use lfs::{
@@ -263,11 +263,12 @@ fn the_reader_sees_what_the_layer_above_keeps() {
         let content = (0..100_000_u32).flat_map(u32::to_le_bytes);
         let content = content.collect::<Vec<_>>();
         let expected = content.clone();
+        let lens = [content.len(), 5, 0, 35_001, 8 * BLOCK_SIZE - 5000 - 56];
         let horizon = executor.run(async move {
             let mut objects = Vec::new();
-            for len in [content.len(), 5, 32 * BLOCK_SIZE - 88, 8 * BLOCK_SIZE - 88] {
+            for len in lens {
                 let mut object = filesystem.create_object().unwrap();
-                object.append(&content[..len]).await.unwrap();
+                common::put_all(&mut object, &content[..len]).await.unwrap();
                 objects.push(object.finish().await.unwrap());
             }
             let horizon = filesystem.append(b"before").unwrap();
@@ -287,7 +288,6 @@ fn the_reader_sees_what_the_layer_above_keeps() {
         let seen = reader.objects.iter().map(|(_, content)| &content[..]);
         let seen = seen.collect::<Vec<_>>();
         let of_len = |len| &expected[..len];
-        let lens = [expected.len(), 5, 32 * BLOCK_SIZE - 88, 8 * BLOCK_SIZE - 88];
         assert!(seen == lens.map(of_len));
         assert_eq!(reader.manifest, b"manifest");
         let behind = [

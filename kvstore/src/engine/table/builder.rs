@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use lfs::CHUNK_HEAD_BYTES_MAX;
+
 use super::head::{Head, RangesRef, TableStats, put_slots};
 use super::{CHUNK_BYTES_MAX, ChunkSink, PARTITION_BLOCKS, put_ref};
 use crate::Timestamp;
@@ -31,9 +33,6 @@ const DROPPED_CHUNK_BYTES: usize = 32 << 10;
 
 /// Dropped ranges from which on a table is full: they are in memory until it is finished.
 const DROPPED_MAX: usize = 65_536;
-
-/// Bytes that a chunk takes beyond its own, at most: with a key.
-const CHUNK_OVERHEAD: usize = 48;
 
 /// Bytes of a dropped range, about.
 const DROPPED_RANGE_BYTES: usize = 6;
@@ -270,7 +269,7 @@ impl TableBuilder {
             .max(head)
             .min(CHUNK_BYTES_MAX);
         let needed = block + filter + partition + head + dropped + self.reserved + gap;
-        (needed + 8 * CHUNK_OVERHEAD) as u64 <= sink.room()
+        (needed + 8 * CHUNK_HEAD_BYTES_MAX) as u64 <= sink.room()
     }
 
     fn end_block(&mut self, sink: &mut impl ChunkSink) -> Result<(), OutOfMemory> {

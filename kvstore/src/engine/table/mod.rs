@@ -30,8 +30,7 @@ use super::types::{BlockError, ChunkRef, Content, Malformed, Missing, OutOfMemor
 use super::varint::{put_varint, take_len, take_varint};
 use crate::{Key, Timestamp};
 
-/// Bytes of a chunk, at most.
-pub const CHUNK_BYTES_MAX: usize = 128 << 10;
+pub use lfs::CHUNK_BYTES_MAX;
 
 /// Blocks of a partition, unless separators are long, or the head is.
 pub const PARTITION_BLOCKS: usize = 64;

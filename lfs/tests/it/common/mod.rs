@@ -15,7 +15,10 @@ pub mod world;
 use std::rc::Rc;
 
 use lfs::sim::{Executor, SimDisk, seed_from};
-use lfs::{BlockDevice, CommitNumber, FileSystem, FileSystemId, FormatOptions, MountError};
+use lfs::{
+    BlockDevice, CHUNK_BYTES_MAX, ChunkRef, CommitNumber, FileSystem, FileSystemId, FormatOptions,
+    MountError, ObjectId, ObjectReadError, ObjectWriteError, ObjectWriter,
+};
 
 pub type TestFileSystem<A = SimDisk> = FileSystem<A>;
 
@@ -87,4 +90,40 @@ pub fn mount_device<A: BlockDevice + 'static>(
 /// Mounts only to see whether it can be done.
 pub fn try_mount(disk: &SimDisk) -> Result<Mounted, MountError> {
     mount(&mut Executor::new(0), disk)
+}
+
+/// Puts `bytes` into chunks of many lengths, also of more than a segment of the smallest size holds.
+pub async fn put_all<D: BlockDevice>(
+    object: &mut ObjectWriter<'_, D>,
+    mut bytes: &[u8],
+) -> Result<Vec<ChunkRef>, ObjectWriteError> {
+    let lens = [5000, 30_000, 1, CHUNK_BYTES_MAX, 4088, 12_345];
+    let mut chunks = Vec::new();
+    for len in lens.into_iter().cycle() {
+        let (chunk, rest) = bytes.split_at(len.min(bytes.len()));
+        if chunk.is_empty() {
+            break;
+        }
+        chunks.push(object.put(chunk)?);
+        object.write_full().await?;
+        bytes = rest;
+    }
+    Ok(chunks)
+}
+
+/// What all chunks of an object hold, one behind the other; each was also read by itself.
+pub async fn read_object<D: BlockDevice>(
+    filesystem: &FileSystem<D>,
+    object: ObjectId,
+) -> Result<Vec<u8>, ObjectReadError> {
+    let mut scan = filesystem.scan_object(object)?;
+    let mut content = Vec::new();
+    loop {
+        let start = content.len();
+        let Some(chunk) = scan.next(filesystem.device(), &mut content).await? else {
+            return Ok(content);
+        };
+        let alone = filesystem.read_chunk(object, chunk).await?;
+        assert!(alone == content[start..], "{chunk:?}");
+    }
 }

@@ -1,8 +1,8 @@
 //! What is written again from the other disk: that it stays, and that each part is taken from where it is right.
 
 use embassy_futures::select::select;
-use lfs::ObjectId;
 use lfs::sim::Request;
+use lfs::{CHUNK_BYTES_MAX, ObjectId};
 
 use super::unreadable::bad_blocks;
 use super::*;
@@ -493,7 +493,7 @@ pub(crate) fn an_extent_is_mended_unit_by_unit() {
 
 #[test]
 pub(crate) fn an_object_is_mended_block_by_block() {
-    let content = noise(160, 400_000);
+    let content = noise(160, 3 * CHUNK_BYTES_MAX);
     let base = large_pair(160);
     let mut machine = Machine::boot(&base, 161).unwrap();
     let before = base[0].to_bytes();
@@ -501,7 +501,9 @@ pub(crate) fn an_object_is_mended_block_by_block() {
     let (bytes, disk) = (content.clone(), base[0].clone());
     let (object, blocks) = machine.executor.run(async move {
         let mut object = filesystem.create_object().unwrap();
-        object.append(&bytes).await.unwrap();
+        for chunk in bytes.chunks(CHUNK_BYTES_MAX) {
+            object.put(chunk).unwrap();
+        }
         let object = object.finish().await.unwrap();
         let blocks = changed(&before, &disk);
         let commit = filesystem.appended();
@@ -514,7 +516,7 @@ pub(crate) fn an_object_is_mended_block_by_block() {
     assert!(blocks.len() > 90, "{blocks:?}");
     for scrubbed in [false, true] {
         let disks = snapshots(&base, 162);
-        // In each frame of 32 blocks some on either.
+        // In each chunk of 32 blocks some on either.
         for (number, block) in blocks.iter().enumerate().step_by(8) {
             disks[number / 8 % 2].flip_bit(BlockIndex(*block), 901 * 8);
         }
@@ -533,22 +535,9 @@ pub(crate) fn an_object_is_mended_block_by_block() {
 
 fn read_object(machine: &mut Machine, object: ObjectId) -> Vec<u8> {
     let filesystem = Rc::clone(&machine.filesystem);
-    machine.executor.run(async move {
-        let mut reader = filesystem.open_object(object).unwrap();
-        let mut content = Vec::new();
-        let mut frame = Vec::new();
-        loop {
-            frame.clear();
-            let more = reader
-                .next_frame(filesystem.device(), &mut frame)
-                .await
-                .unwrap();
-            content.extend_from_slice(&frame);
-            if !more {
-                return content;
-            }
-        }
-    })
+    machine
+        .executor
+        .run(async move { common::read_object(&filesystem, object).await.unwrap() })
 }
 
 /// A group of the log that is damaged on both disks, each in another block, ended the log or the mount.
