@@ -1,5 +1,6 @@
 //! The store: opens over a file system, has the engine, hands out transactions and snapshots.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -279,7 +280,8 @@ impl<D: BlockDevice> Store<D> {
     /// Writes the log and does everything that goes on in the background, until
     /// [`shutdown`](Self::shutdown) is through or the device failed. Run exactly once.
     pub async fn run(&self, clock: &impl Clock) {
-        maintenance::run(self, clock).await;
+        // It is the largest part of whatever it is run in, and there is one for each store.
+        Box::pin(maintenance::run(self, clock)).await;
     }
 
     /// Makes everything durable, makes a last checkpoint, and ends [`run`](Self::run). Commits are

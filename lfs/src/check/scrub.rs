@@ -295,7 +295,8 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let _ = device.mend(copy, address, good).await;
         } else {
             let check = |bytes: &[u8]| is_good(bytes).then_some(()).ok_or(());
-            let together = read_together(device, first, blocks, at..at + len, check).await;
+            let together =
+                read_together(device, first, blocks, 0..blocks * BLOCK_SIZE, check).await;
             if together.is_none() {
                 return false;
             }
@@ -822,7 +823,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         let mut copies = (0..device.copies())
             .map(|copy| (OneCopy(device, copy), ObjectScan::new(outline.clone())))
             .collect::<Vec<_>>();
-        let mut at = 0;
+        let (mut at, mut bytes) = (0, Vec::new());
         loop {
             if self.filesystem.is_ending() {
                 return Err(ScrubError::Ending);
@@ -831,7 +832,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let mut all_good = true;
             for (copy, scan) in &mut copies {
                 scan.go_to(at);
-                let mut bytes = Vec::new();
+                bytes.clear();
                 match scan.step(copy, &mut bytes).await {
                     Ok(step) => found = found.or(Some((step, scan.position()))),
                     Err(ObjectReadError::OutOfMemory) => return Err(ScrubError::OutOfMemory),
@@ -852,7 +853,9 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
                         ScanStep::Chunk(chunk) => (chunk.len, next),
                         ScanStep::NextSegment | ScanStep::End => (0, next),
                     });
-                    self.damaged_chunk(outline, &mut copies, found).await?
+                    let settled = outline.form().settle(at);
+                    self.damaged_chunk(outline, settled, &mut copies, found)
+                        .await?
                 }
             };
             self.advance(next - at);
@@ -860,21 +863,19 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
     }
 
-    /// Mends the chunk at which all copies of an object stand, if it can be, and tells of it. `found`: its length, and where the next one
-    /// begins, if one copy is right. Gives where to go on.
+    /// Mends the chunk at `at` of an object, if it can be, and tells of it. `found`: its length, and where the next one begins, if one copy
+    /// is right. Gives where to go on.
     async fn damaged_chunk(
         &mut self,
         outline: &Outline,
+        at: u64,
         copies: &mut [(OneCopy<'_, D>, ObjectScan)],
         found: Option<(u32, u64)>,
     ) -> Result<u64, ScrubError> {
-        let Some((_, first)) = copies.first() else {
-            return Ok(outline.end());
-        };
         let (form, device) = (outline.form(), &self.filesystem.device);
-        let (at, block) = (first.position(), first.block());
         let mut lens = Vec::new();
         for (copy, scan) in copies.iter_mut().filter(|_| found.is_none()) {
+            scan.go_to(at);
             let said = scan.said_len(copy).await.ok().flatten();
             lens.extend(said.filter(|len| !lens.contains(len)));
         }
@@ -900,7 +901,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         let next = next.unwrap_or(outline.end());
         let problem = Problem::ObjectDamaged { id: outline.id };
-        let finding = Finding::new(Part::Objects, problem).at(block);
+        let finding = Finding::new(Part::Objects, problem).at(outline.block(at));
         self.found(&finding.bytes(at..next), mended.is_some());
         Ok(next)
     }

@@ -4,6 +4,7 @@
 //! until a chunk is right, at the next segment at the latest: a chunk is right in its own place alone, so what lies before it is
 //! lost, and no more.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -61,7 +62,7 @@ impl Outline {
     }
 
     /// The block on the disk that a byte of the object is in.
-    fn block(&self, at: u64) -> BlockIndex {
+    pub(crate) fn block(&self, at: u64) -> BlockIndex {
         let segment_bytes = self.superblock.segment_bytes() as u64;
         let segment = usize::try_from(at / segment_bytes).ok();
         let segment = segment.and_then(|segment| self.info.segments.get(segment));
@@ -160,7 +161,8 @@ impl ObjectScan {
                 return Err(damaged);
             }
             // One request may have met something bad far behind the chunk; or another copy has it.
-            Err(_) => self.step_alone(device, bytes).await?,
+            // Boxed, as is all that is large and hardly ever needed: whoever reads would have to have room for it.
+            Err(_) => Box::pin(self.step_alone(device, bytes)).await?,
             Ok(len) => len,
         };
         let at = self.at;
@@ -277,36 +279,63 @@ impl ObjectScan {
         device: &impl BlockDevice,
     ) -> Result<Range<u64>, ObjectReadError> {
         let (from, end) = (self.at, self.outline.end());
-        let mut bytes = Vec::new();
-        loop {
-            let said = match self.said_len(device).await {
-                Err(ObjectReadError::Device(_)) => self.said_len_alone(device).await,
-                said => said,
-            };
-            let said = match said {
-                Err(ObjectReadError::OutOfMemory) => return Err(ObjectReadError::OutOfMemory),
-                said => said.ok().flatten().filter(|len| *len > 0),
-            };
-            let form = self.outline.form();
-            let next = said.and_then(|len| form.behind(self.at, len, end));
-            let Some(next) = next else {
-                self.at = form.next_segment(self.at).min(end);
-                return Ok(from..self.at);
-            };
+        let segment_end = self.outline.form().next_segment(from).min(end);
+        // What lies behind, as the lengths say, in this segment.
+        let mut behind = self.place_behind(device).await?;
+        while let Some(next) = behind.filter(|next| *next < segment_end) {
+            if self.is_chunk(device, next).await? {
+                return Ok(from..next);
+            }
+            behind = self.place_behind(device).await?;
+        }
+        // A chunk that is larger than a segment goes on in the next one. If it does not, there is one.
+        let beyond = behind.filter(|next| *next > segment_end);
+        if let Some(next) = beyond
+            && !self.is_chunk(device, segment_end).await?
+            && (next >= end || self.is_chunk(device, next).await?)
+        {
             self.at = next.min(end);
-            if self.at == end {
-                return Ok(from..end);
+            return Ok(from..self.at);
+        }
+        self.at = segment_end;
+        Ok(from..segment_end)
+    }
+
+    /// Where the next chunk is by what is said to be the length of this one; `None` if that cannot be, or there is nothing more in this
+    /// segment.
+    async fn place_behind(
+        &mut self,
+        device: &impl BlockDevice,
+    ) -> Result<Option<u64>, ObjectReadError> {
+        let said = match self.said_len(device).await {
+            Err(ObjectReadError::Device(_)) => self.said_len_alone(device).await,
+            said => said,
+        };
+        match said {
+            Err(ObjectReadError::OutOfMemory) => Err(ObjectReadError::OutOfMemory),
+            said => {
+                let len = said.ok().flatten().filter(|len| *len > 0);
+                let behind = |len| self.outline.form().behind(self.at, len, self.outline.end());
+                Ok(len.and_then(behind))
             }
-            bytes.clear();
-            let found = match self.step_in_window(device, &mut bytes).await {
-                Err(ObjectReadError::Device(_)) => self.step_alone(device, &mut bytes).await,
-                found => found,
-            };
-            match found {
-                Err(ObjectReadError::OutOfMemory) => return Err(ObjectReadError::OutOfMemory),
-                Err(_) => {}
-                Ok(_) => return Ok(from..self.at),
-            }
+        }
+    }
+
+    /// Goes to a place, and tells whether there is a chunk that is right.
+    async fn is_chunk(
+        &mut self,
+        device: &impl BlockDevice,
+        at: u64,
+    ) -> Result<bool, ObjectReadError> {
+        self.at = at;
+        let mut bytes = Vec::new();
+        let found = match self.step_in_window(device, &mut bytes).await {
+            Err(ObjectReadError::Device(_)) => Box::pin(self.step_alone(device, &mut bytes)).await,
+            found => found,
+        };
+        match found {
+            Err(ObjectReadError::OutOfMemory) => Err(ObjectReadError::OutOfMemory),
+            found => Ok(found.is_ok()),
         }
     }
 

@@ -5,7 +5,11 @@ use alloc::vec::Vec;
 use core::num::NonZero;
 use core::ops::Range;
 
-use crate::BLOCK_SIZE;
+use crate::checkpoint::Checkpoint;
+use crate::disk::superblock::Superblock;
+use crate::object::Form;
+use crate::seal::Vault;
+use crate::{BLOCK_SIZE, BlockIndex};
 
 /// One step of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +96,6 @@ pub fn forge(disk: &mut [u8]) {
         match rest.get(..4) {
             Some(b"SILT") => set_checksum(rest, 8, 12..512),
             Some(b"SiTb" | b"SiMm") => set_checksum(rest, 4, 8..BLOCK_SIZE),
-            Some(b"SiOb") => {
-                let end = 88_usize.saturating_add(number(rest, 84));
-                set_checksum(rest, 4, 8..end);
-            }
             Some(b"SiCp") => {
                 let end = 240_usize.saturating_add(number(rest, 40));
                 set_checksum(rest, 4, 8..end);
@@ -103,6 +103,48 @@ pub fn forge(disk: &mut [u8]) {
             _ => {}
         }
     }
+    let _ = forge_objects(disk);
+}
+
+/// The chunks of the objects that the checkpoint in force names, as far as their lengths lead.
+fn forge_objects(disk: &mut [u8]) -> Option<()> {
+    let block_of = |block: BlockIndex| usize::try_from(block.0).ok()?.checked_mul(BLOCK_SIZE);
+    let superblock = Superblock::copy_blocks().into_iter().find_map(|own| {
+        let bytes = disk.get(block_of(own)?..)?;
+        Superblock::decode(bytes, own).ok()
+    })?;
+    let vault = Vault::plain(superblock.id);
+    let device_blocks = (disk.len() / BLOCK_SIZE) as u64;
+    let checkpoints = [0, 1].into_iter().filter_map(|slot| {
+        let own = superblock.slot_block(slot);
+        let slot = disk.get(block_of(own)?..)?;
+        Checkpoint::decode(&superblock, &vault, own, slot, device_blocks)
+    });
+    let checkpoint = checkpoints.max_by_key(|checkpoint| checkpoint.sequence)?;
+    let form = Form::new(&superblock, &vault);
+    for (id, info) in &checkpoint.objects {
+        let places = info.segments.iter().filter_map(|segment| {
+            let start = block_of(superblock.segment_start(*segment))?;
+            Some(start..start.checked_add(superblock.segment_bytes())?)
+        });
+        let places = places.collect::<Vec<_>>();
+        let segments = places.iter().map(|place| disk.get(place.clone()));
+        let Some(segments) = segments.collect::<Option<Vec<_>>>() else {
+            continue;
+        };
+        let mut object = segments.concat();
+        form.forge(
+            *id,
+            object.get_mut(..usize::try_from(info.len_bytes).ok()?)?,
+        );
+        for (place, bytes) in places
+            .into_iter()
+            .zip(object.chunks(superblock.segment_bytes()))
+        {
+            disk.get_mut(place)?.copy_from_slice(bytes);
+        }
+    }
+    Some(())
 }
 
 /// Groups, of which each names the one before it by its checksum, and the checkpoint the one before the first.

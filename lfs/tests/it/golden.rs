@@ -6,11 +6,11 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::common::{self, formatted, mount};
-use lfs::CommitNumber;
-use lfs::sim::{Executor, SimDisk};
+use crate::common::{self, formatted, mount, try_mount};
+use lfs::sim::{Executor, SimDisk, forge};
+use lfs::{BLOCK_SIZE, CommitNumber, MountError};
 
-/// Two short commits in one group, an object of two frames, one commit larger than a group, and a
+/// Two short commits in one group, an object of two chunks in two segments, one commit larger than a group, and a
 /// checkpoint in between.
 fn image() -> Vec<u8> {
     let disk = formatted(72, 1);
@@ -88,4 +88,21 @@ fn the_format_is_as_it_was() {
         .map(|(number, payload)| (number.0, payload.as_slice()));
     let expected = [(2, &b"the second"[..]), (3, &[0x0C; 20_000])];
     assert_eq!(payloads.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_image_of_another_version_is_refused() {
+    let image = image();
+    for version in [0, 2, u32::MAX] {
+        let mut other = image.clone();
+        for copy in [0, 15] {
+            let at = copy * BLOCK_SIZE + 12;
+            other[at..at + 4].copy_from_slice(&version.to_le_bytes());
+        }
+        forge(&mut other);
+        let mounted = try_mount(&SimDisk::from_bytes(&other, 0));
+        let features = 0;
+        let refused = MountError::Unknown { version, features };
+        assert_eq!(mounted.err(), Some(refused));
+    }
 }

@@ -38,6 +38,7 @@ mod namespace_data;
 mod namespace_golden;
 mod namespace_model;
 mod namespace_names;
+mod objects;
 mod read_steps;
 mod scrub;
 mod spec;

@@ -540,6 +540,120 @@ fn read_object(machine: &mut Machine, object: ObjectId) -> Vec<u8> {
         .run(async move { common::read_object(&filesystem, object).await.unwrap() })
 }
 
+/// Flips a bit of a byte on one disk.
+fn flip(disk: &SimDisk, at: u64) {
+    disk.flip_bit(BlockIndex(at / 4096), (at % 4096 * 8) as usize);
+}
+
+/// The other one may be damaged there on the disk that is read, and nowhere else.
+#[test]
+fn what_shares_a_block_with_a_chunk_that_is_mended_is_left_as_it_is() {
+    let base = large_pair(180);
+    let mut machine = Machine::boot(&base, 181).unwrap();
+    let before = base[0].to_bytes();
+    let (filesystem, clock) = (Rc::clone(&machine.filesystem), machine.clock.clone());
+    let disk = base[0].clone();
+    let contents = (0..4)
+        .map(|number| noise(182 + number, 1000))
+        .collect::<Vec<_>>();
+    let put = contents.clone();
+    let (object, chunks, block) = machine.executor.run(async move {
+        let mut object = filesystem.create_object().unwrap();
+        let chunks = put.iter().map(|content| object.put(content).unwrap());
+        let chunks = chunks.collect::<Vec<_>>();
+        let object = object.finish().await.unwrap();
+        let block = changed(&before, &disk)[0];
+        let commit = filesystem.appended();
+        let kept = [object];
+        let made = filesystem.checkpoint(commit, &kept, b"manifest", &clock);
+        made.await.unwrap();
+        (object, chunks, block)
+    });
+    machine.shutdown();
+    let place = |number: usize| block * 4096 + chunks[number].offset;
+    // The second one has no good copy, or one; each time the third one has a good copy where the second one is mended.
+    for together in [false, true] {
+        let disks = snapshots(&base, 183);
+        let [one, two] = &disks;
+        flip(one, place(1) + 60);
+        if together {
+            flip(two, place(2) - 20);
+            // In the sector in which the second one ends.
+            flip(one, place(2) + 1);
+        } else {
+            flip(two, place(2) + 1);
+        }
+        let mut machine = Machine::boot(&disks, 184).unwrap();
+        let (filesystem, chunk) = (Rc::clone(&machine.filesystem), chunks[1]);
+        let read = async move { filesystem.read_chunk(object, chunk).await };
+        assert!(machine.executor.run(read).as_ref() == Ok(&contents[1]));
+        if !together {
+            assert_clean(one, "as it was, and mended");
+        }
+        let status = machine.scrub();
+        assert_eq!((status.repaired, status.unrepairable), (1, 0), "{together}");
+        assert!(read_object(&mut machine, object) == contents.concat());
+        machine.shutdown();
+        for disk in &disks {
+            assert_clean(disk, "mended");
+        }
+    }
+}
+
+/// What was tried for the one was taken for the other one as well, and written over what was good of it.
+#[test]
+fn what_shares_a_block_with_data_that_are_put_together_is_left_as_it_is() {
+    crate::common::key::choose(None);
+    let contents = [noise(190, 9000), noise(191, 9000)];
+    let base = large_pair(192);
+    let mut machine = Machine::boot(&base, 193).unwrap();
+    let (filesystem, written) = (Rc::clone(&machine.filesystem), contents.clone());
+    let inodes = machine.executor.run(async move {
+        let made = filesystem.transact(1, |transaction| {
+            let mut files = transaction.files();
+            let mut inodes = Vec::new();
+            for (name, content) in ["one", "two"].iter().zip(&written) {
+                let new = NewInode::new(FileKind::File, 0o644);
+                let inode = files.create(ROOT, name.as_bytes(), &new)?;
+                files.write(inode, 0, content)?;
+                inodes.push(inode);
+            }
+            Ok(inodes)
+        });
+        made.await.unwrap().0
+    });
+    machine.shutdown();
+    let bytes = base[0].to_bytes();
+    let place = |wanted: &[u8]| {
+        let mut places = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(wanted));
+        places.next().unwrap() as u64
+    };
+    let [first, end, second] = [
+        place(&contents[0][..64]),
+        place(&contents[0][8900..]) + 100,
+        place(&contents[1][..64]),
+    ];
+    assert!(
+        end <= second && end / 4096 == second / 4096,
+        "{end}, {second}"
+    );
+    let disks = snapshots(&base, 194);
+    let mut machine = Machine::boot(&disks, 195).unwrap();
+    // Behind the mount, which would mend what it replays.
+    flip(&disks[0], first + 100);
+    flip(&disks[1], first + 1500);
+    flip(&disks[0], second + 10);
+    let status = machine.scrub();
+    assert_eq!((status.repaired, status.unrepairable), (2, 0));
+    for (inode, content) in inodes.into_iter().zip(&contents) {
+        assert!(machine.read(inode, content.len()).as_ref() == Ok(content));
+    }
+    machine.shutdown();
+    for disk in &disks {
+        assert_clean(disk, "mended");
+    }
+}
+
 /// A group of the log that is damaged on both disks, each in another block, ended the log or the mount.
 #[test]
 pub(crate) fn a_group_is_put_together_at_replay() {
