@@ -8,6 +8,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use kvstore::TransactionLimits;
+
 use crate::glob;
 use crate::number;
 
@@ -67,9 +69,21 @@ pub enum Limit {
     IdleSecs,
     /// `watch-max-age`.
     WatchMaxAgeSecs,
+    /// `transaction-max-age`.
+    TransactionAgeSecs,
+    /// `transaction-max-bytes`.
+    TransactionBytes,
+    /// `transaction-max-idle`.
+    TransactionIdleSecs,
+    /// `commit-token-retention`.
+    CommitTokenSecs,
+    /// `history-retention`.
+    HistorySecs,
+    /// `large-value-threshold`.
+    LargeValueBytes,
 }
 
-const LIMIT_COUNT: usize = Limit::WatchMaxAgeSecs as usize + 1;
+const LIMIT_COUNT: usize = Limit::LargeValueBytes as usize + 1;
 
 /// How a parameter's text is read.
 #[derive(Debug, Clone, Copy)]
@@ -154,7 +168,7 @@ const BUFFER_MAX: u64 = 1 << 30;
 const YEARS: u64 = 100_000_000;
 
 /// All parameters, in the order of their names.
-const PARAMETERS: [Parameter; 26] = [
+const PARAMETERS: [Parameter; 32] = [
     // When replies to writes leave. `always` (default), `everysec`, `no`.
     Parameter {
         name: "appendfsync",
@@ -272,7 +286,19 @@ const PARAMETERS: [Parameter; 26] = [
     number("tcp-keepalive", Limit::TcpKeepaliveSecs, 300, 0, 65_535),
     // Seconds after which an idle client is closed; 0: never.
     number("timeout", Limit::IdleSecs, 0, 0, YEARS),
-    // Seconds a WATCH holds its view of the past; an EXEC later than that counts as "changed".
+    // Seconds without a command after which a transaction between BEGIN and COMMIT is ended.
+    number("transaction-max-idle", Limit::TransactionIdleSecs, 60, 1, YEARS),
+    // Seconds after which it is ended in any case.
+    number("transaction-max-age", Limit::TransactionAgeSecs, 600, 1, YEARS),
+    // What it may have written and read.
+    memory("transaction-max-bytes", Limit::TransactionBytes, 4 * MIB, 1 << 10, 64 * MIB),
+    // Seconds for which tokens of COMMIT are known.
+    number("commit-token-retention", Limit::CommitTokenSecs, 86_400, 1, YEARS),
+    // Seconds for which what was overwritten is kept, for AS OF and HISTORY.
+    number("history-retention", Limit::HistorySecs, 0, 0, YEARS),
+    // Values from this size on are kept where their commit wrote them.
+    number("large-value-threshold", Limit::LargeValueBytes, 512, 256, 4096),
+    // WATCH holds nothing any more that it could let go of; accepted for those who set it.
     number("watch-max-age", Limit::WatchMaxAgeSecs, 300, 1, YEARS),
     always("cluster-enabled", "no"),
     always("protected-mode", "no"),
@@ -314,6 +340,14 @@ impl Default for Config {
         }
         config
     }
+}
+
+/// What the store is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreSettings {
+    pub(crate) transactions: TransactionLimits,
+    pub(crate) history_ms: i64,
+    pub(crate) large_value_bytes: usize,
 }
 
 /// Why a parameter was not set; the text is an error reply.
@@ -364,6 +398,20 @@ impl Config {
     /// The value of a number as a size in memory.
     pub fn limit_usize(&self, limit: Limit) -> usize {
         usize::try_from(self.limit(limit)).unwrap_or(usize::MAX)
+    }
+
+    /// What the store is told of it.
+    pub(crate) fn store_settings(&self) -> StoreSettings {
+        let ms = |secs: u64| i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX);
+        StoreSettings {
+            transactions: TransactionLimits {
+                idle_ms: ms(self.limit(Limit::TransactionIdleSecs)),
+                age_ms: ms(self.limit(Limit::TransactionAgeSecs)),
+                bytes: self.limit_usize(Limit::TransactionBytes),
+            },
+            history_ms: ms(self.limit(Limit::HistorySecs)),
+            large_value_bytes: self.limit_usize(Limit::LargeValueBytes),
+        }
     }
 
     /// A limit where 0 stands for "none".

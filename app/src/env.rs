@@ -12,7 +12,7 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use crate::clients::Clients;
 use crate::command::Failure;
 use crate::command::table::COMMANDS;
-use crate::config::{AppendFsync, Config, Limit};
+use crate::config::{AppendFsync, Config, Limit, StoreSettings};
 use lfs::Notify;
 
 /// Disk and clock, as control commands need them.
@@ -25,6 +25,8 @@ pub(crate) trait Engine {
     fn durable(&self) -> Timestamp;
     /// Bytes of memory for data; 0 for what suits the machine.
     fn set_maxmemory(&self, bytes: usize);
+    /// What the store is told of the configuration.
+    fn set_store(&self, settings: &StoreSettings);
     /// Bytes in a second that a scrub reads at most; 0 for as many as it can.
     fn set_scrub_rate(&self, bytes_per_second: u64);
     /// Begins a scrub in the background; false when one is under way.

@@ -47,6 +47,12 @@ pub(crate) fn push_i64(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Appends the decimal digits of `value`.
+pub(crate) fn push_u64(out: &mut Vec<u8>, value: u64) {
+    let mut buffer = itoa::Buffer::new();
+    out.extend_from_slice(buffer.format(value).as_bytes());
+}
+
+/// Appends `value` in decimal.
 pub(crate) fn push_usize(out: &mut Vec<u8>, value: usize) {
     match u8::try_from(value) {
         Ok(digit @ 0..=9) => out.push(b'0' + digit),

@@ -3,14 +3,14 @@
 use alloc::rc::Rc;
 use core::cell::{Cell, Ref};
 
-use embassy_futures::join::join4;
+use embassy_futures::join::{join, join4};
 use embassy_futures::select::select;
 use embassy_futures::yield_now;
 use embedded_io_async::{Read, Write};
 use kvstore::{Damage, DurabilityLost, KEY_BYTES_MAX, Stats as StoreStats, Store, Timestamp};
 use lfs::{BlockDevice, Clock, ScrubOptions};
 
-use crate::config::{AppendFsync, Config, Limit};
+use crate::config::{AppendFsync, Config, Limit, StoreSettings};
 use crate::env::{Engine, Env};
 use crate::session;
 
@@ -56,6 +56,8 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             .last_save_secs
             .set(server.now_ms().div_euclid(1000));
         server.set_maxmemory(maxmemory);
+        let settings = server.env.config().store_settings();
+        server.set_store(&settings);
         server
     }
 
@@ -80,7 +82,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     /// durable, idle and stalled clients are closed. Runs for ever; run it exactly once.
     pub async fn background(&self) {
         join4(
-            self.reclaim_expired(),
+            join(self.reclaim_expired(), self.expire_transactions()),
             self.sync(),
             self.close_idle(),
             self.scrub(),
@@ -149,6 +151,15 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             .all()
             .iter()
             .all(|client| client.output_bytes.get() == 0)
+    }
+
+    /// Ends transactions that are past their limits.
+    async fn expire_transactions(&self) {
+        loop {
+            self.clock.sleep_ms(TICK_MS).await;
+            self.read_clock();
+            self.store.expire_transactions(self.now_ms());
+        }
     }
 
     async fn reclaim_expired(&self) {
@@ -242,6 +253,12 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
 }
 
 impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
+    fn set_store(&self, settings: &StoreSettings) {
+        self.store.set_transaction_limits(settings.transactions);
+        self.store.set_history_retention(settings.history_ms);
+        self.store.set_large_value_bytes(settings.large_value_bytes);
+    }
+
     fn now_us(&self) -> u64 {
         self.clock.monotonic_us()
     }

@@ -59,7 +59,7 @@ pub use snapshot::Snapshot;
 pub use store::{FileStats, Limits, Options, Stats, Store};
 pub use transaction::Transaction;
 pub use transactions::{
-    BeginError, BeginOptions, CommitStop, Committed, Conflict, Isolation, LockStop, OpenTransaction, OpenTransactions, SavepointError, TransactionLimits,
+    BeginError, BeginOptions, CommitStop, Committed, Conflict, Isolation, Ended, LockStop, OpenTransaction, OpenTransactions, SavepointError, TOKEN_BYTES_MAX, TransactionLimits,
 };
 pub use transactions::locks::{Cycle, Ticket};
 pub use engine::types::OutOfMemory;

@@ -20,6 +20,7 @@ use crate::recovery::replay;
 use crate::snapshot::Snapshot;
 use crate::watch::Watch;
 use crate::transaction::{Growth, Transaction};
+use crate::transactions::OpenTransactions;
 use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Timestamp};
 
 /// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
@@ -178,6 +179,17 @@ impl<D: BlockDevice> Store<D> {
         self.changed.notify();
     }
 
+    /// Sets for how long what was overwritten or deleted is kept, in milliseconds; 0: not at all. What is gone does not come back.
+    pub fn set_history_retention(&self, ms: i64) {
+        self.engine.history_ms.set(ms);
+        let keeps = ms > 0;
+        if keeps && !self.engine.keeps_history.replace(keeps) {
+            // From now on.
+            self.engine.floor.set(self.committed());
+        }
+        self.engine.keeps_history.set(keeps);
+    }
+
     /// Sets from which size on values are kept where their commit wrote them: 256 to 4096 bytes. What is there stays as it is.
     pub fn set_large_value_bytes(&self, bytes: usize) {
         self.large_value_bytes.set(bytes.clamp(256, 4096));
@@ -334,6 +346,8 @@ impl<D: BlockDevice> Store<D> {
             run_bytes: tables().map(|table| table.bytes).sum(),
             snapshots: engine.pins.count() as u64,
             expired_keys: engine.expired_keys.get(),
+            transactions: engine.open.stats(),
+            floor: engine.floor.get(),
             files: self.file_stats(),
             mirror: self.filesystem.device().mirror_status(),
             scrub: self.filesystem.scrub_status(),
@@ -451,6 +465,10 @@ pub struct Stats {
     pub snapshots: u64,
     /// Keys removed because their time had come.
     pub expired_keys: u64,
+    /// Transactions between BEGIN and COMMIT.
+    pub transactions: OpenTransactions,
+    /// History is kept behind this commit, if it is.
+    pub floor: Timestamp,
     /// The file system below.
     pub files: FileStats,
     /// The disks below, where there are two.

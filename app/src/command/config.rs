@@ -18,7 +18,7 @@ pub(crate) fn set(control: &mut Control<'_>) -> Outcome {
     if control.args.len() % 2 == 1 {
         return Err(failure::SYNTAX);
     }
-    let (maxmemory, scrub_rate) = {
+    let (maxmemory, scrub_rate, store) = {
         let mut config = control.env.config_mut();
         config
             .set_all(control.args.from(2))
@@ -26,8 +26,10 @@ pub(crate) fn set(control: &mut Control<'_>) -> Outcome {
         (
             config.limit_usize(Limit::MaxMemory),
             config.limit(Limit::ScrubBytesPerSecond),
+            config.store_settings(),
         )
     };
+    control.engine.set_store(&store);
     control.engine.set_maxmemory(maxmemory);
     control.engine.set_scrub_rate(scrub_rate);
     control.reply.ok();

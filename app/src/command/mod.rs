@@ -30,6 +30,7 @@ pub(crate) mod generic;
 pub(crate) mod introspect;
 pub(crate) mod keyspace;
 pub(crate) mod object;
+pub(crate) mod range;
 pub(crate) mod scrub;
 pub(crate) mod server;
 pub(crate) mod snapshot;
@@ -97,6 +98,10 @@ impl<D: BlockDevice> Data<'_, '_, D> {
             C::Scan => keyspace::scan(self),
             C::RandomKey => keyspace::random_key(self),
             C::DbSize => keyspace::db_size(self),
+            C::Range => range::range(self),
+            C::CountRange => range::count_range(self),
+            C::DelRange => range::del_range(self),
+            C::History => range::history(self),
             C::FlushDb => keyspace::flush_db(self),
             C::FlushAll => keyspace::flush_all(self),
             C::Expire => expiry::expire(self, expiry::Unit::Seconds, expiry::Base::Now),

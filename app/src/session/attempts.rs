@@ -240,7 +240,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     }
 
     /// The time that files get; the clock is read only for those who touch them.
-    fn file_time_ns(&self, files: bool) -> i64 {
+    pub(super) fn file_time_ns(&self, files: bool) -> i64 {
         if files { self.now_ns() } else { 0 }
     }
 }

@@ -75,7 +75,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         }
         let Found { spec, index } = found;
         let queueing = state.is_queueing() && !runs_within_multi(spec);
-        let writes = spec.has(WRITE)
+        // Statements write nothing until their transaction commits.
+        let writes = (spec.has(WRITE) && !state.is_open())
+            || (matches!(spec.run, Run::Session(SessionCommand::Commit)) && state.is_open())
             || (matches!(spec.run, Run::Session(SessionCommand::Exec)) && state.queue_writes());
         if writes && !queueing && !self.store.has_room() {
             return Step::WaitForRoom;
@@ -108,6 +110,12 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     fn run(&self, state: &mut State, found: Found, args: Args<'_>, batch: &mut Batch) -> After {
         let mut after = After::Nothing;
         let attempt = match found.spec.run {
+            Run::Data(command) if state.is_open() => {
+                self.run_statement(state, found, args, batch, |data| data.run(command))
+            }
+            Run::File(command) if state.is_open() => {
+                self.run_statement(state, found, args, batch, |data| data.run_file(command))
+            }
             Run::Data(DataCommand::Keys) => {
                 after = After::Keys(args.at(1).to_vec());
                 Ok(Ok(()))
@@ -142,6 +150,13 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             }
             Run::Session(SessionCommand::Exec) => self.exec(state, batch),
             Run::Session(SessionCommand::Watch) => self.watch(state, found, args, batch),
+            Run::Session(
+                command @ (SessionCommand::Begin
+                | SessionCommand::Commit
+                | SessionCommand::Rollback
+                | SessionCommand::Savepoint
+                | SessionCommand::Lock),
+            ) => self.run_interactive(state, command, args, batch),
             Run::Session(command) => Ok(state.run_transaction_command(command, batch)),
             Run::Container => Ok(Err(introspect::unknown_subcommand(found.spec, args.at(1)))),
         };
@@ -252,8 +267,15 @@ fn check(state: &State, found: Found, args: Args<'_>) -> Outcome {
     if !state.authenticated && !spec.has(NO_AUTH) {
         return Err(failure::NOAUTH);
     }
-    if spec.has(NO_MULTI) && state.is_queueing() {
+    if spec.has(NO_MULTI) && (state.is_queueing() || state.is_open()) {
         return Err(Failure::of("ERR Command not allowed inside a transaction"));
+    }
+    let of_multi = matches!(
+        spec.run,
+        Run::Session(SessionCommand::Multi | SessionCommand::Exec | SessionCommand::Watch)
+    );
+    if of_multi && state.is_open() {
+        return Err(Failure::of("ERR MULTI, EXEC and WATCH are not allowed between BEGIN and COMMIT"));
     }
     if spec.has(WRITE)
         && spec

@@ -7,6 +7,7 @@
 mod attempts;
 pub(crate) mod execute;
 mod input;
+mod interactive;
 mod output;
 mod reader;
 mod transaction;
@@ -18,7 +19,7 @@ use alloc::vec::Vec;
 use embassy_futures::join::join;
 use embassy_futures::select::select;
 use embedded_io_async::{Read, Write};
-use kvstore::{DatabaseIndex, LoadError, Loaded, Timestamp, Watch};
+use kvstore::{DatabaseIndex, LoadError, Loaded, OpenTransaction, Timestamp, Watch};
 use lfs::{BlockDevice, Clock};
 
 use crate::clients::{Client, Registration};
@@ -50,6 +51,8 @@ pub(crate) struct State {
     /// The connection's newest write, for WAITAOF.
     pub(crate) last_write: Timestamp,
     queue: Option<Queue>,
+    /// Between BEGIN and COMMIT.
+    open: Option<OpenTransaction>,
     /// What tells when one of them is written.
     watch: Option<Watch>,
     watched: Vec<Watched>,
@@ -71,6 +74,7 @@ impl State {
             closing: false,
             last_write: Timestamp(0),
             queue: None,
+            open: None,
             watch: None,
             watched: Vec::new(),
             watched_bytes: 0,
@@ -94,6 +98,7 @@ impl State {
     /// RESET: as if just connected. What CLIENT SETINFO said stays true.
     fn reset(&mut self, authenticated: bool) {
         self.end_transaction();
+        self.roll_back();
         self.select(DatabaseIndex(0));
         self.set_resp3(false);
         self.authenticated = authenticated;

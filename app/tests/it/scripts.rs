@@ -61,6 +61,7 @@ scripts!(
     files,
     generic,
     inline,
+    interactive,
     keyspace,
     object,
     protocol,

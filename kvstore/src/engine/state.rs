@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     pub(crate) timeline: RefCell<Timeline>,
     /// History behind this commit is kept.
     pub(crate) floor: Cell<Timestamp>,
+    /// For how long history is kept, in milliseconds.
+    pub(crate) history_ms: Cell<i64>,
     /// Whether there is history that is kept.
     pub(crate) keeps_history: Cell<bool>,
     /// The next slot of the value file.
@@ -112,6 +114,7 @@ impl Engine {
             kept: RefCell::default(),
             timeline: RefCell::new(manifest.timeline),
             floor: Cell::new(manifest.floor),
+            history_ms: Cell::new(0),
             keeps_history: Cell::new(false),
             next_slot: Cell::new(manifest.next_slot),
             last_removal: Cell::new(Timestamp(0)),

@@ -45,9 +45,6 @@ const NESTED_BYTES_MAX: usize = 64 << 20;
 /// Dropped slots of a step's inputs from which on they are freed before it, rather than listed again.
 const HANDED_ON_MAX: u64 = 32 << 10;
 
-/// History that is kept, where there is any: an hour is known to seconds, this is the last minute.
-const HISTORY_MS: i64 = 60_000;
-
 pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     let compaction = &store.compaction;
     while !store.is_ending() {
@@ -169,7 +166,7 @@ pub(super) fn raise_floor<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) 
     let engine = &store.engine;
     let is_short = store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
     let floor = if engine.keeps_history.get() && !is_short {
-        let since_ms = clock.unix_ms().saturating_sub(HISTORY_MS);
+        let since_ms = clock.unix_ms().saturating_sub(engine.history_ms.get());
         engine.timeline.borrow().before(since_ms)
     } else {
         store.committed()

@@ -19,7 +19,9 @@ use crate::engine::manifest::BASE;
 use crate::engine::table::RunCursor;
 use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
 use crate::testing::random;
-use crate::{CommitError, DatabaseIndex, Loaded, Options, Snapshot, Store, Timestamp, Transaction};
+use crate::{
+    CommitError, DatabaseIndex, Key, Loaded, Options, Snapshot, Store, Timestamp, Transaction,
+};
 
 type TestStore = Store<SimDisk>;
 type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
@@ -91,12 +93,16 @@ fn value(random: &mut Random) -> Vec<u8> {
         1..=5 => 512 + random.below(2000),
         _ => random.below(500),
     };
-    let mut value = alloc::vec![0; usize::try_from(bytes).unwrap()];
-    // Half of it does not compress.
-    for byte in value.iter_mut().step_by(2) {
+    self::bytes(random, usize::try_from(bytes).unwrap())
+}
+
+/// So many bytes, half of which do not compress.
+fn bytes(random: &mut Random, len: usize) -> Vec<u8> {
+    let mut bytes = alloc::vec![0; len];
+    for byte in bytes.iter_mut().step_by(2) {
         *byte = random.next_u64().to_le_bytes()[0];
     }
-    value
+    bytes
 }
 
 /// One random commit.
@@ -140,20 +146,35 @@ fn write(transaction: &mut Transaction<'_, SimDisk>, random: &mut Random, keys: 
 
 /// All that a store shows of two databases.
 async fn contents(store: &TestStore) -> Model {
-    let read = |transaction: &mut Transaction<'_, SimDisk>| {
-        let mut model = Model::new();
-        for db in 0..2 {
-            let mut keys = Vec::new();
-            transaction.keys_after(DatabaseIndex(db), None, usize::MAX / 2, &mut keys)?;
-            assert_eq!(transaction.count(DatabaseIndex(db))?, keys.len() as u64);
-            for key in keys {
-                let entry = transaction.get(DatabaseIndex(db), &key)?;
-                model.insert((db, key.to_vec()), entry.unwrap().value.to_vec());
-            }
+    let mut model = Model::new();
+    let snapshot = store.snapshot();
+    for db in [DatabaseIndex(0), DatabaseIndex(1)] {
+        let keys = keys_of(store, &snapshot, db).await;
+        let count = |transaction: &mut Transaction<'_, SimDisk>| transaction.count(db);
+        assert_eq!(store.transact(0, 0, count).await.unwrap().0, keys.len() as u64);
+        for keys in keys.chunks(64) {
+            let read = |transaction: &mut Transaction<'_, SimDisk>| {
+                let mut entries = Vec::new();
+                for key in keys {
+                    let entry = transaction.get(db, key)?.unwrap();
+                    entries.push(((db.0, key.to_vec()), entry.value.to_vec()));
+                }
+                Ok(entries)
+            };
+            model.extend(store.transact(0, 0, read).await.unwrap().0);
         }
-        Ok(model)
-    };
-    store.transact(0, 0, read).await.unwrap().0
+    }
+    model
+}
+
+/// The keys that a snapshot shows.
+async fn keys_of(store: &TestStore, snapshot: &Snapshot, db: DatabaseIndex) -> Vec<Key> {
+    let (mut keys, mut next) = (Vec::new(), Some(Vec::new()));
+    while let Some(from) = next {
+        let walked = store.keys_from(snapshot, db, &from, 200, 0, &mut keys);
+        next = walked.await.unwrap();
+    }
+    keys
 }
 
 fn assert_same(found: &Model, expected: &Model) {
@@ -168,11 +189,7 @@ fn assert_same(found: &Model, expected: &Model) {
 
 /// What a snapshot shows.
 async fn check_snapshot(store: &TestStore, snapshot: &Snapshot, expected: &Model) {
-    let (mut keys, mut next) = (Vec::new(), Some(Vec::new()));
-    while let Some(from) = next {
-        let walked = store.keys_from(snapshot, DatabaseIndex(0), &from, 50, 0, &mut keys);
-        next = walked.await.unwrap();
-    }
+    let keys = keys_of(store, snapshot, DatabaseIndex(0)).await;
     let found: Vec<_> = keys.iter().map(|key| key.to_vec()).collect();
     let expected = expected.keys().filter(|(db, _)| *db == 0);
     assert_eq!(found, expected.map(|(_, key)| key.clone()).collect::<Vec<_>>());
@@ -235,7 +252,8 @@ async fn load(store: &TestStore, random: &mut Random, model: &mut Model, keys: u
         let mut changes = Changes::default();
         for key in number * 50..(number + 1) * 50 {
             let key = alloc::format!("key{key:05}").into_bytes();
-            let value = alloc::vec![random.next_u64().to_le_bytes()[0]; random.index(400)];
+            let len = random.index(400);
+            let value = bytes(random, len);
             transaction.put(DatabaseIndex(0), &key, value.clone(), None);
             changes.written.push(((0, key), Some(value)));
         }

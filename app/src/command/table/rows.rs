@@ -93,6 +93,18 @@ pub(super) const TABLE: &[Spec] = &[
     generic("pttl", 2, READONLY | FAST, D::PTtl,
         "Returns the time to live of a key in milliseconds.")
         .since("2.6.0"),
+    spec("range", -3, READONLY, Run::Data(D::Range), Group::Generic,
+        "Returns keys in order, from the first on, up to the second, which is not included.")
+        .since("7.4.0").complexity("O(N) in the number of keys returned"),
+    spec("countrange", 3, READONLY, Run::Data(D::CountRange), Group::Generic,
+        "Counts keys from the first on, up to the second, which is not included.")
+        .since("7.4.0").complexity("O(N) in the number of keys counted"),
+    spec("delrange", 3, WRITE, Run::Data(D::DelRange), Group::Generic,
+        "Deletes keys from the first on, up to the second, which is not included.")
+        .since("7.4.0").complexity("O(1)"),
+    generic("history", -2, READONLY, D::History,
+        "Returns what a key was, newest first, as far back as that is kept.")
+        .since("7.4.0").complexity("O(N) in the number of versions returned"),
     spec("randomkey", 1, READONLY, Run::Data(D::RandomKey), Group::Generic,
         "Returns some key of the database."),
     generic("rename", 3, WRITE, D::Rename, "Renames a key, over an existing one if need be.")
@@ -138,6 +150,21 @@ pub(super) const TABLE: &[Spec] = &[
     spec("exec", 1, NOSCRIPT | ALWAYS, Run::Session(S::Exec), Transactions,
         "Carries out the queued commands as one commit.")
         .since("1.2.0").complexity("That of the commands"),
+    spec("begin", -1, NOSCRIPT | ALWAYS | FAST, Run::Session(S::Begin), Transactions,
+        "Begins a transaction that stays open, with an isolation level, to read only, or of the past.")
+        .since("7.4.0"),
+    spec("commit", -1, NOSCRIPT | ALWAYS, Run::Session(S::Commit), Transactions,
+        "Commits the open transaction, with a token just once; or asks for a token.")
+        .since("7.4.0").complexity("O(N) in what it has read and written"),
+    spec("lock", -2, NOSCRIPT | ALWAYS | BLOCKING, Run::Session(S::Lock), Transactions,
+        "Locks keys until the open transaction ends.")
+        .since("7.4.0").keys(1, -1, 1).complexity("O(N) in the number of keys"),
+    spec("rollback", -1, NOSCRIPT | ALWAYS | FAST, Run::Session(S::Rollback), Transactions,
+        "Takes back the open transaction, or what it did since a savepoint.")
+        .since("7.4.0"),
+    spec("savepoint", 2, NOSCRIPT | ALWAYS | FAST, Run::Session(S::Savepoint), Transactions,
+        "Makes a savepoint in the open transaction.")
+        .since("7.4.0"),
     spec("multi", 1, NOSCRIPT | ALWAYS | FAST, Run::Session(S::Multi), Transactions,
         "Starts to queue commands.")
         .since("1.2.0"),
