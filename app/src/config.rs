@@ -287,17 +287,47 @@ const PARAMETERS: [Parameter; 32] = [
     // Seconds after which an idle client is closed; 0: never.
     number("timeout", Limit::IdleSecs, 0, 0, YEARS),
     // Seconds without a command after which a transaction between BEGIN and COMMIT is ended.
-    number("transaction-max-idle", Limit::TransactionIdleSecs, 60, 1, YEARS),
+    number(
+        "transaction-max-idle",
+        Limit::TransactionIdleSecs,
+        60,
+        1,
+        YEARS,
+    ),
     // Seconds after which it is ended in any case.
-    number("transaction-max-age", Limit::TransactionAgeSecs, 600, 1, YEARS),
+    number(
+        "transaction-max-age",
+        Limit::TransactionAgeSecs,
+        600,
+        1,
+        YEARS,
+    ),
     // What it may have written and read.
-    memory("transaction-max-bytes", Limit::TransactionBytes, 4 * MIB, 1 << 10, 64 * MIB),
+    memory(
+        "transaction-max-bytes",
+        Limit::TransactionBytes,
+        4 * MIB,
+        1 << 10,
+        64 * MIB,
+    ),
     // Seconds for which tokens of COMMIT are known.
-    number("commit-token-retention", Limit::CommitTokenSecs, 86_400, 1, YEARS),
+    number(
+        "commit-token-retention",
+        Limit::CommitTokenSecs,
+        86_400,
+        1,
+        YEARS,
+    ),
     // Seconds for which what was overwritten is kept, for AS OF and HISTORY.
     number("history-retention", Limit::HistorySecs, 0, 0, YEARS),
     // Values from this size on are kept where their commit wrote them.
-    number("large-value-threshold", Limit::LargeValueBytes, 512, 256, 4096),
+    number(
+        "large-value-threshold",
+        Limit::LargeValueBytes,
+        512,
+        256,
+        4096,
+    ),
     // WATCH holds nothing any more that it could let go of; accepted for those who set it.
     number("watch-max-age", Limit::WatchMaxAgeSecs, 300, 1, YEARS),
     always("cluster-enabled", "no"),

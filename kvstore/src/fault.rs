@@ -215,17 +215,16 @@ impl<D: BlockDevice> Store<D> {
         loop {
             let mut transaction = self.transaction(now_ms, file_time_ns, &mut loaded);
             let result = body(&mut transaction);
-            let faults = match result {
-                Ok(value) => match transaction.commit() {
+            let faults = if let Ok(value) = result {
+                match transaction.commit() {
                     Ok(timestamp) => return Ok((value, timestamp)),
                     Err(CommitError::Fault(faults)) => faults,
                     Err(error) => return Err(error.into()),
-                },
-                Err(Missing(_)) => {
-                    let faults = transaction.take_faults();
-                    drop(transaction);
-                    faults
                 }
+            } else {
+                let faults = transaction.take_faults();
+                drop(transaction);
+                faults
             };
             self.load_all(faults, &mut loaded).await?;
         }

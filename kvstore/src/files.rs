@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use core::cell::Ref;
 
 use lfs::{
-    BlockDevice, Clock, CommitStop, FileChanges, FileError, Finding,
-    ScrubError, ScrubOptions, ScrubStatus, SnapshotInfo,
+    BlockDevice, Clock, CommitStop, FileChanges, FileError, Finding, ScrubError, ScrubOptions,
+    ScrubStatus, SnapshotInfo,
 };
 
 use crate::store::{FileStats, Store};

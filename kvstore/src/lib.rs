@@ -51,6 +51,7 @@ mod write_set;
 
 pub use backup::{BackupReadError, BackupSource, RestoreError};
 pub use damage::Damage;
+pub use engine::types::OutOfMemory;
 pub use error::{CommitError, DurabilityLost, OpenError};
 pub use fault::{
     FAULTS_MAX, Fault, KeysFault, LOADED_KEY_BYTES_MAX, LoadError, Loaded, Missing, TransactError,
@@ -58,11 +59,11 @@ pub use fault::{
 pub use snapshot::Snapshot;
 pub use store::{FileStats, Limits, Options, Stats, Store};
 pub use transaction::Transaction;
-pub use transactions::{
-    BeginError, BeginOptions, CommitStop, Committed, Conflict, Isolation, Ended, LockStop, OpenTransaction, OpenTransactions, SavepointError, TOKEN_BYTES_MAX, TransactionLimits,
-};
 pub use transactions::locks::{Cycle, Ticket};
-pub use engine::types::OutOfMemory;
+pub use transactions::{
+    BeginError, BeginOptions, CommitStop, Committed, Conflict, Ended, Isolation, LockStop,
+    OpenTransaction, OpenTransactions, SavepointError, TOKEN_BYTES_MAX, TransactionLimits,
+};
 pub use value::{Entry, Key, Value};
 pub use watch::Watch;
 

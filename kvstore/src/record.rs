@@ -1,14 +1,10 @@
-//! Records: what a commit says, and what a sorted run holds (SPEC.md, "Records").
+//! Records: what the keys of a backup are told in (SPEC.md, "Records").
 //!
-//! A commit's payload is a sequence of records; all of it happens or none. Records are logical: they
-//! name keys, never places on the disk, so the same bytes can be replayed anywhere.
-//!
-//! A run uses the same records, at most one for each key, preceded by a commit number each, sorted by
-//! database and key, with a database's `Clear` before its keys.
+//! They are logical: they name keys, never places on the disk, so the same bytes can be restored anywhere.
 
 use alloc::vec::Vec;
 
-use crate::{DATABASE_COUNT, DatabaseIndex, Timestamp};
+use crate::{DATABASE_COUNT, DatabaseIndex};
 
 const PUT: u8 = 1;
 const PUT_EXPIRING: u8 = 2;
@@ -20,9 +16,6 @@ const CLEAR: u8 = 7;
 
 /// Bytes of a record beyond its key and value, at most.
 pub(crate) const RECORD_BYTES_MAX: usize = 16;
-
-/// Bytes of a run's record beyond its key and value, at most.
-pub(crate) const RUN_RECORD_BYTES_MAX: usize = RECORD_BYTES_MAX + 8;
 
 /// One change to one key, or to a whole database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,25 +141,6 @@ pub(crate) fn records(mut payload: &[u8]) -> impl Iterator<Item = Result<Record<
         payload = next.as_ref().map_or(&[], |(_, rest)| rest);
         Some(next.map(|(record, _)| record))
     })
-}
-
-/// Appends a run's record to `out`.
-pub(crate) fn encode_in_run(timestamp: Timestamp, record: &Record<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(&timestamp.0.to_le_bytes());
-    record.encode(out);
-}
-
-/// Takes the first of a run's records off `bytes`: its timestamp, itself, and its length.
-/// `Ok(None)`: it is not all there.
-pub(crate) fn decode_in_run(
-    bytes: &[u8],
-) -> Result<Option<(Timestamp, Record<'_>, usize)>, Malformed> {
-    let Some((timestamp, rest)) = bytes.split_first_chunk::<8>() else {
-        return Ok(None);
-    };
-    let timestamp = Timestamp(u64::from_le_bytes(*timestamp));
-    let record = Record::decode(rest)?;
-    Ok(record.map(|(record, rest)| (timestamp, record, bytes.len() - rest.len())))
 }
 
 #[cfg(test)]

@@ -20,14 +20,6 @@ impl Pins {
         from < until && self.counts.borrow().range(from..until).next().is_some()
     }
 
-    /// Whether there is a snapshot older than `timestamp`.
-    pub(crate) fn any_before(&self, timestamp: Timestamp) -> bool {
-        self.counts
-            .borrow()
-            .first_key_value()
-            .is_some_and(|(oldest, _)| *oldest < timestamp)
-    }
-
     /// All of them, in order.
     pub(crate) fn timestamps(&self) -> Result<Vec<Timestamp>, OutOfMemory> {
         let counts = self.counts.borrow();

@@ -18,9 +18,9 @@ use crate::maintenance;
 use crate::misses::Misses;
 use crate::recovery::replay;
 use crate::snapshot::Snapshot;
-use crate::watch::Watch;
 use crate::transaction::{Growth, Transaction};
 use crate::transactions::OpenTransactions;
+use crate::watch::Watch;
 use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Timestamp};
 
 /// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
@@ -136,7 +136,12 @@ impl<D: BlockDevice> Store<D> {
         Ok(Self::new(filesystem, options, engine, horizon))
     }
 
-    fn new(filesystem: FileSystem<D>, options: Options, engine: Engine, horizon: Timestamp) -> Self {
+    fn new(
+        filesystem: FileSystem<D>,
+        options: Options,
+        engine: Engine,
+        horizon: Timestamp,
+    ) -> Self {
         let store = Self {
             filesystem,
             engine,
@@ -173,7 +178,9 @@ impl<D: BlockDevice> Store<D> {
         self.memory_bytes_max.set(bytes);
         let usage = self.filesystem.usage();
         // What is in the log, and what the disk has room for beside.
-        let each = usage.replay_bytes_max.min(usage.object_bytes_max / MEMTABLE_PART);
+        let each = usage
+            .replay_bytes_max
+            .min(usage.object_bytes_max / MEMTABLE_PART);
         let each = usize::try_from(each).unwrap_or(usize::MAX);
         self.engine.set_memory_bytes_max(bytes, each);
         self.changed.notify();

@@ -20,11 +20,9 @@ use crate::engine::cache::CacheKey;
 use crate::engine::cached::{CacheEntry, Row, RowContent};
 use crate::engine::loads::{ChunkFault, Wanted};
 use crate::engine::look_up::Probe;
-use crate::engine::types::{
-    LargeRef, Missing as NotInMemory, Piece, Pieces, engine_key,
-};
-use crate::misses::KeysRead;
+use crate::engine::types::{LargeRef, Missing as NotInMemory, Piece, Pieces, engine_key};
 use crate::fault::{FAULTS_MAX, Fault, KeysFault, LoadError, Loaded, Missing};
+use crate::misses::KeysRead;
 use crate::store::Store;
 use crate::transactions::open::Rest;
 use crate::transactions::reads::TooLarge;
@@ -163,13 +161,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     ) -> Result<T, FileError> {
         let filesystem = &self.store.filesystem;
         let loaded = &mut self.loaded.files;
-        let result = match &mut self.open {
-            Some(open) => open.change_files(filesystem, self.file_time_ns, loaded, body),
-            None => {
-                let begin = || filesystem.begin_changes(self.file_time_ns, loaded);
-                let changes = self.files.get_or_insert_with(begin);
-                filesystem.change_files(changes, &self.loaded.files, body)
-            }
+        let result = if let Some(open) = &mut self.open {
+            open.change_files(filesystem, self.file_time_ns, loaded, body)
+        } else {
+            let begin = || filesystem.begin_changes(self.file_time_ns, loaded);
+            let changes = self.files.get_or_insert_with(begin);
+            filesystem.change_files(changes, &self.loaded.files, body)
         };
         if let Err(FileError::Fault(fault)) = &result {
             let fault = Fault::File(fault.clone());
@@ -198,7 +195,11 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     pub fn take_faults(&mut self) -> Vec<Fault> {
         let mut faults = core::mem::take(&mut self.faults);
         let chunks = self.chunk_faults.take();
-        faults.extend(chunks.into_iter().map(|fault| Fault::Keys(KeysFault::chunk(fault))));
+        faults.extend(
+            chunks
+                .into_iter()
+                .map(|fault| Fault::Keys(KeysFault::chunk(fault))),
+        );
         faults
     }
 
@@ -296,12 +297,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     ///
     /// # Errors
     /// Something has to be loaded first.
-    pub fn append(
-        &mut self,
-        db: DatabaseIndex,
-        key: &[u8],
-        tail: &[u8],
-    ) -> Result<usize, Missing> {
+    pub fn append(&mut self, db: DatabaseIndex, key: &[u8], tail: &[u8]) -> Result<usize, Missing> {
         if let Some(len) = self.writes.append(db, key, tail) {
             return Ok(len);
         }
@@ -496,7 +492,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         };
         self.depends_on = self.depends_on.max(since);
         if found.is_new && self.found.len() < FOUND_MAX {
-            self.found.push(Found::Row(Key::from(key), found.row.clone()));
+            self.found
+                .push(Found::Row(Key::from(key), found.row.clone()));
         }
         Ok(found.row)
     }
@@ -522,8 +519,12 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         let cached_as = last.slot;
         let is_small = len <= CACHED_VALUE_BYTES_MAX;
         if is_small
-            && let Some(CacheEntry::Value(value)) =
-                self.store.engine.cache.borrow_mut().get(&CacheKey::Value(cached_as))
+            && let Some(CacheEntry::Value(value)) = self
+                .store
+                .engine
+                .cache
+                .borrow_mut()
+                .get(&CacheKey::Value(cached_as))
         {
             return Ok(value.clone());
         }
@@ -542,7 +543,10 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
         let mut is_missing = false;
         for (offset, len) in pieces.iter().flat_map(Piece::extents) {
-            let read = self.store.filesystem.read_value(offset, len, &self.loaded.files);
+            let read = self
+                .store
+                .filesystem
+                .read_value(offset, len, &self.loaded.files);
             match read {
                 Ok(extent) => bytes.extend_from_slice(&extent),
                 Err(FileError::Fault(fault)) => {

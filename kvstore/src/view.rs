@@ -8,7 +8,7 @@ use lfs::{BlockDevice, FileError, together};
 use crate::engine::cached::{Row, RowContent};
 use crate::engine::loads::{ChunkFault, LoadedChunks, Reader, Wanted};
 use crate::engine::merge::ScanStep;
-use crate::engine::types::{Missing as NotInMemory, engine_key};
+use crate::engine::types::{Missing as NotInMemory, Piece, engine_key};
 use crate::fault::LoadError;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
@@ -40,7 +40,10 @@ impl<D: BlockDevice> Store<D> {
         keys: &mut Vec<Key>,
     ) -> Result<Option<Vec<u8>>, LoadError> {
         let visible = self.visible(snapshot.timestamp(), db, from, limit).await?;
-        let live = visible.rows.into_iter().filter(|(_, row)| row.is_live_at(now_ms));
+        let live = visible
+            .rows
+            .into_iter()
+            .filter(|(_, row)| row.is_live_at(now_ms));
         keys.extend(live.map(|(key, _)| key));
         Ok(visible.next)
     }
@@ -76,7 +79,10 @@ impl<D: BlockDevice> Store<D> {
                     visible.next = Some(key.to_vec());
                     return Ok(visible);
                 };
-                visible.rows.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
+                visible
+                    .rows
+                    .try_reserve(1)
+                    .map_err(|_| Stopped::OutOfMemory)?;
                 visible.rows.push((key.into(), row));
                 if visible.rows.len() >= limit {
                     visible.next = Some([key, &[0]].concat());
@@ -111,9 +117,9 @@ impl<D: BlockDevice> Store<D> {
         faults: Vec<ChunkFault>,
         loaded: &mut LoadedChunks,
     ) -> Result<(), LoadError> {
-        let loads = faults.into_iter().map(|fault| async move {
-            (fault, self.load_chunk(fault).await)
-        });
+        let loads = faults
+            .into_iter()
+            .map(|fault| async move { (fault, self.load_chunk(fault).await) });
         for (number, (fault, chunk)) in together(loads).await.into_iter().enumerate() {
             let kept = chunk.and_then(|chunk| match chunk {
                 Some(chunk) => loaded.insert(fault, chunk),
@@ -138,14 +144,16 @@ impl<D: BlockDevice> Store<D> {
         let mut bytes = Vec::new();
         let end = offset.saturating_add(len).min(row.value_len());
         let room = end.saturating_sub(offset);
-        bytes.try_reserve_exact(room).map_err(|_| LoadError::OutOfMemory)?;
+        bytes
+            .try_reserve_exact(room)
+            .map_err(|_| LoadError::OutOfMemory)?;
         if let RowContent::Inline(value) = &row.content {
             bytes.extend_from_slice(value.get(offset..end).unwrap_or_default());
             return Ok(bytes);
         }
         let mut before = 0;
         let pieces = row.large().map(|large| large.pieces()).unwrap_or_default();
-        for (at, extent_bytes) in pieces.iter().flat_map(|piece| piece.extents()) {
+        for (at, extent_bytes) in pieces.iter().flat_map(Piece::extents) {
             let (start, behind) = (before, before + extent_bytes);
             before = behind;
             if behind <= offset || start >= end {

@@ -111,9 +111,11 @@ impl Deleted {
         let reaches = |at: &Option<Key>, key: &Key| at.as_ref().is_none_or(|at| at >= key);
         // Those that begin at its end or before, and end at its start or behind.
         loop {
-            let touching = self.0.iter().rev().find(|(other, until)| {
-                reaches(&end, other) && reaches(until, &start)
-            });
+            let touching = self
+                .0
+                .iter()
+                .rev()
+                .find(|(other, until)| reaches(&end, other) && reaches(until, &start));
             let Some((other, _)) = touching else { break };
             let other = Key::clone(other);
             let until = self.0.remove(&other).flatten();
@@ -141,7 +143,8 @@ impl Default for Keys {
 
 impl WriteSet {
     pub(crate) fn is_empty(&self) -> bool {
-        let is_empty = |writes: &Writes| writes.deleted.len() == 0 && writes.iter().next().is_none();
+        let is_empty =
+            |writes: &Writes| writes.deleted.len() == 0 && writes.iter().next().is_none();
         self.databases.iter().all(|(_, writes)| is_empty(writes))
     }
 
@@ -244,13 +247,11 @@ impl WriteSet {
                     let bytes = undone.map_or(0, |write| write.bytes());
                     self.bytes = self.bytes.saturating_sub(bytes);
                 }
-                Some(Undo::Shorten(db, key, len)) => {
-                    match self.of_mut(db).get_mut(&key) {
-                        Some(Write::Put(value, _)) => value.truncate(len),
-                        Some(Write::Grown(grown)) => grown.tail.truncate(len),
-                        Some(Write::Delete) | None => {}
-                    }
-                }
+                Some(Undo::Shorten(db, key, len)) => match self.of_mut(db).get_mut(&key) {
+                    Some(Write::Put(value, _)) => value.truncate(len),
+                    Some(Write::Grown(grown)) => grown.tail.truncate(len),
+                    Some(Write::Delete) | None => {}
+                },
                 Some(Undo::Expire(db, key, at_ms)) => match self.of_mut(db).get_mut(&key) {
                     Some(Write::Put(_, at)) => *at = at_ms,
                     Some(Write::Grown(grown)) => grown.expires_at_ms = at_ms,
@@ -454,7 +455,8 @@ mod tests {
                         let end = (!random.one_in(3)).then_some(&end[..]);
                         if end.is_none_or(|end| *key < *end) {
                             set.delete_range(DB, &key, end);
-                            model.retain(|at, _| *at < key || end.is_some_and(|end| &at[..] >= end));
+                            model
+                                .retain(|at, _| *at < key || end.is_some_and(|end| &at[..] >= end));
                             assert!(set.of(DB).unwrap().hides(&key));
                         }
                     }
@@ -471,7 +473,9 @@ mod tests {
                     }
                 }
                 let (found, _) = all(&set);
-                let found = found.into_iter().map(|(key, left)| (key, left.map(|(value, _)| value)));
+                let found = found
+                    .into_iter()
+                    .map(|(key, left)| (key, left.map(|(value, _)| value)));
                 assert_eq!(found.collect::<BTreeMap<_, _>>(), model);
             }
             if marks.is_empty() {
@@ -487,7 +491,10 @@ mod tests {
         deleted.add(b"f", Some(b"h"));
         assert!(deleted.has(b"b") && !deleted.has(b"d") && deleted.has(b"g"));
         deleted.add(b"d", Some(b"f"));
-        assert_eq!(deleted.iter().collect::<Vec<_>>(), [(&b"b"[..], Some(&b"h"[..]))]);
+        assert_eq!(
+            deleted.iter().collect::<Vec<_>>(),
+            [(&b"b"[..], Some(&b"h"[..]))]
+        );
         deleted.add(b"a", Some(b"a0"));
         deleted.add(b"c", None);
         assert_eq!(deleted.len(), 2);

@@ -24,12 +24,13 @@ pub(crate) fn range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
         }
     }
     let (start, end) = (data.args.at(1), data.args.at(2));
-    let found =
-        data.transaction
-            .range(data.database, start, end, reverse, limit, with_values)?;
+    let found = data
+        .transaction
+        .range(data.database, start, end, reverse, limit, with_values)?;
     let pairs = with_values && data.reply.is_resp3();
     let flat = with_values && !pairs;
-    data.reply.array(if flat { 2 * found.len() } else { found.len() });
+    data.reply
+        .array(if flat { 2 * found.len() } else { found.len() });
     for (key, entry) in &found {
         if pairs {
             data.reply.array(2);
@@ -49,7 +50,8 @@ pub(crate) fn range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
 pub(crate) fn count_range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let (start, end) = (data.args.at(1), data.args.at(2));
     let count = if start < end {
-        data.transaction.count_range(data.database, start, Some(end))?
+        data.transaction
+            .count_range(data.database, start, Some(end))?
     } else {
         0
     };
@@ -77,7 +79,8 @@ pub(crate) fn history<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     data.reply.array(history.len());
     for (commit, value) in &history {
         data.reply.array(2);
-        data.reply.integer(i64::try_from(commit.0).unwrap_or(i64::MAX));
+        data.reply
+            .integer(i64::try_from(commit.0).unwrap_or(i64::MAX));
         match value {
             Some(value) => data.reply.bulk(value),
             None => data.reply.null(),

@@ -275,7 +275,9 @@ fn check(state: &State, found: Found, args: Args<'_>) -> Outcome {
         Run::Session(SessionCommand::Multi | SessionCommand::Exec | SessionCommand::Watch)
     );
     if of_multi && state.is_open() {
-        return Err(Failure::of("ERR MULTI, EXEC and WATCH are not allowed between BEGIN and COMMIT"));
+        return Err(Failure::of(
+            "ERR MULTI, EXEC and WATCH are not allowed between BEGIN and COMMIT",
+        ));
     }
     if spec.has(WRITE)
         && spec

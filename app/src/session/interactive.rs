@@ -9,8 +9,8 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use kvstore::{
-    BeginError, BeginOptions, CommitError, CommitStop, Conflict, Cycle, Ended, Fault, Isolation, LockStop,
-    SavepointError, TOKEN_BYTES_MAX, Timestamp,
+    BeginError, BeginOptions, CommitError, CommitStop, Conflict, Cycle, Ended, Fault, Isolation,
+    LockStop, SavepointError, TOKEN_BYTES_MAX, Timestamp,
 };
 use lfs::{BlockDevice, Clock};
 
@@ -101,7 +101,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     fn savepoint(&self, state: &mut State, args: Args<'_>) -> Outcome {
         let open = state.open.as_ref().ok_or(NOT_OPEN)?;
         let made = self.store.savepoint(open, args.at(1));
-        made.map_err(|error| self.of_savepoint(state, error))
+        made.map_err(|error| Self::of_savepoint(state, error))
     }
 
     fn roll_back(&self, state: &mut State, args: Args<'_>) -> Outcome {
@@ -114,13 +114,13 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             }
             (3, Some(to)) if is(to, "to") => {
                 let rolled_back = self.store.roll_back_to(open, args.at(2));
-                rolled_back.map_err(|error| self.of_savepoint(state, error))
+                rolled_back.map_err(|error| Self::of_savepoint(state, error))
             }
             _ => Err(failure::SYNTAX),
         }
     }
 
-    fn of_savepoint(&self, state: &mut State, error: SavepointError) -> Failure {
+    fn of_savepoint(state: &mut State, error: SavepointError) -> Failure {
         match error {
             SavepointError::TooMany => Failure::of("ERR too many savepoints"),
             SavepointError::Unknown => NO_SAVEPOINT,
@@ -136,7 +136,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             return Ok(Err(NOT_OPEN));
         };
         for key in args.from(1) {
-            let locked = self.store.try_lock(open, state.database, key, self.now_ms());
+            let locked = self
+                .store
+                .try_lock(open, state.database, key, self.now_ms());
             let failure = match locked {
                 Ok(()) => continue,
                 Err(LockStop::Wait(ticket)) => return Err(alloc::vec![Fault::Lock(ticket)]),
@@ -166,13 +168,16 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 None => Ok(Err(NOT_OPEN)),
             };
         };
-        let (now_ms, now_ns) = (self.now_ms(), self.now_ns());
+        let (now_ms, file_time_ns) = (self.now_ms(), self.now_ns());
         let kept_secs = self.env.config().limit(Limit::CommitTokenSecs);
         let kept_ms = i64::try_from(kept_secs.saturating_mul(1000)).unwrap_or(i64::MAX);
         let until_ms = now_ms.saturating_add(kept_ms);
         let token = token.map(|token| (token, until_ms));
         let loaded = &mut state.loaded;
-        let failure = match self.store.try_commit(open, token, now_ms, now_ns, loaded) {
+        let failure = match self
+            .store
+            .try_commit(open, token, now_ms, file_time_ns, loaded)
+        {
             Ok(committed) => {
                 state.roll_back();
                 state.last_write = state.last_write.max(committed.depends_on);
@@ -198,7 +203,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     fn was_committed(&self, state: &mut State, token: &[u8], batch: &mut Batch) -> Attempt {
         let (there, timestamp) = self.store.token(token, self.now_ms(), &mut state.loaded)?;
         if !there {
-            return Ok(Err(Failure::of("NOTOKEN no transaction with that token was committed")));
+            return Ok(Err(Failure::of(
+                "NOTOKEN no transaction with that token was committed",
+            )));
         }
         let start = batch.sink.len();
         Reply::new(&mut batch.sink, state.resp3).ok();
@@ -240,7 +247,10 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 }));
             }
         };
-        if outcome.as_ref().is_err_and(|failure| failure.0.starts_with(b"CONFLICT")) {
+        if outcome
+            .as_ref()
+            .is_err_and(|failure| failure.0.starts_with(b"CONFLICT"))
+        {
             state.roll_back();
         }
         Ok(self.depend_with_outcome(state, outcome, batch, start.len(), timestamp))
@@ -257,7 +267,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     ) -> Result<Result<(Outcome, Timestamp), CommitError>, Ended> {
         let open = state.open.as_ref().ok_or(Ended)?;
         let file_time_ns = self.file_time_ns(matches!(found.spec.run, Run::File(_)));
-        let resumed = self.store.resume(open, self.now_ms(), file_time_ns, &mut state.loaded);
+        let resumed = self
+            .store
+            .resume(open, self.now_ms(), file_time_ns, &mut state.loaded);
         let mut transaction = resumed?;
         let outcome = run(&mut Data {
             transaction: &mut transaction,

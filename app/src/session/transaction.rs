@@ -244,7 +244,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         }
         drop(transaction);
         let watch = state.watch.get_or_insert_with(|| self.store.new_watch());
-        let mut added = watched.iter().map(|watched| watch.add(database, &watched.key));
+        let mut added = watched
+            .iter()
+            .map(|watched| watch.add(database, &watched.key));
         if added.any(|added| added.is_err()) {
             // What was added is watched without need: at worst EXEC fails that would not have to.
             return Ok(Err(failure::OUT_OF_MEMORY));

@@ -39,7 +39,10 @@ impl Engine {
             Entry::RangeDelete { start, end } => Some((start, end)),
             Entry::Version { .. } => None,
         });
-        self.tree.borrow_mut().active_mut().reserve(versions, ranges)
+        self.tree
+            .borrow_mut()
+            .active_mut()
+            .reserve(versions, ranges)
     }
 
     /// Puts a commit in, for which there is room. Whether it takes the place of something.

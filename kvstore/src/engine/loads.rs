@@ -104,7 +104,11 @@ impl<'r> Reader<'r> {
         {
             return Some(chunk.clone());
         }
-        match self.cache.borrow_mut().get(&CacheKey::Chunk(table, at.offset)) {
+        match self
+            .cache
+            .borrow_mut()
+            .get(&CacheKey::Chunk(table, at.offset))
+        {
             Some(CacheEntry::Chunk(chunk)) => Some(chunk.clone()),
             _ => None,
         }
@@ -208,7 +212,9 @@ impl<D: BlockDevice> Store<D> {
     }
 
     async fn read_chunk(&self, fault: ChunkFault) -> Result<Option<Cached>, LoadError> {
-        let ChunkFault { table, at, kind, .. } = fault;
+        let ChunkFault {
+            table, at, kind, ..
+        } = fault;
         let cache = &self.engine.cache;
         let _turn = self.engine.loads.turn(table, at).await;
         let key = CacheKey::Chunk(table, at.offset);
@@ -223,7 +229,9 @@ impl<D: BlockDevice> Store<D> {
         let bytes = match self.filesystem.read_chunk(table, at).await {
             Ok(bytes) => bytes,
             // It was merged away meanwhile, or is just being: whoever missed it will ask for its successor.
-            Err(ObjectReadError::NotFound) if !self.has_table(table) || self.checkpointing.get() => {
+            Err(ObjectReadError::NotFound)
+                if !self.has_table(table) || self.checkpointing.get() =>
+            {
                 embassy_futures::yield_now().await;
                 return Ok(None);
             }

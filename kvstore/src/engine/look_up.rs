@@ -7,6 +7,7 @@ use super::cache::CacheKey;
 use super::cached::{CacheEntry, Row};
 use super::loads::{ChunkFault, LoadedChunks, Reader, Wanted};
 use super::state::Engine;
+use super::table::Found;
 use super::tree::InMemtables;
 use super::types::Missing;
 use crate::Timestamp;
@@ -69,7 +70,7 @@ impl Engine {
         }
         let reader = Reader::new(self, loaded, faults, wanted);
         let found = tree.get_in_runs(&reader, key, at, hidden_below)?;
-        let version = found.as_ref().and_then(|found| found.version());
+        let version = found.as_ref().and_then(Found::version);
         Ok(LookedUp {
             row: version.map_or(Row::ABSENT, |version| Row::of(&version)),
             is_new: is_newest,

@@ -293,7 +293,9 @@ impl<'r> Rewrite<'r> {
         let to = if self.is_unwritten {
             Some(separator(last, &self.key))
         } else if core::mem::take(&mut self.ends_behind_last) {
-            self.merge.version().map(|(_, next, _)| separator(last, next))
+            self.merge
+                .version()
+                .map(|(_, next, _)| separator(last, next))
         } else {
             to
         };
@@ -599,14 +601,25 @@ mod tests {
             // Each key's share is wrong by one, and each has replaced a large value of one slot, far from all others.
             for (slot, key) in (0..).zip(&keys) {
                 let mut large = Vec::new();
-                let piece = Piece { slot: slot * 10, bytes: 1000 };
+                let piece = Piece {
+                    slot: slot * 10,
+                    bytes: 1000,
+                };
                 LargeRef::encode(&[piece], 0, &mut large);
                 put(key, 1, Content::Large(LargeRef::parse(&large).unwrap()));
             }
             for key in &keys {
                 let value = alloc::vec![random.next_u64().to_le_bytes()[0]; random.index(300)];
                 let gone = random.one_in(3);
-                put(key, 2, if gone { Content::Tombstone } else { Content::Inline(&value) });
+                put(
+                    key,
+                    2,
+                    if gone {
+                        Content::Tombstone
+                    } else {
+                        Content::Inline(&value)
+                    },
+                );
             }
             let (whole, count, tables) = counted(&memtable, &mut random, false);
             assert!(tables > 3, "{tables} tables");

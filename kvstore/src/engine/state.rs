@@ -118,11 +118,7 @@ impl Engine {
             keeps_history: Cell::new(false),
             next_slot: Cell::new(manifest.next_slot),
             last_removal: Cell::new(Timestamp(0)),
-            expiries: RefCell::new(ExpiryQueue::new(if has_runs {
-                i64::MIN
-            } else {
-                i64::MAX
-            })),
+            expiries: RefCell::new(ExpiryQueue::new(if has_runs { i64::MIN } else { i64::MAX })),
             watches: Rc::default(),
             open: Rc::default(),
             digests: RefCell::default(),
@@ -143,7 +139,10 @@ impl Engine {
     pub(crate) fn set_memory_bytes_max(&self, bytes: usize, memtable_bytes_max: usize) {
         let of_memtables = bytes / 8 * 3;
         let each = of_memtables / (FROZEN_MAX + 1);
-        let each = each.clamp(MEMTABLE_BYTES_MIN, memtable_bytes_max.max(MEMTABLE_BYTES_MIN));
+        let each = each.clamp(
+            MEMTABLE_BYTES_MIN,
+            memtable_bytes_max.max(MEMTABLE_BYTES_MIN),
+        );
         self.memtable_bytes_max.set(each);
         let most = (FROZEN_MAX + 1) * each;
         self.pool.set_limit(most.div_ceil(CHUNK_BYTES) * 2);
@@ -176,7 +175,10 @@ impl Engine {
         let mut before = self.kept.take();
         let pin = |commit| {
             let kept = before.remove(&commit);
-            (commit, kept.unwrap_or_else(|| Snapshot::new(&self.pins, commit)))
+            (
+                commit,
+                kept.unwrap_or_else(|| Snapshot::new(&self.pins, commit)),
+            )
         };
         let kept = commits.map(pin).collect();
         *self.kept.borrow_mut() = kept;

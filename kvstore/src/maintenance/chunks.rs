@@ -195,7 +195,11 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
             there.used = reads;
             return Ok(there.scan.take());
         }
-        let scan = self.store.filesystem.scan_object(table).map_err(read_error)?;
+        let scan = self
+            .store
+            .filesystem
+            .scan_object(table)
+            .map_err(read_error)?;
         let new = Scan {
             table,
             scan: None,

@@ -148,7 +148,8 @@ async fn next<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<bo
     }
     swept?;
     let pace = &store.compaction.pace;
-    let is_urgent = store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
+    let is_urgent =
+        store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
     if (pace.is_idle() || is_urgent) && sweep::pending_slots(store) > 0 {
         sweep::sweep(store, clock).await?;
         return Ok(true);
@@ -251,7 +252,10 @@ async fn carry_out_step<D: BlockDevice>(
 fn rewrite_of(inputs: &[RunRef], tables: &core::ops::Range<usize>) -> Result<Plan, JobError> {
     let run = inputs.first().ok_or(JobError::Disorder)?;
     let tables = run.tables.get(tables.clone()).ok_or(JobError::Disorder)?;
-    let (first, last) = tables.first().zip(tables.last()).ok_or(JobError::Disorder)?;
+    let (first, last) = tables
+        .first()
+        .zip(tables.last())
+        .ok_or(JobError::Disorder)?;
     Ok(Plan {
         moved: Vec::new(),
         rewritten: Some(Part {
@@ -306,7 +310,9 @@ async fn ranges_of<D: BlockDevice>(
             if table.stats.range_deletes == 0 {
                 continue;
             }
-            let head = chunks.get(table.object, table.head, ChunkKind::Head).await?;
+            let head = chunks
+                .get(table.object, table.head, ChunkKind::Head)
+                .await?;
             let Cached::Head(head) = head else { continue };
             for refs in head.ranges() {
                 if refs.ends_before(&part.from) {
@@ -315,8 +321,12 @@ async fn ranges_of<D: BlockDevice>(
                 if part.to.as_ref().is_some_and(|to| refs.from() >= &to[..]) {
                     break;
                 }
-                let ranges = chunks.get(table.object, refs.at(), ChunkKind::Ranges).await?;
-                let Cached::Ranges(ranges) = ranges else { continue };
+                let ranges = chunks
+                    .get(table.object, refs.at(), ChunkKind::Ranges)
+                    .await?;
+                let Cached::Ranges(ranges) = ranges else {
+                    continue;
+                };
                 let here = within_table(&table, part);
                 all.insert_all(ranges.iter().filter_map(|range| clip(range, here)))?;
                 if all.memory_bytes() > RANGES_BYTES_MAX {
@@ -336,15 +346,26 @@ fn within_table<'t>(table: &'t TableRef, part: &'t Part) -> (&'t [u8], Option<&'
 }
 
 /// What there is of a range delete between two keys.
-fn clip<'r>(range: RangeDelete<'r>, (from, to): (&'r [u8], Option<&'r [u8]>)) -> Option<RangeDelete<'r>> {
+fn clip<'r>(
+    range: RangeDelete<'r>,
+    (from, to): (&'r [u8], Option<&'r [u8]>),
+) -> Option<RangeDelete<'r>> {
     let start = range.start.max(from);
     let end = to.map_or(range.end, |to| range.end.min(to));
-    (start < end).then_some(RangeDelete { start, end, ..range })
+    (start < end).then_some(RangeDelete {
+        start,
+        end,
+        ..range
+    })
 }
 
 /// Leaves about half of those that begin in the part, which ends before the others.
 fn shorten(all: RangeSet, part: &mut Part) -> Result<RangeSet, JobError> {
-    let behind = || all.iter().map(|range| range.start).filter(|start| *start > &part.from[..]);
+    let behind = || {
+        all.iter()
+            .map(|range| range.start)
+            .filter(|start| *start > &part.from[..])
+    };
     let count = behind().count();
     let Some(end) = behind().nth(count / 2).map(Key::from) else {
         // They are nested around one key.
@@ -355,7 +376,10 @@ fn shorten(all: RangeSet, part: &mut Part) -> Result<RangeSet, JobError> {
         };
     };
     let mut left = RangeSet::default();
-    left.insert_all(all.iter().filter_map(|range| clip(range, (&part.from, Some(&end)))))?;
+    left.insert_all(
+        all.iter()
+            .filter_map(|range| clip(range, (&part.from, Some(&end)))),
+    )?;
     part.to = Some(end);
     Ok(left)
 }
@@ -402,12 +426,16 @@ async fn write<'s, D: BlockDevice, C: Clock>(
         bottom: inputs.bottom,
     };
     let no_ranges = RangeSet::default();
-    let sources = inputs.tables.iter().zip(inputs.runs).map(|(tables, run)| Source {
-        cursor: Box::new(RunCursor::new(tables, chunks)),
-        // What they hide is asked for by key, of all at once.
-        ranges: Box::new(&no_ranges),
-        last: run.last,
-    });
+    let sources = inputs
+        .tables
+        .iter()
+        .zip(inputs.runs)
+        .map(|(tables, run)| Source {
+            cursor: Box::new(RunCursor::new(tables, chunks)),
+            // What they hide is asked for by key, of all at once.
+            ranges: Box::new(&no_ranges),
+            last: run.last,
+        });
     let mut merge = Merge::new(sources.collect(), Timestamp(u64::MAX));
     chunks.loaded(|| merge.seek(&part.from)).await?;
     let newer = Newer::than(store, chunks, last);
@@ -418,7 +446,15 @@ async fn write<'s, D: BlockDevice, C: Clock>(
             hand_on(chunks, &mut rewrite, table).await?;
         }
     }
-    tables::write(store, &mut rewrite, chunks, part.to.as_ref(), step_bytes, turns).await
+    tables::write(
+        store,
+        &mut rewrite,
+        chunks,
+        part.to.as_ref(),
+        step_bytes,
+        turns,
+    )
+    .await
 }
 
 /// Lists what a table lists.
@@ -427,7 +463,9 @@ async fn hand_on<D: BlockDevice>(
     rewrite: &mut Rewrite<'_>,
     table: &TableRef,
 ) -> Result<(), JobError> {
-    let head = chunks.get(table.object, table.head, ChunkKind::Head).await?;
+    let head = chunks
+        .get(table.object, table.head, ChunkKind::Head)
+        .await?;
     let Cached::Head(head) = head else {
         return Ok(());
     };

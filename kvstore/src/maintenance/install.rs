@@ -124,7 +124,11 @@ pub(super) async fn install<D: BlockDevice>(
         Change::Nothing => {}
     }
     // A database that is emptied while the checkpoint is made is, whatever it says.
-    let counts = || counts.as_ref().map_or(before, |by| sum_of(&before, &by.valid(store)));
+    let counts = || {
+        counts
+            .as_ref()
+            .map_or(before, |by| sum_of(&before, &by.valid(store)))
+    };
     if runs.len() > RUNS_MAX {
         return Err(JobError::TooManyRuns);
     }

@@ -29,7 +29,9 @@ use core::cell::{Cell, RefCell};
 
 use embassy_futures::join::join4;
 use embassy_futures::select::select;
-use lfs::{BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError};
+use lfs::{
+    BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError,
+};
 
 use self::pace::Pace;
 use crate::engine::memtable::Memtable;
@@ -165,7 +167,10 @@ impl Compaction {
     }
 
     /// Why compaction does not get on, if it does not.
-    #[cfg_attr(not(test), expect(dead_code, reason = "figures about the store will say so"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "figures about the store will say so")
+    )]
     pub(crate) fn failure(&self) -> Option<JobError> {
         self.failure.borrow().clone()
     }
@@ -227,7 +232,9 @@ async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     while !store.is_ending() {
         let retired = || {
             let memtable = store.retired.borrow_mut().pop();
-            memtable.map(Some).or_else(|| store.is_ending().then_some(None))
+            memtable
+                .map(Some)
+                .or_else(|| store.is_ending().then_some(None))
         };
         let Some(memtable) = store.changed.until(retired).await else {
             return;

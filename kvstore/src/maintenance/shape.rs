@@ -30,7 +30,9 @@ pub(super) struct Shapes {
 
 /// Bytes that an object of `bytes` takes.
 pub(super) fn space_of(bytes: u64, segment_bytes: u64) -> u64 {
-    bytes.div_ceil(segment_bytes.max(1)).saturating_mul(segment_bytes.max(1))
+    bytes
+        .div_ceil(segment_bytes.max(1))
+        .saturating_mul(segment_bytes.max(1))
 }
 
 fn stats_of(run: &RunRef, segment_bytes: u64) -> RunStats {
@@ -118,7 +120,11 @@ impl Shapes {
 
     /// How far compaction is behind.
     pub(super) fn debt<D: BlockDevice>(&self, store: &Store<D>, usage: &Usage) -> u64 {
-        debt(&self.shape(), &pressure(store, usage, self), &Tuning::default())
+        debt(
+            &self.shape(),
+            &pressure(store, usage, self),
+            &Tuning::default(),
+        )
     }
 }
 
@@ -171,10 +177,16 @@ pub(super) fn next_work<D: BlockDevice>(store: &Store<D>, now: &Now<'_>) -> Opti
 }
 
 /// When nothing is committed: what range deletes hide goes when they meet it.
-fn hidden_by_ranges<D: BlockDevice>(store: &Store<D>, runs: &[RunRef], shapes: &Shapes) -> Option<Job> {
+fn hidden_by_ranges<D: BlockDevice>(
+    store: &Store<D>,
+    runs: &[RunRef],
+    shapes: &Shapes,
+) -> Option<Job> {
     let above = shapes.runs.iter().filter(|run| run.tier != BASE).count();
     let places = shapes.places.get(..above)?.iter();
-    let mut tables = places.filter_map(|place| runs.get(*place)).flat_map(|run| &run.tables);
+    let mut tables = places
+        .filter_map(|place| runs.get(*place))
+        .flat_map(|run| &run.tables);
     let hides = tables.any(|table| table.stats.range_deletes > 0);
     let runs = 0..above;
     // If nothing is below them, they have done their work.
@@ -308,7 +320,14 @@ mod tests {
             ..stats
         };
         assert_eq!(
-            droppable(large, Dropped::Pending, &Now { now_ms: 1100, ..NOW }),
+            droppable(
+                large,
+                Dropped::Pending,
+                &Now {
+                    now_ms: 1100,
+                    ..NOW
+                }
+            ),
             5000
         );
     }

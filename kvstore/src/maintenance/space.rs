@@ -48,7 +48,9 @@ pub(super) fn may_flush(usage: &Usage, table_bytes: u64, bytes: u64, runs: usize
 
 /// Room for values that are written over others, before those are found to be needed by nobody and freed: what the log takes until there is a flush, or less on small disks.
 fn overwrite_room(usage: &Usage) -> u64 {
-    usage.replay_bytes_max.min(usage.capacity_bytes / OVERWRITE_PART)
+    usage
+        .replay_bytes_max
+        .min(usage.capacity_bytes / OVERWRITE_PART)
 }
 
 /// Whether data may grow by that, where objects have to be able to take `reserved_bytes` without it.
@@ -56,7 +58,9 @@ fn may_grow(usage: &Usage, reserved_bytes: u64, growth: &Growth) -> bool {
     let positive = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     let values = positive(growth.values);
     if growth.values > 0 {
-        let live = usage.live_bytes.saturating_add(values + values / VALUE_PART);
+        let live = usage
+            .live_bytes
+            .saturating_add(values + values / VALUE_PART);
         if live.saturating_add(overwrite_room(usage)) > usage.capacity_bytes {
             return false;
         }
@@ -88,7 +92,9 @@ impl<D: BlockDevice> Store<D> {
         let compaction = &self.compaction;
         compaction.reserved_bytes.set(reserved);
         compaction.table_bytes.set(shapes.bytes());
-        compaction.pace.set_debt(shapes.debt(self, &usage), memtable);
+        compaction
+            .pace
+            .set_debt(shapes.debt(self, &usage), memtable);
         // What comes until the next look goes into the active memtable.
         let reserved = reserved.saturating_add(memtables).saturating_add(memtable);
         self.filesystem.reserve_for_objects(reserved);
@@ -98,7 +104,11 @@ impl<D: BlockDevice> Store<D> {
     /// Whether there is room for data to grow so much.
     pub(crate) fn has_space_for(&self, growth: &Growth) -> bool {
         let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
-        let reserved = self.compaction.reserved_bytes.get().saturating_add(memtables);
+        let reserved = self
+            .compaction
+            .reserved_bytes
+            .get()
+            .saturating_add(memtables);
         may_grow(&self.filesystem.usage(), reserved, growth)
     }
 
@@ -150,9 +160,7 @@ mod tests {
     #[test]
     fn a_flush_leaves_room_for_a_step_and_no_more_runs_than_there_can_be() {
         // A step of a 64th, a table, four segments.
-        let may = |free, mib: u64, runs| {
-            may_flush(&usage(64 * 16, free), 2 * MIB, mib * MIB, runs)
-        };
+        let may = |free, mib: u64, runs| may_flush(&usage(64 * 16, free), 2 * MIB, mib * MIB, runs);
         assert!(may(16 + 2 + 4 + 6, 5, 0));
         assert!(!may(16 + 2 + 4 + 5, 5, 0));
         assert!(may(1000, 5, RUNS_FOR_FLUSHES - 1));

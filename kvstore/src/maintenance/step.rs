@@ -93,7 +93,10 @@ fn moved(left: &mut [Left<'_>], into: u8, sizes: Sizes) -> Result<Vec<TableRef>,
             return Ok(moved);
         };
         let is_alone = |table: &TableRef| {
-            let mut others = left.iter().enumerate().filter(|(other, _)| *other != number);
+            let mut others = left
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != number);
             others.all(|(_, other)| {
                 let begins = other.from();
                 begins.is_none_or(|begins| table.to.as_ref().is_some_and(|to| to <= begins))
@@ -180,7 +183,12 @@ pub(super) fn carry_out(runs: &mut Vec<RunRef>, done: Done<'_>) -> Result<(), Di
     }
     if let Some(tables) = &done.work.tables {
         let run = there.first_mut().ok_or(Disorder)?;
-        replace_tables(run, done.inputs.first().ok_or(Disorder)?, tables.clone(), &done)?;
+        replace_tables(
+            run,
+            done.inputs.first().ok_or(Disorder)?,
+            tables.clone(),
+            &done,
+        )?;
     } else {
         let output = output_of(runs, &places, done.work.into);
         move_to_output(runs, places, output, done);
@@ -258,7 +266,10 @@ fn move_to_output(
     for run in runs.get_mut(places.clone()).unwrap_or_default() {
         let tables = core::mem::take(&mut run.tables);
         if let Some(cut) = &done.cut {
-            run.tables = tables.into_iter().filter_map(|table| behind(table, cut)).collect();
+            run.tables = tables
+                .into_iter()
+                .filter_map(|table| behind(table, cut))
+                .collect();
         }
         if run.tier != BASE {
             run.job = Some(into);
@@ -266,7 +277,10 @@ fn move_to_output(
         }
     }
     // Of a job into the base what is left of the old one is where it should be.
-    let old_base = places.end.checked_sub(1).filter(|_| is_over && into == BASE);
+    let old_base = places
+        .end
+        .checked_sub(1)
+        .filter(|_| is_over && into == BASE);
     let rest = old_base.and_then(|place| runs.get_mut(place));
     let rest = rest.map(|run| core::mem::take(&mut run.tables));
     if let Some(output) = runs.get_mut(output) {
@@ -366,7 +380,12 @@ pub(super) mod tests {
 
     #[test]
     fn tables_that_meet_no_others_move_as_they_are() {
-        let objects = |plan: &Plan| plan.moved.iter().map(|table| table.object.0).collect::<Vec<_>>();
+        let objects = |plan: &Plan| {
+            plan.moved
+                .iter()
+                .map(|table| table.object.0)
+                .collect::<Vec<_>>()
+        };
         let mut inputs = [
             run(0, 6, 9, &[("g", "m"), ("q", "t")]),
             run(0, 1, 5, &[("a", "c"), ("c", "g"), ("m", "p"), ("r", "z")]),
@@ -400,7 +419,10 @@ pub(super) mod tests {
             write!(shown, "{tier}/{job} {}-{}", run.first.0, run.last.0).unwrap();
             for table in &run.tables {
                 let text = |key: &[u8]| alloc::string::String::from_utf8_lossy(key).into_owned();
-                let to = table.to.as_ref().map_or_else(Default::default, |to| text(to));
+                let to = table
+                    .to
+                    .as_ref()
+                    .map_or_else(Default::default, |to| text(to));
                 write!(shown, " {}:{}-{to}", table.object.0, text(&table.from)).unwrap();
             }
             shown.push('\n');
@@ -412,7 +434,10 @@ pub(super) mod tests {
         };
         let mut bytes = Vec::new();
         manifest.encode(&mut bytes).unwrap();
-        assert_eq!(Manifest::decode(&bytes).map(|manifest| manifest.runs.len()), Ok(runs.len()));
+        assert_eq!(
+            Manifest::decode(&bytes).map(|manifest| manifest.runs.len()),
+            Ok(runs.len())
+        );
         shown
     }
 
@@ -509,7 +534,10 @@ pub(super) mod tests {
                 handed_on: alloc::vec![ObjectId(102)],
             };
             carry_out(&mut runs, done).unwrap();
-            let swept = runs[1].tables.iter().filter(|table| table.dropped == Dropped::Swept);
+            let swept = runs[1]
+                .tables
+                .iter()
+                .filter(|table| table.dropped == Dropped::Swept);
             (shown(&runs[1..]), swept.count())
         };
         assert_eq!(
@@ -518,7 +546,10 @@ pub(super) mod tests {
         );
         assert_eq!(
             replaced(&[table(1, "c", "d", 1)], "d"),
-            ("255/-1 1-4 100:a-c 1:c-d 101:d-e 102:e-g 103:g-\n".into(), 1)
+            (
+                "255/-1 1-4 100:a-c 1:c-d 101:d-e 102:e-g 103:g-\n".into(),
+                1
+            )
         );
         assert_eq!(replaced(&[], "g").0, "255/-1 1-4 100:a-c 103:g-\n");
     }

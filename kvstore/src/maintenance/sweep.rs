@@ -51,7 +51,9 @@ pub(super) fn is_due<D: BlockDevice>(store: &Store<D>) -> bool {
     let large_bytes = {
         let tree = store.engine.tree.borrow();
         let tables = tree.runs().iter().flat_map(|run| &run.tables);
-        tables.fold(0_u64, |sum, table| sum.saturating_add(table.stats.large_bytes))
+        tables.fold(0_u64, |sum, table| {
+            sum.saturating_add(table.stats.large_bytes)
+        })
     };
     let compaction = &store.compaction;
     let is_wanted = compaction.help.get() == Help::Wanted || compaction.is_room_wanted();
@@ -64,7 +66,10 @@ fn least_pending(large_bytes: u64) -> u64 {
 }
 
 /// Frees what some tables list: of as many as fit into memory.
-pub(super) async fn sweep<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<(), JobError> {
+pub(super) async fn sweep<D: BlockDevice>(
+    store: &Store<D>,
+    clock: &impl Clock,
+) -> Result<(), JobError> {
     let mut tables = Vec::new();
     {
         let tree = store.engine.tree.borrow();
@@ -106,11 +111,15 @@ pub(super) async fn listed<D: BlockDevice>(
     let chunks = Chunks::new(store);
     let mut all = Vec::new();
     for table in tables {
-        let head = chunks.get(table.object, table.head, ChunkKind::Head).await?;
+        let head = chunks
+            .get(table.object, table.head, ChunkKind::Head)
+            .await?;
         let Cached::Head(head) = head else { continue };
         for at in head.dropped() {
             let list = chunks.get(table.object, *at, ChunkKind::Dropped).await?;
-            let Cached::Dropped(list) = list else { continue };
+            let Cached::Dropped(list) = list else {
+                continue;
+            };
             for slots in list.iter() {
                 all.try_reserve(1).map_err(|_| JobError::OutOfMemory)?;
                 all.push(slots);

@@ -151,7 +151,10 @@ async fn contents(store: &TestStore) -> Model {
     for db in [DatabaseIndex(0), DatabaseIndex(1)] {
         let keys = keys_of(store, &snapshot, db).await;
         let count = |transaction: &mut Transaction<'_, SimDisk>| transaction.count(db);
-        assert_eq!(store.transact(0, 0, count).await.unwrap().0, keys.len() as u64);
+        assert_eq!(
+            store.transact(0, 0, count).await.unwrap().0,
+            keys.len() as u64
+        );
         for keys in keys.chunks(64) {
             let read = |transaction: &mut Transaction<'_, SimDisk>| {
                 let mut entries = Vec::new();
@@ -182,7 +185,12 @@ fn assert_same(found: &Model, expected: &Model) {
         .iter()
         .filter(|(key, value)| expected.get(*key) != Some(value))
         .chain(expected.iter().filter(|(key, _)| !found.contains_key(*key)))
-        .map(|(key, _)| (key.0, std::string::String::from_utf8_lossy(&key.1).into_owned()))
+        .map(|(key, _)| {
+            (
+                key.0,
+                std::string::String::from_utf8_lossy(&key.1).into_owned(),
+            )
+        })
         .collect();
     assert!(differ.is_empty(), "{differ:?}");
 }
@@ -192,7 +200,10 @@ async fn check_snapshot(store: &TestStore, snapshot: &Snapshot, expected: &Model
     let keys = keys_of(store, snapshot, DatabaseIndex(0)).await;
     let found: Vec<_> = keys.iter().map(|key| key.to_vec()).collect();
     let expected = expected.keys().filter(|(db, _)| *db == 0);
-    assert_eq!(found, expected.map(|(_, key)| key.clone()).collect::<Vec<_>>());
+    assert_eq!(
+        found,
+        expected.map(|(_, key)| key.clone()).collect::<Vec<_>>()
+    );
 }
 
 /// Flushes all that is committed.
@@ -310,7 +321,10 @@ fn readers_see_what_was_committed_through_flushes_steps_sweeps_and_power_cuts() 
             random.next_u64();
             disk = disk.snapshot(random.next_u64());
         }
-        assert!([0, 1, BASE].iter().all(|tier| seen.contains(tier)), "{seen:?}");
+        assert!(
+            [0, 1, BASE].iter().all(|tier| seen.contains(tier)),
+            "{seen:?}"
+        );
     }
 }
 
@@ -343,11 +357,17 @@ fn in_the_end_the_value_file_holds_what_is_named_and_nothing_else() {
         check_values(&working, &clock).await;
         assert_same(&contents(&working).await, &model);
         let there = working.filesystem.values(0, 1 << 20).await.unwrap();
-        let there = there.iter().map(|range| range.end - range.start).sum::<u64>();
+        let there = there
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum::<u64>();
         let large = model.values().map(Vec::len).filter(|bytes| *bytes >= 512);
         let named = large.sum::<usize>() as u64;
         // What was overwritten above the base stays until that is due.
-        assert!((named..named + named / 4).contains(&there), "{there} of {named}");
+        assert!(
+            (named..named + named / 4).contains(&there),
+            "{there} of {named}"
+        );
         assert_eq!(super::sweep::pending_slots(&working), 0);
     });
     assert_eq!(store.compaction.failure(), None);

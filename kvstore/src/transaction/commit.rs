@@ -10,7 +10,8 @@ use crate::engine::look_up::Probe;
 use crate::engine::memtable::RANGE_DELETES_MAX;
 use crate::engine::payload::{ENTRY_BYTES_MAX, Entry as LogEntry};
 use crate::engine::types::{
-    Content, ENGINE_KEY_BYTES_MAX, LARGE_REF_BYTES_MAX, LargeRef, NEVER, Piece, SLOT_COUNT, engine_key,
+    Content, ENGINE_KEY_BYTES_MAX, LARGE_REF_BYTES_MAX, LargeRef, NEVER, Piece, SLOT_COUNT,
+    engine_key,
 };
 use crate::fault::Fault;
 use crate::transactions::locks::Locked;
@@ -63,7 +64,9 @@ impl<D: BlockDevice> Transaction<'_, D> {
         self.remember();
         self.check_locks()?;
         store.check_room(&prepared.growth)?;
-        engine.reserve(payload).map_err(|_| CommitError::OutOfMemory)?;
+        engine
+            .reserve(payload)
+            .map_err(|_| CommitError::OutOfMemory)?;
         let files = self.files.take().filter(|files| !files.is_empty());
         let timestamp = match files {
             None => store.append(payload)?,
@@ -119,7 +122,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
     }
 
     /// Encodes what is written, and hands large values to the file system's part of the transaction.
-    pub(crate) fn prepare_commit(&mut self, payload: &mut Vec<u8>) -> Result<Prepared, CommitError> {
+    pub(crate) fn prepare_commit(
+        &mut self,
+        payload: &mut Vec<u8>,
+    ) -> Result<Prepared, CommitError> {
         if self.is_in_vain() {
             return Err(CommitError::Fault(self.take_faults()));
         }
@@ -141,9 +147,8 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let bytes = writes.iter().fold(0_usize, |bytes, (_, writes)| {
             let keys = writes.iter().map(|(key, write)| entry_bytes(key, write));
             let ranges = writes.deleted().iter();
-            let ranges = ranges.map(|(start, end)| {
-                ENTRY_BYTES_MAX + 2 + start.len() + end.map_or(0, <[u8]>::len)
-            });
+            let ranges = ranges
+                .map(|(start, end)| ENTRY_BYTES_MAX + 2 + start.len() + end.map_or(0, <[u8]>::len));
             bytes + keys.chain(ranges).sum::<usize>()
         });
         if bytes > self.store.filesystem.commit_bytes_max() {

@@ -39,6 +39,9 @@ struct Part<'k> {
 /// A key that a walk gives, and what the store has of it, unless the transaction has written it.
 type Given = (Key, Option<Row>);
 
+/// What takes a key that a walk gives, and what the store has of it.
+type Give<'g> = dyn FnMut(&[u8], Option<Row>) -> Result<(), OutOfMemory> + 'g;
+
 /// Where a walk has come to.
 enum Walked {
     /// There are no more keys.
@@ -255,9 +258,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let mut history = Vec::new();
         let mut missing = None;
         for row in rows {
-            let value = match row.is_live_at(self.now_ms) {
-                true => self.value_of(&row).map(Some),
-                false => Ok(None),
+            let value = if row.is_live_at(self.now_ms) {
+                self.value_of(&row).map(Some)
+            } else {
+                Ok(None)
             };
             match value {
                 Ok(value) => history.push((row.timestamp, value)),
@@ -324,7 +328,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         part: Part<'_>,
         limit: usize,
         looks: &mut usize,
-        give: &mut dyn FnMut(&[u8], Option<Row>) -> Result<(), OutOfMemory>,
+        give: &mut Give<'_>,
     ) -> Result<Walked, Missing> {
         self.depends_on = self.store.committed().min(self.at());
         if limit == 0 {
@@ -350,29 +354,40 @@ impl<D: BlockDevice> Transaction<'_, D> {
         part: Part<'_>,
         limit: usize,
         looks: &mut usize,
-        give: &mut dyn FnMut(&[u8], Option<Row>) -> Result<(), OutOfMemory>,
+        give: &mut Give<'_>,
     ) -> Result<Walked, Stopped> {
-        let Part {
-            db, from, end, ..
-        } = part;
+        let Part { db, from, end, .. } = part;
         let own = self.writes.of(db);
         let hides = |key: &[u8]| own.is_some_and(|writes| writes.hides(key));
         let mut written = own.map(|writes| writes.range(from, end));
         let mut next_written = || {
             let written = written.as_mut()?;
-            if part.reverse { written.next_back() } else { written.next() }
+            if part.reverse {
+                written.next_back()
+            } else {
+                written.next()
+            }
         };
         let mut written = next_written();
         let tree = self.store.engine.tree.borrow();
         let reader = self.reader();
         let mut merge = tree.merge(&reader, self.at()).map_err(Stopped::from)?;
         if part.reverse {
-            let end = end.map_or_else(|| engine_key(DatabaseIndex(db.0 + 1), &[]), |end| engine_key(db, end));
+            let end = end.map_or_else(
+                || engine_key(DatabaseIndex(db.0 + 1), &[]),
+                |end| engine_key(db, end),
+            );
             merge.seek_back(Some(&end))?;
         } else {
             merge.seek(&engine_key(db, from))?;
         }
-        let goes_on = |key: &[u8]| if part.reverse { Key::from(key) } else { behind(key).into() };
+        let goes_on = |key: &[u8]| {
+            if part.reverse {
+                Key::from(key)
+            } else {
+                behind(key).into()
+            }
+        };
         let (mut given, mut found) = (0, Vec::new());
         loop {
             let (mut row, mut is_more) = (None, false);
@@ -465,7 +480,9 @@ impl<D: BlockDevice> Transaction<'_, D> {
             let mut keys = Vec::new();
             self.keys_after(db, None, 64, &mut keys)?;
             let at = random.checked_rem(keys.len() as u64).unwrap_or(0);
-            return Ok(usize::try_from(at).ok().and_then(|at| keys.get(at).cloned()));
+            return Ok(usize::try_from(at)
+                .ok()
+                .and_then(|at| keys.get(at).cloned()));
         }
         for _ in 0..RANDOM_TRIES {
             let key = match self.random_place(db, random) {

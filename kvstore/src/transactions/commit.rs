@@ -79,10 +79,10 @@ impl<D: BlockDevice> Store<D> {
         open: &OpenTransaction,
         token: Option<(&[u8], i64)>,
         now_ms: i64,
-        now_ns: i64,
+        file_time_ns: i64,
         loaded: &mut Loaded,
     ) -> Result<Committed, CommitStop> {
-        let committed = self.commit_step(open, token, now_ms, now_ns, loaded);
+        let committed = self.commit_step(open, token, now_ms, file_time_ns, loaded);
         let counts = &self.engine.open;
         match &committed {
             Ok(_) => counts.count(|counts| counts.committed += 1),
@@ -100,10 +100,10 @@ impl<D: BlockDevice> Store<D> {
         open: &OpenTransaction,
         token: Option<(&[u8], i64)>,
         now_ms: i64,
-        now_ns: i64,
+        file_time_ns: i64,
         loaded: &mut Loaded,
     ) -> Result<Committed, CommitStop> {
-        let resumed = self.resume(open, now_ms, now_ns, loaded);
+        let resumed = self.resume(open, now_ms, file_time_ns, loaded);
         let mut transaction = resumed.map_err(|_| CommitStop::Ended)?;
         let done = self.commit_resumed(open, &mut transaction, token);
         if done.is_err() {
@@ -135,14 +135,23 @@ impl<D: BlockDevice> Store<D> {
             let write = Write::Put(value, Some(until_ms));
             transaction.write(SYSTEM, &token_key(id), write);
         }
-        let sees = transaction.open.as_ref().map_or(Timestamp(0), |rest| rest.at());
+        let sees = transaction
+            .open
+            .as_ref()
+            .map_or(Timestamp(0), |rest| rest.at());
         if transaction.is_read_only() {
             // It saw one state, as it was at its begin; but for what it saw through locks.
-            let reads_current = transaction.open.as_ref().is_some_and(|rest| !rest.locked.is_empty());
+            let reads_current = transaction
+                .open
+                .as_ref()
+                .is_some_and(|rest| !rest.locked.is_empty());
             if reads_current {
                 self.validate(transaction)?;
             }
-            let depends_on = transaction.open.as_ref().map_or(sees, |rest| rest.depends_on);
+            let depends_on = transaction
+                .open
+                .as_ref()
+                .map_or(sees, |rest| rest.depends_on);
             return Ok(Committed {
                 depends_on,
                 repeated: false,
@@ -153,7 +162,9 @@ impl<D: BlockDevice> Store<D> {
         let locks = &self.engine.locks;
         if !locks.borrow().is_empty() {
             let owner = open.owner();
-            let locked = locks.borrow_mut().check_write(owner, open.client, &mut written, &ranges);
+            let locked = locks
+                .borrow_mut()
+                .check_write(owner, open.client, &mut written, &ranges);
             match locked {
                 Locked::Taken => {}
                 Locked::Wait(ticket) => return Err(CommitStop::Locked(ticket)),
@@ -162,7 +173,11 @@ impl<D: BlockDevice> Store<D> {
             }
         }
         self.validate(transaction)?;
-        if transaction.open.as_ref().is_some_and(|rest| rest.sees_one_state()) {
+        if transaction
+            .open
+            .as_ref()
+            .is_some_and(|rest| rest.sees_one_state())
+        {
             for key in &keys {
                 self.unchanged(transaction, Read::Point(key))?;
             }
@@ -198,11 +213,17 @@ impl<D: BlockDevice> Store<D> {
             Err(lfs::CommitStop::Error(FileError::ConflictOn(conflict))) => {
                 return Err(CommitStop::Conflict(Conflict::Files(conflict)));
             }
-            Err(lfs::CommitStop::Error(FileError::TransactionEnded)) => return Err(CommitStop::Ended),
+            Err(lfs::CommitStop::Error(FileError::TransactionEnded)) => {
+                return Err(CommitStop::Ended);
+            }
             Err(stop) => {
                 let refused = self.refusal_of(stop);
                 let is_full = matches!(refused, CommitError::FilesFull | CommitError::DiskFull);
-                let refused = if is_full { self.no_room(refused) } else { refused };
+                let refused = if is_full {
+                    self.no_room(refused)
+                } else {
+                    refused
+                };
                 return Err(refused.into());
             }
         };
@@ -213,7 +234,11 @@ impl<D: BlockDevice> Store<D> {
 
     /// Nothing that a serializable one has read was written by others since it read it.
     fn validate(&self, transaction: &Transaction<'_, D>) -> Result<(), CommitStop> {
-        let Some(reads) = transaction.open.as_ref().and_then(|rest| rest.reads.as_ref()) else {
+        let Some(reads) = transaction
+            .open
+            .as_ref()
+            .and_then(|rest| rest.reads.as_ref())
+        else {
             return Ok(());
         };
         for read in reads.ranges() {
@@ -223,7 +248,11 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Nobody has written there since the transaction saw it.
-    fn unchanged(&self, transaction: &Transaction<'_, D>, read: Read<'_>) -> Result<(), CommitStop> {
+    fn unchanged(
+        &self,
+        transaction: &Transaction<'_, D>,
+        read: Read<'_>,
+    ) -> Result<(), CommitStop> {
         let Some(rest) = &transaction.open else {
             return Err(CommitStop::Ended);
         };
@@ -253,7 +282,12 @@ impl<D: BlockDevice> Store<D> {
     ///
     /// # Errors
     /// Something has to be loaded first.
-    pub fn token(&self, id: &[u8], now_ms: i64, loaded: &mut Loaded) -> Result<(bool, Timestamp), Vec<Fault>> {
+    pub fn token(
+        &self,
+        id: &[u8],
+        now_ms: i64,
+        loaded: &mut Loaded,
+    ) -> Result<(bool, Timestamp), Vec<Fault>> {
         let mut transaction = self.transaction(now_ms, 0, loaded);
         match transaction.has_token(id) {
             Ok(there) => Ok((there, transaction.depends_on)),

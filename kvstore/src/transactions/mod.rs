@@ -12,5 +12,7 @@ pub mod reads;
 pub(crate) mod registry;
 
 pub use commit::{CommitStop, Committed, Conflict, TOKEN_BYTES_MAX};
-pub use open::{BeginError, BeginOptions, Ended, Isolation, LockStop, OpenTransaction, SavepointError};
+pub use open::{
+    BeginError, BeginOptions, Ended, Isolation, LockStop, OpenTransaction, SavepointError,
+};
 pub use registry::{OpenTransactions, TransactionLimits};

@@ -170,7 +170,9 @@ impl Rest {
 
     /// Whether nothing was done to files.
     pub(crate) fn has_no_files(&self) -> bool {
-        self.files.as_ref().is_none_or(lfs::OpenTransaction::is_empty)
+        self.files
+            .as_ref()
+            .is_none_or(lfs::OpenTransaction::is_empty)
     }
 
     /// From which commit on it will ask what was written, if it will.
@@ -190,7 +192,11 @@ impl Rest {
             reads.add_point(key)?;
         }
         let is_locked = !self.locked.is_empty() && self.locked.contains_key(key);
-        Ok(if is_locked { Timestamp(u64::MAX) } else { self.at() })
+        Ok(if is_locked {
+            Timestamp(u64::MAX)
+        } else {
+            self.at()
+        })
     }
 
     /// Keys (engine keys) from `start` on, up to `end`, not included, are read.
@@ -204,7 +210,7 @@ impl Rest {
     pub(crate) fn change_files<D: BlockDevice, T>(
         &mut self,
         filesystem: &FileSystem<D>,
-        now_ns: i64,
+        file_time_ns: i64,
         loaded: &lfs::Loaded,
         body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
@@ -218,7 +224,7 @@ impl Rest {
             statement.files = Some(files.savepoint()?);
         }
         let read_only = self.read_only;
-        filesystem.try_step(files, now_ns, loaded, |transaction| {
+        filesystem.try_step(files, file_time_ns, loaded, |transaction| {
             let value = body(transaction)?;
             if read_only && transaction.has_changes() {
                 return Err(FileError::ReadOnly);
@@ -255,7 +261,7 @@ impl<D: BlockDevice> Store<D> {
         &self,
         options: BeginOptions,
         now_ms: i64,
-        now_ns: i64,
+        file_time_ns: i64,
     ) -> Result<OpenTransaction, BeginError> {
         let (engine, newest) = (&self.engine, self.committed());
         let at = options.as_of.unwrap_or(newest);
@@ -270,9 +276,9 @@ impl<D: BlockDevice> Store<D> {
             Isolation::Snapshot | Isolation::ReadCommitted => lfs::Isolation::Snapshot,
         };
         let files = if at == newest {
-            self.filesystem.begin(isolation, now_ns).map(Some)
+            self.filesystem.begin(isolation, file_time_ns).map(Some)
         } else {
-            let begun = self.filesystem.begin_read(CommitNumber(at.0), now_ns);
+            let begun = self.filesystem.begin_read(CommitNumber(at.0), file_time_ns);
             begun.map(Some).or_else(|error| match error {
                 FileError::NotFound => Ok(None),
                 error => Err(error),
@@ -312,11 +318,11 @@ impl<D: BlockDevice> Store<D> {
         &'s self,
         open: &'s OpenTransaction,
         now_ms: i64,
-        now_ns: i64,
+        file_time_ns: i64,
         loaded: &'s mut Loaded,
     ) -> Result<Transaction<'s, D>, Ended> {
-        let mut state = RefMut::filter_map(open.state.borrow_mut(), Option::as_mut)
-            .map_err(|_| Ended)?;
+        let mut state =
+            RefMut::filter_map(open.state.borrow_mut(), Option::as_mut).map_err(|_| Ended)?;
         let State { writes, rest } = &mut *state;
         rest.end_statement(writes, false);
         rest.used_ms = now_ms;
@@ -329,7 +335,13 @@ impl<D: BlockDevice> Store<D> {
         });
         let parts = RefMut::map_split(state, |state| (&mut state.writes, &mut state.rest));
         self.now_ms.set(self.now_ms.get().max(now_ms));
-        Ok(Transaction::new(self, now_ms, now_ns, loaded, Some(parts)))
+        Ok(Transaction::new(
+            self,
+            now_ms,
+            file_time_ns,
+            loaded,
+            Some(parts),
+        ))
     }
 
     /// Makes a savepoint of that name; one of the same name is hidden by it.
@@ -367,7 +379,8 @@ impl<D: BlockDevice> Store<D> {
             return Err(SavepointError::Unknown);
         };
         if let (Some(place), Some(open)) = (*files, &mut rest.files) {
-            open.roll_back_to(place).map_err(|_| SavepointError::Ended)?;
+            open.roll_back_to(place)
+                .map_err(|_| SavepointError::Ended)?;
         }
         writes.roll_back(*keys);
         for later in rest.savepoints.drain(place + 1..).rev() {
@@ -394,7 +407,10 @@ impl<D: BlockDevice> Store<D> {
             rest.used_ms = now_ms;
         }
         let key = engine_key(db, key);
-        let locked = engine.locks.borrow_mut().lock(open.owner(), open.client, &key);
+        let locked = engine
+            .locks
+            .borrow_mut()
+            .lock(open.owner(), open.client, &key);
         match locked {
             Locked::Taken => {
                 let mut state = open.state.borrow_mut();

@@ -279,7 +279,9 @@ fn a_backup_goes_on_after_a_power_cut_whatever_was_written_since() {
         }
         assert!(running.stats().checkpoints > 2);
         let frames = read(&running, source("first", None), 1).await.unwrap();
-        let keys = decoded(&frames).into_iter().filter(|frame| frame.section == BackupSection::Layer);
+        let keys = decoded(&frames)
+            .into_iter()
+            .filter(|frame| frame.section == BackupSection::Layer);
         let keys = keys.flat_map(|frame| frame.payload).collect::<Vec<_>>();
         let last = format!("{:09}", 19);
         assert!(keys.ends_with(last.as_bytes()), "{keys:?}");

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed, transact,
+    Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed,
+    transact,
 };
 use kvstore::{CommitError, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
@@ -118,7 +119,11 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Tim
         "{context}: {newest:?} was acknowledged, found {recovered:?}"
     );
     // The store's own commits, which free what nobody needs, change nothing.
-    let (_, expected) = history.states.range(..=recovered).next_back().expect("there is a first");
+    let (_, expected) = history
+        .states
+        .range(..=recovered)
+        .next_back()
+        .expect("there is a first");
     // The states are too long to print.
     assert!(
         &contents(&mut executor, &store) == expected,

@@ -13,7 +13,9 @@ use lfs::{Clock, DeviceError};
 const DB: DatabaseIndex = DatabaseIndex(0);
 
 async fn delete(store: &common::TestStore, number: u32) {
-    let done = transact(store, 0, |transaction| transaction.delete(DB, &number.to_be_bytes()));
+    let done = transact(store, 0, |transaction| {
+        transaction.delete(DB, &number.to_be_bytes())
+    });
     assert!(done.await.unwrap().0);
 }
 
@@ -76,7 +78,10 @@ fn data_is_larger_than_memory_by_any_factor_and_memory_stays_within_its_limit() 
         for _ in 0..2000 {
             let number = random.below(50_000) as u32;
             let found = value_of(&working, DB, &number.to_be_bytes()).await;
-            assert_eq!(found.map(|entry| entry.value.len()), (number < 40_000).then_some(300));
+            assert_eq!(
+                found.map(|entry| entry.value.len()),
+                (number < 40_000).then_some(300)
+            );
             let used = working.stats().memory_bytes;
             assert!(used <= MEMORY, "{used}");
         }

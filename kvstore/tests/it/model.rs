@@ -7,7 +7,9 @@ use crate::common;
 
 use std::rc::Rc;
 
-use crate::common::{DATABASES, Model, contents, formatted, open, put, random_writes, seed, transact, value_of};
+use crate::common::{
+    DATABASES, Model, contents, formatted, open, put, random_writes, seed, transact, value_of,
+};
 use kvstore::{CommitError, DatabaseIndex, Loaded, Snapshot, Transaction};
 use lfs::Clock;
 use lfs::sim::{Executor, Random, SimDisk};
@@ -22,7 +24,11 @@ fn random_transactions_snapshots_and_reboots_agree_with_a_model() {
         for _boot in 0..4 {
             let mut executor = Executor::new(random.next_u64());
             let store = open(&mut executor, &disk).unwrap();
-            assert_eq!(contents(&mut executor, &store), model, "after a reboot (round {round})");
+            assert_eq!(
+                contents(&mut executor, &store),
+                model,
+                "after a reboot (round {round})"
+            );
             let clean = random.one_in(2);
             let mut inner = random.clone();
             let mut inner_model = model.clone();
@@ -111,7 +117,7 @@ fn overwriting_one_key_for_ever_takes_bounded_space_and_replay() {
                 transaction.put(DatabaseIndex(0), b"counter", value, None);
                 Ok(())
             };
-            let (_, timestamp) = transact(&working, 0, set).await.unwrap();
+            let ((), timestamp) = transact(&working, 0, set).await.unwrap();
             working.wait_durable(timestamp).await.unwrap();
         }
     });

@@ -16,7 +16,7 @@ async fn clear(store: &common::TestStore) {
         transaction.clear(DB);
         Ok(())
     };
-    let (_, timestamp) = transact(store, 0, clear).await.unwrap();
+    let ((), timestamp) = transact(store, 0, clear).await.unwrap();
     store.wait_durable(timestamp).await.unwrap();
 }
 
@@ -91,10 +91,10 @@ fn expiries_set_on_a_full_disk_took_the_room_that_a_merge_needs() {
         for round in 0..50_000 {
             let key = (round % count).to_be_bytes();
             let expiry = Some(1_000_000 + i64::from(round));
-            let expire = |transaction: &mut Transaction<'_, SimDisk>| {
+            let change = |transaction: &mut Transaction<'_, SimDisk>| {
                 transaction.set_expiry(DB, &key, expiry)
             };
-            let (there, timestamp) = transact(&working, 0, expire).await.unwrap();
+            let (there, timestamp) = transact(&working, 0, change).await.unwrap();
             assert!(there);
             if round % 3000 == 0 {
                 working.wait_durable(timestamp).await.unwrap();

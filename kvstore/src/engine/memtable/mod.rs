@@ -212,7 +212,9 @@ impl Memtable {
         let shard = self.shards.get(shard_of(random))?;
         let buckets = shard.num_buckets();
         for try_number in 0..RANDOM_TRIES {
-            let place = random.rotate_left(7 * try_number).wrapping_add(try_number.into());
+            let place = random
+                .rotate_left(7 * try_number)
+                .wrapping_add(try_number.into());
             let bucket = usize::try_from(place % (buckets.max(1) as u64)).ok()?;
             if let Some(node) = shard.get_bucket(bucket) {
                 return Some(order::key_of(&self.arena, Handle::of_number(*node)));

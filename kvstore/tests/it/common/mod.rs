@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use kvstore::{
-    CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Missing, OpenError, Options, Store, Timestamp,
-    TransactError, Transaction,
+    CommitError, DATABASE_COUNT, DatabaseIndex, Entry, Missing, OpenError, Options, Store,
+    Timestamp, TransactError, Transaction,
 };
 use lfs::sim::{Executor, Random, SimDisk, seed_from};
 use lfs::{BLOCK_SIZE, FileSystemId, FormatOptions};

@@ -172,7 +172,10 @@ impl<D: BlockDevice> FileSystem<D> {
         if at != self.appended() && !is_shown {
             return Err(FileError::NotFound);
         }
-        let id = self.open.borrow_mut().begin(Isolation::Snapshot, at.0, now_ns)?;
+        let id = self
+            .open
+            .borrow_mut()
+            .begin(Isolation::Snapshot, at.0, now_ns)?;
         Ok(OpenTransaction {
             id,
             registry: Rc::clone(&self.open),
