@@ -83,7 +83,7 @@ impl Client {
         snapshot: &str,
         since: Option<&str>,
         token: &BackupToken,
-    ) -> Outcome<Frame> {
+    ) -> Outcome<Vec<u8>> {
         let cursor = match token.sequence {
             0 => "0".to_owned(),
             _ => token.to_text(),
@@ -99,11 +99,9 @@ impl Client {
         if let Some(since) = since {
             words.extend([b"SINCE", since.as_bytes()]);
         }
-        match self.request(&words).await? {
-            Value::Error(text) if text.starts_with("KEYSGONE ") => Ok(Frame::KeysGone),
-            Value::Error(text) => Err(Error::new(&self.address, text)),
+        match self.call(&words).await? {
             Value::Array(reply) => match <[Value; 2]>::try_from(reply) {
-                Ok([Value::Text(_), Value::Text(frame)]) => Ok(Frame::Bytes(frame)),
+                Ok([Value::Text(_), Value::Text(frame)]) => Ok(frame),
                 _ => Err(self.nonsense()),
             },
             _ => Err(self.nonsense()),

@@ -26,13 +26,6 @@ pub(crate) enum Source {
     Server(Client),
 }
 
-/// What is asked for, and what came of it.
-pub(crate) enum Frame {
-    Bytes(Vec<u8>),
-    /// The source no longer holds the keys of this snapshot: another one has to be made.
-    KeysGone,
-}
-
 /// A snapshot, as far as a backup has to know it.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
@@ -63,7 +56,7 @@ impl Source {
         snapshot: &str,
         since: Option<&str>,
         token: &BackupToken,
-    ) -> Outcome<Frame> {
+    ) -> Outcome<Vec<u8>> {
         match self {
             Self::Image(store) => store.frame(snapshot, since, token).await,
             Self::Server(client) => client.frame(snapshot, since, token).await,

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use kvstore::{BackupReadError, BackupSource, OpenError, Options, Store, Timestamp};
+use kvstore::{BackupSource, OpenError, Options, Store, Timestamp};
 use lfs::host::{Access, FileDevice, HostClock, now_ns, random};
 use lfs::{BackupToken, Mirror};
 use tokio::task::JoinHandle;
 
-use super::{FRAME_BYTES, Frame, Known};
+use super::{FRAME_BYTES, Known};
 use crate::clock::iso8601;
 use crate::error::{About as _, Error, Outcome};
 use crate::image::Disks;
@@ -23,12 +23,15 @@ pub(crate) struct OpenStore {
     at: Option<Timestamp>,
 }
 
-/// How stores of images are opened: the keys fitted into the memory of the server that wrote them.
+/// Memory that the keys of a store on the host may take: their caches and what is not flushed yet.
+const MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// How stores of images are opened.
 pub(crate) fn store_options() -> Outcome<Options> {
     let seed = random().about("no random bytes from the kernel")?;
     Ok(Options {
-        memory_bytes_max: usize::MAX / 4,
-        open_memory_bytes_max: usize::MAX / 4,
+        memory_bytes_max: MEMORY_BYTES_MAX,
+        open_memory_bytes_max: MEMORY_BYTES_MAX,
         hash_seed: u64::from_le_bytes(seed),
     })
 }
@@ -98,7 +101,7 @@ impl OpenStore {
     }
 
     pub(super) fn snapshots(&self) -> Vec<Known> {
-        let snapshots = self.store.file_snapshots().into_iter();
+        let snapshots = self.store.snapshots().into_iter();
         let known = snapshots.map(|snapshot| Known {
             name: snapshot.name,
             commit: snapshot.commit.0,
@@ -118,7 +121,7 @@ impl OpenStore {
         let digits = iso8601(time);
         let digits = digits.chars().filter(char::is_ascii_digit).take(17);
         let name = format!("backup-{}", digits.collect::<String>());
-        let begun = self.store.begin_backup(&name, time).await;
+        let begun = self.store.create_snapshot(&name, time).await;
         let begun = begun.map_err(|error| Error::new(&self.disks.shown, error))?;
         Ok(Known {
             name: begun.name,
@@ -131,24 +134,20 @@ impl OpenStore {
         snapshot: &str,
         since: Option<&str>,
         token: &BackupToken,
-    ) -> Outcome<Frame> {
+    ) -> Outcome<Vec<u8>> {
         let source = BackupSource {
             show: self.at.map_or(Ok(snapshot), Err),
             since,
-            now_ms: now_ns().div_euclid(1_000_000),
         };
-        match self.store.read_backup(source, token, FRAME_BYTES).await {
-            Ok(bytes) => Ok(Frame::Bytes(bytes)),
-            Err(BackupReadError::KeysGone) => Ok(Frame::KeysGone),
-            Err(error) => Err(Error::new(&self.disks.shown, error)),
-        }
+        let frame = self.store.read_backup(source, token, FRAME_BYTES).await;
+        frame.map_err(|error| Error::new(&self.disks.shown, error))
     }
 
     pub(super) async fn forget(&self, snapshot: &str) -> Outcome<()> {
         if self.at.is_some() {
             return Ok(());
         }
-        let removed = self.store.delete_file_snapshot(snapshot).await;
+        let removed = self.store.delete_snapshot(snapshot).await;
         removed.map_err(|error| Error::new(&self.disks.shown, error))
     }
 

@@ -16,15 +16,12 @@ use rustix::fs::OFlags;
 use serde_json::{Map, Value};
 
 use crate::arguments::Backup;
-use crate::backup::{self, Frame, Known, OpenStore, Source, StreamReader};
+use crate::backup::{self, Known, OpenStore, Source, StreamReader};
 use crate::error::{About as _, Error, Outcome, complain, say_aside};
 use crate::image::end_at_second_signal;
 use crate::location::same_file;
 use crate::output::{Output, human, json_line};
 use crate::progress::byte_bar;
-
-/// Snapshots that are made, should the source let their keys go each time.
-const ATTEMPTS_MAX: usize = 3;
 
 pub(crate) async fn backup(arguments: Backup) -> Outcome<()> {
     let mut target = Target::open(&arguments)?;
@@ -100,67 +97,44 @@ async fn run(
         }
     };
     let bar = byte_bar(None);
-    let mut resumed = target.resumed(since, arguments.at, &snapshots)?;
-    for _ in 0..ATTEMPTS_MAX {
-        let (snapshot, mut verifier) = if let Some(resumed) = resumed.take() {
-            resumed
-        } else {
+    let (snapshot, mut verifier) = match target.resumed(since, arguments.at, &snapshots)? {
+        Some(resumed) => resumed,
+        None => {
             target.clear()?;
             (source.begin(since_name).await?, BackupVerifier::default())
-        };
-        if !snapshot.name.is_empty() {
-            made.replace(Some(snapshot.name.clone()));
         }
-        let whole = loop {
-            if verifier.is_complete() {
-                break true;
-            }
-            let token = verifier.next().clone();
-            let frame = source.frame(&snapshot.name, since_name, &token).await?;
-            let Frame::Bytes(bytes) = frame else {
-                break false;
-            };
-            let frame = verifier.accept(&bytes).map_err(|error| match target {
-                Target::File { partial, .. } if token.sequence > 0 => Error::new(
-                    &shown,
-                    format_args!("{error}; to start anew, remove {}", partial.display()),
-                ),
-                _ => Error::new(&shown, error),
-            })?;
-            if frame.section == BackupSection::Header
-                && let Some(total) = frame.payload.get(8..16)
-            {
-                bar.set_length(u64::from_le_bytes(total.try_into().unwrap_or_default()));
-            }
-            target.write(&bytes)?;
-            bar.set_position(verifier.next().payload_bytes);
-            // Others, and signals, get their turn.
-            tokio::task::yield_now().await;
-        };
-        if whole {
-            bar.finish_and_clear();
-            let bytes = target.finish()?;
-            made.take();
-            return Ok(Done {
-                snapshot,
-                since,
-                bytes,
-            });
-        }
-        if matches!(target, Target::Stdout) && verifier.next().sequence > 0 {
-            // What was written cannot be taken back.
-            return Err(Error::new(
-                &shown,
-                "the keys of the backup are no longer held",
-            ));
-        }
-        made.take();
-        source.forget(&snapshot.name).await?;
+    };
+    if !snapshot.name.is_empty() {
+        made.replace(Some(snapshot.name.clone()));
     }
-    Err(Error::new(
-        &shown,
-        "the keys of the backup are let go before they are read",
-    ))
+    while !verifier.is_complete() {
+        let token = verifier.next().clone();
+        let bytes = source.frame(&snapshot.name, since_name, &token).await?;
+        let frame = verifier.accept(&bytes).map_err(|error| match target {
+            Target::File { partial, .. } if token.sequence > 0 => Error::new(
+                &shown,
+                format_args!("{error}; to start anew, remove {}", partial.display()),
+            ),
+            _ => Error::new(&shown, error),
+        })?;
+        if frame.section == BackupSection::Header
+            && let Some(total) = frame.payload.get(8..16)
+        {
+            bar.set_length(u64::from_le_bytes(total.try_into().unwrap_or_default()));
+        }
+        target.write(&bytes)?;
+        bar.set_position(verifier.next().payload_bytes);
+        // Others, and signals, get their turn.
+        tokio::task::yield_now().await;
+    }
+    bar.finish_and_clear();
+    let bytes = target.finish()?;
+    made.take();
+    Ok(Done {
+        snapshot,
+        since,
+        bytes,
+    })
 }
 
 fn report(arguments: &Backup, done: &Done) -> Outcome<()> {

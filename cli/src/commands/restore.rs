@@ -143,7 +143,7 @@ async fn is_empty(device: &FileDevice, image: &Path) -> Outcome<bool> {
     let store = kvstore::Store::open_with(device, store_options()?, key.as_ref()).await;
     let store = store.map_err(|error| Error::new(&shown, error))?;
     let keys = store.stats().keys.iter().sum::<u64>();
-    if keys > 0 || !store.file_snapshots().is_empty() {
+    if keys > 0 || !store.snapshots().is_empty() {
         return Ok(false);
     }
     let look = store.transact(0, 0, |transaction| {
