@@ -66,6 +66,11 @@ pub(crate) const WRONGPASS: Failure =
     Failure::of("WRONGPASS invalid username-password pair or user is disabled.");
 pub(crate) const OUT_OF_MEMORY: Failure =
     Failure::of("OOM command not allowed when used memory > 'maxmemory'.");
+pub(crate) const TRANSACTION_TOO_LARGE: Failure =
+    Failure::of("ERR the transaction is too large");
+pub(crate) const EXPIRED: Failure = Failure::of(
+    "TXEXPIRED the transaction was ended: it was idle or open for too long, or too old for what there is room to keep",
+);
 pub(crate) const BUSY: Failure = Failure::of("ERR the store is busy, try again");
 pub(crate) const OFFSET_OUT_OF_RANGE: Failure = Failure::of("ERR offset is out of range");
 /// Not for clients: an attempt that was in vain. Were it sent all the same, this is what would be read.
@@ -127,6 +132,7 @@ pub(crate) fn of_load(error: &LoadError) -> Failure {
             text.extend_from_slice(b" bytes of keys that are not in memory");
             Failure::from(text)
         }
+        LoadError::TransactionTooLarge => TRANSACTION_TOO_LARGE,
         _ => BUSY,
     }
 }
@@ -166,6 +172,13 @@ pub(crate) fn of_file(error: &FileError) -> Failure {
         FileError::TransactionTooLarge => "ERR the command writes more than one commit can hold",
         FileError::ReadOnly => IO_ERROR,
         FileError::Fault(_) => return MISSING,
+        FileError::ConflictOn(conflict) => return of_file_conflict(conflict),
+        FileError::TransactionEnded => return EXPIRED,
         _ => return BUSY,
     })
+}
+
+/// A transaction has lost a race for files.
+pub(crate) fn of_file_conflict(conflict: &lfs::Conflict) -> Failure {
+    Failure::quoting(&[b"CONFLICT ", conflict.to_string().as_bytes()])
 }

@@ -162,14 +162,14 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             return Err(transaction.take_faults());
         }
         let read_only = transaction.is_read_only();
-        if !queue.files {
-            // It will not be run again, and what it watched needs no room in its own commit.
-            state.end_transaction();
-        }
         let committed = match transaction.commit() {
+            // It is run again, and what it watches may have changed by then.
             Err(CommitError::Fault(faults)) => return Err(faults),
             committed => committed,
         };
+        if !queue.files {
+            state.end_transaction();
+        }
         if !queue.controls {
             for (found, _) in queue.iter() {
                 self.count_call(found);

@@ -279,7 +279,8 @@ fn check(state: &State, found: Found, args: Args<'_>) -> Outcome {
             "ERR MULTI, EXEC and WATCH are not allowed between BEGIN and COMMIT",
         ));
     }
-    if spec.has(WRITE)
+    let is_lock = matches!(spec.run, Run::Session(SessionCommand::Lock));
+    if (spec.has(WRITE) || is_lock)
         && spec
             .key_indexes(args.len())
             .any(|index| args.at(index).len() > KEY_BYTES_MAX)

@@ -5,7 +5,6 @@
 //! (`attempts`). A transaction that was ended, because it was past a limit, lost a race, or would have waited for ever, is gone: the
 //! command that hears of it says so, and the next one is carried out as if there had been none.
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use kvstore::{
@@ -18,7 +17,7 @@ use super::State;
 use super::attempts::{Attempt, want_named};
 use super::execute::Found;
 use super::output::Batch;
-use crate::command::failure::{self, Failure};
+use crate::command::failure::{self, EXPIRED, Failure};
 use crate::command::{Data, Outcome, Run, SessionCommand, is};
 use crate::config::Limit;
 use crate::number;
@@ -28,9 +27,6 @@ use crate::server::Server;
 /// Of a long key, so much is shown.
 const KEY_BYTES_SHOWN: usize = 256;
 
-const EXPIRED: Failure = Failure::of(
-    "TXEXPIRED the transaction was ended: it was idle or open for too long, or too old for what there is room to keep",
-);
 const NOT_OPEN: Failure = Failure::of("ERR there is no open transaction: BEGIN first");
 const READ_ONLY: Failure = Failure::of("ERR the transaction only reads");
 const NO_SAVEPOINT: Failure = Failure::of("ERR no such savepoint");
@@ -143,7 +139,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 Ok(()) => continue,
                 Err(LockStop::Wait(ticket)) => return Err(alloc::vec![Fault::Lock(ticket)]),
                 Err(LockStop::TooMany) => return Ok(Err(Failure::of("ERR too many locks"))),
+                Err(LockStop::ReadOnly) => return Ok(Err(READ_ONLY)),
                 Err(LockStop::Deadlock(cycle)) => of_deadlock(&cycle),
+                Err(LockStop::Conflict(conflict)) => of_conflict(&conflict),
                 Err(LockStop::Ended) => EXPIRED,
             };
             state.roll_back();
@@ -242,14 +240,14 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 batch.sink.return_to(start);
                 return Ok(Err(match error {
                     CommitError::ReadOnly => READ_ONLY,
-                    CommitError::TooLarge => Failure::of("ERR the transaction is too large"),
+                    CommitError::TooLarge => failure::TRANSACTION_TOO_LARGE,
                     error => self.refusal(error),
                 }));
             }
         };
         if outcome
             .as_ref()
-            .is_err_and(|failure| failure.0.starts_with(b"CONFLICT"))
+            .is_err_and(|failure| matches!(Failure::code(&failure.0), b"CONFLICT" | b"TXEXPIRED"))
         {
             state.roll_back();
         }
@@ -344,7 +342,7 @@ fn of_conflict(conflict: &Conflict) -> Failure {
             text.extend_from_slice(b" was changed by commit ");
             number::push_u64(&mut text, commit.0);
         }
-        Conflict::Files(conflict) => text.extend_from_slice(conflict.to_string().as_bytes()),
+        Conflict::Files(conflict) => return failure::of_file_conflict(conflict),
     }
     Failure::from(text)
 }

@@ -14,7 +14,7 @@ use lfs::sim::{Executor, Random, SimClock, SimDisk};
 use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions};
 
 use super::chunks::Chunks;
-use super::sweep;
+use super::{Help, sweep};
 use crate::engine::manifest::BASE;
 use crate::engine::table::RunCursor;
 use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
@@ -150,10 +150,13 @@ async fn contents(store: &TestStore) -> Model {
     let snapshot = store.snapshot();
     for db in [DatabaseIndex(0), DatabaseIndex(1)] {
         let keys = keys_of(store, &snapshot, db).await;
-        let count = |transaction: &mut Transaction<'_, SimDisk>| transaction.count(db);
-        assert_eq!(
-            store.transact(0, 0, count).await.unwrap().0,
-            keys.len() as u64
+        // Of what could not be found out some is assumed, until the base has it.
+        let count = count(store, db).await;
+        let slack = keys.len() as u64 / 50;
+        assert!(
+            count.abs_diff(keys.len() as u64) <= slack,
+            "{count} of {}",
+            keys.len()
         );
         for keys in keys.chunks(64) {
             let read = |transaction: &mut Transaction<'_, SimDisk>| {
@@ -168,6 +171,11 @@ async fn contents(store: &TestStore) -> Model {
         }
     }
     model
+}
+
+async fn count(store: &TestStore, db: DatabaseIndex) -> u64 {
+    let count = |transaction: &mut Transaction<'_, SimDisk>| transaction.count(db);
+    store.transact(0, 0, count).await.unwrap().0
 }
 
 /// The keys that a snapshot shows.
@@ -213,6 +221,30 @@ async fn flush_all(store: &TestStore, clock: &SimClock) {
         store.filesystem.nudge();
         clock.sleep_ms(100).await;
     }
+}
+
+/// All that is committed is in the base, and all is freed that nobody needs: then nothing is assumed any more.
+async fn settle(store: &TestStore, clock: &SimClock, model: &Model) {
+    flush_all(store, clock).await;
+    let is_settled = || {
+        let tree = store.engine.tree.borrow();
+        let is_base = tree.runs().iter().all(|run| run.tier == BASE);
+        is_base && tree.runs().len() <= 1
+    };
+    while !is_settled() || sweep::pending_slots(store) > 0 {
+        store.compaction.help.set(Help::Wanted);
+        store.changed.notify();
+        clock.sleep_ms(100).await;
+        assert_eq!(store.compaction.failure(), None);
+    }
+    for db in 0..2 {
+        let keys = model.keys().filter(|(of, _)| *of == db).count() as u64;
+        assert_eq!(count(store, DatabaseIndex(db)).await, keys);
+    }
+    let there = store.filesystem.values(0, 1 << 20).await.unwrap();
+    let there = there.iter().map(|range| range.end - range.start);
+    let large = model.values().map(Vec::len).filter(|bytes| *bytes >= 512);
+    assert_eq!(there.sum::<u64>(), large.sum::<usize>() as u64);
 }
 
 /// What is there of values is named by something that was not dropped, or listed as dropped.
@@ -312,6 +344,11 @@ fn readers_see_what_was_committed_through_flushes_steps_sweeps_and_power_cuts() 
                 if inner.one_in(2) {
                     check_values(&working, &clock).await;
                 }
+                drop(snapshots);
+                if boot == 2 {
+                    settle(&working, &clock, &model).await;
+                    assert_same(&contents(&working).await, &model);
+                }
                 (model, tiers)
             });
             let (runs, tables) = shape(&store);
@@ -356,19 +393,7 @@ fn in_the_end_the_value_file_holds_what_is_named_and_nothing_else() {
         clock.sleep_ms(60_000).await;
         check_values(&working, &clock).await;
         assert_same(&contents(&working).await, &model);
-        let there = working.filesystem.values(0, 1 << 20).await.unwrap();
-        let there = there
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum::<u64>();
-        let large = model.values().map(Vec::len).filter(|bytes| *bytes >= 512);
-        let named = large.sum::<usize>() as u64;
-        // What was overwritten above the base stays until that is due.
-        assert!(
-            (named..named + named / 4).contains(&there),
-            "{there} of {named}"
-        );
-        assert_eq!(super::sweep::pending_slots(&working), 0);
+        settle(&working, &clock, &model).await;
     });
     assert_eq!(store.compaction.failure(), None);
 }

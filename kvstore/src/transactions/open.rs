@@ -9,6 +9,7 @@ use core::future::poll_fn;
 
 use lfs::{BlockDevice, CommitNumber, FileError, FileSystem};
 
+use super::commit::Conflict;
 use super::locks::{Cycle, Locked, Owner, Ticket};
 use super::reads::{ReadSet, TooLarge};
 use super::registry::{LockOwner, Shared, TransactionLimits};
@@ -70,8 +71,12 @@ pub enum LockStop {
     Wait(Ticket),
     /// It would be waited for for ever. The transaction is rolled back.
     Deadlock(Cycle),
-    /// There are too many locks.
+    /// The transaction has read or written the key, and others have changed it since. It is over.
+    Conflict(Conflict),
+    /// There are too many locks, or they take too much memory.
     TooMany,
+    /// It only reads.
+    ReadOnly,
     /// The transaction was ended.
     Ended,
 }

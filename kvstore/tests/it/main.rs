@@ -16,3 +16,4 @@ mod limits;
 mod misses;
 mod model;
 mod regressions;
+mod transactions;

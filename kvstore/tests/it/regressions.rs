@@ -214,3 +214,30 @@ fn overwriting_under_snapshots_and_clearing_in_a_loop_took_memory_without_bound(
         }
     });
 }
+
+#[test]
+fn keys_that_are_gone_before_their_time_ended_the_search_for_those_that_are_due() {
+    let disk = formatted(128, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    executor.run(async move {
+        let put = |transaction: &mut Transaction<'_, SimDisk>| {
+            for number in 0..100_u8 {
+                transaction.put(DB, &[b'k', number], &b"1"[..], Some(1000));
+            }
+            Ok(())
+        };
+        transact(&store, 0, put).await.unwrap();
+        clear(&store).await;
+        let put = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.put(DB, b"due", &b"1"[..], Some(1500));
+            Ok(())
+        };
+        transact(&store, 0, put).await.unwrap();
+        let mut count = 0;
+        for _ in 0..10 {
+            count += store.reclaim_expired(2000, 64).await.unwrap();
+        }
+        assert_eq!((count, store.stats().keys[0]), (1, 0));
+    });
+}
