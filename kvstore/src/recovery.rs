@@ -9,6 +9,7 @@ use lfs::{BlockDevice, Recovery};
 
 use crate::engine::apply::{check, slots_end};
 use crate::engine::manifest::{Manifest, Place};
+use crate::engine::pool::CHUNK_BYTES;
 use crate::engine::state::Engine;
 use crate::store::Options;
 use crate::{OpenError, Timestamp};
@@ -33,6 +34,8 @@ pub(crate) async fn replay<D: BlockDevice>(
         usize::MAX,
     );
     let limit = options.open_memory_bytes_max;
+    // While there was no room for a flush, memtables may have grown far beyond what is theirs.
+    engine.pool.set_limit(limit / CHUNK_BYTES);
     let mut last = horizon;
     let (mut bytes, mut snapshots) = (0, 0);
     keep_snapshots(&engine, recovery, &mut snapshots);
@@ -43,7 +46,7 @@ pub(crate) async fn replay<D: BlockDevice>(
         last = Timestamp(number.0);
         bytes += payload.len();
         check(payload).map_err(|_| OpenError::DamagedCommit(last))?;
-        if engine.are_memtables_full() || engine.reserve(payload).is_err() {
+        if engine.reserve(payload).is_err() {
             return Err(OpenError::OutOfMemory { limit });
         }
         engine.apply(last, payload);

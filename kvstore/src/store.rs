@@ -59,6 +59,10 @@ pub struct Store<D: BlockDevice> {
     pub(crate) flush_due: Cell<bool>,
     /// Memtables that were flushed, to be taken apart.
     pub(crate) retired: RefCell<Vec<Rc<Memtable>>>,
+    /// One of them is being taken apart.
+    pub(crate) dismantling: Cell<bool>,
+    /// A commit found no room in memtables: others wait until a flushed one has been taken apart.
+    pub(crate) memory_wanted: Cell<bool>,
     pub(crate) checkpointing: Cell<bool>,
     /// A flush found no room or memory: until one succeeds the log cannot move on, and writers are refused.
     pub(crate) stuck: Cell<bool>,
@@ -148,6 +152,8 @@ impl<D: BlockDevice> Store<D> {
             horizon: Cell::new(horizon),
             flush_due: Cell::new(false),
             retired: RefCell::default(),
+            dismantling: Cell::new(false),
+            memory_wanted: Cell::new(false),
             checkpointing: Cell::new(false),
             stuck: Cell::new(false),
             closing: Cell::new(false),
@@ -226,7 +232,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Whether memtables have room, and compaction is not so far behind that commits wait for it.
     fn has_memory(&self) -> bool {
-        !self.engine.are_memtables_full() && self.compaction_allows()
+        !self.engine.are_memtables_full() && !self.memory_wanted.get() && self.compaction_allows()
     }
 
     /// Begins a transaction; `now_ms` (Unix milliseconds) decides what is expired, `file_time_ns` (Unix nanoseconds) is the time of what it changes of files.
@@ -359,6 +365,29 @@ impl<D: BlockDevice> Store<D> {
             mirror: self.filesystem.device().mirror_status(),
             scrub: self.filesystem.scrub_status(),
         }
+    }
+
+    /// Takes the memory that a commit needs in memtables. Without any, what is in them is to be flushed first.
+    pub(crate) fn reserve(&self, payload: &[u8]) -> Result<(), CommitError> {
+        let engine = &self.engine;
+        if engine.reserve(payload).is_ok() {
+            return Ok(());
+        }
+        if !engine.tree.borrow().active().is_empty() {
+            engine.freeze(self.committed());
+        }
+        let is_none_freed = || {
+            let retired = self.retired.borrow();
+            let is_freed = !retired.is_empty() || self.dismantling.get();
+            engine.tree.borrow().frozen_count() == 0 && !is_freed
+        };
+        if self.stuck.get() || self.is_ending() || is_none_freed() {
+            return Err(CommitError::OutOfMemory);
+        }
+        self.memory_wanted.set(true);
+        self.flush_due.set(true);
+        self.filesystem.nudge();
+        Err(CommitError::Fault(alloc::vec![Fault::Room]))
     }
 
     /// Refuses what would grow the data beyond what the disk has room for.

@@ -56,8 +56,8 @@ impl Write {
 #[derive(Default)]
 pub(crate) struct WriteSet {
     databases: SmallVec<[(DatabaseIndex, Writes); 1]>,
-    /// How to take changes back, the last one last; kept as long as there are marks.
-    undo: Vec<Undo>,
+    /// How to take changes back, the last one last, with the memory that there was before; kept as long as there are marks.
+    undo: Vec<(usize, Undo)>,
     marks: usize,
     bytes: usize,
 }
@@ -73,8 +73,8 @@ enum Undo {
     Shorten(DatabaseIndex, Key, usize),
     /// It expired then.
     Expire(DatabaseIndex, Key, Option<i64>),
-    /// These ranges were deleted.
-    Deleted(DatabaseIndex, Deleted),
+    /// A range was deleted that begins here, in place of these.
+    Deleted(DatabaseIndex, Key, Vec<(Key, Option<Key>)>),
 }
 
 /// What a transaction does to one database: deletes ranges of keys, then changes keys.
@@ -106,26 +106,41 @@ impl Deleted {
         self.0.len()
     }
 
-    fn add(&mut self, start: &[u8], end: Option<&[u8]>) {
-        let (mut start, mut end) = (Key::from(start), end.map(Key::from));
-        let reaches = |at: &Option<Key>, key: &Key| at.as_ref().is_none_or(|at| at >= key);
-        // Those that begin at its end or before, and end at its start or behind.
-        loop {
-            let touching = self
-                .0
-                .iter()
-                .rev()
-                .find(|(other, until)| reaches(&end, other) && reaches(until, &start));
-            let Some((other, _)) = touching else { break };
-            let other = Key::clone(other);
-            let until = self.0.remove(&other).flatten();
-            start = start.min(other);
+    /// Adds a range, in time that goes by how many it touches: where it begins now, and those in whose place it is.
+    fn add(&mut self, start: &[u8], end: Option<&[u8]>) -> (Key, Vec<(Key, Option<Key>)>) {
+        let before = (Bound::Unbounded, Bound::Included(start));
+        let before = self.0.range::<[u8], _>(before).next_back();
+        let reaches = |until: &Option<Key>| until.as_ref().is_none_or(|until| **until >= *start);
+        let first = match before {
+            Some((other, until)) if reaches(until) => Key::clone(other),
+            _ => Key::from(start),
+        };
+        let up_to = end.map_or(Bound::Unbounded, Bound::Included);
+        let touched = match end {
+            Some(end) if *end < *first => Vec::new(),
+            _ => {
+                let touched = self.0.range::<[u8], _>((Bound::Included(&*first), up_to));
+                touched
+                    .map(|(at, until)| (Key::clone(at), until.clone()))
+                    .collect()
+            }
+        };
+        let mut end = end.map(Key::from);
+        for (at, until) in &touched {
+            self.0.remove(at);
             end = match (end, until) {
-                (Some(end), Some(until)) => Some(end.max(until)),
+                (Some(end), Some(until)) => Some(end.max(Key::clone(until))),
                 _ => None,
             };
         }
-        self.0.insert(start, end);
+        self.0.insert(Key::clone(&first), end);
+        (first, touched)
+    }
+
+    /// Takes back an addition.
+    fn take_back(&mut self, first: &Key, touched: Vec<(Key, Option<Key>)>) {
+        self.0.remove(first);
+        self.0.extend(touched);
     }
 }
 
@@ -150,7 +165,7 @@ impl WriteSet {
 
     /// Memory that it takes, about.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes + self.undo.capacity() * size_of::<Undo>()
+        self.bytes + self.undo.capacity() * size_of::<(usize, Undo)>()
     }
 
     pub(crate) fn of(&self, db: DatabaseIndex) -> Option<&Writes> {
@@ -166,11 +181,13 @@ impl WriteSet {
 
     /// What it leaves of `key` from now on.
     pub(crate) fn insert(&mut self, db: DatabaseIndex, key: Key, write: Write) {
+        let bytes = self.bytes;
         self.bytes += WRITE_BYTES + key.len() + write.bytes();
         let (kept, marked) = (Key::clone(&key), self.marks > 0);
         let before = self.of_mut(db).replace(key, Some(write));
         if marked {
-            self.undo.push(Undo::Write(db, kept, before));
+            // The memory that what was there took is its, as long as it may come back.
+            self.undo.push((bytes, Undo::Write(db, kept, before)));
         }
     }
 
@@ -190,9 +207,11 @@ impl WriteSet {
             }
             Write::Delete => return None,
         };
+        let bytes = self.bytes;
         self.bytes += tail.len();
         if self.marks > 0 {
-            self.undo.push(Undo::Shorten(db, key.into(), before));
+            self.undo
+                .push((bytes, Undo::Shorten(db, key.into(), before)));
         }
         Some(len)
     }
@@ -206,29 +225,29 @@ impl WriteSet {
             Some(Write::Delete) | None => return false,
         };
         if self.marks > 0 {
-            self.undo.push(Undo::Expire(db, key.into(), before));
+            self.undo
+                .push((self.bytes, Undo::Expire(db, key.into(), before)));
         }
         true
     }
 
     /// Deletes every key from `start` on, up to `end`, not included, its own changes among them.
     pub(crate) fn delete_range(&mut self, db: DatabaseIndex, start: &[u8], end: Option<&[u8]>) {
-        let marked = self.marks > 0;
-        self.bytes += WRITE_BYTES + start.len() + end.map_or(0, <[u8]>::len);
+        let (bytes, marked) = (self.bytes, self.marks > 0);
+        self.bytes += WRITE_BYTES + 2 * (start.len() + end.map_or(0, <[u8]>::len));
         let writes = self.of_mut(db);
         let is_in = |key: &Key| **key >= *start && end.is_none_or(|end| **key < *end);
         let keys = writes.iter().map(|(key, _)| key).filter(|key| is_in(key));
         let keys: Vec<Key> = keys.cloned().collect();
-        let before = marked.then(|| writes.deleted.clone());
-        writes.deleted.add(start, end);
+        let (first, touched) = writes.deleted.add(start, end);
         for key in keys {
             let before = self.of_mut(db).replace(Key::clone(&key), None);
             if marked {
-                self.undo.push(Undo::Write(db, key, before));
+                self.undo.push((bytes, Undo::Write(db, key, before)));
             }
         }
-        if let Some(before) = before {
-            self.undo.push(Undo::Deleted(db, before));
+        if marked {
+            self.undo.push((bytes, Undo::Deleted(db, first, touched)));
         }
     }
 
@@ -241,24 +260,25 @@ impl WriteSet {
     /// Takes back what was changed since.
     pub(crate) fn roll_back(&mut self, to: Mark) {
         while self.undo.len() > to.0 {
-            match self.undo.pop() {
-                Some(Undo::Write(db, key, write)) => {
-                    let undone = self.of_mut(db).replace(key, write);
-                    let bytes = undone.map_or(0, |write| write.bytes());
-                    self.bytes = self.bytes.saturating_sub(bytes);
-                }
-                Some(Undo::Shorten(db, key, len)) => match self.of_mut(db).get_mut(&key) {
+            let Some((bytes, undo)) = self.undo.pop() else {
+                break;
+            };
+            self.bytes = bytes;
+            match undo {
+                Undo::Write(db, key, write) => _ = self.of_mut(db).replace(key, write),
+                Undo::Shorten(db, key, len) => match self.of_mut(db).get_mut(&key) {
                     Some(Write::Put(value, _)) => value.truncate(len),
                     Some(Write::Grown(grown)) => grown.tail.truncate(len),
                     Some(Write::Delete) | None => {}
                 },
-                Some(Undo::Expire(db, key, at_ms)) => match self.of_mut(db).get_mut(&key) {
+                Undo::Expire(db, key, at_ms) => match self.of_mut(db).get_mut(&key) {
                     Some(Write::Put(_, at)) => *at = at_ms,
                     Some(Write::Grown(grown)) => grown.expires_at_ms = at_ms,
                     Some(Write::Delete) | None => {}
                 },
-                Some(Undo::Deleted(db, deleted)) => self.of_mut(db).deleted = deleted,
-                None => break,
+                Undo::Deleted(db, first, touched) => {
+                    self.of_mut(db).deleted.take_back(&first, touched);
+                }
             }
         }
     }

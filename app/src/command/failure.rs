@@ -66,8 +66,7 @@ pub(crate) const WRONGPASS: Failure =
     Failure::of("WRONGPASS invalid username-password pair or user is disabled.");
 pub(crate) const OUT_OF_MEMORY: Failure =
     Failure::of("OOM command not allowed when used memory > 'maxmemory'.");
-pub(crate) const TRANSACTION_TOO_LARGE: Failure =
-    Failure::of("ERR the transaction is too large");
+pub(crate) const TRANSACTION_TOO_LARGE: Failure = Failure::of("ERR the transaction is too large");
 pub(crate) const EXPIRED: Failure = Failure::of(
     "TXEXPIRED the transaction was ended: it was idle or open for too long, or too old for what there is room to keep",
 );

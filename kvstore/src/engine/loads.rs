@@ -16,6 +16,9 @@ use super::types::{BlockError, ChunkRef, Missing};
 use crate::fault::{FAULTS_MAX, LOADED_KEY_BYTES_MAX, LoadError};
 use crate::store::Store;
 
+/// Of [`LOADED_KEY_BYTES_MAX`], what may be of chunks that are only good to know.
+const PROBED_BYTES_MAX: usize = LOADED_KEY_BYTES_MAX / 4;
+
 /// Memory of a loaded chunk beyond its own.
 const LOADED_BYTES: usize = 64;
 
@@ -37,6 +40,8 @@ const UNREADABLE_MAX: usize = 1024;
 pub(crate) struct LoadedChunks {
     chunks: BTreeMap<(ObjectId, u64), Cached>,
     bytes: usize,
+    /// There is no more room for what is only good to know.
+    probed_enough: bool,
 }
 
 impl LoadedChunks {
@@ -47,13 +52,26 @@ impl LoadedChunks {
 
     /// Keeps what `fault` asked for.
     pub(crate) fn insert(&mut self, fault: ChunkFault, chunk: Cached) -> Result<(), LoadError> {
-        let ChunkFault { table, at, .. } = fault;
+        let ChunkFault {
+            table,
+            at,
+            is_probe,
+            ..
+        } = fault;
         let bytes = self.bytes + LOADED_BYTES + chunk.memory_bytes();
+        if is_probe && bytes > PROBED_BYTES_MAX {
+            self.probed_enough = true;
+            return Ok(());
+        }
         if bytes > LOADED_KEY_BYTES_MAX {
             return Err(LoadError::OutOfMemory);
         }
-        if self.chunks.insert((table, at.offset), chunk).is_none() {
-            self.bytes = bytes;
+        let kind = chunk.kind();
+        match self.chunks.insert((table, at.offset), chunk) {
+            None => self.bytes = bytes,
+            // One thing is asked for as two, and would be for ever.
+            Some(before) if before.kind() != kind => return Err(LoadError::DamagedTable(table)),
+            Some(_) => {}
         }
         Ok(())
     }
@@ -129,15 +147,17 @@ impl ChunkSource for Reader<'_> {
                 return Ok(chunk);
             }
         }
-        let is_wanted = match self.wanted {
-            Wanted::All => true,
-            Wanted::Readable => !self.loads.is_unreadable(table, at),
-            Wanted::Filters => {
-                matches!(kind, ChunkKind::Head | ChunkKind::Filter)
-                    && !self.loads.is_unreadable(table, at)
-            }
-            Wanted::None => false,
-        };
+        let enough = self.wanted != Wanted::All && self.loaded.probed_enough;
+        let is_wanted = !enough
+            && match self.wanted {
+                Wanted::All => true,
+                Wanted::Readable => !self.loads.is_unreadable(table, at),
+                Wanted::Filters => {
+                    matches!(kind, ChunkKind::Head | ChunkKind::Filter)
+                        && !self.loads.is_unreadable(table, at)
+                }
+                Wanted::None => false,
+            };
         if is_wanted {
             let mut faults = self.faults.borrow_mut();
             let fault = ChunkFault {

@@ -25,6 +25,9 @@ use crate::watch::Watches;
 /// Chunks of memtables that are kept when nobody uses them.
 const CHUNKS_KEPT: usize = 16;
 
+/// Open transactions, all together, never have less.
+const TRANSACTIONS_BYTES_MIN: usize = 1 << 20;
+
 /// Memtables never take less than this each.
 const MEMTABLE_BYTES_MIN: usize = 256 << 10;
 
@@ -146,6 +149,8 @@ impl Engine {
         self.memtable_bytes_max.set(each);
         let most = (FROZEN_MAX + 1) * each;
         self.pool.set_limit(most.div_ceil(CHUNK_BYTES) * 2);
+        self.open
+            .set_bytes_max((bytes / 8).max(TRANSACTIONS_BYTES_MIN));
         let cache = bytes.saturating_sub(most).max(bytes / 8);
         self.cache.borrow_mut().resize(cache, usize::MAX);
         self.cache_bytes_max.set(cache);
@@ -192,9 +197,16 @@ impl Engine {
 
     /// Freezes the active memtable if it is full, which has all commits up to `last`.
     pub(crate) fn freeze_if_full(&self, last: Timestamp) {
-        let mut tree = self.tree.borrow_mut();
+        let is_full = self.is_active_full(&self.tree.borrow());
+        if is_full {
+            self.freeze(last);
+        }
+    }
+
+    /// Freezes the active memtable, if it has anything, and there may be one more.
+    pub(crate) fn freeze(&self, last: Timestamp) {
         // Without memory for it, it goes on to fill.
-        if self.is_active_full(&tree) && tree.freeze(last) == Ok(true) {
+        if self.tree.borrow_mut().freeze(last) == Ok(true) {
             self.counts.borrow_mut().freeze();
             self.has_garbage.set(false);
         }

@@ -240,7 +240,13 @@ async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
             return;
         };
         match Rc::try_unwrap(memtable) {
-            Ok(memtable) => dismantle(store, memtable).await,
+            Ok(memtable) => {
+                store.dismantling.set(true);
+                dismantle(store, memtable).await;
+                store.dismantling.set(false);
+                store.memory_wanted.set(false);
+                store.changed.notify();
+            }
             Err(held) => {
                 store.retired.borrow_mut().push(held);
                 pause(store, clock, GARBAGE_MS, || false).await;

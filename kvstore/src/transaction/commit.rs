@@ -59,14 +59,12 @@ impl<D: BlockDevice> Transaction<'_, D> {
     }
 
     fn commit_with(&mut self, payload: &mut Vec<u8>) -> Result<Timestamp, CommitError> {
-        let (store, engine) = (self.store, &self.store.engine);
+        let store = self.store;
         let prepared = self.prepare_commit(payload)?;
         self.remember();
         self.check_locks()?;
         store.check_room(&prepared.growth)?;
-        engine
-            .reserve(payload)
-            .map_err(|_| CommitError::OutOfMemory)?;
+        store.reserve(payload)?;
         let files = self.files.take().filter(|files| !files.is_empty());
         let timestamp = match files {
             None => store.append(payload)?,

@@ -1,6 +1,8 @@
 //! Keys in order, as a transaction sees them: the store's, with its own writes laid over them; and what has to do with many keys.
 
 use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::iter;
 
 use lfs::BlockDevice;
 
@@ -10,7 +12,7 @@ use crate::engine::loads::{Reader, Wanted};
 use crate::engine::merge::ScanStep;
 use crate::engine::table::table_random_key;
 use crate::engine::types::{Missing as NotInMemory, OutOfMemory, engine_key};
-use crate::fault::{LoadError, Missing};
+use crate::fault::{LOADED_KEY_BYTES_MAX, LoadError, Missing};
 use crate::misses::KeysRead;
 use crate::write_set::Write;
 use crate::{DatabaseIndex, Entry, Key, Timestamp, Value};
@@ -58,7 +60,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// Something has to be loaded first.
     pub fn count(&mut self, db: DatabaseIndex) -> Result<u64, Missing> {
         self.need(|| KeysRead::Count(db))?;
-        self.depends_on = self.store.committed().min(self.at());
+        self.depend_on_all();
         self.note_range(db, &[], None)?;
         if self.open.as_ref().is_some_and(|open| !open.sees_newest()) {
             // There is no number of what it sees.
@@ -183,7 +185,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// is asked for. Own writes are included.
     ///
     /// # Errors
-    /// Something has to be loaded first.
+    /// Something has to be loaded first; or what is found takes more than [`LOADED_KEY_BYTES_MAX`].
     pub fn range(
         &mut self,
         db: DatabaseIndex,
@@ -196,7 +198,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         if start >= end {
             return Ok(Vec::new());
         }
-        let mut given: Vec<Given> = Vec::new();
+        let (mut given, mut bytes): (Vec<Given>, _) = (Vec::new(), 0);
         let part = Part {
             db,
             from: start,
@@ -204,8 +206,13 @@ impl<D: BlockDevice> Transaction<'_, D> {
             reverse,
         };
         self.walk(part, limit, &mut { usize::MAX }, &mut |key, row| {
+            let row = row.filter(|_| with_values);
+            bytes += key.len() + row.as_ref().map_or(0, Row::value_len);
+            if bytes > LOADED_KEY_BYTES_MAX {
+                return Err(OutOfMemory);
+            }
             given.try_reserve(1)?;
-            given.push((key.into(), row.filter(|_| with_values)));
+            given.push((key.into(), row));
             Ok(())
         })?;
         let mut entries = Vec::new();
@@ -248,7 +255,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         key: &[u8],
         limit: usize,
     ) -> Result<Vec<(Timestamp, Option<Value>)>, Missing> {
-        self.depends_on = self.store.committed().min(self.at());
+        self.depend_on_all();
         self.note_range(db, key, Some(&behind(key)))?;
         let rows = match self.versions(&engine_key(db, key), limit.min(HISTORY_MAX)) {
             Ok(rows) => rows,
@@ -282,7 +289,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let reader = self.reader();
         let mut merge = tree.merge(&reader, at).map_err(Stopped::from)?;
         merge.seek(key)?;
-        let mut rows: Vec<Row> = Vec::new();
+        let (mut rows, mut bytes): (Vec<Row>, _) = (Vec::new(), 0);
         // Up to where range deletes have been looked for.
         let mut until = at;
         loop {
@@ -309,11 +316,16 @@ impl<D: BlockDevice> Transaction<'_, D> {
             let Some(version) = version else {
                 return Ok(rows);
             };
-            rows.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
-            rows.push(Row {
+            let row = Row {
                 timestamp: version.timestamp,
                 ..Row::of(&version)
-            });
+            };
+            bytes += row.value_len();
+            if bytes > LOADED_KEY_BYTES_MAX {
+                return Err(Stopped::OutOfMemory);
+            }
+            rows.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
+            rows.push(row);
             if rows.len() >= limit || version.timestamp <= floor {
                 return Ok(rows);
             }
@@ -330,7 +342,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         looks: &mut usize,
         give: &mut Give<'_>,
     ) -> Result<Walked, Missing> {
-        self.depends_on = self.store.committed().min(self.at());
+        self.depend_on_all();
         if limit == 0 {
             return Ok(Walked::End);
         }
@@ -359,27 +371,29 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let Part { db, from, end, .. } = part;
         let own = self.writes.of(db);
         let hides = |key: &[u8]| own.is_some_and(|writes| writes.hides(key));
-        let mut written = own.map(|writes| writes.range(from, end));
-        let mut next_written = || {
-            let written = written.as_mut()?;
-            if part.reverse {
-                written.next_back()
-            } else {
-                written.next()
-            }
+        let engine_end = match end {
+            Some(end) => engine_key(db, end),
+            None => engine_key(DatabaseIndex(db.0 + 1), &[]),
         };
-        let mut written = next_written();
+        let written = own.into_iter().flat_map(|writes| writes.range(from, end));
+        let written = written.map(|(key, write)| (&**key, Laid::Written(write)));
+        let start = engine_key(db, from);
+        let open = self.open.as_ref().into_iter();
+        let locked = open.flat_map(|open| open.locked_in(&start, &engine_end));
+        let locked = locked.map(|key| (key, Laid::Locked));
+        let mut laid = merged(
+            directed(written, part.reverse),
+            directed(locked, part.reverse),
+            part.reverse,
+        );
+        let mut over = laid.next();
         let tree = self.store.engine.tree.borrow();
         let reader = self.reader();
         let mut merge = tree.merge(&reader, self.at()).map_err(Stopped::from)?;
         if part.reverse {
-            let end = end.map_or_else(
-                || engine_key(DatabaseIndex(db.0 + 1), &[]),
-                |end| engine_key(db, end),
-            );
-            merge.seek_back(Some(&end))?;
+            merge.seek_back(Some(&engine_end))?;
         } else {
-            merge.seek(&engine_key(db, from))?;
+            merge.seek(&start)?;
         }
         let goes_on = |key: &[u8]| {
             if part.reverse {
@@ -402,14 +416,14 @@ impl<D: BlockDevice> Transaction<'_, D> {
             let here = found.split_first().filter(|(of, _)| **of == db.0);
             let here = here.map(|(_, key)| key);
             let here = here.filter(|key| *key >= from && end.is_none_or(|end| *key < end));
-            // Own writes up to there come first.
+            // What is laid over what is stored comes first, up to there.
             let comes_first = |key: &[u8]| {
                 here.is_none_or(|here| if part.reverse { key > here } else { key < here })
             };
-            while let Some((key, write)) = written.filter(|(key, _)| comes_first(key)) {
-                written = next_written();
-                if !matches!(write, Write::Delete) {
-                    give(key, None)?;
+            while let Some((key, what)) = over.filter(|(key, _)| comes_first(key)) {
+                over = laid.next();
+                if let Some(row) = self.laid(db, key, what)? {
+                    give(key, row)?;
                     given += 1;
                     if given >= limit {
                         return Ok(Walked::More(goes_on(key)));
@@ -422,15 +436,14 @@ impl<D: BlockDevice> Transaction<'_, D> {
             if is_more {
                 return Ok(Walked::More(here.into()));
             }
-            let is_given = match written.filter(|(key, _)| ***key == *here) {
-                Some((_, write)) => {
-                    written = next_written();
-                    row = None;
-                    !matches!(write, Write::Delete)
+            let is_given = match over.filter(|(key, _)| *key == here) {
+                Some((key, what)) => {
+                    over = laid.next();
+                    self.laid(db, key, what)?
                 }
-                None => row.is_some() && !hides(here),
+                None => row.filter(|_| !hides(here)).map(Some),
             };
-            if is_given {
+            if let Some(row) = is_given {
                 give(here, row)?;
                 given += 1;
                 if given >= limit {
@@ -438,6 +451,35 @@ impl<D: BlockDevice> Transaction<'_, D> {
                 }
             }
         }
+    }
+
+    /// What is given of a key that is laid over what is stored, if it is there.
+    fn laid(
+        &self,
+        db: DatabaseIndex,
+        key: &[u8],
+        what: Laid<'_>,
+    ) -> Result<Option<Option<Row>>, NotInMemory> {
+        match what {
+            Laid::Written(Write::Delete) => Ok(None),
+            Laid::Written(_) => Ok(Some(None)),
+            Laid::Locked if self.writes.of(db).is_some_and(|own| own.hides(key)) => Ok(None),
+            Laid::Locked => {
+                let (engine, loaded) = (&self.store.engine, &self.loaded.chunks);
+                let (key, faults) = (engine_key(db, key), &self.chunk_faults);
+                let found = engine.look_up(&key, NEWEST, loaded, faults, Wanted::All)?;
+                let row = Some(found.row).filter(|row| row.is_live_at(self.now_ms));
+                Ok(row.map(Some))
+            }
+        }
+    }
+
+    /// What was found depends on all that is seen, and on what is locked as it is now.
+    fn depend_on_all(&mut self) {
+        let newest = self.store.committed();
+        let locks = self.open.as_ref().is_some_and(|open| open.has_locked());
+        let all = if locks { newest } else { newest.min(self.at()) };
+        self.depends_on = self.depends_on.max(all);
     }
 
     fn reader(&self) -> Reader<'_> {
@@ -475,7 +517,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let mut random = self.loaded.random(self.draws, random);
         self.draws += 1;
         self.note_range(db, &[], None)?;
-        self.depends_on = self.store.committed().min(self.at());
+        self.depend_on_all();
         if self.writes.of(db).is_some() || self.at() != NEWEST {
             let mut keys = Vec::new();
             self.keys_after(db, None, 64, &mut keys)?;
@@ -541,9 +583,14 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// Something has to be loaded first.
     pub(crate) fn delete_expired(&mut self, limit: usize) -> Result<usize, Missing> {
         let store = self.store;
-        let due = store.engine.expiries.borrow();
-        let due = due.due(self.now_ms).take(limit);
-        let due: Vec<(i64, Key)> = due.map(|(at, key)| (at, Key::from(key))).collect();
+        let due: Vec<(i64, Key)> = {
+            let expiries = store.engine.expiries.borrow();
+            let locks = store.engine.locks.borrow();
+            // Nobody waits for whoever has locked one.
+            let due = expiries.due(self.now_ms);
+            let due = due.filter(|(_, key)| !locks.is_held(key)).take(limit);
+            due.map(|(at, key)| (at, Key::from(key))).collect()
+        };
         let mut count = 0;
         for (at, key) in &due {
             let Some((db, user_key)) = key.split_first() else {
@@ -559,6 +606,55 @@ impl<D: BlockDevice> Transaction<'_, D> {
         }
         Ok(count)
     }
+}
+
+/// What is laid over what the store has of a key at the state that is seen.
+#[derive(Clone, Copy)]
+enum Laid<'w> {
+    /// The transaction has written it.
+    Written(&'w Write),
+    /// It has locked it, and sees it as it is now.
+    Locked,
+}
+
+/// From the end, if that is asked for.
+fn directed<T>(
+    mut items: impl DoubleEndedIterator<Item = T>,
+    reverse: bool,
+) -> impl Iterator<Item = T> {
+    iter::from_fn(move || {
+        if reverse {
+            items.next_back()
+        } else {
+            items.next()
+        }
+    })
+}
+
+/// Both in order, or from the end; of what is in both, the first one's.
+fn merged<'k, T>(
+    first: impl Iterator<Item = (&'k [u8], T)>,
+    second: impl Iterator<Item = (&'k [u8], T)>,
+    reverse: bool,
+) -> impl Iterator<Item = (&'k [u8], T)> {
+    let (mut first, mut second) = (first.peekable(), second.peekable());
+    iter::from_fn(move || {
+        let (Some((one, _)), Some((other, _))) = (first.peek(), second.peek()) else {
+            return first.next().or_else(|| second.next());
+        };
+        match if reverse {
+            other.cmp(one)
+        } else {
+            one.cmp(other)
+        } {
+            Ordering::Less => first.next(),
+            Ordering::Greater => second.next(),
+            Ordering::Equal => {
+                second.next();
+                first.next()
+            }
+        }
+    })
 }
 
 /// Why a walk did not get further.

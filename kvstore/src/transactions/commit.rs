@@ -8,7 +8,7 @@ use lfs::{BlockDevice, CommitNumber, FileError};
 
 use super::changes::{Change, Changes};
 use super::locks::{Cycle, Locked, Ticket};
-use super::open::OpenTransaction;
+use super::open::{Ended, OpenTransaction};
 use super::reads::Read;
 use crate::engine::payload::SYSTEM_DATABASE;
 use crate::fault::{Fault, Loaded, Missing};
@@ -63,6 +63,11 @@ impl From<CommitError> for CommitStop {
         match error {
             CommitError::Fault(faults) => Self::Fault(faults),
             CommitError::Busy => Self::Busy,
+            CommitError::Files(error) => match *error {
+                FileError::ConflictOn(conflict) => Self::Conflict(Conflict::Files(conflict)),
+                FileError::TransactionEnded => Self::Ended,
+                error => Self::Error(CommitError::Files(Box::new(error))),
+            },
             error => Self::Error(error),
         }
     }
@@ -124,39 +129,53 @@ impl<D: BlockDevice> Store<D> {
         token: Option<(&[u8], i64)>,
     ) -> Result<Committed, CommitStop> {
         let missing = |_: Missing| CommitStop::Fault(Vec::new());
+        if let Some((id, _)) = token
+            && transaction.has_token(id).map_err(missing)?
+        {
+            return Ok(Committed {
+                depends_on: transaction.depends_on,
+                repeated: true,
+            });
+        }
+        let wrote = !transaction.is_read_only();
+        if wrote {
+            self.check_open(open, transaction)?;
+        } else if transaction
+            .open
+            .as_ref()
+            .is_some_and(|rest| !rest.locked.is_empty())
+        {
+            // It saw one state, as it was at its begin; but for what it saw through locks.
+            self.validate(transaction)?;
+        }
         if let Some((id, until_ms)) = token {
-            if transaction.has_token(id).map_err(missing)? {
-                return Ok(Committed {
-                    depends_on: transaction.depends_on,
-                    repeated: true,
-                });
-            }
             let value = Value::from(&transaction.now_ms.to_le_bytes()[..]);
             let write = Write::Put(value, Some(until_ms));
             transaction.write(SYSTEM, &token_key(id), write);
-        }
-        let sees = transaction
-            .open
-            .as_ref()
-            .map_or(Timestamp(0), |rest| rest.at());
-        if transaction.is_read_only() {
-            // It saw one state, as it was at its begin; but for what it saw through locks.
-            let reads_current = transaction
-                .open
-                .as_ref()
-                .is_some_and(|rest| !rest.locked.is_empty());
-            if reads_current {
-                self.validate(transaction)?;
-            }
-            let depends_on = transaction
-                .open
-                .as_ref()
-                .map_or(sees, |rest| rest.depends_on);
+        } else if !wrote {
+            let rest = transaction.open.as_ref();
             return Ok(Committed {
-                depends_on,
+                depends_on: rest.map_or(Timestamp(0), |rest| rest.depends_on),
                 repeated: false,
             });
         }
+        let mut payload = self.payload.take();
+        payload.clear();
+        let committed = self.append_open(transaction, wrote, &mut payload);
+        payload.shrink_to(64 << 10);
+        *self.payload.borrow_mut() = payload;
+        Ok(Committed {
+            depends_on: committed?,
+            repeated: false,
+        })
+    }
+
+    /// Nobody has locked what a transaction has written, nor changed what that depends on.
+    fn check_open(
+        &self,
+        open: &OpenTransaction,
+        transaction: &Transaction<'_, D>,
+    ) -> Result<(), CommitStop> {
         let (keys, ranges) = transaction.written();
         let mut written = keys.iter().map(|key| &key[..]);
         let locks = &self.engine.locks;
@@ -185,27 +204,25 @@ impl<D: BlockDevice> Store<D> {
                 self.unchanged(transaction, Read::Range(start, end))?;
             }
         }
-        let mut payload = self.payload.take();
-        payload.clear();
-        let committed = self.append_open(transaction, &mut payload);
-        payload.shrink_to(64 << 10);
-        *self.payload.borrow_mut() = payload;
-        Ok(Committed {
-            depends_on: committed?,
-            repeated: false,
-        })
+        Ok(())
     }
 
     fn append_open(
         &self,
         transaction: &mut Transaction<'_, D>,
+        wrote: bool,
         payload: &mut Vec<u8>,
     ) -> Result<Timestamp, CommitStop> {
         let prepared = transaction.prepare_commit(payload)?;
         self.check_room(&prepared.growth)?;
-        let reserved = self.engine.reserve(payload);
-        reserved.map_err(|_| CommitStop::Error(CommitError::OutOfMemory))?;
+        self.reserve(payload)?;
         let now_ms = transaction.now_ms;
+        if !wrote {
+            // A token alone has nothing to do with the files that were seen.
+            let timestamp = self.append(payload)?;
+            self.committed_with(timestamp, now_ms, payload, prepared.next_slot);
+            return Ok(timestamp);
+        }
         let rest = transaction.open.as_mut().ok_or(CommitStop::Ended)?;
         let files = rest.files.as_mut().ok_or(CommitStop::Ended)?;
         let number = match self.filesystem.try_commit_open(files, payload) {
@@ -234,11 +251,9 @@ impl<D: BlockDevice> Store<D> {
 
     /// Nothing that a serializable one has read was written by others since it read it.
     fn validate(&self, transaction: &Transaction<'_, D>) -> Result<(), CommitStop> {
-        let Some(reads) = transaction
-            .open
-            .as_ref()
-            .and_then(|rest| rest.reads.as_ref())
-        else {
+        let rest = transaction.open.as_ref();
+        let rest = rest.filter(|rest| rest.validates_reads());
+        let Some(reads) = rest.and_then(|rest| rest.reads.as_ref()) else {
             return Ok(());
         };
         for read in reads.ranges() {
@@ -260,22 +275,32 @@ impl<D: BlockDevice> Store<D> {
             Read::Point(key) => rest.locked.get(key).copied().unwrap_or_else(|| rest.at()),
             Read::Range(..) => rest.at(),
         };
+        match self.changed_since(since, read) {
+            Ok(None) => Ok(()),
+            Ok(Some(conflict)) => Err(CommitStop::Conflict(conflict)),
+            Err(Ended) => Err(CommitStop::Ended),
+        }
+    }
+
+    /// What others have written of `read` since a commit; an error if that is not known any more.
+    pub(super) fn changed_since(
+        &self,
+        since: Timestamp,
+        read: Read<'_>,
+    ) -> Result<Option<Conflict>, Ended> {
         let (tree, digests) = (self.engine.tree.borrow(), self.engine.digests.borrow());
         let changes = Changes {
             tree: &tree,
             digests: &digests,
         };
         if !changes.reach(since) {
-            return Err(CommitStop::Ended);
+            return Err(Ended);
         }
-        match changes.since(read, since) {
-            None => Ok(()),
-            Some(Change { key, commit }) => {
-                let (db, key) = key.split_first().unwrap_or((&0, &[]));
-                let conflict = Conflict::Key(DatabaseIndex(*db), key.into(), commit);
-                Err(CommitStop::Conflict(conflict))
-            }
-        }
+        let change = changes.since(read, since);
+        Ok(change.map(|Change { key, commit }| {
+            let (db, key) = key.split_first().unwrap_or((&0, &[]));
+            Conflict::Key(DatabaseIndex(*db), key.into(), commit)
+        }))
     }
 
     /// Whether a transaction with that token was committed, and is not forgotten yet.

@@ -17,6 +17,9 @@ use crate::Key;
 /// Keys that are held and owners that wait, together.
 pub const LOCKS_MAX: usize = 65_536;
 
+/// Memory that they may take, keys included, about.
+const BYTES_MAX: usize = 16 << 20;
+
 /// Memory of a held key or a waiter beyond the key's bytes: its share of three maps.
 const LOCK_BYTES: usize = 160;
 
@@ -193,6 +196,17 @@ impl LockTable {
         }
     }
 
+    /// Whether somebody holds `key`.
+    pub fn is_held(&self, key: &[u8]) -> bool {
+        self.locks.contains_key(key)
+    }
+
+    /// Whether `owner` waits.
+    pub fn waits(&self, owner: Owner) -> bool {
+        let state = self.owners.get(&owner);
+        state.is_some_and(|state| state.waits.is_some())
+    }
+
     /// Whether nothing is held, and so nobody waits.
     pub fn is_empty(&self) -> bool {
         self.locks.is_empty()
@@ -209,7 +223,7 @@ impl LockTable {
     }
 
     fn is_full(&self) -> bool {
-        self.locks.len() + self.waiters.len() >= LOCKS_MAX
+        self.locks.len() + self.waiters.len() >= LOCKS_MAX || self.bytes >= BYTES_MAX
     }
 
     fn next_ticket(&mut self) -> Ticket {

@@ -6,12 +6,13 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefMut;
 use core::future::poll_fn;
+use core::ops::Bound;
 
 use lfs::{BlockDevice, CommitNumber, FileError, FileSystem};
 
 use super::commit::Conflict;
 use super::locks::{Cycle, Locked, Owner, Ticket};
-use super::reads::{ReadSet, TooLarge};
+use super::reads::{Read, ReadSet, TooLarge};
 use super::registry::{LockOwner, Shared, TransactionLimits};
 use crate::engine::types::engine_key;
 use crate::fault::Loaded;
@@ -19,10 +20,17 @@ use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::transaction::Transaction;
 use crate::write_set::{Mark, WriteSet};
-use crate::{CommitError, DatabaseIndex, Key, Timestamp};
+use crate::{CommitError, DatabaseIndex, KEY_BYTES_MAX, Key, Timestamp};
 
-/// Savepoints that one has at most.
-const SAVEPOINTS_MAX: usize = 1024;
+/// Savepoints that one has at most: the file system allows 1,024, of which each statement needs one.
+const SAVEPOINTS_MAX: usize = 1023;
+
+/// Bytes of the name of one.
+const SAVEPOINT_NAME_BYTES_MAX: usize = 255;
+
+/// Memory of a savepoint beside its name, and of a locked key beside it.
+const SAVEPOINT_BYTES: usize = 64;
+const LOCKED_BYTES: usize = 64;
 
 /// How transactions that run at the same time are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -117,13 +125,6 @@ pub(crate) struct State {
     pub(crate) rest: Rest,
 }
 
-impl State {
-    pub(crate) fn memory_bytes(&self) -> usize {
-        let reads = self.rest.reads.as_ref().map_or(0, ReadSet::memory_bytes);
-        self.writes.memory_bytes() + reads
-    }
-}
-
 /// All but the writes.
 pub(crate) struct Rest {
     pub(super) isolation: Isolation,
@@ -134,10 +135,16 @@ pub(crate) struct Rest {
     pub(super) pin: Snapshot,
     /// `None` if the files of that time are not kept.
     pub(super) files: Option<lfs::OpenTransaction>,
-    /// What a serializable one has read.
+    /// What it has read, if all its statements see one state and it may write: a serializable one is asked at its commit whether it has changed
+    /// since, any of them when it locks a key. `None` as well for one that has read more than can be remembered.
     pub(super) reads: Option<ReadSet>,
-    /// Keys that it has locked, and the newest commit at that time: it sees them as they are.
+    /// Keys that it has locked, and the newest commit at that time: it sees them as they are. None of them was read or written
+    /// before, unless nobody had changed it.
     pub(super) locked: BTreeMap<Key, Timestamp>,
+    /// Memory that names of savepoints and of locked keys take.
+    names_bytes: usize,
+    /// Memory of it that all together are counted with.
+    pub(super) counted_bytes: usize,
     savepoints: Vec<Savepoint>,
     /// The statement that is being run.
     statement: Option<Statement>,
@@ -186,16 +193,40 @@ impl Rest {
         asks.then(|| self.at())
     }
 
-    pub(crate) fn is_past(&self, limits: &TransactionLimits, now_ms: i64) -> bool {
-        now_ms.saturating_sub(self.used_ms) > limits.idle_ms
+    pub(crate) fn is_past(&self, limits: &TransactionLimits, now_ms: i64, waits: bool) -> bool {
+        now_ms.saturating_sub(self.used_ms) > limits.idle_ms && !waits
             || now_ms.saturating_sub(self.begun_ms) > limits.age_ms
+    }
+
+    /// Whether what it has read must not have changed at its commit.
+    pub(super) fn validates_reads(&self) -> bool {
+        self.isolation == Isolation::Serializable && !self.read_only
+    }
+
+    fn note(
+        &mut self,
+        add: impl FnOnce(&mut ReadSet) -> Result<(), TooLarge>,
+    ) -> Result<(), TooLarge> {
+        let Some(reads) = &mut self.reads else {
+            return Ok(());
+        };
+        match add(reads) {
+            Err(TooLarge) if !self.validates_reads() => {
+                self.reads = None;
+                Ok(())
+            }
+            noted => noted,
+        }
+    }
+
+    /// Whether it may have read the key (engine key).
+    fn may_have_read(&self, key: &[u8]) -> bool {
+        self.reads.as_ref().is_none_or(|reads| reads.has(key))
     }
 
     /// A key (engine key) is read: at which commit.
     pub(crate) fn note_read(&mut self, key: &[u8]) -> Result<Timestamp, TooLarge> {
-        if let Some(reads) = &mut self.reads {
-            reads.add_point(key)?;
-        }
+        self.note(|reads| reads.add_point(key))?;
         let is_locked = !self.locked.is_empty() && self.locked.contains_key(key);
         Ok(if is_locked {
             Timestamp(u64::MAX)
@@ -206,10 +237,23 @@ impl Rest {
 
     /// Keys (engine keys) from `start` on, up to `end`, not included, are read.
     pub(crate) fn note_range(&mut self, start: &[u8], end: &[u8]) -> Result<(), TooLarge> {
-        match &mut self.reads {
-            Some(reads) if start < end => reads.add(start, end),
-            _ => Ok(()),
-        }
+        self.note(|reads| reads.add(start, end))
+    }
+
+    /// Whether it sees some keys as they are now.
+    pub(crate) fn has_locked(&self) -> bool {
+        !self.locked.is_empty()
+    }
+
+    /// Keys (engine keys) from `start` on, up to `end`, not included, that are seen as they are now; as keys of their database.
+    pub(crate) fn locked_in(
+        &self,
+        start: &[u8],
+        end: &[u8],
+    ) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let bounds = (Bound::Included(start), Bound::Excluded(end.max(start)));
+        let locked = self.locked.range::<[u8], _>(bounds);
+        locked.filter_map(|(key, _)| key.get(1..))
     }
 
     pub(crate) fn change_files<D: BlockDevice, T>(
@@ -291,7 +335,7 @@ impl<D: BlockDevice> Store<D> {
         };
         let files = files.map_err(|_| BeginError::TooMany)?;
         let read_only = options.read_only || options.as_of.is_some();
-        let validates_reads = options.isolation == Isolation::Serializable && !read_only;
+        let notes_reads = options.isolation != Isolation::ReadCommitted && !read_only;
         let rest = Rest {
             isolation: options.isolation,
             read_only,
@@ -299,8 +343,10 @@ impl<D: BlockDevice> Store<D> {
             used_ms: now_ms,
             pin: Snapshot::new(&engine.pins, at),
             files,
-            reads: validates_reads.then(ReadSet::default),
+            reads: notes_reads.then(ReadSet::default),
             locked: BTreeMap::new(),
+            names_bytes: 0,
+            counted_bytes: 0,
             savepoints: Vec::new(),
             statement: None,
             depends_on: Timestamp(0),
@@ -352,16 +398,17 @@ impl<D: BlockDevice> Store<D> {
     /// Makes a savepoint of that name; one of the same name is hidden by it.
     ///
     /// # Errors
-    /// [`CommitError::TooLarge`] beyond 1,024.
+    /// [`SavepointError::TooMany`] beyond 1,023, or for a name beyond 255 bytes.
     pub fn savepoint(&self, open: &OpenTransaction, name: &[u8]) -> Result<(), SavepointError> {
         let mut state = open.state.borrow_mut();
         let State { writes, rest } = state.as_mut().ok_or(SavepointError::Ended)?;
         rest.end_statement(writes, false);
-        if rest.savepoints.len() >= SAVEPOINTS_MAX {
+        if rest.savepoints.len() >= SAVEPOINTS_MAX || name.len() > SAVEPOINT_NAME_BYTES_MAX {
             return Err(SavepointError::TooMany);
         }
         let files = rest.files.as_mut().map(lfs::OpenTransaction::savepoint);
         let files = files.transpose().map_err(|_| SavepointError::TooMany)?;
+        rest.names_bytes += SAVEPOINT_BYTES + name.len();
         rest.savepoints.push(Savepoint {
             name: name.into(),
             keys: writes.mark(),
@@ -389,12 +436,14 @@ impl<D: BlockDevice> Store<D> {
         }
         writes.roll_back(*keys);
         for later in rest.savepoints.drain(place + 1..).rev() {
+            rest.names_bytes -= SAVEPOINT_BYTES + later.name.len();
             writes.release(later.keys);
         }
         Ok(())
     }
 
-    /// Locks a key: from now on nobody else writes it, and the transaction sees what it is. The lock ends with the transaction.
+    /// Locks a key: from now on nobody else writes it, and the transaction sees what it is. The lock ends with the transaction. What it has
+    /// read or written of the key before must still be so.
     ///
     /// # Errors
     /// See [`LockStop`].
@@ -409,8 +458,15 @@ impl<D: BlockDevice> Store<D> {
         {
             let mut state = open.state.borrow_mut();
             let State { rest, .. } = state.as_mut().ok_or(LockStop::Ended)?;
+            if rest.read_only {
+                return Err(LockStop::ReadOnly);
+            }
             rest.used_ms = now_ms;
         }
+        if key.len() > KEY_BYTES_MAX {
+            return Err(LockStop::TooMany);
+        }
+        let user_key = key;
         let key = engine_key(db, key);
         let locked = engine
             .locks
@@ -418,11 +474,16 @@ impl<D: BlockDevice> Store<D> {
             .lock(open.owner(), open.client, &key);
         match locked {
             Locked::Taken => {
-                let mut state = open.state.borrow_mut();
-                let State { rest, .. } = state.as_mut().ok_or(LockStop::Ended)?;
-                let newest = self.committed();
-                rest.locked.entry(Key::from(&key[..])).or_insert(newest);
-                Ok(())
+                let taken = self.see_locked(open, db, user_key, &key);
+                match &taken {
+                    Err(LockStop::Conflict(_)) => {
+                        engine.open.count(|counts| counts.conflicts += 1);
+                        self.end(open.owner());
+                    }
+                    Err(LockStop::Ended) => self.end(open.owner()),
+                    _ => {}
+                }
+                taken
             }
             Locked::Wait(ticket) => Err(LockStop::Wait(ticket)),
             Locked::Deadlock(cycle) => {
@@ -434,6 +495,34 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
+    /// From now on a key that was locked is seen as it is.
+    fn see_locked(
+        &self,
+        open: &OpenTransaction,
+        db: DatabaseIndex,
+        user_key: &[u8],
+        key: &[u8],
+    ) -> Result<(), LockStop> {
+        let mut state = open.state.borrow_mut();
+        let State { writes, rest } = state.as_mut().ok_or(LockStop::Ended)?;
+        if rest.locked.contains_key(key) || !rest.sees_one_state() {
+            return Ok(());
+        }
+        let of_db = writes.of(db);
+        let is_written =
+            of_db.is_some_and(|of_db| of_db.get(user_key).is_some() || of_db.hides(user_key));
+        if is_written || rest.may_have_read(key) {
+            match self.changed_since(rest.at(), Read::Point(key)) {
+                Ok(None) => {}
+                Ok(Some(conflict)) => return Err(LockStop::Conflict(conflict)),
+                Err(Ended) => return Err(LockStop::Ended),
+            }
+        }
+        rest.names_bytes += LOCKED_BYTES + key.len();
+        rest.locked.insert(Key::from(key), self.committed());
+        Ok(())
+    }
+
     /// Waits until it is the turn of `ticket`, or never will be; then ask again. Dropping this gives up.
     pub async fn locked(&self, ticket: Ticket) {
         let waiting = Waiting(&self.engine.locks, ticket);
@@ -442,7 +531,13 @@ impl<D: BlockDevice> Store<D> {
 
     /// Ends transactions that are past a limit.
     pub fn expire_transactions(&self, now_ms: i64) {
-        for owner in self.engine.open.past_limits(now_ms) {
+        let locks = self.engine.locks.borrow();
+        let expired = self
+            .engine
+            .open
+            .past_limits(now_ms, |owner| locks.waits(owner));
+        drop(locks);
+        for owner in expired {
             self.engine.open.count(|counts| counts.expired += 1);
             self.end(owner);
         }
@@ -490,25 +585,37 @@ impl<D: BlockDevice> Transaction<'_, D> {
     ///
     /// # Errors
     /// [`CommitError::TooLarge`]: the transaction takes more than it may, and the statement was taken back;
+    /// [`CommitError::OutOfMemory`]: all that are open take more than they may, and it was taken back;
     /// [`CommitError::Fault`] for one that is in vain; [`CommitError::ReadOnly`] for one that wrote in a transaction that only reads.
     pub fn suspend(mut self, keep: bool) -> Result<Timestamp, CommitError> {
         let faults = self.take_faults();
-        let limit = self.store.engine.open.limits().bytes;
+        let registry = &self.store.engine.open;
+        let limit = registry.limits().bytes;
         let depends_on = self.depends_on;
         let Some(rest) = &mut self.open else {
             return Ok(depends_on);
         };
-        let reads = rest.reads.as_ref().map_or(0, ReadSet::memory_bytes);
+        let mut reads = rest.reads.as_ref().map_or(0, ReadSet::memory_bytes);
+        let others = self.writes.memory_bytes() + rest.names_bytes;
+        if others + reads > limit && !rest.validates_reads() {
+            (rest.reads, reads) = (None, 0);
+        }
         let refused = if !faults.is_empty() {
             Some(CommitError::Fault(faults))
         } else if rest.read_only && !self.writes.is_empty() {
             Some(CommitError::ReadOnly)
-        } else if self.writes.memory_bytes() + reads > limit {
+        } else if others + reads > limit {
             Some(CommitError::TooLarge)
+        } else if keep && !registry.count_bytes(&mut rest.counted_bytes, others + reads) {
+            Some(CommitError::OutOfMemory)
         } else {
             None
         };
         rest.end_statement(&mut self.writes, keep && refused.is_none());
+        // What was taken back is free again.
+        let reads = rest.reads.as_ref().map_or(0, ReadSet::memory_bytes);
+        let left = self.writes.memory_bytes() + rest.names_bytes + reads;
+        registry.count_bytes(&mut rest.counted_bytes, left);
         rest.depends_on = rest.depends_on.max(depends_on);
         match refused {
             Some(error) if keep => Err(error),

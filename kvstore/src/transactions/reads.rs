@@ -106,6 +106,13 @@ impl ReadSet {
         })
     }
 
+    /// Whether `key` is among what was read.
+    pub fn has(&self, key: &[u8]) -> bool {
+        let before = (Bound::Unbounded, Bound::Included(key));
+        let last = self.reads.range::<[u8], _>(before).next_back();
+        last.is_some_and(|(from, to)| End::of(from, to.as_deref()).covers(End::Behind(key)))
+    }
+
     /// Whether nothing was read.
     pub fn is_empty(&self) -> bool {
         self.reads.is_empty()

@@ -65,6 +65,9 @@ pub(crate) struct Registry {
     open: RefCell<BTreeMap<Owner, Shared>>,
     limits: Cell<TransactionLimits>,
     pub(crate) counts: Cell<OpenTransactions>,
+    /// What they have written and read, all together, and what that may come to.
+    bytes: Cell<usize>,
+    bytes_max: Cell<usize>,
 }
 
 impl Registry {
@@ -91,9 +94,25 @@ impl Registry {
     /// It is over.
     pub(crate) fn remove(&self, owner: Owner) {
         let removed = self.open.borrow_mut().remove(&owner);
-        if let Some(shared) = removed {
-            shared.borrow_mut().take();
+        if let Some(state) = removed.and_then(|shared| shared.borrow_mut().take()) {
+            self.bytes.set(self.bytes.get() - state.rest.counted_bytes);
         }
+    }
+
+    /// Sets what all together may take, in bytes.
+    pub(crate) fn set_bytes_max(&self, bytes: usize) {
+        self.bytes_max.set(bytes);
+    }
+
+    /// One of them takes `bytes` now, where `counted` were known. False if all together would take too much by that: `counted` is as it was.
+    pub(crate) fn count_bytes(&self, counted: &mut usize, bytes: usize) -> bool {
+        let all = self.bytes.get() - *counted + bytes;
+        if bytes > *counted && all > self.bytes_max.get() {
+            return false;
+        }
+        self.bytes.set(all);
+        *counted = bytes;
+        true
     }
 
     /// The oldest state that somebody sees who will ask what was written since.
@@ -107,12 +126,14 @@ impl Registry {
     }
 
     /// Those that are past a limit at `now_ms`.
-    pub(crate) fn past_limits(&self, now_ms: i64) -> Vec<Owner> {
+    ///
+    /// Who `waits` is not idle.
+    pub(crate) fn past_limits(&self, now_ms: i64, waits: impl Fn(Owner) -> bool) -> Vec<Owner> {
         let limits = self.limits.get();
         let open = self.open.borrow();
-        let past = open.iter().filter(|(_, shared)| {
+        let past = open.iter().filter(|(owner, shared)| {
             let state = shared.try_borrow();
-            let past = |state: &State| state.rest.is_past(&limits, now_ms);
+            let past = |state: &State| state.rest.is_past(&limits, now_ms, waits(**owner));
             state.is_ok_and(|state| state.as_ref().is_some_and(past))
         });
         past.map(|(owner, _)| *owner).collect()
@@ -137,11 +158,9 @@ impl Registry {
 
     pub(crate) fn stats(&self) -> OpenTransactions {
         let open = self.open.borrow();
-        let states = open.values().filter_map(|shared| shared.try_borrow().ok());
-        let bytes = states.map(|state| state.as_ref().map_or(0, State::memory_bytes));
         OpenTransactions {
             open: open.len(),
-            bytes: bytes.sum(),
+            bytes: self.bytes.get(),
             ..self.counts.get()
         }
     }

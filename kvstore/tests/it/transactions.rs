@@ -184,7 +184,10 @@ fn after_a_lock_reads_and_scans_see_the_newest_commit_of_the_key() {
                 if reverse {
                     found.reverse();
                 }
-                let expected = [(b"a".to_vec(), b"1".to_vec()), (b"k".to_vec(), b"2".to_vec())];
+                let expected = [
+                    (b"a".to_vec(), b"1".to_vec()),
+                    (b"k".to_vec(), b"2".to_vec()),
+                ];
                 assert_eq!(found, expected, "{isolation:?} {reverse}");
             }
             let after = run(&store, &open, |transaction| {
@@ -210,7 +213,11 @@ fn after_a_lock_reads_and_scans_see_the_newest_commit_of_the_key() {
         let keys = run(&store, &open, |transaction| {
             transaction.range(DB, b"b", b"zzz", false, 10, false)
         });
-        let keys: Vec<_> = keys.await.into_iter().map(|(key, _)| key.to_vec()).collect();
+        let keys: Vec<_> = keys
+            .await
+            .into_iter()
+            .map(|(key, _)| key.to_vec())
+            .collect();
         assert_eq!(keys, [b"m".to_vec(), b"new".to_vec()]);
         commit(&store, &open, None).await.unwrap();
     });
@@ -227,10 +234,7 @@ fn a_transaction_that_only_reads_locks_nothing() {
                 ..BeginOptions::default()
             };
             let open = begin(&store, options);
-            assert_eq!(
-                store.try_lock(&open, DB, b"k", 0),
-                Err(LockStop::ReadOnly)
-            );
+            assert_eq!(store.try_lock(&open, DB, b"k", 0), Err(LockStop::ReadOnly));
             assert!(!open.is_ended());
         }
     });

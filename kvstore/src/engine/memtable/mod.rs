@@ -238,6 +238,11 @@ impl Memtable {
         self.arena.memory_bytes() + self.shard_bytes + self.ranges.memory_bytes()
     }
 
+    /// Whether nothing was written to it.
+    pub fn is_empty(&self) -> bool {
+        self.entries() == 0 && self.ranges().len() == 0
+    }
+
     /// How many versions there are.
     pub fn entries(&self) -> usize {
         self.entries
