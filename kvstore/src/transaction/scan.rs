@@ -257,7 +257,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
     ) -> Result<Vec<(Timestamp, Option<Value>)>, Missing> {
         self.depend_on_all();
         self.note_range(db, key, Some(&behind(key)))?;
-        let rows = match self.versions(&engine_key(db, key), limit.min(HISTORY_MAX)) {
+        let key = engine_key(db, key);
+        let is_locked = self.open.as_ref().is_some_and(|open| open.has_locked(&key));
+        let at = if is_locked { NEWEST } else { self.at() };
+        let rows = match self.versions(&key, at, limit.min(HISTORY_MAX)) {
             Ok(rows) => rows,
             Err(Stopped::Missing) => return Err(self.miss()),
             Err(Stopped::OutOfMemory) => return Err(self.fail(LoadError::OutOfMemory)),
@@ -282,9 +285,9 @@ impl<D: BlockDevice> Transaction<'_, D> {
     }
 
     /// The versions of a key that are kept, newest first; a range delete is one without a value.
-    fn versions(&self, key: &[u8], limit: usize) -> Result<Vec<Row>, Stopped> {
+    fn versions(&self, key: &[u8], at: Timestamp, limit: usize) -> Result<Vec<Row>, Stopped> {
         let engine = &self.store.engine;
-        let (floor, at) = (engine.floor.get(), self.at());
+        let floor = engine.floor.get();
         let tree = engine.tree.borrow();
         let reader = self.reader();
         let mut merge = tree.merge(&reader, at).map_err(Stopped::from)?;
@@ -380,7 +383,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let start = engine_key(db, from);
         let open = self.open.as_ref().into_iter();
         let locked = open.flat_map(|open| open.locked_in(&start, &engine_end));
-        let locked = locked.map(|key| (key, Laid::Locked));
+        let locked = locked.filter_map(|(key, _)| Some((key.get(1..)?, Laid::Locked)));
         let mut laid = merged(
             directed(written, part.reverse),
             directed(locked, part.reverse),
@@ -477,7 +480,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// What was found depends on all that is seen, and on what is locked as it is now.
     fn depend_on_all(&mut self) {
         let newest = self.store.committed();
-        let locks = self.open.as_ref().is_some_and(|open| open.has_locked());
+        let locks = self.open.as_ref().is_some_and(|open| open.sees_locked());
         let all = if locks { newest } else { newest.min(self.at()) };
         self.depends_on = self.depends_on.max(all);
     }

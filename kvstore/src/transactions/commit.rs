@@ -271,10 +271,29 @@ impl<D: BlockDevice> Store<D> {
         let Some(rest) = &transaction.open else {
             return Err(CommitStop::Ended);
         };
-        let since = match read {
-            Read::Point(key) => rest.locked.get(key).copied().unwrap_or_else(|| rest.at()),
-            Read::Range(..) => rest.at(),
+        let (start, end) = match read {
+            Read::Point(key) => {
+                let since = rest.locked.get(key).copied();
+                return self.unchanged_since(since.unwrap_or_else(|| rest.at()), read);
+            }
+            Read::Range(start, end) => (start, end),
         };
+        // What it has locked it saw as it was then.
+        let mut from = Key::from(start);
+        for (key, since) in rest.locked_in(start, end) {
+            if *from < **key {
+                self.unchanged_since(rest.at(), Read::Range(&from, key))?;
+            }
+            self.unchanged_since(since, Read::Point(key))?;
+            from = [&key[..], &[0]].concat().into();
+        }
+        if *from < *end {
+            self.unchanged_since(rest.at(), Read::Range(&from, end))?;
+        }
+        Ok(())
+    }
+
+    fn unchanged_since(&self, since: Timestamp, read: Read<'_>) -> Result<(), CommitStop> {
         match self.changed_since(since, read) {
             Ok(None) => Ok(()),
             Ok(Some(conflict)) => Err(CommitStop::Conflict(conflict)),

@@ -227,8 +227,7 @@ impl Rest {
     /// A key (engine key) is read: at which commit.
     pub(crate) fn note_read(&mut self, key: &[u8]) -> Result<Timestamp, TooLarge> {
         self.note(|reads| reads.add_point(key))?;
-        let is_locked = !self.locked.is_empty() && self.locked.contains_key(key);
-        Ok(if is_locked {
+        Ok(if self.has_locked(key) {
             Timestamp(u64::MAX)
         } else {
             self.at()
@@ -241,19 +240,24 @@ impl Rest {
     }
 
     /// Whether it sees some keys as they are now.
-    pub(crate) fn has_locked(&self) -> bool {
+    pub(crate) fn sees_locked(&self) -> bool {
         !self.locked.is_empty()
     }
 
-    /// Keys (engine keys) from `start` on, up to `end`, not included, that are seen as they are now; as keys of their database.
+    /// Whether it sees the key (engine key) as it is now.
+    pub(crate) fn has_locked(&self, key: &[u8]) -> bool {
+        !self.locked.is_empty() && self.locked.contains_key(key)
+    }
+
+    /// Keys (engine keys) from `start` on, up to `end`, not included, that are seen as they are now, and the newest commit when they were locked.
     pub(crate) fn locked_in(
         &self,
         start: &[u8],
         end: &[u8],
-    ) -> impl DoubleEndedIterator<Item = &[u8]> {
+    ) -> impl DoubleEndedIterator<Item = (&Key, Timestamp)> {
         let bounds = (Bound::Included(start), Bound::Excluded(end.max(start)));
         let locked = self.locked.range::<[u8], _>(bounds);
-        locked.filter_map(|(key, _)| key.get(1..))
+        locked.map(|(key, since)| (key, *since))
     }
 
     pub(crate) fn change_files<D: BlockDevice, T>(

@@ -243,6 +243,7 @@ fn a_transaction_that_only_reads_locks_nothing() {
 #[test]
 fn a_token_of_a_transaction_that_wrote_nothing_meets_no_conflict() {
     with_store(async |store| {
+        store.set_history_retention(1_000_000);
         let at = set(&store, b"k", b"1").await;
         let mut options = [BeginOptions::default(); 3];
         options[1].read_only = true;
