@@ -10,11 +10,12 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use std::println;
 
-use lfs::sim::{Executor, Random, SimClock, SimDisk};
-use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions};
+use lfs::sim::{Executor, Random, Request, SimClock, SimDisk};
+use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions, ObjectReadError};
 
 use super::chunks::Chunks;
-use super::{Help, sweep};
+use super::{Help, JobError, sweep};
+use crate::engine::loads::Wanted;
 use crate::engine::manifest::BASE;
 use crate::engine::table::RunCursor;
 use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
@@ -396,4 +397,45 @@ fn in_the_end_the_value_file_holds_what_is_named_and_nothing_else() {
         settle(&working, &clock, &model).await;
     });
     assert_eq!(store.compaction.failure(), None);
+}
+
+#[test]
+fn tables_that_cannot_be_read_hold_up_compaction_and_nothing_else() {
+    let mut random = random(202);
+    let disk = formatted(600, random.next_u64());
+    let mut executor = Executor::new(random.next_u64());
+    let store = open(&mut executor, &disk);
+    // What is written is not looked for on the disk.
+    store.engine.probed.set(Wanted::None);
+    let (working, clock, mut inner) = (Rc::clone(&store), executor.clock(), random.clone());
+    let failing = disk.clone();
+    executor.run(async move {
+        let mut model = Model::new();
+        load(&working, &mut inner, &mut model, 5000).await;
+        flush_all(&working, &clock).await;
+        failing.set_faults(|request| {
+            matches!(request, Request::Read(..)).then_some(lfs::DeviceError::Io)
+        });
+        let (horizon, runs) = (working.horizon.get(), shape(&working).0);
+        for _ in 0..4 {
+            load(&working, &mut inner, &mut model, 5000).await;
+        }
+        flush_all(&working, &clock).await;
+        assert!(working.horizon.get() > horizon);
+        let added = shape(&working).0.values().sum::<usize>() - runs.values().sum::<usize>();
+        assert!(added > 5, "{added} runs more");
+        let failure = working.compaction.failure();
+        let is_read = matches!(failure, Some(JobError::Read(ObjectReadError::Device(_))));
+        assert!(is_read, "{failure:?}");
+        failing.clear_faults();
+        clock.sleep_ms(60_000).await;
+        assert_eq!(working.compaction.failure(), None);
+        settle(&working, &clock, &model).await;
+        assert_same(&contents(&working).await, &model);
+        working.shutdown().await.unwrap();
+        assert_eq!(working.horizon.get(), working.committed());
+    });
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk.snapshot(1));
+    assert_eq!(store.stats().replayed_commits, 0, "the last checkpoint has all of it");
 }
