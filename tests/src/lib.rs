@@ -15,6 +15,7 @@
 //! | [`workload`] | concurrent writers that keep a ledger each |
 //! | [`measure`] | what a benchmark run costs: requests, flushes, device bytes, processor time |
 //! | [`figures`] | what benchmarks found out, as lines of JSON |
+//! | [`report`] | the same as tables, and which figures are reached |
 //! | [`history`] | whether what clients saw could come from a strictly serializable store |
 //!
 //! A harness reports by panicking: the message says what was expected, and the guards print the
@@ -44,6 +45,7 @@ pub mod nbd;
 pub mod process;
 pub mod qmp;
 pub mod replay;
+pub mod report;
 pub mod seed;
 pub mod workload;
 

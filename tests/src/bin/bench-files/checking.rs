@@ -16,7 +16,7 @@ use lfs::{
 use serde_json::{Value, json};
 use tests::process::Process;
 
-use crate::report::{Report, Table};
+use tests::report::{Report, Table};
 use crate::simulated::{Counted, FILE, Simulated};
 
 const DISK_BYTES: u64 = 1 << 30;

@@ -13,7 +13,7 @@ use lfs::sim::Random;
 use lfs::{BLOCK_SIZE, Clock, InodeNumber};
 
 use crate::analysis;
-use crate::report::{Report, Table, figure};
+use tests::report::{Report, Table, figure};
 use crate::simulated::{Counted, Simulated, create, fill, random_bytes};
 
 pub const PERCENTS: [u64; 4] = [50, 70, 80, 90];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lfs::sim::Random;
 use lfs::{Algorithm, CommitNumber, DataKey, ExtentIdentity, Sealer, Suite};
 
-use crate::report::{Report, Table, figure};
+use tests::report::{Report, Table, figure};
 use crate::simulated::random_bytes;
 
 const CORPUS_BYTES: u64 = 1 << 20;

@@ -10,7 +10,7 @@ use plotters::prelude::{
 use plotters::series::PointSeries;
 
 use crate::cleaning::{Load, Point};
-use crate::report::figure;
+use tests::report::figure;
 
 const SIZE: (u32, u32) = (800, 500);
 const PERCENTS: std::ops::RangeInclusive<u64> = 45..=92;

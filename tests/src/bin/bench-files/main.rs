@@ -27,13 +27,12 @@ mod loop_disk;
 mod mounting;
 mod patterns;
 mod programs;
-mod report;
 mod simulated;
 
 use std::fs;
 use std::time::Instant;
 
-use crate::report::Report;
+use tests::report::Report;
 
 const CLEANER_DISK_MIB: u64 = 128;
 

@@ -4,7 +4,7 @@ use lfs::sim::{Executor, Random};
 use lfs::{FileKind, InodeNumber, NewInode, ROOT};
 use tests::qmp::BlockCounts;
 
-use crate::report::{Report, Table};
+use tests::report::{Report, Table};
 use crate::simulated::{Counted, FILE, Simulated, random_bytes};
 
 const DISK_BYTES: u64 = 1 << 30;

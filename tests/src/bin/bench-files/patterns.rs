@@ -11,7 +11,7 @@ use tests::qmp::BlockCounts;
 use crate::library::{self, Spent};
 use crate::loop_disk::{self, EXT4_FORMAT, EXT4_OPTIONS, Kind};
 use crate::programs;
-use crate::report::{Report, Table, figure};
+use tests::report::{Report, Table, figure};
 
 pub const DISK_BYTES: u64 = 256 << 20;
 pub const PAGE: u64 = 4096;

@@ -1,12 +1,13 @@
-//! What a theme found out: tables to read, lines for programs, and the figures that are to be reached.
+//! What a benchmark found out: tables to read, lines for programs, and the figures that are to be reached.
 
 use std::fmt;
 
-use tests::figures::Figures;
+use crate::figures::Figures;
 
 /// Everything that was found out in a run.
 #[derive(Default)]
 pub struct Report {
+    /// For programs.
     pub figures: Figures,
     goals: Vec<Goal>,
     markdown: String,
@@ -22,15 +23,29 @@ struct Goal {
 impl Report {
     /// Notes a figure that is to be at most `most`.
     pub fn at_most(&mut self, what: &str, measured: f64, most: f64, unit: &str) {
+        self.goal(what, &format!("≤ {most} {unit}"), measured, measured <= most);
+    }
+
+    /// Notes a figure that is to be at least `least`.
+    pub fn at_least(&mut self, what: &str, measured: f64, least: f64, unit: &str) {
+        self.goal(
+            what,
+            &format!("≥ {least} {unit}"),
+            measured,
+            measured >= least,
+        );
+    }
+
+    fn goal(&mut self, what: &str, reach: &str, measured: f64, reached: bool) {
         self.goals.push(Goal {
             what: what.to_owned(),
-            reach: format!("≤ {most} {unit}"),
+            reach: reach.to_owned(),
             measured: if measured.is_finite() {
                 figure(measured)
             } else {
                 "given up".to_owned()
             },
-            reached: measured <= most,
+            reached,
         });
     }
 
@@ -79,6 +94,7 @@ pub struct Table {
 }
 
 impl Table {
+    /// An empty one.
     pub fn new<T: ToString>(title: &str, columns: &[T]) -> Self {
         Self {
             title: title.to_owned(),
@@ -87,6 +103,7 @@ impl Table {
         }
     }
 
+    /// A row: a name, and its figures.
     pub fn row<T: ToString>(&mut self, cells: impl IntoIterator<Item = T>) {
         let cells = cells.into_iter().map(|cell| cell.to_string()).collect();
         self.rows.push(cells);
