@@ -19,10 +19,12 @@
 //! | G-single | one *rw* | snapshot, serializable |
 //! | G2-item | several *rw* | serializable |
 //!
-//! with or without real time. [`check`] takes time in proportion to the history when there is nothing to find.
+//! with or without real time. What clients did at other levels than serializable is made into such a history by [`recording`]; [`plan`] makes up what they do. [`check`] takes time in proportion to the history when there is nothing to find.
 
 mod cycles;
 mod order;
+pub mod plan;
+pub mod recording;
 #[cfg(test)]
 mod tests;
 

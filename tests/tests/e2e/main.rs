@@ -30,6 +30,7 @@ mod faults;
 mod files;
 mod grow;
 mod hostile;
+mod isolation;
 mod limits;
 mod mirror;
 mod power_cut;
