@@ -437,5 +437,9 @@ fn tables_that_cannot_be_read_hold_up_compaction_and_nothing_else() {
     });
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk.snapshot(1));
-    assert_eq!(store.stats().replayed_commits, 0, "the last checkpoint has all of it");
+    assert_eq!(
+        store.stats().replayed_commits,
+        0,
+        "the last checkpoint has all of it"
+    );
 }
