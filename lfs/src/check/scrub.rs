@@ -295,8 +295,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             let _ = device.mend(copy, address, good).await;
         } else {
             let check = |bytes: &[u8]| is_good(bytes).then_some(()).ok_or(());
-            let together =
-                read_together(device, first, blocks, 0..blocks * BLOCK_SIZE, check).await;
+            let together = read_together(device, first, blocks, at..at + len, check).await;
             if together.is_none() {
                 return false;
             }

@@ -449,9 +449,9 @@ fn lengths_that_lie_lead_nowhere() {
                 assert_eq!(lost.first().map(|lost| lost.start), Some(start), "{what}");
                 // What is in other segments is not lost, but for where a chunk goes on that is larger than they are and begins behind one
                 // that is lost.
-                let last = if (3..6).contains(&number) { 6 } else { number };
+                let behind = if (3..6).contains(&number) { 6 } else { number };
                 let segment = |at: u64| at / SEGMENT_BYTES as u64;
-                let own = segment(start)..=segment(made.range(last).end - 1);
+                let own = segment(start)..=segment(made.range(behind).end - 1);
                 for lost in &lost {
                     let places = [lost.start, lost.end - 1].map(segment);
                     assert!(
