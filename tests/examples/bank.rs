@@ -8,7 +8,10 @@
 //!   `-CONFLICT`, nothing has happened, and the teller begins anew.
 //! - An auditor: `BEGIN READ ONLY`, and walks through the accounts page by page. It sees one state, however long that takes, keeps nobody from anything, and is never refused.
 //! - An auditor of the past: `BEGIN AS OF` a commit that `HISTORY` tells of.
-#![allow(clippy::unwrap_used, reason = "an example says what went wrong by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "an example says what went wrong by panicking"
+)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -44,7 +47,10 @@ pub fn run(address: &str, transfers: usize) {
                         let from = random.usize(..ACCOUNTS);
                         let to = (from + random.usize(1..ACCOUNTS)) % ACCOUNTS;
                         let amount = random.i64(1..50);
-                        refused.fetch_add(transfer(&mut connection, from, to, amount), Ordering::Relaxed);
+                        refused.fetch_add(
+                            transfer(&mut connection, from, to, amount),
+                            Ordering::Relaxed,
+                        );
                     }
                 })
             })
@@ -81,7 +87,9 @@ pub fn run(address: &str, transfers: usize) {
 
 fn connect(address: &str) -> Connection {
     let client = redis::Client::open(format!("redis://{address}")).unwrap();
-    client.get_connection().unwrap_or_else(|error| panic!("{address}: {error}"))
+    client
+        .get_connection()
+        .unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
 fn account(number: usize) -> String {
@@ -116,20 +124,35 @@ fn transfer(connection: &mut Connection, from: usize, to: usize, amount: i64) ->
     }
 }
 
-fn try_transfer(connection: &mut Connection, from: usize, to: usize, amount: i64) -> RedisResult<()> {
+fn try_transfer(
+    connection: &mut Connection,
+    from: usize,
+    to: usize,
+    amount: i64,
+) -> RedisResult<()> {
     cmd("BEGIN").exec(connection)?;
     let balance: i64 = cmd("GET").arg(account(from)).query(connection)?;
     if balance < amount {
         return cmd("ROLLBACK").exec(connection);
     }
     let other: i64 = cmd("GET").arg(account(to)).query(connection)?;
-    cmd("SET").arg(account(from)).arg(balance - amount).exec(connection)?;
-    cmd("SET").arg(account(to)).arg(other + amount).exec(connection)?;
+    cmd("SET")
+        .arg(account(from))
+        .arg(balance - amount)
+        .exec(connection)?;
+    cmd("SET")
+        .arg(account(to))
+        .arg(other + amount)
+        .exec(connection)?;
     cmd("COMMIT").exec(connection)
 }
 
 fn audit(connection: &mut Connection) {
-    cmd("BEGIN").arg("READ").arg("ONLY").exec(connection).unwrap();
+    cmd("BEGIN")
+        .arg("READ")
+        .arg("ONLY")
+        .exec(connection)
+        .unwrap();
     let found = add_up(connection);
     cmd("COMMIT").exec(connection).unwrap();
     assert_eq!(found, total(), "an audit found something else");
@@ -145,7 +168,11 @@ fn audit_the_past(connection: &mut Connection) -> u64 {
         .unwrap();
     let mut audits = 0;
     for (commit, balance) in history {
-        let begun = cmd("BEGIN").arg("AS").arg("OF").arg(commit).exec(connection);
+        let begun = cmd("BEGIN")
+            .arg("AS")
+            .arg("OF")
+            .arg(commit)
+            .exec(connection);
         match begun {
             Ok(()) => {}
             // The server keeps history for `history-retention` seconds.
@@ -154,7 +181,11 @@ fn audit_the_past(connection: &mut Connection) -> u64 {
         }
         let found = add_up(connection);
         cmd("COMMIT").exec(connection).unwrap();
-        assert_eq!(found, total(), "an audit as of commit {commit}, of {balance:?}");
+        assert_eq!(
+            found,
+            total(),
+            "an audit as of commit {commit}, of {balance:?}"
+        );
         audits += 1;
     }
     audits

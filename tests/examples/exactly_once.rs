@@ -12,7 +12,10 @@
 //!   `-NOTOKEN` can be done again even if the first COMMIT is still on its way.
 //!
 //! Here every other connection breaks: before COMMIT has reached the server, behind it, or at any byte between.
-#![allow(clippy::unwrap_used, reason = "an example says what went wrong by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "an example says what went wrong by panicking"
+)]
 
 use redis::{Connection, RedisResult, cmd};
 
@@ -54,12 +57,18 @@ pub fn run(address: &str, transfers: usize) {
         .unwrap();
     println!("{transfers} transfers, of which {lost:?}: {from} and {to}");
     let moved = i64::try_from(transfers).unwrap();
-    assert_eq!((from, to), (BALANCE - moved, moved), "each happened exactly once");
+    assert_eq!(
+        (from, to),
+        (BALANCE - moved, moved),
+        "each happened exactly once"
+    );
 }
 
 fn connect(address: &str) -> Connection {
     let client = redis::Client::open(format!("redis://{address}")).unwrap();
-    client.get_connection().unwrap_or_else(|error| panic!("{address}: {error}"))
+    client
+        .get_connection()
+        .unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
 fn transfer_once(address: &str, token: &str, random: &mut fastrand::Rng, lost: &mut Lost) {
@@ -73,7 +82,11 @@ fn transfer_once(address: &str, token: &str, random: &mut fastrand::Rng, lost: &
     }
     // The connection breaks: a part of the request is sent, and the reply never read.
     let packed = commit.get_packed_command();
-    let sent = if random.bool() { packed.len() } else { random.usize(..packed.len()) };
+    let sent = if random.bool() {
+        packed.len()
+    } else {
+        random.usize(..packed.len())
+    };
     connection.send_packed_command(&packed[..sent]).unwrap();
     drop(connection);
     let mut connection = connect(address);
@@ -93,7 +106,9 @@ fn transfer_once(address: &str, token: &str, random: &mut fastrand::Rng, lost: &
 fn transfer(connection: &mut Connection) -> RedisResult<()> {
     cmd("BEGIN").exec(connection)?;
     // Locked, since the transfer before may still be on its way: then this one waits for it rather than lose.
-    cmd("LOCK").arg(&["once:from", "once:to"]).exec(connection)?;
+    cmd("LOCK")
+        .arg(&["once:from", "once:to"])
+        .exec(connection)?;
     cmd("DECR").arg("once:from").exec(connection)?;
     cmd("INCR").arg("once:to").exec(connection)
 }

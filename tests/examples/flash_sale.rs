@@ -7,7 +7,10 @@
 //! - `BEGIN` … `COMMIT`, and from the start again after `-CONFLICT`: nobody waits, and when many want the same thing, many come in vain;
 //! - `LOCK`: who wants the same thing stands in line, and nobody comes in vain;
 //! - `WATCH`, `MULTI`, `EXEC`, as with Redis: like the first, in fewer requests.
-#![allow(clippy::unwrap_used, reason = "an example says what went wrong by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "an example says what went wrong by panicking"
+)]
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,8 +35,12 @@ enum Bought {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let address = arguments.next().unwrap_or_else(|| "127.0.0.1:6379".to_owned());
-    let buyers = arguments.next().map_or(1000, |buyers| buyers.parse().expect("a number"));
+    let address = arguments
+        .next()
+        .unwrap_or_else(|| "127.0.0.1:6379".to_owned());
+    let buyers = arguments
+        .next()
+        .map_or(1000, |buyers| buyers.parse().expect("a number"));
     run(&address, buyers);
 }
 
@@ -52,21 +59,39 @@ pub fn run(address: &str, buyers: usize) {
 
 fn connect(address: &str) -> Connection {
     let client = redis::Client::open(format!("redis://{address}")).unwrap();
-    client.get_connection().unwrap_or_else(|error| panic!("{address}: {error}"))
+    client
+        .get_connection()
+        .unwrap_or_else(|error| panic!("{address}: {error}"))
 }
 
 fn make_room(connection: &mut Connection, buyers: usize) {
-    let get: (String, usize) = cmd("CONFIG").arg(&["GET", "maxclients"]).query(connection).unwrap();
+    let get: (String, usize) = cmd("CONFIG")
+        .arg(&["GET", "maxclients"])
+        .query(connection)
+        .unwrap();
     let wanted = buyers + 50;
     if get.1 < wanted {
-        cmd("CONFIG").arg("SET").arg("maxclients").arg(wanted).exec(connection).unwrap();
+        cmd("CONFIG")
+            .arg("SET")
+            .arg("maxclients")
+            .arg(wanted)
+            .exec(connection)
+            .unwrap();
     }
 }
 
 fn sell(address: &str, buyers: usize, name: &str, way: Way) {
     let mut connection = connect(address);
-    cmd("DELRANGE").arg("sale:").arg("sale:~").exec(&mut connection).unwrap();
-    cmd("SET").arg(STOCK).arg(ITEMS).exec(&mut connection).unwrap();
+    cmd("DELRANGE")
+        .arg("sale:")
+        .arg("sale:~")
+        .exec(&mut connection)
+        .unwrap();
+    cmd("SET")
+        .arg(STOCK)
+        .arg(ITEMS)
+        .exec(&mut connection)
+        .unwrap();
     let (sold, again) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let start = Barrier::new(buyers);
     let started = Instant::now();
@@ -150,5 +175,9 @@ fn by_watch(connection: &mut Connection, receipt: &str) -> RedisResult<Bought> {
         .arg(receipt)
         .arg("paid")
         .query(connection)?;
-    Ok(if done.is_some() { Bought::Item } else { Bought::Again })
+    Ok(if done.is_some() {
+        Bought::Item
+    } else {
+        Bought::Again
+    })
 }

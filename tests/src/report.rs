@@ -23,7 +23,12 @@ struct Goal {
 impl Report {
     /// Notes a figure that is to be at most `most`.
     pub fn at_most(&mut self, what: &str, measured: f64, most: f64, unit: &str) {
-        self.goal(what, &format!("≤ {most} {unit}"), measured, measured <= most);
+        self.goal(
+            what,
+            &format!("≤ {most} {unit}"),
+            measured,
+            measured <= most,
+        );
     }
 
     /// Notes a figure that is to be at least `least`.

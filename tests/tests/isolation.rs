@@ -141,7 +141,10 @@ impl World {
 
     async fn lock(&self, open: &OpenTransaction, list: u64) -> Result<(), Over> {
         loop {
-            match self.store.try_lock(open, DB, key(list).as_bytes(), self.now_ms()) {
+            match self
+                .store
+                .try_lock(open, DB, key(list).as_bytes(), self.now_ms())
+            {
                 Ok(()) => return Ok(()),
                 Err(LockStop::Wait(ticket)) => self.store.locked(ticket).await,
                 Err(LockStop::Deadlock(_)) => return Err(Over::Deadlock),
@@ -155,7 +158,10 @@ impl World {
     async fn commit(&self, open: &OpenTransaction) -> Result<(), Over> {
         let mut loaded = Loaded::default();
         loop {
-            match self.store.try_commit(open, None, self.now_ms(), 0, &mut loaded) {
+            match self
+                .store
+                .try_commit(open, None, self.now_ms(), 0, &mut loaded)
+            {
                 Ok(_) => return Ok(()),
                 Err(CommitStop::Fault(faults)) => {
                     self.store.load_all(faults, &mut loaded).await.unwrap();
@@ -362,7 +368,9 @@ fn play(seed: u64, levels: &[Level], transactions: usize, misses: bool) -> (Coun
     let mut executor = Executor::new(seed);
     let target = disk.clone();
     let store = executor.run(async move {
-        lfs::format(&target, FORMAT, FileSystemId([0xA5; 16])).await.unwrap();
+        lfs::format(&target, FORMAT, FileSystemId([0xA5; 16]))
+            .await
+            .unwrap();
         let options = Options {
             memory_bytes_max: 1 << 20,
             open_memory_bytes_max: 16 << 20,
@@ -415,7 +423,11 @@ fn play(seed: u64, levels: &[Level], transactions: usize, misses: bool) -> (Coun
     if let Some(anomaly) = anomalies.first() {
         explain(&history, anomaly);
     }
-    assert!(anomalies.is_empty(), "seed {seed}, {levels:?}, misses {}", world.misses);
+    assert!(
+        anomalies.is_empty(),
+        "seed {seed}, {levels:?}, misses {}",
+        world.misses
+    );
     let counts = *world.counts.borrow();
     (counts, world.store.stats().checkpoints)
 }
@@ -423,7 +435,9 @@ fn play(seed: u64, levels: &[Level], transactions: usize, misses: bool) -> (Coun
 /// Shows the transactions that an anomaly speaks of.
 fn explain(history: &[tests::history::Transaction], anomaly: &impl Debug) {
     let text = format!("{anomaly:?}");
-    let places = text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok());
+    let places = text
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|word| word.parse().ok());
     let mut places: Vec<usize> = places.collect();
     places.sort_unstable();
     places.dedup();

@@ -67,13 +67,11 @@ pub(crate) const WRONGPASS: Failure =
 pub(crate) const OUT_OF_MEMORY: Failure =
     Failure::of("OOM command not allowed when used memory > 'maxmemory'.");
 pub(crate) const TRANSACTION_TOO_LARGE: Failure = Failure::of("ERR the transaction is too large");
+/// An open transaction is gone.
 pub(crate) const EXPIRED: Failure = Failure::of(
     "TXEXPIRED the transaction was ended: it was idle or open for too long, or too old for what there is room to keep",
 );
 pub(crate) const BUSY: Failure = Failure::of("ERR the store is busy, try again");
-/// An open transaction is gone.
-pub(crate) const EXPIRED: &str = "TXEXPIRED the transaction was ended: it was idle or open for too long, or too old for \
-                                  what there is room to keep";
 pub(crate) const OFFSET_OUT_OF_RANGE: Failure = Failure::of("ERR offset is out of range");
 /// Not for clients: an attempt that was in vain. Were it sent all the same, this is what would be read.
 pub(crate) const MISSING: Failure =
@@ -158,7 +156,7 @@ pub(crate) fn of_file(error: &FileError) -> Failure {
         return Failure::quoting(&[b"CONFLICT ", conflict.to_string().as_bytes()]);
     }
     Failure::of(match error {
-        FileError::TransactionEnded => EXPIRED,
+        FileError::TransactionEnded => return EXPIRED,
         FileError::NotFound => "ENOENT no such file or directory",
         FileError::Exists => "EEXIST file exists",
         FileError::NotADirectory => "ENOTDIR not a directory",

@@ -174,7 +174,10 @@ fn like(pattern: &str, text: &str) -> bool {
 }
 
 fn play(directory_name: &str, name: &str, bytewise: bool, misses: bool) {
-    let path = directory().join(directory_name).join(name).with_extension("txt");
+    let path = directory()
+        .join(directory_name)
+        .join(name)
+        .with_extension("txt");
     let text = fs::read_to_string(&path).unwrap();
     let file = path.file_name().unwrap().to_str().unwrap();
     let lines: Vec<(String, &str)> = (1..)
@@ -199,18 +202,15 @@ fn is_silent(line: &str) -> bool {
 }
 
 fn settings<'t>(lines: &[(String, &'t str)]) -> Vec<(&'t str, &'t str)> {
-    let settings = lines.iter().filter_map(|(_, line)| line.strip_prefix("! set "));
+    let settings = lines
+        .iter()
+        .filter_map(|(_, line)| line.strip_prefix("! set "));
     settings
         .map(|setting| setting.split_once(' ').expect("a name and a value"))
         .collect()
 }
 
-fn play_section(
-    lines: &[(String, &str)],
-    settings: &[(&str, &str)],
-    bytewise: bool,
-    misses: bool,
-) {
+fn play_section(lines: &[(String, &str)], settings: &[(&str, &str)], bytewise: bool, misses: bool) {
     let mut world = if misses {
         World::missing(support::seed(1), settings)
     } else {

@@ -15,13 +15,13 @@ use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions, ObjectReadError};
 
 use super::chunks::Chunks;
 use super::{Help, JobError, sweep};
-use crate::engine::loads::Wanted;
 use crate::engine::manifest::BASE;
 use crate::engine::table::RunCursor;
 use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
 use crate::testing::random;
 use crate::{
-    CommitError, DatabaseIndex, Key, Loaded, Options, Snapshot, Store, Timestamp, Transaction,
+    CommitError, DatabaseIndex, Key, Loaded, Options, Snapshot, Store, Timestamp, TransactError,
+    Transaction,
 };
 
 type TestStore = Store<SimDisk>;
@@ -108,18 +108,27 @@ fn bytes(random: &mut Random, len: usize) -> Vec<u8> {
 
 /// One random commit.
 async fn commit(store: &TestStore, random: &mut Random, model: &mut Model, keys: u64) {
-    store.admit().await;
-    let (start, mut loaded) = (random.clone(), Loaded::default());
-    loop {
+    let start = random.clone();
+    let attempt = |transaction: &mut Transaction<'_, SimDisk>| {
         *random = start.clone();
-        let mut transaction = store.transaction(0, 0, &mut loaded);
-        let changes = write(&mut transaction, random, keys);
-        match transaction.commit() {
-            Ok(_) => return changes.apply(model),
-            Err(CommitError::Fault(faults)) => {
-                store.load_all(faults, &mut loaded).await.unwrap();
-            }
-            Err(CommitError::Busy) => store.admit().await,
+        write(transaction, random, keys)
+    };
+    transact(store, attempt).await.apply(model);
+}
+
+/// Commits what `attempt` writes, which may run several times.
+async fn transact(
+    store: &TestStore,
+    mut attempt: impl FnMut(&mut Transaction<'_, SimDisk>) -> Changes,
+) -> Changes {
+    loop {
+        store.admit().await;
+        match store
+            .transact(0, 0, |transaction| Ok(attempt(transaction)))
+            .await
+        {
+            Ok((changes, _)) => return changes,
+            Err(TransactError::Commit(CommitError::Busy)) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -290,19 +299,20 @@ fn shape(store: &TestStore) -> (BTreeMap<u8, usize>, usize) {
 /// Puts so many keys, in order.
 async fn load(store: &TestStore, random: &mut Random, model: &mut Model, keys: u64) {
     for number in 0..keys / 50 {
-        store.admit().await;
-        let mut loaded = Loaded::default();
-        let mut transaction = store.transaction(0, 0, &mut loaded);
-        let mut changes = Changes::default();
-        for key in number * 50..(number + 1) * 50 {
-            let key = alloc::format!("key{key:05}").into_bytes();
-            let len = random.index(400);
-            let value = bytes(random, len);
-            transaction.put(DatabaseIndex(0), &key, value.clone(), None);
-            changes.written.push(((0, key), Some(value)));
-        }
-        transaction.commit().unwrap();
-        changes.apply(model);
+        let start = random.clone();
+        let attempt = |transaction: &mut Transaction<'_, SimDisk>| {
+            *random = start.clone();
+            let mut changes = Changes::default();
+            for key in number * 50..(number + 1) * 50 {
+                let key = alloc::format!("key{key:05}").into_bytes();
+                let len = random.index(400);
+                let value = bytes(random, len);
+                transaction.put(DatabaseIndex(0), &key, value.clone(), None);
+                changes.written.push(((0, key), Some(value)));
+            }
+            changes
+        };
+        transact(store, attempt).await.apply(model);
     }
 }
 
@@ -405,8 +415,6 @@ fn tables_that_cannot_be_read_hold_up_compaction_and_nothing_else() {
     let disk = formatted(600, random.next_u64());
     let mut executor = Executor::new(random.next_u64());
     let store = open(&mut executor, &disk);
-    // What is written is not looked for on the disk.
-    store.engine.probed.set(Wanted::None);
     let (working, clock, mut inner) = (Rc::clone(&store), executor.clock(), random.clone());
     let failing = disk.clone();
     executor.run(async move {

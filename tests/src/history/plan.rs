@@ -22,7 +22,11 @@ pub fn key(list: u64) -> String {
 
 /// The list of a key.
 pub fn list_of(key: &[u8]) -> Option<u64> {
-    std::str::from_utf8(key).ok()?.strip_prefix("list")?.parse().ok()
+    std::str::from_utf8(key)
+        .ok()?
+        .strip_prefix("list")?
+        .parse()
+        .ok()
 }
 
 /// What is appended for a number.
@@ -130,7 +134,11 @@ impl Planner {
                     let to = random.u64(lists.clone());
                     let range = from.min(to)..from.max(to) + 1;
                     let reverse = random.u8(..3) == 0;
-                    steps.push(if reverse { Step::Reverse(range) } else { Step::Range(range) });
+                    steps.push(if reverse {
+                        Step::Reverse(range)
+                    } else {
+                        Step::Range(range)
+                    });
                 }
                 11 if level != Level::Alone && !reads_only => {
                     steps.push(Step::Lock(list));

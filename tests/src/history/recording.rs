@@ -108,9 +108,9 @@ impl Recording {
         };
         let lists: Vec<_> = lists.into_iter().map(without_own).collect();
         // A statement of READ COMMITTED is one part, whatever is locked.
-        let (locked, unlocked): (Vec<_>, Vec<_>) = lists.into_iter().partition(|(key, _)| {
-            self.level != Level::ReadCommitted && self.locked.contains(key)
-        });
+        let (locked, unlocked): (Vec<_>, Vec<_>) = lists
+            .into_iter()
+            .partition(|(key, _)| self.level != Level::ReadCommitted && self.locked.contains(key));
         for (lists, is_current) in [(locked, true), (unlocked, false)] {
             if !lists.is_empty() {
                 self.reads.push(Read {
@@ -165,7 +165,9 @@ impl Recording {
             Level::Serializable | Level::Snapshot => {
                 let at_begin: Vec<_> = reads.clone().filter(|read| !read.is_current).collect();
                 let all = self.level == Level::Serializable && !reads_nothing_but;
-                at_end = reads.filter(|read| is_committed && (all || read.is_current)).collect();
+                at_end = reads
+                    .filter(|read| is_committed && (all || read.is_current))
+                    .collect();
                 parts.push(part(self.begin, Outcome::Committed, &at_begin, &[]));
             }
             Level::ReadCommitted => {

@@ -2,8 +2,8 @@
 //! examples, briefly.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use redis::{Connection, RedisError, RedisResult, cmd};
@@ -170,7 +170,10 @@ fn command(step: &Step) -> redis::Cmd {
         Step::Append { list, value } => command.arg("APPEND").arg(key(*list)).arg(appended(*value)),
         Step::Read(list) => command.arg("GET").arg(key(*list)),
         Step::Range(lists) | Step::Reverse(lists) => {
-            let range = command.arg("RANGE").arg(key(lists.start)).arg(key(lists.end));
+            let range = command
+                .arg("RANGE")
+                .arg(key(lists.start))
+                .arg(key(lists.end));
             if matches!(step, Step::Reverse(_)) {
                 range.arg("REV");
             }

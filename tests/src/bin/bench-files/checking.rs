@@ -16,8 +16,8 @@ use lfs::{
 use serde_json::{Value, json};
 use tests::process::Process;
 
-use tests::report::{Report, Table};
 use crate::simulated::{Counted, FILE, Simulated};
+use tests::report::{Report, Table};
 
 const DISK_BYTES: u64 = 1 << 30;
 const FILES: u64 = 100_000;

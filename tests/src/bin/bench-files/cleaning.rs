@@ -13,8 +13,8 @@ use lfs::sim::Random;
 use lfs::{BLOCK_SIZE, Clock, InodeNumber};
 
 use crate::analysis;
-use tests::report::{Report, Table, figure};
 use crate::simulated::{Counted, Simulated, create, fill, random_bytes};
+use tests::report::{Report, Table, figure};
 
 pub const PERCENTS: [u64; 4] = [50, 70, 80, 90];
 const PAGE: u64 = 4096;

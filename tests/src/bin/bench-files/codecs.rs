@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use lfs::sim::Random;
 use lfs::{Algorithm, CommitNumber, DataKey, ExtentIdentity, Sealer, Suite};
 
-use tests::report::{Report, Table, figure};
 use crate::simulated::random_bytes;
+use tests::report::{Report, Table, figure};
 
 const CORPUS_BYTES: u64 = 1 << 20;
 /// A whole extent, and the units that shorter writes make.

@@ -4,8 +4,8 @@ use lfs::sim::{Executor, Random};
 use lfs::{FileKind, InodeNumber, NewInode, ROOT};
 use tests::qmp::BlockCounts;
 
-use tests::report::{Report, Table};
 use crate::simulated::{Counted, FILE, Simulated, random_bytes};
+use tests::report::{Report, Table};
 
 const DISK_BYTES: u64 = 1 << 30;
 const FILE_BYTES: u64 = 64 << 10;
