@@ -1,21 +1,21 @@
 //! The multi-version key-value layer of Siltstone.
 //!
 //! - [`Key`], [`Value`], [`Timestamp`]: what there is; every commit has a timestamp, its place in the log;
-//! - `record`: what a commit says, byte by byte (`SPEC.md`);
-//! - `version`, `slots`, `table`, `keyspace`, `dirty`, `index`: all versions in memory, by hash, in order,
-//!   by slot, with their expiries; what changed since the last flush;
-//! - [`Snapshot`]: pins a timestamp, and with it the versions it sees;
-//! - [`Transaction`], `write_set`: reads and writes that commit as one;
+//! - [`Store`]: all of it, over one device; `recovery`: how it is opened;
+//! - [`Transaction`], `write_set`: reads and writes that commit as one; `files`: files in the same commit;
+//! - `transactions`, [`OpenTransaction`]: those that stay open while others commit, what they conflict on, locks;
 //! - [`Fault`], [`Loaded`]: what has to be loaded before a transaction can be run; `misses`: as if it had, for tests;
-//! - `run`, `load`, `space`, `maintenance`: sorted runs, and when they are flushed and merged; garbage;
-//! - `backup`: keys and files of one commit as a stream, and back;
-//! - [`Damage`]: what a scrub found and could not repair;
-//! - [`Store`]: all of it, over one device.
+//! - `engine`: memtables, tables and their manifest, the cache, what a commit says in the log; which versions are needed, and what to merge next;
+//! - `maintenance`: flushes, compaction, sweeps of large values, and the room and pace they have;
+//! - [`Snapshot`], `view`: pins a timestamp, and with it the versions it sees; walks of those in steps;
+//! - `expiry`, `scan_cursors`, [`Watch`]: what expires soonest, where scans go on, who wants to know that a key was written;
+//! - `backup`, `record`: keys and files of one commit as a stream, and back;
+//! - [`Damage`]: what a scrub found and could not repair.
 //!
-//! In this version all data is in memory as well as on the disk; the limits that follow are enforced
-//! ([`CommitError::OutOfMemory`], [`CommitError::DiskFull`]), and deletes go on beyond them.
+//! Data may be far larger than memory: memtables hold the newest commits, a cache what was read, all else is on the disk. What does not fit into memory or on
+//! the disk is refused ([`CommitError::OutOfMemory`], [`CommitError::DiskFull`]), and deletes go on. `DESIGN.md` says why it is so, `SPEC.md` what is on the disk.
 //!
-//! Not here: the network, RESP, ArceOS. Time comes in as a value; nothing here is random.
+//! Not here: the network, RESP, ArceOS. Time comes in as a value, and so does what is random.
 #![no_std]
 #![forbid(unsafe_code)]
 

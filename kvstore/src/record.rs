@@ -1,4 +1,4 @@
-//! Records: what the keys of a backup are told in (SPEC.md, "Records").
+//! Records: what the keys of a backup are told in (SPEC.md, "Backups").
 //!
 //! They are logical: they name keys, never places on the disk, so the same bytes can be restored anywhere.
 

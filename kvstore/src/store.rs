@@ -32,7 +32,7 @@ const MEMTABLE_PART: u64 = 16;
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Memory limit in bytes for keys, values and index (`maxmemory`); can be changed later.
+    /// Memory limit in bytes for memtables and cache (`maxmemory`); can be changed later.
     pub memory_bytes_max: usize,
     /// Opening is refused when what is in the log needs more than this.
     pub open_memory_bytes_max: usize,
@@ -85,7 +85,7 @@ pub struct Store<D: BlockDevice> {
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Opens the store on `device`, which holds a file system: loads the runs, replays the log.
+    /// Opens the store on `device`, which holds a file system: reads which tables there are, replays the log.
     ///
     /// # Errors
     /// When the device cannot be mounted, or what it holds is damaged or does not fit into memory.
@@ -471,7 +471,7 @@ pub struct Stats {
     pub cache_bytes: usize,
     /// Bytes that live data takes on the disk, once.
     pub disk_bytes: u64,
-    /// Its limit: about a third of the disk (see DESIGN.md).
+    /// What that may come to, of keys and files together. What has to stay free for runs (DESIGN.md, "Space") may refuse growth before.
     pub disk_bytes_max: u64,
     /// Commits made.
     pub commits: u64,
