@@ -152,11 +152,7 @@ pub(crate) fn of_file(error: &FileError) -> Failure {
         let text = b"EIO what is on the disk is not what was written: ";
         return Failure::quoting(&[text, damaged.as_bytes()]);
     }
-    if let FileError::ConflictOn(conflict) = error {
-        return Failure::quoting(&[b"CONFLICT ", conflict.to_string().as_bytes()]);
-    }
     Failure::of(match error {
-        FileError::TransactionEnded => return EXPIRED,
         FileError::NotFound => "ENOENT no such file or directory",
         FileError::Exists => "EEXIST file exists",
         FileError::NotADirectory => "ENOTDIR not a directory",

@@ -16,10 +16,10 @@ fn entries(mut payload: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     core::iter::from_fn(move || Entry::take(&mut payload).ok().flatten())
 }
 
-/// Checks what a log says of a commit.
+/// Checks what a log says of a commit: each entry for itself. A key that comes twice has what comes last, as for everybody else.
 ///
 /// # Errors
-/// It says what no commit can say: slots that only later commits could have among them.
+/// It says what no commit can say.
 pub(crate) fn check(mut payload: &[u8]) -> Result<(), Malformed> {
     while Entry::take(&mut payload)?.is_some() {}
     Ok(())
@@ -135,7 +135,9 @@ impl Engine {
 
     /// Whether somebody sees what was from `from` on until just before `until`.
     pub(crate) fn is_seen(&self, from: Timestamp, until: Timestamp) -> bool {
-        until > self.floor.get() && self.keeps_history.get() || self.pins.any_in(from, until)
+        from < until
+            && (until > self.floor.get() && self.keeps_history.get()
+                || self.pins.any_in(from, until))
     }
 }
 
@@ -154,4 +156,41 @@ pub(crate) fn slots_end(payload: &[u8]) -> u64 {
         _ => None,
     });
     ends.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::engine::manifest::Manifest;
+    use crate::engine::types::Cursor as _;
+
+    #[test]
+    fn a_key_that_a_commit_says_twice_made_a_table_that_could_not_be_read() {
+        let mut payload = Vec::new();
+        for value in [&b"first"[..], b"second"] {
+            let entry = Entry::Version {
+                key: b"\0key",
+                expires_at_ms: NEVER,
+                below: false,
+                content: Content::Inline(value),
+            };
+            entry.encode(&mut payload).unwrap();
+        }
+        check(&payload).unwrap();
+        let engine = Engine::new(Manifest::default(), Timestamp(0), 1, 1 << 20, usize::MAX);
+        engine.keeps_history.set(true);
+        engine.reserve(&payload).unwrap();
+        engine.apply(Timestamp(1), &payload);
+        let tree = engine.tree.borrow();
+        let mut cursor = tree.active().cursor();
+        cursor.seek(&[], Timestamp(u64::MAX)).unwrap();
+        let mut found = Vec::new();
+        while let Some((_, version)) = cursor.current() {
+            found.push(version.content.bytes().to_vec());
+            cursor.next().unwrap();
+        }
+        assert_eq!(found, [b"second"]);
+    }
 }

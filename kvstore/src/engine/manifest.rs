@@ -9,7 +9,7 @@ use lfs::ObjectId;
 
 use super::table::{Dropped, TableRef, TableStats};
 use super::timeline::Timeline;
-use super::types::{BlockError, ChunkRef, Malformed, OutOfMemory};
+use super::types::{BlockError, ChunkRef, Malformed, OutOfMemory, SLOT_COUNT};
 use super::varint::{put_varint, take_array, take_bytes, take_len, take_varint, unzigzag, zigzag};
 use crate::{DATABASE_COUNT, KEY_BYTES_MAX, Key, Timestamp};
 
@@ -174,7 +174,9 @@ impl Manifest {
         let bytes = &mut bytes;
         let mut manifest = Self {
             floor: Timestamp(take(bytes)?),
-            next_slot: take(bytes)?,
+            next_slot: Some(take(bytes)?)
+                .filter(|slot| *slot <= SLOT_COUNT)
+                .ok_or(Malformed)?,
             timeline: Timeline::decode(bytes)?,
             ..Self::default()
         };
@@ -354,11 +356,16 @@ mod tests {
     use lfs::sim::Random;
 
     use super::*;
+    use crate::engine::table::STATISTIC_MAX;
     use crate::testing::{random, short_key};
 
     fn any(random: &mut Random) -> u64 {
         let bits = random.below(64);
         random.next_u64() >> bits
+    }
+
+    fn statistic(random: &mut Random) -> u64 {
+        any(random) % (STATISTIC_MAX + 1)
     }
 
     /// Tables with the keys from `low` to `high`.
@@ -375,7 +382,7 @@ mod tests {
                 continue;
             }
             *objects += 1 + random.below(3);
-            let (least, entries) = (random.below(1000), any(random));
+            let (least, entries) = (random.below(1000), statistic(random).max(1));
             let len = any(random).max(20);
             tables.push(TableRef {
                 object: ObjectId(*objects),
@@ -390,9 +397,9 @@ mod tests {
                     entries,
                     tombstones: random.below(entries),
                     expiring: random.below(entries),
-                    key_bytes: any(random),
-                    history_bytes: any(random),
-                    large_bytes: any(random),
+                    key_bytes: statistic(random),
+                    history_bytes: statistic(random),
+                    large_bytes: statistic(random),
                     least_timestamp: Timestamp(least),
                     greatest_timestamp: Timestamp(least + random.below(1000)),
                     least_expiry_ms: any(random).cast_signed(),
@@ -411,7 +418,7 @@ mod tests {
     fn manifest(random: &mut Random) -> Manifest {
         let mut manifest = Manifest {
             floor: Timestamp(any(random)),
-            next_slot: any(random),
+            next_slot: any(random) % (SLOT_COUNT + 1),
             uncertain: u16::try_from(random.below(1 << 16)).unwrap(),
             ..Manifest::default()
         };
@@ -519,6 +526,7 @@ mod tests {
         refused(&|bent| bent.runs[0].tables.clear());
         refused(&|bent| bent.runs[0].tables[0].stats.tombstones = u64::MAX);
         refused(&|bent| bent.runs[0].tables[0].head.offset = u64::MAX);
+        refused(&|bent| bent.next_slot = SLOT_COUNT + 1);
         let long = Key::from(alloc::vec![0; KEY_BYTES_MAX + 2]);
         refused(&|bent| bent.runs[0].tables[0].from = Key::clone(&long));
         refused(&|bent| bent.runs = alloc::vec![bent.runs[0].clone(); RUNS_MAX + 1]);
@@ -549,6 +557,29 @@ mod tests {
             ..Manifest::default()
         };
         assert_eq!(Manifest::decode(&encoded(&manifest)), Ok(manifest));
+    }
+
+    #[test]
+    fn statistics_of_tables_that_could_not_be_added_up_are_refused() {
+        let stats = TableStats {
+            entries: STATISTIC_MAX + 1,
+            ..TableStats::default()
+        };
+        let mut bytes = Vec::new();
+        stats.encode(&mut bytes);
+        let most = TableStats {
+            entries: STATISTIC_MAX,
+            ..stats
+        };
+        assert_eq!(
+            TableStats::decode(&mut &bytes[..]),
+            Some(most),
+            "who has more says this"
+        );
+        let mut bent = Vec::new();
+        put_varint(&mut bent, STATISTIC_MAX + 1);
+        bent.extend_from_slice(&bytes[bent.len()..]);
+        assert_eq!(TableStats::decode(&mut &bent[..]), None);
     }
 
     #[test]

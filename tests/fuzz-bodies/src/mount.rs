@@ -1,8 +1,8 @@
 //! Mounting arbitrary bytes.
 //!
 //! Invariants: whatever is on the disk, looking at it and opening it end, with a store or an error, and
-//! without a panic. A store that opens can be read from end to end, and either takes a commit that is
-//! there after the next open, or says that it does not.
+//! without a panic. A store that opens can be read from end to end, or says of a key that it cannot be read; and it either
+//! takes a commit that is there after the next open, or says that it does not.
 //!
 //! The input is either the disk itself or, because random bytes rarely get past a checksum, a *script
 //! of damage* to a disk in use: see [`Damage`]. With checksums that were made right again a disk can open and be another
@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use kvstore::{CommitError, DatabaseIndex, Loaded, OpenError, Store, Timestamp};
+use kvstore::{DatabaseIndex, OpenError, Store, Timestamp, TransactError};
 use lfs::sim::{Damage, Executor, SimDisk, forge};
 use lfs::{BLOCK_SIZE, Clock, probe};
 
@@ -27,8 +27,13 @@ const PATIENCE_STEPS: u32 = 300;
 const DATABASE: DatabaseIndex = DatabaseIndex(0);
 const NOW_MS: i64 = 1_700_000_000_000;
 
-/// What a store that opened holds: of each key of the disk in use, the number of the commit whose value it has.
-pub type Contents = Vec<Option<u32>>;
+/// What a store that opened holds: of each key of the disk in use, the number of the commit whose value it has, or that what the
+/// disk has of it is damaged.
+pub type Contents = Vec<Result<Option<u32>, Unreadable>>;
+
+/// The store says that it cannot read a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable;
 
 /// The body: see the module. The outcome is for tests that know what the damage may cost.
 ///
@@ -48,7 +53,7 @@ pub fn run(input: &[u8]) -> Result<Contents, OpenError> {
     if kind >= FORGED {
         // What the tables say may be bent such that it holds until something is written.
         return check_with(&disk, |again| {
-            again.is_none_or(|value| value == Some(COMMITS))
+            again.is_none_or(|value| value == Ok(Some(COMMITS)))
         });
     }
     check(&disk)
@@ -96,7 +101,7 @@ fn write_number(disk: &mut [u8], sector: usize, offset: usize, which: u8) {
 /// What the keys of the disk in use held after so many commits.
 pub fn contents_after(commits: u32) -> Contents {
     (0..KEYS)
-        .map(|key| (0..commits).rev().find(|commit| commit % KEYS == key))
+        .map(|key| Ok((0..commits).rev().find(|commit| commit % KEYS == key)))
         .collect()
 }
 
@@ -117,7 +122,7 @@ fn use_disk(disk: &SimDisk, commits: Range<u32>, shutdown: bool) {
     let session = with_store(disk, async move |store, _| {
         for commit in commits {
             store.admit().await;
-            let timestamp = set(&store, commit).expect("a sound disk takes it");
+            let timestamp = set(&store, commit).await.expect("a sound disk takes it");
             store
                 .wait_durable(timestamp)
                 .await
@@ -131,13 +136,13 @@ fn use_disk(disk: &SimDisk, commits: Range<u32>, shutdown: bool) {
 }
 
 fn check(bytes: &[u8]) -> Result<Contents, OpenError> {
-    check_with(bytes, |again| again == Some(Some(COMMITS)))
+    check_with(bytes, |again| again == Some(Ok(Some(COMMITS))))
 }
 
-/// `right`: whether the value of a commit that became durable may be this at the next open; `None` when that is refused.
+/// `right`: whether what was committed and became durable may be this at the next open; `None` when that is refused.
 fn check_with(
     bytes: &[u8],
-    right: impl Fn(Option<Option<u32>>) -> bool,
+    right: impl Fn(Option<Result<Option<u32>, Unreadable>>) -> bool,
 ) -> Result<Contents, OpenError> {
     let disk = SimDisk::from_bytes(bytes, 4);
     // Looking at it must end, whatever it says.
@@ -146,7 +151,7 @@ fn check_with(
         async move { probe(&disk).await }
     });
     let (contents, kept) = with_store(&disk, async |store, clock| {
-        let contents = contents(&store);
+        let contents = contents(&store).await;
         // A disk that lies about itself may never have room.
         for _ in 0..PATIENCE_STEPS {
             if store.has_room() {
@@ -154,42 +159,43 @@ fn check_with(
             }
             clock.sleep_ms(100).await;
         }
-        let kept = match set(&store, COMMITS) {
+        let kept = match set(&store, COMMITS).await {
             Ok(timestamp) => store.wait_durable(timestamp).await.is_ok(),
             Err(_) => false,
         };
         (contents, kept)
     })?;
     if kept {
-        let again = with_store(&disk, async |store, _| read(&store, COMMITS % KEYS));
+        let again = with_store(&disk, async |store, _| read(&store, COMMITS % KEYS).await);
         let again = again.ok();
         assert!(right(again), "a durable commit is gone: {again:?}");
     }
     Ok(contents)
 }
 
-fn set(store: &Store<SimDisk>, commit: u32) -> Result<Timestamp, CommitError> {
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(NOW_MS, 0, &mut loaded);
-    transaction.put(DATABASE, &key(commit % KEYS), value(commit), None);
-    transaction.commit()
+async fn set(store: &Store<SimDisk>, commit: u32) -> Result<Timestamp, TransactError> {
+    let put = store.transact(NOW_MS, 0, |transaction| {
+        transaction.put(DATABASE, &key(commit % KEYS), value(commit), None);
+        Ok(())
+    });
+    put.await.map(|((), timestamp)| timestamp)
 }
 
-fn contents(store: &Store<SimDisk>) -> Contents {
-    (0..KEYS).map(|key| read(store, key)).collect()
+async fn contents(store: &Store<SimDisk>) -> Contents {
+    let mut contents = Contents::new();
+    for key in 0..KEYS {
+        contents.push(read(store, key).await);
+    }
+    contents
 }
 
-fn read(store: &Store<SimDisk>, number: u32) -> Option<u32> {
-    let mut loaded = Loaded::default();
-    let mut transaction = store.transaction(NOW_MS, 0, &mut loaded);
-    let entry = transaction.get(DATABASE, &key(number));
-    let entry = entry.expect("all keys are in memory")?;
-    Some(
-        entry
-            .value
-            .first_chunk()
-            .map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes)),
-    )
+async fn read(store: &Store<SimDisk>, number: u32) -> Result<Option<u32>, Unreadable> {
+    let get = store.transact(NOW_MS, 0, |transaction| {
+        transaction.get(DATABASE, &key(number))
+    });
+    let (entry, _) = get.await.map_err(|_| Unreadable)?;
+    let number = |value: &[u8]| value.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+    Ok(entry.map(|entry| number(&entry.value).unwrap_or(u32::MAX)))
 }
 
 fn key(number: u32) -> [u8; 4] {

@@ -1,7 +1,7 @@
 //! The mount body without libFuzzer: the committed corpus, and seeded scripts of damage, with and without checksums made right.
 //!
 //! Beyond the body's own invariants: damage never invents. A store that opens holds exactly what some
-//! number of commits had made of the keys, however its disk was damaged.
+//! number of commits had made of the keys, but for those of which it says that they cannot be read, however its disk was damaged.
 
 use fuzz_bodies::mount::{self, COMMITS, Contents};
 use lfs::sim::Damage;
@@ -27,7 +27,7 @@ fn corpus() {
 fn damage_never_invents() {
     let mut rng = seed::rng();
     let histories: Vec<Contents> = (0..=COMMITS).map(mount::contents_after).collect();
-    let mut opened = 0;
+    let (mut opened, mut partly) = (0, 0);
     for _ in 0..SCRIPTS {
         let steps = rng.usize(1..8);
         let mut script = vec![0; 1 + steps * Damage::BYTES];
@@ -35,15 +35,21 @@ fn damage_never_invents() {
         script[0] = 1;
         if let Ok(contents) = mount::run(&script) {
             opened += 1;
+            let unreadable = contents.iter().filter(|held| held.is_err()).count();
+            partly += usize::from(unreadable > 0);
+            let was_so = |history: &Contents| {
+                let mut held = contents.iter().zip(history);
+                held.all(|(held, then)| held == then || held.is_err())
+            };
             assert!(
-                histories.contains(&contents),
+                histories.iter().any(was_so),
                 "{contents:?} was never so; script {script:?}"
             );
         }
     }
-    println!("{opened} of {SCRIPTS} damaged disks opened");
+    println!("{opened} of {SCRIPTS} damaged disks opened, {partly} with keys that cannot be read");
     assert!(
-        opened > SCRIPTS / 20,
+        opened - partly > SCRIPTS / 20,
         "the damage is too gross to test anything"
     );
     assert!(

@@ -19,6 +19,9 @@ const VERSION: u8 = 1;
 /// Bytes of the bounds of a chunk of range deletes, at most: they may be too wide, but not too long.
 pub(super) const BOUND_BYTES_MAX: usize = 32;
 
+/// No number or sum of bytes of a table's statistics is greater: those of all tables can be added up. Who would have more says this.
+pub const STATISTIC_MAX: u64 = 1 << 40;
+
 /// What is in a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableStats {
@@ -102,15 +105,15 @@ impl TableStats {
 
     fn numbers(&self) -> [u64; 13] {
         [
-            self.entries,
-            self.tombstones,
-            self.expiring,
-            self.range_deletes,
-            self.key_bytes,
-            self.inline_bytes,
-            self.large_bytes,
-            self.history_bytes,
-            self.dropped_slots,
+            self.entries.min(STATISTIC_MAX),
+            self.tombstones.min(STATISTIC_MAX),
+            self.expiring.min(STATISTIC_MAX),
+            self.range_deletes.min(STATISTIC_MAX),
+            self.key_bytes.min(STATISTIC_MAX),
+            self.inline_bytes.min(STATISTIC_MAX),
+            self.large_bytes.min(STATISTIC_MAX),
+            self.history_bytes.min(STATISTIC_MAX),
+            self.dropped_slots.min(STATISTIC_MAX),
             self.least_timestamp.0,
             self.greatest_timestamp.0,
             zigzag(self.least_expiry_ms),
@@ -120,21 +123,23 @@ impl TableStats {
 
     /// Takes them off the front of `bytes`.
     pub(in crate::engine) fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        let mut take = || take_varint(bytes);
+        fn take(bytes: &mut &[u8]) -> Option<u64> {
+            take_varint(bytes).filter(|number| *number <= STATISTIC_MAX)
+        }
         Some(Self {
-            entries: take()?,
-            tombstones: take()?,
-            expiring: take()?,
-            range_deletes: take()?,
-            key_bytes: take()?,
-            inline_bytes: take()?,
-            large_bytes: take()?,
-            history_bytes: take()?,
-            dropped_slots: take()?,
-            least_timestamp: Timestamp(take()?),
-            greatest_timestamp: Timestamp(take()?),
-            least_expiry_ms: unzigzag(take()?),
-            greatest_expiry_ms: unzigzag(take()?),
+            entries: take(bytes)?,
+            tombstones: take(bytes)?,
+            expiring: take(bytes)?,
+            range_deletes: take(bytes)?,
+            key_bytes: take(bytes)?,
+            inline_bytes: take(bytes)?,
+            large_bytes: take(bytes)?,
+            history_bytes: take(bytes)?,
+            dropped_slots: take(bytes)?,
+            least_timestamp: Timestamp(take_varint(bytes)?),
+            greatest_timestamp: Timestamp(take_varint(bytes)?),
+            least_expiry_ms: unzigzag(take_varint(bytes)?),
+            greatest_expiry_ms: unzigzag(take_varint(bytes)?),
         })
     }
 }

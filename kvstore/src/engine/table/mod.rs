@@ -16,7 +16,7 @@ mod run;
 
 pub use builder::{Pushed, TableBuilder, TableSummary, separator};
 pub use cursor::{Found, TableCursor, table_get, table_random_key};
-pub use head::{DroppedSlots, Head, RangesRef, TableStats};
+pub use head::{DroppedSlots, Head, RangesRef, STATISTIC_MAX, TableStats};
 pub use run::{RunCursor, RunRanges, run_get};
 
 use alloc::rc::Rc;
