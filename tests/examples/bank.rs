@@ -32,7 +32,10 @@ fn main() {
 }
 
 /// Runs it, with so many transfers of each teller.
-pub fn run(address: &str, transfers: usize) {
+///
+/// # Panics
+/// If the store breaks its promise, or cannot be reached.
+pub fn run(address: &str, transfers: u64) {
     let mut connection = connect(address);
     open_accounts(&mut connection);
     let (refused, audits, past_audits) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -77,7 +80,7 @@ pub fn run(address: &str, transfers: usize) {
     audit(&mut connection);
     println!(
         "{} transfers, {} of them begun anew after a conflict; {} audits and {} of the past: all found {}",
-        TELLERS as usize * transfers,
+        TELLERS * transfers,
         refused.into_inner(),
         audits.into_inner() + 1,
         past_audits.into_inner(),

@@ -37,6 +37,9 @@ struct Lost {
 }
 
 /// Runs it, with so many transfers.
+///
+/// # Panics
+/// If the store breaks its promise, or cannot be reached.
 pub fn run(address: &str, transfers: usize) {
     let mut connection = connect(address);
     cmd("MSET")
@@ -81,13 +84,11 @@ fn transfer_once(address: &str, token: &str, random: &mut fastrand::Rng, lost: &
         return;
     }
     // The connection breaks: a part of the request is sent, and the reply never read.
-    let packed = commit.get_packed_command();
-    let sent = if random.bool() {
-        packed.len()
-    } else {
-        random.usize(..packed.len())
-    };
-    connection.send_packed_command(&packed[..sent]).unwrap();
+    let mut packed = commit.get_packed_command();
+    if random.bool() {
+        packed.truncate(random.usize(..packed.len()));
+    }
+    connection.send_packed_command(&packed).unwrap();
     drop(connection);
     let mut connection = connect(address);
     let was_committed = commit.exec(&mut connection);

@@ -45,6 +45,9 @@ fn main() {
 }
 
 /// Runs it, in all three ways.
+///
+/// # Panics
+/// If the store breaks its promise, or cannot be reached.
 pub fn run(address: &str, buyers: usize) {
     make_room(&mut connect(address), buyers);
     let ways: [(&str, Way); 3] = [

@@ -123,17 +123,16 @@ impl World {
         loop {
             let mut transaction = self.store.resume(open, self.now_ms(), 0, &mut loaded)?;
             let result = body(&mut transaction);
-            let faults = match result {
-                Ok(value) => match transaction.suspend(true) {
+            let faults = if let Ok(value) = result {
+                match transaction.suspend(true) {
                     Ok(_) => return Ok(value),
                     Err(CommitError::Fault(faults)) => faults,
                     Err(error) => panic!("{error}"),
-                },
-                Err(_) => {
-                    let faults = transaction.take_faults();
-                    let _ = transaction.suspend(false);
-                    faults
                 }
+            } else {
+                let faults = transaction.take_faults();
+                let _ = transaction.suspend(false);
+                faults
             };
             self.store.load_all(faults, &mut loaded).await.unwrap();
         }
@@ -342,7 +341,7 @@ fn read(
     let (range, reverse) = match step {
         Step::Read(list) => {
             let entry = transaction.get(DB, key(*list).as_bytes())?;
-            let values = entry.map(|entry| numbers(&entry.value.to_vec()));
+            let values = entry.map(|entry| numbers(&entry.value));
             return Ok(vec![(*list, values.unwrap_or_default())]);
         }
         Step::Range(range) => (range, false),
@@ -356,7 +355,7 @@ fn read(
     for (key, entry) in found {
         if let (Some(list), Some(entry)) = (list_of(&key), entry) {
             let place = usize::try_from(list - range.start).unwrap();
-            lists[place].1 = numbers(&entry.value.to_vec());
+            lists[place].1 = numbers(&entry.value);
         }
     }
     Ok(lists)
@@ -456,13 +455,13 @@ fn campaign(name: &str, levels: &[Level], part: usize) {
     let (mut total, mut flushes) = (Counts::default(), 0);
     let rounds = (all / part).div_ceil(TRANSACTIONS);
     for round in 0..rounds {
-        let (counts, flushed) = play(random.u64(..), levels, TRANSACTIONS, round % 2 == 1);
+        let (counts, written) = play(random.u64(..), levels, TRANSACTIONS, round % 2 == 1);
         total.committed += counts.committed;
         total.conflicts += counts.conflicts;
         total.deadlocks += counts.deadlocks;
         total.ended += counts.ended;
         total.rolled_back += counts.rolled_back;
-        flushes += flushed;
+        flushes += written;
     }
     println!(
         "{name}: {} transactions in {:?}: {total:?}, {flushes} flushes",

@@ -97,12 +97,12 @@ async fn run(
         }
     };
     let bar = byte_bar(None);
-    let (snapshot, mut verifier) = match target.resumed(since, arguments.at, &snapshots)? {
-        Some(resumed) => resumed,
-        None => {
-            target.clear()?;
-            (source.begin(since_name).await?, BackupVerifier::default())
-        }
+    let resumed = target.resumed(since, arguments.at, &snapshots)?;
+    let (snapshot, mut verifier) = if let Some(resumed) = resumed {
+        resumed
+    } else {
+        target.clear()?;
+        (source.begin(since_name).await?, BackupVerifier::default())
     };
     if !snapshot.name.is_empty() {
         made.replace(Some(snapshot.name.clone()));

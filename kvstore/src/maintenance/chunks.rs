@@ -84,7 +84,7 @@ impl Held {
 /// A table that is read from its start to its end; it is with whoever reads just now.
 struct Scan {
     table: ObjectId,
-    scan: Option<ObjectScan>,
+    idle: Option<ObjectScan>,
     used: u64,
 }
 
@@ -193,7 +193,7 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
         self.reads.set(reads);
         if let Some(there) = scans.iter_mut().find(|scan| scan.table == table) {
             there.used = reads;
-            return Ok(there.scan.take());
+            return Ok(there.idle.take());
         }
         let scan = self
             .store
@@ -202,7 +202,7 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
             .map_err(read_error)?;
         let new = Scan {
             table,
-            scan: None,
+            idle: None,
             used: reads,
         };
         if scans.len() < SCANS_MAX {
@@ -217,7 +217,7 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
     fn give_scan(&self, table: ObjectId, scan: ObjectScan) {
         let mut scans = self.scans.borrow_mut();
         if let Some(there) = scans.iter_mut().find(|scan| scan.table == table) {
-            there.scan = Some(scan);
+            there.idle = Some(scan);
         }
     }
 }
@@ -306,9 +306,7 @@ impl<'c, D: BlockDevice> Newer<'c, D> {
             than,
             known: RefCell::default(),
         };
-        let mut all: Vec<Box<dyn Covering + 'c>> = Vec::with_capacity(1);
-        all.push(Box::new(newer));
-        all
+        alloc::vec![Box::new(newer)]
     }
 
     fn find(&self, key: &[u8]) -> Result<(Option<Timestamp>, Option<Vec<u8>>), Missing> {

@@ -136,7 +136,7 @@ async fn next<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<bo
     let work = {
         let pins = store.engine.pins.timestamps()?;
         let now = Now {
-            now_ms: now_ms(store, clock),
+            unix_ms: now_ms(store, clock),
             floor: raise_floor(store, clock),
             pins: &pins,
         };

@@ -144,7 +144,7 @@ fn pressure<D: BlockDevice>(store: &Store<D>, usage: &Usage, shapes: &Shapes) ->
 
 /// What decides what can be dropped.
 pub(super) struct Now<'p> {
-    pub(super) now_ms: i64,
+    pub(super) unix_ms: i64,
     pub(super) floor: Timestamp,
     pub(super) pins: &'p [Timestamp],
 }
@@ -242,7 +242,7 @@ fn droppable_bytes(table: &TableRef, segment_bytes: u64, now: &Now<'_>) -> u64 {
         return if is_needed { 0 } else { bytes };
     }
     let whole = bytes.saturating_add(stats.large_bytes);
-    let expired = part_of(whole, expired_entries(stats, now.now_ms), stats.entries);
+    let expired = part_of(whole, expired_entries(stats, now.unix_ms), stats.entries);
     let raw = stats.key_bytes.saturating_add(stats.inline_bytes);
     let history = if is_history_over(stats, now) {
         part_of(whole, stats.history_bytes.min(raw), raw)
@@ -287,7 +287,7 @@ mod tests {
     const SEGMENT: u64 = 1000;
 
     const NOW: Now<'_> = Now {
-        now_ms: 1000,
+        unix_ms: 1000,
         floor: Timestamp(50),
         pins: &[],
     };
@@ -310,7 +310,16 @@ mod tests {
             greatest_expiry_ms: 1100,
             ..TableStats::default()
         };
-        let at = |now_ms| droppable(stats, Dropped::Pending, &Now { now_ms, ..NOW });
+        let at = |now_ms| {
+            droppable(
+                stats,
+                Dropped::Pending,
+                &Now {
+                    unix_ms: now_ms,
+                    ..NOW
+                },
+            )
+        };
         assert_eq!(at(900), 0);
         assert_eq!(at(1000), 2000 * 25 / 100);
         assert_eq!(at(1100), 1000);
@@ -324,7 +333,7 @@ mod tests {
                 large,
                 Dropped::Pending,
                 &Now {
-                    now_ms: 1100,
+                    unix_ms: 1100,
                     ..NOW
                 }
             ),

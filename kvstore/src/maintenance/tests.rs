@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use std::println;
 
 use lfs::sim::{Executor, Random, Request, SimClock, SimDisk};
-use lfs::{BLOCK_SIZE, Clock as _, FileSystemId, FormatOptions, ObjectReadError};
+use lfs::{Clock as _, FileSystemId, FormatOptions, ObjectReadError};
 
 use super::chunks::Chunks;
 use super::{Help, JobError, sweep};
@@ -25,13 +25,15 @@ use crate::{
 };
 
 type TestStore = Store<SimDisk>;
-type Model = BTreeMap<(u8, Vec<u8>), Vec<u8>>;
+/// A database and a key.
+type Place = (u8, Vec<u8>);
+type Model = BTreeMap<Place, Vec<u8>>;
 
 /// What a transaction does to the model: databases that it empties, then values that it puts or takes away.
 #[derive(Default)]
 struct Changes {
     cleared: Option<u8>,
-    written: Vec<((u8, Vec<u8>), Option<Vec<u8>>)>,
+    written: Vec<(Place, Option<Vec<u8>>)>,
 }
 
 impl Changes {
@@ -49,7 +51,7 @@ impl Changes {
 }
 
 const FORMAT: FormatOptions = FormatOptions {
-    segment_bytes: 8 * BLOCK_SIZE as u32,
+    segment_bytes: 32 << 10,
     log_segments: 16,
     created_ns: 0,
 };

@@ -38,6 +38,23 @@ struct Part<'k> {
     reverse: bool,
 }
 
+/// Who has a key.
+enum Held {
+    /// The transaction has written it.
+    Own,
+    /// The store, so.
+    Stored(Row),
+}
+
+impl Held {
+    fn stored(self) -> Option<Row> {
+        match self {
+            Self::Own => None,
+            Self::Stored(row) => Some(row),
+        }
+    }
+}
+
 /// A key that a walk gives, and what the store has of it, unless the transaction has written it.
 type Given = (Key, Option<Row>);
 
@@ -425,8 +442,8 @@ impl<D: BlockDevice> Transaction<'_, D> {
             };
             while let Some((key, what)) = over.filter(|(key, _)| comes_first(key)) {
                 over = laid.next();
-                if let Some(row) = self.laid(db, key, what)? {
-                    give(key, row)?;
+                if let Some(held) = self.laid(db, key, what)? {
+                    give(key, held.stored())?;
                     given += 1;
                     if given >= limit {
                         return Ok(Walked::More(goes_on(key)));
@@ -439,15 +456,15 @@ impl<D: BlockDevice> Transaction<'_, D> {
             if is_more {
                 return Ok(Walked::More(here.into()));
             }
-            let is_given = match over.filter(|(key, _)| *key == here) {
+            let held = match over.filter(|(key, _)| *key == here) {
                 Some((key, what)) => {
                     over = laid.next();
                     self.laid(db, key, what)?
                 }
-                None => row.filter(|_| !hides(here)).map(Some),
+                None => row.filter(|_| !hides(here)).map(Held::Stored),
             };
-            if let Some(row) = is_given {
-                give(here, row)?;
+            if let Some(held) = held {
+                give(here, held.stored())?;
                 given += 1;
                 if given >= limit {
                     return Ok(Walked::More(goes_on(here)));
@@ -456,23 +473,23 @@ impl<D: BlockDevice> Transaction<'_, D> {
         }
     }
 
-    /// What is given of a key that is laid over what is stored, if it is there.
+    /// Who has a key that is laid over what is stored, if it is there.
     fn laid(
         &self,
         db: DatabaseIndex,
         key: &[u8],
         what: Laid<'_>,
-    ) -> Result<Option<Option<Row>>, NotInMemory> {
+    ) -> Result<Option<Held>, NotInMemory> {
         match what {
             Laid::Written(Write::Delete) => Ok(None),
-            Laid::Written(_) => Ok(Some(None)),
+            Laid::Written(_) => Ok(Some(Held::Own)),
             Laid::Locked if self.writes.of(db).is_some_and(|own| own.hides(key)) => Ok(None),
             Laid::Locked => {
                 let (engine, loaded) = (&self.store.engine, &self.loaded.chunks);
                 let (key, faults) = (engine_key(db, key), &self.chunk_faults);
                 let found = engine.look_up(&key, NEWEST, loaded, faults, Wanted::All)?;
                 let row = Some(found.row).filter(|row| row.is_live_at(self.now_ms));
-                Ok(row.map(Some))
+                Ok(row.map(Held::Stored))
             }
         }
     }

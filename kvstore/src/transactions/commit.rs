@@ -150,8 +150,7 @@ impl<D: BlockDevice> Store<D> {
         }
         if let Some((id, until_ms)) = token {
             let value = Value::from(&transaction.now_ms.to_le_bytes()[..]);
-            let write = Write::Put(value, Some(until_ms));
-            transaction.write(SYSTEM, &token_key(id), write);
+            transaction.write(SYSTEM, &token_key(id), Write::Put(value, Some(until_ms)));
         } else if !wrote {
             let rest = transaction.open.as_ref();
             return Ok(Committed {

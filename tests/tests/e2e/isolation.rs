@@ -119,11 +119,8 @@ impl Shared {
         plan: &Plan,
     ) -> (Recording, u64, RedisResult<bool>) {
         let begun = self.tick();
-        let mut begin = cmd("BEGIN");
-        plan.level.name().split(' ').for_each(|word| {
-            begin.arg(word);
-        });
-        begin.exec(connection).unwrap();
+        let level: Vec<_> = plan.level.name().split(' ').collect();
+        cmd("BEGIN").arg(level).exec(connection).unwrap();
         let mut recording = Recording::new(plan.level, (begun, self.tick()));
         let asked = Cell::new(begun);
         let mut run = || {
