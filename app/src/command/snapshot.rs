@@ -39,7 +39,10 @@ pub(crate) fn help(control: &mut Control<'_>) -> Outcome {
         control,
         "SNAPSHOT",
         &[
-            ("CREATE <name>", "Keep the state that all files and keys have now."),
+            (
+                "CREATE <name>",
+                "Keep the state that all files and keys have now.",
+            ),
             ("DELETE <name>", "Give a kept state up."),
             ("LIST", "The kept states, oldest first."),
         ],
