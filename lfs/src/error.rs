@@ -335,7 +335,7 @@ pub enum FileError {
     /// `EMLINK`.
     #[error("too many links")]
     TooManyLinks,
-    /// `EPERM`: what is never allowed, such as a hard link to a directory.
+    /// `EPERM`: what is not allowed, such as a hard link to a directory.
     #[error("operation not permitted")]
     NotPermitted,
     /// `EFBIG`.

@@ -280,7 +280,7 @@ impl Rest {
         filesystem.try_step(files, file_time_ns, loaded, |transaction| {
             let value = body(transaction)?;
             if read_only && transaction.has_changes() {
-                return Err(FileError::ReadOnly);
+                return Err(FileError::NotPermitted);
             }
             Ok(value)
         })
