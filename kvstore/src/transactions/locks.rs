@@ -2,7 +2,9 @@
 //!
 //! A lock is *held* by the transaction that asked for it with LOCK until it ends. Writers respect it: a commit that would write a locked key waits in the same queue; when
 //! its turn comes it holds the key with a *turn*, so that nobody overtakes it while it is tried again. A turn is not a promise to anybody: where turns take part in a cycle of waiters,
-//! they are taken back (the writer waits anew), so that only cycles of real locks are deadlocks, and a commit that holds no lock never is in one.
+//! they are taken back (the writer waits anew), so that only cycles of real locks are deadlocks, and a commit that holds no lock never is in one. Of several turns
+//! the one of the youngest owner is taken: the oldest writer loses none to other writers, so it comes to its end, and then the next oldest; else they could take them from
+//! each other for ever.
 //!
 //! Each owner waits for one key at most. So the graph of who waits for whom has one edge for each owner, and to look for a cycle is to follow it: O(length).
 //! At most 65,536 keys held and waiters, together.
@@ -265,18 +267,18 @@ impl LockTable {
         Some(Locked::Wait(ticket))
     }
 
-    /// The cycle that `owner` would close by waiting for `key`; and a key of it that is held by a turn, if there is one.
+    /// The cycle that `owner` would close by waiting for `key`; and of its keys that are held by turns, if there are any, the one of the youngest owner.
     fn cycle(&self, owner: Owner, client: u64, key: &Key) -> Option<(Cycle, Option<Key>)> {
-        let (mut cycle, mut turn) = (Vec::new(), None);
+        let (mut cycle, mut turn) = (Vec::new(), None::<(Owner, &Key)>);
         let (mut client, mut key) = (client, key);
         loop {
             cycle.push((client, Key::clone(key)));
             let lock = self.locks.get(key)?;
             if lock.kind == Kind::Turn {
-                turn = Some(Key::clone(key));
+                turn = turn.max(Some((lock.owner, key)));
             }
             if lock.owner == owner {
-                return Some((Cycle(cycle), turn));
+                return Some((Cycle(cycle), turn.map(|(_, key)| Key::clone(key))));
             }
             let holder = self.owners.get(&lock.owner)?;
             client = holder.client;
@@ -466,6 +468,49 @@ mod tests {
         let ticket = wait(write(&mut table, writer, &["a", "b"]));
         assert!(is_ready(&mut table, blocked) && !is_ready(&mut table, ticket));
         assert_eq!(table.held_by(writer), 0);
+    }
+
+    #[test]
+    fn writers_of_the_same_keys_took_turns_from_each_other_for_ever() {
+        const WRITERS: u64 = 5;
+        let mut random = random(14);
+        for _ in 0..200 {
+            let mut table = LockTable::default();
+            for key in ["a", "b", "c", "d"] {
+                assert_eq!(lock(&mut table, Owner(100), key), Locked::Taken);
+            }
+            let mut writers = Vec::new();
+            for owner in 1..=WRITERS {
+                let mut keys = alloc::vec!["a", "b", "c", "d"];
+                let first = random.index(keys.len());
+                keys.rotate_left(first);
+                if random.one_in(2) {
+                    keys.reverse();
+                }
+                keys.truncate(2 + random.index(3));
+                let ticket = wait(write(&mut table, Owner(owner), &keys));
+                writers.push((Owner(owner), keys, ticket));
+            }
+            table.release_all(Owner(100));
+            let mut asked = 0;
+            while !writers.is_empty() {
+                let mut ready: Vec<_> = (0..writers.len()).collect();
+                ready.retain(|place| is_ready(&mut table, writers[*place].2));
+                let place = ready[random.index(ready.len())];
+                let (owner, keys, ticket) = &mut writers[place];
+                match write(&mut table, *owner, keys) {
+                    Locked::Wait(next) => *ticket = next,
+                    Locked::Taken => {
+                        table.release_all(*owner);
+                        writers.swap_remove(place);
+                    }
+                    other => panic!("{other:?}"),
+                }
+                asked += 1;
+                assert!(asked < 1000, "{writers:?} go round in circles");
+            }
+            assert_eq!(table.memory_bytes(), 0);
+        }
     }
 
     #[test]
@@ -697,8 +742,12 @@ mod tests {
                 return Expected::Queue;
             };
             assert_eq!(paths.len(), 1, "each waits for one key");
-            let turn = |key: &&Key| model.holder(key).unwrap().1;
-            match path.iter().rev().chain([key]).find(turn).cloned() {
+            let turns = path.iter().chain([key]);
+            let turns = turns.filter(|key| model.holder(key).unwrap().1);
+            match turns
+                .max_by_key(|key| model.holder(key).unwrap().0)
+                .cloned()
+            {
                 None => return Expected::Deadlock(path.clone()),
                 Some(turn) => {
                     *taken_back += 1;
