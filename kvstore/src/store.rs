@@ -257,6 +257,12 @@ impl<D: BlockDevice> Store<D> {
         self.misses.begin(seed);
     }
 
+    /// From now on memtables are written to the disk when they take so many bytes. For tests whose data would fit into one.
+    #[cfg(feature = "sim")]
+    pub fn set_memtable_bytes_max(&self, bytes: usize) {
+        self.engine.memtable_bytes_max.set(bytes);
+    }
+
     /// The last commit.
     pub fn committed(&self) -> Timestamp {
         Timestamp(self.filesystem.appended().0)

@@ -381,6 +381,7 @@ fn play(seed: u64, levels: &[Level], transactions: usize, misses: bool) -> (Coun
         store.miss_at_random(seed);
     }
     store.set_large_value_bytes(256);
+    store.set_memtable_bytes_max(100 << 10);
     let mut random = Rng::with_seed(seed);
     store.set_history_retention(if random.bool() { 20 } else { 0 });
     store.set_transaction_limits(TransactionLimits {
