@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{FRAME_BYTES, Frame, Known};
+use super::{FRAME_BYTES, Known};
 use crate::error::{Error, Outcome, describe};
 
 /// How long a server may take for one reply: reading a part passes over what did not change.

@@ -221,13 +221,14 @@ async fn apply(target: &OpenStore, files: &[PathBuf], bytes: u64) -> Result<(), 
 }
 
 fn because(path: &Path, error: &kvstore::RestoreError) -> Failure {
-    use kvstore::{CommitError, RestoreError};
+    use kvstore::{CommitError, RestoreError, TransactError};
     match error {
-        RestoreError::Keys(CommitError::DiskFull | CommitError::FilesFull)
+        RestoreError::Keys(TransactError::Commit(
+            CommitError::DiskFull | CommitError::FilesFull,
+        ))
         | RestoreError::Files(FileError::NoSpace) => Failure::TooSmall,
-        RestoreError::Keys(CommitError::ReadOnly) | RestoreError::Files(FileError::ReadOnly) => {
-            Failure::Disk
-        }
+        RestoreError::Keys(TransactError::Commit(CommitError::ReadOnly))
+        | RestoreError::Files(FileError::ReadOnly) => Failure::Disk,
         error => Failure::Stream(Error::new(path.display(), error)),
     }
 }

@@ -222,7 +222,11 @@ impl Tree {
                 return Ok(None);
             }
             let tables = &run.tables[..];
-            let ranges = RunRanges { tables, source };
+            let ranges = RunRanges {
+                tables,
+                source,
+                since: None,
+            };
             let (covering, _) = ranges.covering_until(key, at, &mut until)?;
             hidden_below = hidden_below.max(covering);
             if let Some(found) = run_get(tables, source, key, at)? {
@@ -256,7 +260,11 @@ impl Tree {
                 break;
             }
             let tables = &run.tables[..];
-            let ranges = RunRanges { tables, source };
+            let ranges = RunRanges {
+                tables,
+                source,
+                since: None,
+            };
             let (covering, _) = ranges.covering_until(key, at, &mut until)?;
             newest = newest.max(covering);
         }
@@ -272,22 +280,55 @@ impl Tree {
         source: &'t S,
         at: Timestamp,
     ) -> Result<Merge<'t>, OutOfMemory> {
+        Ok(Merge::new(self.sources(source, None)?, at))
+    }
+
+    /// How what a reader at `at` sees differs from what one at `since` does, which is pinned. What is older is not read, as far as whole tables are.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn changed<'t, S: ChunkSource>(
+        &'t self,
+        source: &'t S,
+        since: Timestamp,
+        at: Timestamp,
+    ) -> Result<Merge<'t>, OutOfMemory> {
+        let sources = self.sources(source, Some(since))?;
+        Ok(Merge::changed(sources, since, at))
+    }
+
+    fn sources<'t, S: ChunkSource>(
+        &'t self,
+        source: &'t S,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Source<'t>>, OutOfMemory> {
+        let is_newer = |last: Timestamp| since.is_none_or(|since| last > since);
         let mut sources = Vec::new();
         sources.try_reserve_exact(1 + self.frozen.len() + self.runs.len())?;
-        sources.extend(self.memtables().map(|memtable| Source {
+        let memtables = self.memtables().filter(|memtable| is_newer(memtable.last()));
+        sources.extend(memtables.map(|memtable| Source {
             cursor: Box::new(memtable.cursor()),
             ranges: Box::new(memtable.ranges()),
             last: memtable.last(),
         }));
-        sources.extend(self.runs.iter().map(|run| {
+        let runs = self.runs.iter().filter(|run| is_newer(run.last));
+        sources.extend(runs.map(|run| {
             let tables = &run.tables[..];
+            let cursor = match since {
+                None => RunCursor::new(tables, source),
+                Some(since) => RunCursor::changed(tables, source, since),
+            };
             Source {
-                cursor: Box::new(RunCursor::new(tables, source)),
-                ranges: Box::new(RunRanges { tables, source }),
+                cursor: Box::new(cursor),
+                ranges: Box::new(RunRanges {
+                    tables,
+                    source,
+                    since,
+                }),
                 last: run.last,
             }
         }));
-        Ok(Merge::new(sources, at))
+        Ok(sources)
     }
 }
 
