@@ -305,7 +305,9 @@ impl Tree {
         let is_newer = |last: Timestamp| since.is_none_or(|since| last > since);
         let mut sources = Vec::new();
         sources.try_reserve_exact(1 + self.frozen.len() + self.runs.len())?;
-        let memtables = self.memtables().filter(|memtable| is_newer(memtable.last()));
+        let memtables = self
+            .memtables()
+            .filter(|memtable| is_newer(memtable.last()));
         sources.extend(memtables.map(|memtable| Source {
             cursor: Box::new(memtable.cursor()),
             ranges: Box::new(memtable.ranges()),
@@ -478,6 +480,70 @@ pub(crate) mod tests {
                 Some((key.clone(), version.clone()))
             });
             assert_eq!(seen, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_changed_between_two_commits_is_what_tells_them_apart() {
+        let mut random = Random::new(seed(71));
+        for _ in 0..60 {
+            let mut world = World::new();
+            for _ in 0..200 {
+                match random.below(30) {
+                    0 => _ = world.tree.freeze(Timestamp(world.newest)).unwrap(),
+                    1 => world.flush(&mut random),
+                    _ => world.commit(&mut random),
+                }
+            }
+            world.chunks.evict();
+            let since = Timestamp(random.below(world.newest + 1));
+            let at = Timestamp(since.0 + random.below(world.newest - since.0 + 2));
+            let mut merge = world.tree.changed(&world.chunks, since, at).unwrap();
+            let mut keys: Vec<_> = world.model.keys().map(|(key, _)| key.clone()).collect();
+            keys.dedup();
+            // From place to place, with what holds up to the next one.
+            let (mut place, mut deleted) = (Vec::new(), Vec::new());
+            loop {
+                let (is_deleted, until) =
+                    retried(&world.chunks, 1000, || merge.deleted_from(&place));
+                let from = core::mem::take(&mut place);
+                deleted.push((from, is_deleted));
+                let Some(until) = until else {
+                    break;
+                };
+                assert!(until > deleted.last().unwrap().0);
+                place = until;
+            }
+            for key in &keys {
+                let place = deleted.partition_point(|(from, _)| from <= key);
+                let covering = world.ranges.newest_covering(key, at);
+                assert_eq!(deleted[place - 1].1, covering > Some(since), "{key:?}");
+            }
+            let (mut changed, mut key) = (Vec::new(), Vec::new());
+            retried(&world.chunks, 1000, || merge.seek(&[]));
+            loop {
+                let step = retried(&world.chunks, 1000, || {
+                    let step = merge.next_visible(&mut 1000, &mut key)?;
+                    Ok(match step {
+                        ScanStep::Key(version) => Some(Owned::of(&version)),
+                        ScanStep::More => panic!("there are fewer"),
+                        ScanStep::End => None,
+                    })
+                });
+                let Some(version) = step else {
+                    break;
+                };
+                changed.push((key.clone(), version));
+            }
+            let expected = keys.into_iter().filter_map(|key| {
+                let newest = (key.clone(), Reverse(at));
+                let ((of, timestamp), version) = world.model.range(newest..).next()?;
+                let below = world.ranges.newest_covering(&key, at);
+                let is_hidden = below.is_some_and(|below| timestamp.0 < below);
+                let is_changed = *of == key && timestamp.0 > since && !is_hidden;
+                is_changed.then(|| (key, version.clone()))
+            });
+            assert_eq!(changed, expected.collect::<Vec<_>>());
         }
     }
 }

@@ -11,8 +11,8 @@ pub(crate) mod open;
 pub mod reads;
 pub(crate) mod registry;
 
-pub(crate) use commit::{is_token_key, is_token_len};
 pub use commit::{CommitStop, Committed, Conflict, TOKEN_BYTES_MAX};
+pub(crate) use commit::{is_token_key, is_token_len};
 pub use open::{
     BeginError, BeginOptions, Ended, Isolation, LockStop, OpenTransaction, SavepointError,
 };
