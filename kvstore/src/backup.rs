@@ -258,11 +258,18 @@ impl<D: BlockDevice> Store<D> {
                 let row = row.filter(|(of, _)| *of == key).map(|(_, row)| row);
                 let (tail, is_last) = self.value_part(row.as_ref(), offset).await?;
                 put(payload, db, &key, Change::Append { tail: &tail })?;
-                return Ok(Some(if is_last {
-                    KeyPlace::After(db, key)
-                } else {
-                    KeyPlace::Within(db, key, offset + tail.len())
-                }));
+                if !is_last {
+                    return Ok(Some(KeyPlace::Within(db, key, offset + tail.len())));
+                }
+                let expires_at_ms = match row.filter(Row::is_value) {
+                    Some(row) => row.expiry(),
+                    // Its time has come meanwhile: of all times this is past where it is restored.
+                    None => Some(i64::MIN),
+                };
+                if expires_at_ms.is_some() {
+                    put(payload, db, &key, Change::Expire { expires_at_ms })?;
+                }
+                return Ok(Some(KeyPlace::After(db, key)));
             }
         };
         let visible = self.visible(seen, db, &from, RECORDS_PER_STEP).await;
@@ -276,7 +283,8 @@ impl<D: BlockDevice> Store<D> {
             let change = if row.is_value() {
                 Change::Put {
                     value: &first,
-                    expires_at_ms: row.expiry(),
+                    // Of one in parts it comes last.
+                    expires_at_ms: row.expiry().filter(|_| is_last),
                 }
             } else {
                 Change::Delete

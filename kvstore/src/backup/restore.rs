@@ -7,6 +7,7 @@ use lfs::{BackupFrame, BackupSection, BlockDevice, FileError};
 use super::RECORDS_PER_STEP;
 use crate::CommitError;
 use crate::engine::payload::SYSTEM_DATABASE;
+use crate::engine::types::shared_bytes;
 use crate::fault::TransactError;
 use crate::record::{Change, RECORD_BYTES_MAX, Record, records};
 use crate::store::Store;
@@ -67,13 +68,15 @@ impl<D: BlockDevice> Store<D> {
                 return Err(RestoreError::Malformed);
             }
             for record in pieces(record, commit_bytes.max(1)) {
-                batch.push(record);
-                bytes += record_bytes(&record);
-                if bytes >= commit_bytes || batch.len() >= RECORDS_PER_STEP {
+                let more = record_bytes(&record);
+                let is_enough = bytes + more > commit_bytes || batch.len() >= RECORDS_PER_STEP;
+                if is_enough && !batch.is_empty() {
                     self.restore_batch(&batch).await?;
                     batch.clear();
                     bytes = 0;
                 }
+                batch.push(record);
+                bytes += more;
             }
         }
         self.restore_batch(&batch).await
@@ -103,8 +106,9 @@ impl<D: BlockDevice> Store<D> {
                             transaction.writes.delete_range(db, key, end);
                         }
                         Change::Clear => transaction.clear(db),
-                        // None that is possible.
-                        Change::Expire { .. } => {}
+                        Change::Expire { expires_at_ms } => {
+                            transaction.set_expiry(db, key, expires_at_ms)?;
+                        }
                     }
                 }
                 Ok(())
@@ -122,7 +126,7 @@ impl<D: BlockDevice> Store<D> {
     }
 }
 
-/// Whether a backup says that: a full one is of an empty store, and an incremental one does not say what its values have been.
+/// Whether a backup says that. A full one is restored to an empty store.
 fn is_possible(record: &Record<'_>, is_full: bool) -> bool {
     let key = record.key;
     if record.db.0 == SYSTEM_DATABASE {
@@ -138,31 +142,56 @@ fn is_possible(record: &Record<'_>, is_full: bool) -> bool {
         Change::Clear => key.is_empty(),
         Change::Delete => !is_full,
         Change::DeleteRange { end } => !is_full && end.is_none_or(|end| key < end),
-        Change::Expire { .. } => false,
+        // Of a value that came in parts.
+        Change::Expire { expires_at_ms } => expires_at_ms.is_some(),
     }
 }
 
-/// A record whose value one commit takes: what is behind `bytes_max` is appended.
+/// What a record says in records that commits take: what of a value is behind `bytes_max` is appended, and its expiry comes last, since what expires is written
+/// anew when something is appended to it. A range between long keys becomes two that meet: either has no more than one of its own keys and what both begin with.
 fn pieces<'b>(record: Record<'b>, bytes_max: usize) -> impl Iterator<Item = Record<'b>> {
-    let bytes = match record.change {
-        Change::Put { value, .. } => value,
-        Change::Append { tail } => tail,
-        _ => &[],
-    };
-    let (first, rest) = bytes.split_at(bytes.len().min(bytes_max));
-    let change = match record.change {
-        Change::Put { expires_at_ms, .. } => Change::Put {
-            value: first,
+    let (mut first, mut rest, mut last) = (record, &[][..], None);
+    match record.change {
+        Change::Put {
+            value,
             expires_at_ms,
-        },
-        Change::Append { .. } => Change::Append { tail: first },
-        change => change,
-    };
+        } if value.len() > bytes_max => {
+            let (value, behind) = value.split_at(bytes_max);
+            rest = behind;
+            first.change = Change::Put {
+                value,
+                expires_at_ms: None,
+            };
+            last = expires_at_ms.map(|at| Record {
+                change: Change::Expire {
+                    expires_at_ms: Some(at),
+                },
+                ..record
+            });
+        }
+        Change::Append { tail } if tail.len() > bytes_max => {
+            let (tail, behind) = tail.split_at(bytes_max);
+            rest = behind;
+            first.change = Change::Append { tail };
+        }
+        Change::DeleteRange { end: Some(end) } if record.key.len() + end.len() > bytes_max => {
+            // The shortest key behind the one, and not behind the other.
+            let shared = shared_bytes(record.key, end);
+            let middle = end.get(..=shared).unwrap_or(end);
+            first.change = Change::DeleteRange { end: Some(middle) };
+            last = (middle < end).then_some(Record {
+                key: middle,
+                ..record
+            });
+        }
+        _ => {}
+    }
     let appended = move |tail: &'b [u8]| Record {
         change: Change::Append { tail },
         ..record
     };
-    core::iter::once(Record { change, ..record }).chain(rest.chunks(bytes_max).map(appended))
+    let rest = rest.chunks(bytes_max).map(appended);
+    core::iter::once(first).chain(rest).chain(last)
 }
 
 fn record_bytes(record: &Record<'_>) -> usize {
@@ -181,7 +210,7 @@ mod tests {
     use crate::DatabaseIndex;
 
     #[test]
-    fn a_value_in_pieces_is_the_value() {
+    fn a_value_in_pieces_is_the_value_and_expires_at_last() {
         let value = (0..100).collect::<Vec<u8>>();
         for bytes_max in [1, 7, 100, 200] {
             let record = Record {
@@ -192,21 +221,51 @@ mod tests {
                     expires_at_ms: Some(5),
                 },
             };
-            let mut whole = Vec::new();
+            let (mut whole, mut expiry) = (Vec::new(), None);
             for (at, piece) in pieces(record, bytes_max).enumerate() {
+                assert_eq!(expiry, None);
                 match piece.change {
                     Change::Put {
                         value,
                         expires_at_ms,
                     } => {
-                        assert_eq!((at, expires_at_ms), (0, Some(5)));
+                        assert_eq!(at, 0);
                         whole.extend_from_slice(value);
+                        expiry = expires_at_ms;
                     }
                     Change::Append { tail } => whole.extend_from_slice(tail),
+                    Change::Expire { expires_at_ms } => expiry = expires_at_ms,
                     _ => unreachable!(),
                 }
             }
-            assert_eq!(whole, value);
+            assert_eq!((whole, expiry), (value.clone(), Some(5)));
+        }
+    }
+
+    #[test]
+    fn a_range_in_pieces_is_the_range() {
+        for (start, end, middle) in [
+            ("abcdef", "abx", Some("abx")),
+            ("abcdef", "axyzzy", Some("ax")),
+            ("ab", "abcdef", Some("abc")),
+            ("abcdef", "b", Some("b")),
+            ("a", "b", None),
+        ] {
+            let range = |start: &'static str, end: &'static str| Record {
+                db: DatabaseIndex(0),
+                key: start.as_bytes(),
+                change: Change::DeleteRange {
+                    end: Some(end.as_bytes()),
+                },
+            };
+            let expected = match middle {
+                Some(middle) if middle != end => {
+                    alloc::vec![range(start, middle), range(middle, end)]
+                }
+                _ => alloc::vec![range(start, end)],
+            };
+            let found = pieces(range(start, end), 4).collect::<Vec<_>>();
+            assert_eq!(found, expected, "{start} {end}");
         }
     }
 }

@@ -7,7 +7,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use kvstore::{BackupReadError, BackupSource, DATABASE_COUNT, DatabaseIndex, Missing, Transaction};
+use kvstore::{
+    BackupReadError, BackupSource, CommitError, DATABASE_COUNT, DatabaseIndex, Missing, Transaction,
+};
 use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{BackupSection, BackupToken, BackupVerifier, Clock};
 
@@ -97,7 +99,12 @@ async fn write_some(store: &TestStore, random: &mut Random, commits: u64) {
         let done = transact(store, NOW_MS - 1, |transaction| {
             write(&mut Random::new(start), transaction)
         });
-        done.await.unwrap();
+        // Of several long keys.
+        let done = done.await.map(|_| ());
+        assert!(
+            matches!(done, Ok(()) | Err(CommitError::TooLarge)),
+            "{done:?}"
+        );
     }
 }
 
@@ -318,4 +325,50 @@ fn places_of_one_kind_of_backup_are_none_of_the_other() {
             assert!(!read(None, nonsense).await && !read(Some("1"), nonsense).await);
         }
     });
+}
+
+#[test]
+fn deleted_ranges_that_meet_fit_into_the_commits_that_restore_them() {
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &formatted(900, 1)).unwrap();
+    let mut streams = Vec::new();
+    for (at, middle) in [&b"m"[..], &[b'm'; 9000]].into_iter().enumerate() {
+        let running = Rc::clone(&store);
+        streams.push(executor.run(async move {
+            // A commit can take one of them, and what they have in common with the other one.
+            let len = running.limits().commit_bytes_max - middle.len() - 100;
+            let long = |last: &[u8]| {
+                let mut key = middle[..middle.len() - 1].to_vec();
+                key.extend_from_slice(last);
+                key.resize(len.min(65_000), b'0');
+                key
+            };
+            let (start, end) = (long(b"a"), long(b"x"));
+            put_numbered(&running, 0..10, b"v").await;
+            let names = [format!("{at}-1"), format!("{at}-2")];
+            let put = |transaction: &mut Transaction<'_, SimDisk>| {
+                for key in [&b"a"[..], middle, b"y"] {
+                    transaction.put(DB, key, &b"v"[..], None);
+                }
+                Ok(())
+            };
+            transact(&running, 0, put).await.unwrap();
+            running.create_snapshot(&names[0], 0).await.unwrap();
+            for (start, end) in [(&start[..], middle), (middle, &end)] {
+                let delete = |transaction: &mut Transaction<'_, SimDisk>| {
+                    transaction.delete_range(DB, start, end);
+                    Ok(())
+                };
+                transact(&running, 0, delete).await.unwrap();
+            }
+            running.create_snapshot(&names[1], 0).await.unwrap();
+            let base = read(&running, source(&names[0], None), 1).await.unwrap();
+            let changes = source(&names[1], Some(&names[0]));
+            let changes = read(&running, changes, 1).await.unwrap();
+            ([base, changes], entries_of(&running).await)
+        }));
+    }
+    for (streams, expected) in streams {
+        assert!(entries_on(&restored(&streams, 900)) == expected);
+    }
 }
