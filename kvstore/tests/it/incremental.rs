@@ -238,6 +238,58 @@ fn an_incremental_backup_says_what_has_changed_and_reads_no_more() {
 }
 
 #[test]
+fn of_what_was_merged_tables_without_a_change_are_not_read() {
+    let mut executor = Executor::new(1);
+    let disk = formatted(4000, 1);
+    let store = open(&mut executor, &disk).unwrap();
+    let put_random = async |store: &TestStore, keys: u32, seed: u64| {
+        let mut random = Random::new(seed);
+        for at in (0..keys).step_by(50) {
+            let start = random.next_u64();
+            let put = |transaction: &mut Transaction<'_, SimDisk>| {
+                let mut random = Random::new(start);
+                for number in at..at + 50 {
+                    // That does not compress.
+                    let words: [u64; 50] = std::array::from_fn(|_| random.next_u64());
+                    let value = words.map(u64::to_le_bytes).concat();
+                    transaction.put(DB, &number.to_be_bytes(), value, None);
+                }
+                Ok(())
+            };
+            transact(store, 0, put).await.unwrap();
+        }
+    };
+    let (reads, clock) = (Rc::new(Cell::new(0)), executor.clock());
+    let counted = Rc::clone(&reads);
+    disk.set_faults(move |request| {
+        if let Request::Read(_, blocks) = request {
+            counted.set(counted.get() + blocks);
+        }
+        None
+    });
+    executor.run(async move {
+        put_random(&store, 40_000, 1).await;
+        store.create_snapshot("old", 0).await.unwrap();
+        clock.sleep_ms(600_000).await;
+        put_random(&store, 10_000, 2).await;
+        // It is flushed, and becomes a part of the base.
+        clock.sleep_ms(600_000).await;
+        store.create_snapshot("new", 0).await.unwrap();
+        println!("{:?}", store.stats());
+        reads.set(0);
+        read(&store, source("new", Some("old")), 1 << 20)
+            .await
+            .unwrap();
+        let of_changes = reads.get();
+        reads.set(0);
+        read(&store, source("new", None), 1 << 20).await.unwrap();
+        let of_all = reads.get();
+        println!("{of_changes} blocks read of changes, {of_all} of all");
+        assert!(of_changes * 2 < of_all, "{of_changes} of {of_all}");
+    });
+}
+
+#[test]
 fn what_is_being_read_stays_when_its_snapshot_is_deleted() {
     for show_since in [None, Some("since")] {
         let mut executor = Executor::new(3);
@@ -250,28 +302,37 @@ fn what_is_being_read_stays_when_its_snapshot_is_deleted() {
             store.create_snapshot("shown", 0).await.unwrap();
             store.shutdown().await.unwrap();
         });
+        let disk = disk.snapshot(2);
         let mut executor = Executor::new(4);
-        let store = open(&mut executor, &disk.snapshot(2)).unwrap();
-        let deleting = Rc::clone(&store);
-        let begun = Rc::new(Cell::new(false));
-        let (wanted, deleted) = (Rc::clone(&begun), Rc::new(Cell::new(false)));
-        let (is_deleted, clock) = (Rc::clone(&deleted), executor.clock());
+        let store = open(&mut executor, &disk).unwrap();
+        let (deleting, clock) = (Rc::clone(&store), executor.clock());
+        let (left, deleted) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        let (reads, is_deleted, held) = (Rc::clone(&left), Rc::clone(&deleted), disk.clone());
+        // One read of a value, until all the rest is over.
+        disk.set_holds(move |request| {
+            let is_read = matches!(request, Request::Read(..)) && reads.get() > 0;
+            is_read && reads.replace(reads.get() - 1) == 1
+        });
         executor.spawn(async move {
-            while !wanted.get() {
+            while held.held_count() == 0 {
                 clock.sleep_ms(1).await;
             }
             for name in ["shown", "since"] {
                 deleting.delete_snapshot(name).await.unwrap();
             }
-            put_numbered(&deleting, 0..200, &[2; 4000]).await;
+            for value in [2, 3] {
+                put_numbered(&deleting, 0..200, &[value; 4000]).await;
+                clock.sleep_ms(60_000).await;
+            }
             is_deleted.set(true);
+            held.release();
         });
         executor.run(async move {
             let source = source("shown", show_since);
             let mut verifier = BackupVerifier::default();
             let header = store.read_backup(source, verifier.next(), 1).await;
             verifier.accept(&header.unwrap()).unwrap();
-            begun.set(true);
+            left.set(100);
             let token = verifier.next().clone();
             let keys = store.read_backup(source, &token, 1 << 20).await.unwrap();
             assert!(deleted.get(), "nothing happened meanwhile");
