@@ -492,8 +492,8 @@ pub(crate) struct Mv {
 
 /// Make, list and remove snapshots.
 ///
-/// A snapshot keeps all files as they are at one moment, at the cost of what changes afterwards. It is made at once, whatever
-/// the size. IMAGE@NAME reads it, in every command that only reads.
+/// A snapshot keeps all files and keys as they are at one moment, at the cost of what changes afterwards. It is made at once, whatever
+/// the size. IMAGE@NAME reads its files, in every command that only reads; a server shows its keys, too (BEGIN AS OF).
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 EXAMPLES
@@ -511,7 +511,7 @@ pub(crate) struct Snapshot {
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
-    /// Make a snapshot of all files as they are now.
+    /// Make a snapshot of all files and keys as they are now.
     Create(SnapshotName),
     /// List the snapshots, oldest first: when each was made, the last commit it shows, its name.
     List(SnapshotList),

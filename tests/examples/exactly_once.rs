@@ -87,7 +87,10 @@ fn transfer_once(address: &str, token: &str, random: &mut fastrand::Rng, lost: &
     } else {
         random.usize(..packed.len())
     };
-    connection.send_packed_command(&packed[..sent]).unwrap();
+    // Nothing at all cannot be sent.
+    if sent > 0 {
+        connection.send_packed_command(&packed[..sent]).unwrap();
+    }
     drop(connection);
     let mut connection = connect(address);
     let was_committed = commit.exec(&mut connection);

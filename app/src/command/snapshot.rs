@@ -1,4 +1,4 @@
-//! SNAPSHOT: states of all files that are kept. The session makes and deletes them, as that waits for the disk.
+//! SNAPSHOT: states of all files and keys that are kept. The session makes and deletes them, as that waits for the disk.
 
 use alloc::string::String;
 
@@ -39,7 +39,10 @@ pub(crate) fn help(control: &mut Control<'_>) -> Outcome {
         control,
         "SNAPSHOT",
         &[
-            ("CREATE <name>", "Keep the state that all files have now."),
+            (
+                "CREATE <name>",
+                "Keep the state that all files and keys have now.",
+            ),
             ("DELETE <name>", "Give a kept state up."),
             ("LIST", "The kept states, oldest first."),
         ],

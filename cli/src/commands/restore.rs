@@ -221,13 +221,12 @@ async fn apply(target: &OpenStore, files: &[PathBuf], bytes: u64) -> Result<(), 
 }
 
 fn because(path: &Path, error: &kvstore::RestoreError) -> Failure {
-    use kvstore::{CommitError, RestoreError, TransactError};
+    use kvstore::CommitError::{DiskFull, FilesFull, ReadOnly};
+    use kvstore::{RestoreError, TransactError};
     match error {
-        RestoreError::Keys(TransactError::Commit(
-            CommitError::DiskFull | CommitError::FilesFull,
-        ))
+        RestoreError::Keys(TransactError::Commit(DiskFull | FilesFull))
         | RestoreError::Files(FileError::NoSpace) => Failure::TooSmall,
-        RestoreError::Keys(TransactError::Commit(CommitError::ReadOnly))
+        RestoreError::Keys(TransactError::Commit(ReadOnly))
         | RestoreError::Files(FileError::ReadOnly) => Failure::Disk,
         error => Failure::Stream(Error::new(path.display(), error)),
     }

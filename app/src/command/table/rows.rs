@@ -237,7 +237,7 @@ pub(super) const TABLE: &[Spec] = &[
         .subcommands(BACKUP),
     control("scrub", -1, SCRUBS, scrub::start, Server, "Verifies all that is stored, in the background.")
         .complexity("O(1) for the reply").subcommands(SCRUB),
-    spec("snapshot", -2, 0, Run::Container, Files, "Keeps states of all files.")
+    spec("snapshot", -2, 0, Run::Container, Files, "Keeps states of all files and keys.")
         .subcommands(SNAPSHOT),
     // There are no scripts; these answer test suites and clients that tidy up.
     spec("function", -2, 0, Run::Container, Scripting, "There are no functions.")
@@ -285,7 +285,7 @@ const BACKUP: &[Spec] = &[
 #[rustfmt::skip]
 const SNAPSHOT: &[Spec] = &[
     control("snapshot|create", 3, SNAPSHOTS, snapshot::create, Files,
-        "Keeps the state that all files have now."),
+        "Keeps the state that all files and keys have now."),
     control("snapshot|delete", 3, SNAPSHOTS, snapshot::delete, Files, "Gives a kept state up."),
     control("snapshot|help", 2, ALWAYS, snapshot::help, Files, "Lists the subcommands."),
     control("snapshot|list", 2, SNAPSHOTS, snapshot::list, Files, "Lists the kept states.")
