@@ -74,7 +74,7 @@ fn write(random: &mut Random, transaction: &mut Transaction<'_, SimDisk>) -> Res
             4..=12 => _ = transaction.delete(db, &key)?,
             13..=15 => _ = transaction.append(db, &key, &[b'a'; 700][..random.index(700)])?,
             16..=18 => {
-                let at = NOW_MS + 1 + random.below(9) as i64;
+                let at = NOW_MS + 1 + random.below(9).cast_signed();
                 let at = (!random.one_in(3)).then_some(at);
                 transaction.set_expiry(db, &key, at)?;
             }
@@ -275,7 +275,6 @@ fn of_what_was_merged_tables_without_a_change_are_not_read() {
         // It is flushed, and becomes a part of the base.
         clock.sleep_ms(600_000).await;
         store.create_snapshot("new", 0).await.unwrap();
-        println!("{:?}", store.stats());
         reads.set(0);
         read(&store, source("new", Some("old")), 1 << 20)
             .await
@@ -337,7 +336,7 @@ fn what_is_being_read_stays_when_its_snapshot_is_deleted() {
             let keys = store.read_backup(source, &token, 1 << 20).await.unwrap();
             assert!(deleted.get(), "nothing happened meanwhile");
             let frame = verifier.accept(&keys).unwrap();
-            let ones = frame.payload.iter().filter(|byte| **byte == 1).count();
+            let ones = frame.payload.split(|byte| *byte == 1).count();
             assert!(ones >= 200 * 4000, "{ones} bytes");
             let gone = store.read_backup(source, verifier.next(), 1).await;
             assert!(

@@ -61,7 +61,11 @@ fn records_of_keys_that_say_anything() {
 
 /// A record of a key, nearly always whole, of any kind, in a database that there is, or the one with tokens, or hardly ever another one.
 fn key_record(rng: &mut fastrand::Rng, payload: &mut Vec<u8>) {
-    let kind = if rng.u8(..) < 250 { rng.u8(1..9) } else { rng.u8(..) };
+    let kind = if rng.u8(..) < 250 {
+        rng.u8(1..9)
+    } else {
+        rng.u8(..)
+    };
     let db = match rng.u8(0..20) {
         0 => rng.u8(..),
         1..=4 => 255,
@@ -74,7 +78,11 @@ fn key_record(rng: &mut fastrand::Rng, payload: &mut Vec<u8>) {
         payload.extend(i64::from(rng.i8(..)).to_le_bytes());
     }
     let value = [b'm'; 8];
-    let value = if kind == 8 { &value[..rng.usize(0..2)] } else { &value };
+    let value = if kind == 8 {
+        &value[..rng.usize(0..2)]
+    } else {
+        &value
+    };
     if matches!(kind, 1 | 2 | 4 | 8) {
         payload.extend(u32::try_from(value.len()).expect("short").to_le_bytes());
     }
