@@ -573,7 +573,7 @@ pub(crate) struct Diff {
 /// the standard output, and prints the snapshot's name (beside a backup on the standard output: on the standard error). The source
 /// goes on meanwhile, and needs no more room than the snapshot does.
 ///
-/// With --since, only what changed in files since that snapshot goes into the backup, and all keys. The
+/// With --since, only what changed in files and keys since that snapshot goes into the backup. The
 /// snapshot stays until it is removed: keep the newest one for the next --since. restore puts them together.
 ///
 /// FILE is there when the backup is whole, not before. A backup that is cut short leaves FILE.partial, and the same command goes on from

@@ -2,25 +2,38 @@
 //!
 //! A backup shows one commit: the one that made a snapshot, of keys and files, so both belong together, and
 //! `MULTI; SET …; FS.PUT …; EXEC` is in a backup with both or with neither. The stream is that of `lfs` (`../lfs/SPEC.md`,
-//! "Backup streams"); its second section is all keys (SPEC.md, "Backups"). Who reads the stream keeps the place in it: it can
-//! be gone on with as long as there is the snapshot, across restarts.
+//! "Backup streams"); its second section is keys (SPEC.md, "Backups"). Who reads the stream keeps the place in it: it can
+//! be gone on with as long as there are the snapshots, across restarts. Tokens are in it as keys are: what was committed once is not committed
+//! again after a restore.
 //!
-//! An incremental backup has all keys, too.
+//! An incremental backup is what was written between two snapshots. Both are pinned, so for each key the version that either sees is there, and between
+//! them a tombstone, or the range delete, that took away what the older one sees. So it is told by commits alone, and what is older than the older one is
+//! not read, as far as whole tables are. A key whose time has come may be gone without a word: where the backup is restored its time has come as well.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use lfs::{
-    BackupError, BackupFrame, BackupPosition, BackupRange, BackupSection, BackupToken, BlockDevice,
+    BackupError, BackupPosition, BackupRange, BackupSection, BackupToken, BlockDevice,
     CommitNumber, FileError, SnapshotInfo, encode_frame,
 };
 
+use self::place::KeyPlace;
 use crate::engine::apply::databases;
 use crate::engine::cached::Row;
-use crate::fault::{LoadError, TransactError};
-use crate::record::{Change, Record, records};
+use crate::engine::payload::SYSTEM_DATABASE;
+use crate::fault::LoadError;
+use crate::record::{Change, Record};
+use crate::snapshot::Snapshot;
 use crate::store::Store;
-use crate::{CommitError, DATABASE_COUNT, DatabaseIndex, KEY_BYTES_MAX, Key, Timestamp};
+use crate::transactions::{is_token_key, is_token_len};
+use crate::view::Seen;
+use crate::{DATABASE_COUNT, DatabaseIndex, KEY_BYTES_MAX, Key, Timestamp};
+
+mod place;
+mod restore;
+
+pub use restore::RestoreError;
 
 /// Bytes of a part, as asked for.
 const PART_BYTES_MIN: usize = 4096;
@@ -32,6 +45,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Records, and bytes, that are worked on before others get a turn.
 const RECORDS_PER_STEP: usize = 128;
 const BYTES_PER_STEP: usize = 32 << 10;
+
+/// Steps of a part: what did not change may be anything, and whoever asks waits for an answer.
+const STEPS_PER_PART: usize = 1024;
 
 /// What is to be read.
 #[derive(Debug, Clone, Copy)]
@@ -64,21 +80,6 @@ pub enum BackupReadError {
     /// Not enough memory.
     #[error("not enough memory")]
     OutOfMemory,
-}
-
-/// Why a part of a backup was not restored, or not all of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RestoreError {
-    /// It says what no backup can say.
-    #[error("it says what no backup can say")]
-    Malformed,
-    /// Its keys cannot be written.
-    #[error(transparent)]
-    Keys(#[from] TransactError),
-    /// Its files cannot be written.
-    #[error(transparent)]
-    Files(FileError),
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -115,7 +116,13 @@ impl<D: BlockDevice> Store<D> {
             at: snapshot.as_ref().map(|info| info.commit),
             since: (since.0 > 0).then_some(since),
         };
-        let keys_at = Timestamp(at.0);
+        let seen = Seen {
+            at: Timestamp(at.0),
+            since: range.since.map(|since| Timestamp(since.0)),
+        };
+        // Snapshots may be deleted while this is read.
+        let pin = |at| Snapshot::new(&self.engine.pins, at);
+        let _pins = (pin(seen.at), seen.since.map(pin));
         let mut cursor = Vec::new();
         let (section, payload) = match token.cursor.split_first() {
             None if token.sequence == 0 => {
@@ -124,7 +131,7 @@ impl<D: BlockDevice> Store<D> {
             }
             Some((0, place)) => {
                 let place = KeyPlace::decode(place).ok_or(BackupReadError::NoSuchPlace)?;
-                let (payload, next) = self.keys_part(keys_at, place, bytes_max).await?;
+                let (payload, next) = self.keys_part(seen, place, bytes_max).await?;
                 match next {
                     Some(place) => place.encode(&mut cursor),
                     None => BackupPosition::START.encode(&mut cursor),
@@ -171,17 +178,26 @@ impl<D: BlockDevice> Store<D> {
         header
     }
 
-    /// Records of keys as they were at `at`, from `place` on, and where to go on.
+    /// Records of keys as they were at a commit, or of those that have changed, from `place` on, and where to go on.
     async fn keys_part(
         &self,
-        at: Timestamp,
+        seen: Seen,
         place: KeyPlace,
         bytes_max: usize,
     ) -> Result<(Vec<u8>, Option<KeyPlace>), BackupReadError> {
-        let mut payload = Vec::new();
+        let (mut payload, mut steps) = (Vec::new(), 0);
         let mut next = Some(place);
-        while let Some(place) = next.take_if(|_| payload.len() < bytes_max) {
-            next = self.keys_step(at, place, &mut payload).await?;
+        while let Some(place) =
+            next.take_if(|_| payload.len() < bytes_max && steps < STEPS_PER_PART)
+        {
+            next = match (place, seen.since) {
+                (KeyPlace::Deleted(db, from), Some(since)) => {
+                    self.deleted_step(since, seen.at, db, &from, &mut payload)
+                        .await?
+                }
+                (place, _) => self.keys_step(seen, place, &mut payload).await?,
+            };
+            steps += 1;
             embassy_futures::yield_now().await;
             if next.is_none() {
                 return Ok((payload, None));
@@ -190,43 +206,88 @@ impl<D: BlockDevice> Store<D> {
         Ok((payload, next))
     }
 
+    /// Ranges that were deleted. All of them come before the keys.
+    async fn deleted_step(
+        &self,
+        since: Timestamp,
+        at: Timestamp,
+        db: DatabaseIndex,
+        from: &[u8],
+        payload: &mut Vec<u8>,
+    ) -> Result<Option<KeyPlace>, BackupReadError> {
+        let deleted = self.deleted(since, at, db, from).await;
+        let deleted = deleted.map_err(BackupReadError::Keys)?;
+        for (start, end) in &deleted.ranges {
+            let end = end.as_deref();
+            put(payload, db, start, Change::DeleteRange { end })?;
+        }
+        Ok(Some(match (deleted.next, next_database(db)) {
+            (Some(next), _) => KeyPlace::Deleted(db, next),
+            // Nothing is deleted with a range of what is the store's own.
+            (None, Some(next)) if next.0 != SYSTEM_DATABASE => {
+                KeyPlace::Deleted(next, Key::default())
+            }
+            (None, _) => KeyPlace::Database(DatabaseIndex(0)),
+        }))
+    }
+
     async fn keys_step(
         &self,
-        at: Timestamp,
+        seen: Seen,
         place: KeyPlace,
         payload: &mut Vec<u8>,
     ) -> Result<Option<KeyPlace>, BackupReadError> {
         let (db, from) = match place {
+            KeyPlace::Start if seen.since.is_some() => {
+                return Ok(Some(KeyPlace::Deleted(DatabaseIndex(0), Key::default())));
+            }
             KeyPlace::Start => {
                 for db in databases() {
                     put(payload, db, &[], Change::Clear)?;
                 }
                 (DatabaseIndex(0), Vec::new())
             }
+            // In a full one nothing is.
+            KeyPlace::Deleted(..) => return Err(BackupReadError::NoSuchPlace),
             KeyPlace::Database(db) => (db, Vec::new()),
             KeyPlace::From(db, key) => (db, key.to_vec()),
             KeyPlace::After(db, key) => (db, [&key[..], &[0]].concat()),
             KeyPlace::Within(db, key, offset) => {
-                let found = self.visible(at, db, &key, 1).await;
+                let found = self.visible(seen, db, &key, 1).await;
                 let row = found.map_err(BackupReadError::Keys)?.rows.pop();
                 let row = row.filter(|(of, _)| *of == key).map(|(_, row)| row);
                 let (tail, is_last) = self.value_part(row.as_ref(), offset).await?;
                 put(payload, db, &key, Change::Append { tail: &tail })?;
-                return Ok(Some(if is_last {
-                    KeyPlace::After(db, key)
-                } else {
-                    KeyPlace::Within(db, key, offset + tail.len())
-                }));
+                if !is_last {
+                    return Ok(Some(KeyPlace::Within(db, key, offset + tail.len())));
+                }
+                let expires_at_ms = match row.filter(Row::is_value) {
+                    Some(row) => row.expiry(),
+                    // Its time has come meanwhile: of all times this is past where it is restored.
+                    None => Some(i64::MIN),
+                };
+                if expires_at_ms.is_some() {
+                    put(payload, db, &key, Change::Expire { expires_at_ms })?;
+                }
+                return Ok(Some(KeyPlace::After(db, key)));
             }
         };
-        let visible = self.visible(at, db, &from, RECORDS_PER_STEP).await;
+        let visible = self.visible(seen, db, &from, RECORDS_PER_STEP).await;
         let visible = visible.map_err(BackupReadError::Keys)?;
         let mut bytes = 0;
         for (key, row) in visible.rows {
+            if db.0 == SYSTEM_DATABASE && !is_told(&key, &row) {
+                continue;
+            }
             let (first, is_last) = self.value_part(Some(&row), 0).await?;
-            let change = Change::Put {
-                value: &first,
-                expires_at_ms: row.expiry(),
+            let change = if row.is_value() {
+                Change::Put {
+                    value: &first,
+                    // Of one in parts it comes last.
+                    expires_at_ms: row.expiry().filter(|_| is_last),
+                }
+            } else {
+                Change::Delete
             };
             put(payload, db, &key, change)?;
             bytes += key.len() + first.len();
@@ -245,8 +306,7 @@ impl<D: BlockDevice> Store<D> {
             };
             return Ok(Some(before));
         }
-        let next = DatabaseIndex(db.0 + 1);
-        Ok((usize::from(next.0) < DATABASE_COUNT).then_some(KeyPlace::Database(next)))
+        Ok(next_database(db).map(KeyPlace::Database))
     }
 
     /// Bytes of a value from `offset` on, at most [`PIECE_BYTES`], and whether they are its last.
@@ -262,91 +322,6 @@ impl<D: BlockDevice> Store<D> {
         let part = part.map_err(BackupReadError::Keys)?;
         let is_last = offset + part.len() >= row.value_len();
         Ok((part, is_last))
-    }
-
-    /// Says that a backup is going to be restored here, or has been.
-    pub fn set_restoring(&self, restoring: bool) {
-        self.filesystem.set_restoring(restoring);
-    }
-
-    /// Carries out what a frame of a backup says. Not durable on return.
-    ///
-    /// # Errors
-    /// See [`RestoreError`]; a part of it may be done.
-    pub async fn restore_frame(&self, frame: &BackupFrame) -> Result<(), RestoreError> {
-        match frame.section {
-            BackupSection::Layer => self.restore_keys(&frame.payload).await,
-            BackupSection::Removals | BackupSection::Contents => {
-                let restored = self.filesystem.restore_part(&frame.payload).await;
-                restored.map_err(|error| match error {
-                    FileError::Damaged {
-                        structure: lfs::Structure::Backup,
-                        ..
-                    } => RestoreError::Malformed,
-                    error => RestoreError::Files(error),
-                })
-            }
-            BackupSection::Header | BackupSection::Trailer => Ok(()),
-        }
-    }
-
-    async fn restore_keys(&self, payload: &[u8]) -> Result<(), RestoreError> {
-        let commit_bytes = self.limits().commit_bytes_max / 4;
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for record in records(payload) {
-            let record = record.map_err(|_| RestoreError::Malformed)?;
-            for record in pieces(record, commit_bytes.max(1)) {
-                batch.push(record);
-                bytes += record_bytes(&record);
-                if bytes >= commit_bytes || batch.len() >= RECORDS_PER_STEP {
-                    self.restore_batch(&batch).await?;
-                    batch.clear();
-                    bytes = 0;
-                }
-            }
-        }
-        self.restore_batch(&batch).await
-    }
-
-    async fn restore_batch(&self, batch: &[Record<'_>]) -> Result<(), RestoreError> {
-        let is_possible = |record: &Record<'_>| {
-            matches!(
-                record.change,
-                Change::Put { .. } | Change::Append { .. } | Change::Clear
-            )
-        };
-        if !batch.iter().all(is_possible) {
-            return Err(RestoreError::Malformed);
-        }
-        loop {
-            self.admit().await;
-            // Before all time: what has expired is restored, too, and expires again.
-            let restored = self.transact(i64::MIN, 0, |transaction| {
-                for &Record { db, key, change } in batch {
-                    match change {
-                        Change::Put {
-                            value,
-                            expires_at_ms,
-                        } => transaction.put(db, key, value, expires_at_ms),
-                        Change::Append { tail } => {
-                            transaction.append(db, key, tail)?;
-                        }
-                        _ => transaction.clear(db),
-                    }
-                }
-                Ok(())
-            });
-            match restored.await {
-                Ok(_) => break,
-                Err(TransactError::Commit(CommitError::Busy)) => {
-                    embassy_futures::yield_now().await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        embassy_futures::yield_now().await;
-        Ok(())
     }
 }
 
@@ -364,144 +339,18 @@ fn put(
     Ok(())
 }
 
-/// A record whose value one commit takes: what is behind `bytes_max` is appended.
-fn pieces<'b>(record: Record<'b>, bytes_max: usize) -> impl Iterator<Item = Record<'b>> {
-    let bytes = match record.change {
-        Change::Put { value, .. } => value,
-        Change::Append { tail } => tail,
-        _ => &[],
-    };
-    let (first, rest) = bytes.split_at(bytes.len().min(bytes_max));
-    let change = match record.change {
-        Change::Put { expires_at_ms, .. } => Change::Put {
-            value: first,
-            expires_at_ms,
-        },
-        Change::Append { .. } => Change::Append { tail: first },
-        change => change,
-    };
-    let appended = move |tail: &'b [u8]| Record {
-        change: Change::Append { tail },
-        ..record
-    };
-    core::iter::once(Record { change, ..record }).chain(rest.chunks(bytes_max).map(appended))
+/// The database whose keys come behind those of `db`: the store's own come last.
+fn next_database(db: DatabaseIndex) -> Option<DatabaseIndex> {
+    let next = DatabaseIndex(db.0.checked_add(1)?);
+    let is_users = usize::from(next.0) < DATABASE_COUNT;
+    Some(if is_users {
+        next
+    } else {
+        DatabaseIndex(SYSTEM_DATABASE)
+    })
 }
 
-fn record_bytes(record: &Record<'_>) -> usize {
-    let value = match record.change {
-        Change::Put { value, .. } => value.len(),
-        Change::Append { tail } => tail.len(),
-        _ => 0,
-    };
-    crate::record::RECORD_BYTES_MAX + record.key.len() + value
-}
-
-/// A place among the keys (SPEC.md, "Backups").
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum KeyPlace {
-    Start,
-    Database(DatabaseIndex),
-    After(DatabaseIndex, Key),
-    From(DatabaseIndex, Key),
-    /// So many bytes of its value came before.
-    Within(DatabaseIndex, Key, usize),
-}
-
-impl KeyPlace {
-    fn encode(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Start => out.extend_from_slice(&[0, 0]),
-            Self::Database(db) => out.extend_from_slice(&[0, 1, db.0]),
-            Self::After(db, key) => {
-                out.extend_from_slice(&[0, 2, db.0]);
-                out.extend_from_slice(key);
-            }
-            Self::From(db, key) => {
-                out.extend_from_slice(&[0, 4, db.0]);
-                out.extend_from_slice(key);
-            }
-            Self::Within(db, key, offset) => {
-                out.extend_from_slice(&[0, 3, db.0]);
-                out.extend_from_slice(&(*offset as u64).to_le_bytes());
-                out.extend_from_slice(key);
-            }
-        }
-    }
-
-    /// Without the leading 0.
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        if bytes == [0] {
-            return Some(Self::Start);
-        }
-        let (&[kind, db], rest) = bytes.split_first_chunk()?;
-        let db = DatabaseIndex(db);
-        let in_range = usize::from(db.0) < DATABASE_COUNT && rest.len() <= KEY_BYTES_MAX + 8;
-        let place = match kind {
-            1 if rest.is_empty() => Self::Database(db),
-            2 if rest.len() <= KEY_BYTES_MAX => Self::After(db, Key::from(rest)),
-            4 if rest.len() <= KEY_BYTES_MAX => Self::From(db, Key::from(rest)),
-            3 => {
-                let (offset, key) = rest.split_first_chunk()?;
-                let offset = usize::try_from(u64::from_le_bytes(*offset)).ok()?;
-                Self::Within(db, Key::from(key), offset)
-            }
-            _ => return None,
-        };
-        in_range.then_some(place)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_survive_a_round_trip_and_nonsense_is_refused() {
-        let (db, key) = (DatabaseIndex(15), Key::from(&b"key"[..]));
-        for place in [
-            KeyPlace::Start,
-            KeyPlace::Database(db),
-            KeyPlace::After(db, Key::from(&b""[..])),
-            KeyPlace::After(db, key.clone()),
-            KeyPlace::From(db, key.clone()),
-            KeyPlace::Within(db, key, 1 << 40),
-        ] {
-            let mut bytes = Vec::new();
-            place.encode(&mut bytes);
-            assert_eq!(KeyPlace::decode(&bytes[1..]), Some(place));
-        }
-        for bad in [&[][..], &[1], &[1, 16], &[1, 0, 0], &[5, 0], &[3, 0, 1]] {
-            assert_eq!(KeyPlace::decode(bad), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_value_in_pieces_is_the_value() {
-        let value = (0..100).collect::<Vec<u8>>();
-        for bytes_max in [1, 7, 100, 200] {
-            let record = Record {
-                db: DatabaseIndex(0),
-                key: b"k",
-                change: Change::Put {
-                    value: &value,
-                    expires_at_ms: Some(5),
-                },
-            };
-            let mut whole = Vec::new();
-            for (at, piece) in pieces(record, bytes_max).enumerate() {
-                match piece.change {
-                    Change::Put {
-                        value,
-                        expires_at_ms,
-                    } => {
-                        assert_eq!((at, expires_at_ms), (0, Some(5)));
-                        whole.extend_from_slice(value);
-                    }
-                    Change::Append { tail } => whole.extend_from_slice(tail),
-                    _ => unreachable!(),
-                }
-            }
-            assert_eq!(whole, value);
-        }
-    }
+/// Whether backups say anything of a key that is the store's own: tokens are all there is.
+fn is_told(key: &[u8], row: &Row) -> bool {
+    is_token_key(key) && (!row.is_value() || is_token_len(row.value_len()))
 }

@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 
+use crate::engine::payload::SYSTEM_DATABASE;
 use crate::{DATABASE_COUNT, DatabaseIndex};
 
 const PUT: u8 = 1;
@@ -13,11 +14,12 @@ const APPEND: u8 = 4;
 const EXPIRE: u8 = 5;
 const PERSIST: u8 = 6;
 const CLEAR: u8 = 7;
+const DELETE_RANGE: u8 = 8;
 
 /// Bytes of a record beyond its key and value, at most.
 pub(crate) const RECORD_BYTES_MAX: usize = 16;
 
-/// One change to one key, or to a whole database.
+/// One change to one key, or to many of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record<'b> {
     pub db: DatabaseIndex,
@@ -40,6 +42,8 @@ pub(crate) enum Change<'b> {
     Expire { expires_at_ms: Option<i64> },
     /// Every key of the database is gone. Its key is empty.
     Clear,
+    /// Every key from its own on is gone, up to `end`, not included; without one to the last.
+    DeleteRange { end: Option<&'b [u8]> },
 }
 
 /// The bytes are not records.
@@ -65,6 +69,7 @@ impl<'b> Record<'b> {
             } => (PERSIST, None, None),
             Change::Expire { expires_at_ms } => (EXPIRE, expires_at_ms, None),
             Change::Clear => (CLEAR, None, None),
+            Change::DeleteRange { end } => (DELETE_RANGE, None, Some(end.unwrap_or_default())),
         };
         // The store takes no longer keys or values.
         let key_len = u16::try_from(self.key.len()).unwrap_or(u16::MAX);
@@ -86,7 +91,13 @@ impl<'b> Record<'b> {
         let Some((&[kind, db, low, high], mut rest)) = bytes.split_first_chunk::<4>() else {
             return Ok(None);
         };
-        if usize::from(db) >= DATABASE_COUNT || !(PUT..=CLEAR).contains(&kind) {
+        let is_known = match kind {
+            // The store's own keys are put and deleted one by one.
+            PUT | PUT_EXPIRING | DELETE if db == SYSTEM_DATABASE => true,
+            PUT..=DELETE_RANGE => usize::from(db) < DATABASE_COUNT,
+            _ => false,
+        };
+        if !is_known {
             return Err(Malformed);
         }
         let mut expires_at_ms = None;
@@ -97,7 +108,7 @@ impl<'b> Record<'b> {
             (expires_at_ms, rest) = (Some(i64::from_le_bytes(*at)), after);
         }
         let mut value_len = 0;
-        if matches!(kind, PUT | PUT_EXPIRING | APPEND) {
+        if matches!(kind, PUT | PUT_EXPIRING | APPEND | DELETE_RANGE) {
             let Some((len, after)) = rest.split_first_chunk::<4>() else {
                 return Ok(None);
             };
@@ -118,6 +129,9 @@ impl<'b> Record<'b> {
             DELETE => Change::Delete,
             APPEND => Change::Append { tail: value },
             EXPIRE | PERSIST => Change::Expire { expires_at_ms },
+            DELETE_RANGE => Change::DeleteRange {
+                end: Some(value).filter(|end| !end.is_empty()),
+            },
             _ => Change::Clear,
         };
         Ok(Some((
@@ -131,7 +145,7 @@ impl<'b> Record<'b> {
     }
 }
 
-/// All records of a commit's payload.
+/// All records of a frame's payload.
 pub(crate) fn records(mut payload: &[u8]) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
     core::iter::from_fn(move || {
         if payload.is_empty() {
@@ -169,6 +183,8 @@ mod tests {
                 expires_at_ms: None,
             },
             Change::Clear,
+            Change::DeleteRange { end: Some(b"kez") },
+            Change::DeleteRange { end: None },
         ];
         for change in changes {
             let record = Record { db, key, change };
@@ -176,6 +192,7 @@ mod tests {
             record.encode(&mut bytes);
             let value_len = match change {
                 Change::Put { value, .. } | Change::Append { tail: value } => value.len(),
+                Change::DeleteRange { end } => end.map_or(0, <[u8]>::len),
                 _ => 0,
             };
             assert!(bytes.len() <= RECORD_BYTES_MAX + key.len() + value_len);
@@ -186,7 +203,20 @@ mod tests {
                 assert!(cut == 0 || all == [Err(Malformed)]);
             }
         }
-        assert_eq!(Record::decode(&[0, 0, 0, 0]), Err(Malformed));
-        assert_eq!(Record::decode(&[1, 16, 0, 0]), Err(Malformed));
+        for kind in [0, 9, 255] {
+            assert_eq!(Record::decode(&[kind, 0, 0, 0]), Err(Malformed));
+        }
+        for db in [16, 17, 254] {
+            assert_eq!(Record::decode(&[1, db, 0, 0]), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn of_the_stores_own_keys_one_is_put_or_deleted_and_no_more() {
+        for kind in PUT..=DELETE_RANGE {
+            let bytes = [kind, SYSTEM_DATABASE, 0, 0];
+            let is_refused = Record::decode(&bytes) == Err(Malformed);
+            assert_eq!(is_refused, kind > DELETE, "{kind}");
+        }
     }
 }

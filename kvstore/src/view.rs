@@ -1,4 +1,4 @@
-//! Views of the past: keys as a pin sees them, in steps, each of which loads what it needs.
+//! Views of the past: keys as a pin sees them, or how that differs from what an older one sees, in steps, each of which loads what it needs.
 
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -17,11 +17,30 @@ use crate::{DatabaseIndex, Key, Timestamp};
 /// Entries that one step looks at.
 const LOOKS: usize = 256;
 
+/// Places that a step asks about for what ranges deleted, and bytes of keys that it gives, about.
+const RANGE_LOOKS: usize = 64;
+const RANGE_BYTES: usize = 32 << 10;
+
+/// A commit that is seen, or from which on another one is.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) at: Timestamp,
+    /// What was written up to here is known.
+    pub(crate) since: Option<Timestamp>,
+}
+
 /// Keys in order, and what they have.
 pub(crate) struct Visible {
     pub(crate) rows: Vec<(Key, Row)>,
     /// Where to go on; `None` at the end of the database.
     pub(crate) next: Option<Vec<u8>>,
+}
+
+/// Ranges of keys in order, from where to where; without an end to the last key.
+pub(crate) struct Deleted {
+    pub(crate) ranges: Vec<(Key, Option<Key>)>,
+    /// Where to go on; `None` at the end of the database.
+    pub(crate) next: Option<Key>,
 }
 
 impl<D: BlockDevice> Store<D> {
@@ -39,7 +58,11 @@ impl<D: BlockDevice> Store<D> {
         now_ms: i64,
         keys: &mut Vec<Key>,
     ) -> Result<Option<Vec<u8>>, LoadError> {
-        let visible = self.visible(snapshot.timestamp(), db, from, limit).await?;
+        let seen = Seen {
+            at: snapshot.timestamp(),
+            since: None,
+        };
+        let visible = self.visible(seen, db, from, limit).await?;
         let live = visible
             .rows
             .into_iter()
@@ -48,10 +71,11 @@ impl<D: BlockDevice> Store<D> {
         Ok(visible.next)
     }
 
-    /// What a pin at `at` sees of `db` from `from` on: up to `limit` keys, expired ones among them.
+    /// What pins see of `db` from `from` on: up to `limit` keys, expired ones among them. What is known already is left out; keys that were deleted since are
+    /// there without a value, but for those that were [with a range](Self::deleted).
     pub(crate) async fn visible(
         &self,
-        at: Timestamp,
+        seen: Seen,
         db: DatabaseIndex,
         from: &[u8],
         limit: usize,
@@ -63,7 +87,11 @@ impl<D: BlockDevice> Store<D> {
                 next: None,
             };
             let tree = self.engine.tree.borrow();
-            let mut merge = tree.merge(reader, at).map_err(|_| Stopped::OutOfMemory)?;
+            let merge = match seen.since {
+                None => tree.merge(reader, seen.at),
+                Some(since) => tree.changed(reader, since, seen.at),
+            };
+            let mut merge = merge.map_err(|_| Stopped::OutOfMemory)?;
             merge.seek(&start)?;
             let (mut looks, mut found) = (LOOKS, Vec::new());
             loop {
@@ -89,6 +117,52 @@ impl<D: BlockDevice> Store<D> {
                     return Ok(visible);
                 }
             }
+        })
+        .await
+    }
+
+    /// What was deleted of `db` with ranges between the two pins, from `from` on: in order, and apart from each other.
+    pub(crate) async fn deleted(
+        &self,
+        since: Timestamp,
+        at: Timestamp,
+        db: DatabaseIndex,
+        from: &[u8],
+    ) -> Result<Deleted, LoadError> {
+        let start = engine_key(db, from);
+        let user_key = |key: &[u8]| Key::from(key.get(1..).unwrap_or_default());
+        self.reading(|reader| {
+            let tree = self.engine.tree.borrow();
+            let merge = tree.changed(reader, since, at);
+            let merge = merge.map_err(|_| Stopped::OutOfMemory)?;
+            let (mut ranges, mut bytes): (Vec<(Key, Option<Key>)>, _) = (Vec::new(), 0);
+            let (mut key, mut begun) = (start.to_vec(), None);
+            for _ in 0..RANGE_LOOKS {
+                let (is_deleted, until) = merge.deleted_from(&key)?;
+                let until = until.filter(|until| until.first() == Some(&db.0));
+                if is_deleted {
+                    begun.get_or_insert_with(|| user_key(&key));
+                }
+                if let Some(begun) = begun.take_if(|_| !is_deleted || until.is_none()) {
+                    let end = (!is_deleted).then(|| user_key(&key));
+                    bytes += begun.len() + end.as_ref().map_or(0, |end| end.len());
+                    ranges.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
+                    ranges.push((begun, end));
+                }
+                let Some(until) = until else {
+                    return Ok(Deleted { ranges, next: None });
+                };
+                key = until;
+                if bytes >= RANGE_BYTES {
+                    break;
+                }
+            }
+            if let Some(begun) = begun {
+                ranges.try_reserve(1).map_err(|_| Stopped::OutOfMemory)?;
+                ranges.push((begun, Some(user_key(&key))));
+            }
+            let next = Some(user_key(&key));
+            Ok(Deleted { ranges, next })
         })
         .await
     }

@@ -5,8 +5,8 @@
 //! first source that has a version at or before a time has the one that is seen then.
 //!
 //! [`next_version`](Merge::next_version) gives all versions, for what goes through them all: flushes, compactions, a
-//! key's history; [`next_visible`](Merge::next_visible) what a reader sees, in both directions. After [`Missing`] either
-//! can be asked again.
+//! key's history; [`next_visible`](Merge::next_visible) what a reader sees, in both directions, or how that differs from what
+//! another one sees ([`changed`](Merge::changed)). After [`Missing`] either can be asked again.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -62,6 +62,8 @@ struct Hides {
 pub struct Merge<'c> {
     members: Vec<Member<'c>>,
     at: Timestamp,
+    /// Shows only what is newer than this, and tombstones as well.
+    since: Option<Timestamp>,
     backward: bool,
     phase: Phase,
     /// The key that it came to.
@@ -91,10 +93,43 @@ impl<'c> Merge<'c> {
         Self {
             members: sources.into_iter().map(member).collect(),
             at,
+            since: None,
             backward: false,
             phase: Phase::Between,
             key: Vec::new(),
         }
+    }
+
+    /// The same, where [`next_visible`](Self::next_visible) gives only keys whose version was written after `since`, those that have
+    /// no value by it among them. What a range delete hides is not given: [`deleted_from`](Self::deleted_from) tells.
+    pub fn changed(sources: Vec<Source<'c>>, since: Timestamp, at: Timestamp) -> Self {
+        Self {
+            since: Some(since),
+            ..Self::new(sources, at)
+        }
+    }
+
+    /// Of a merge of [what changed](Self::changed): whether a range delete of that time covers `key`, and a key up to which (not
+    /// included) that holds; `None`: to the end.
+    ///
+    /// # Errors
+    /// Something is not in memory.
+    pub fn deleted_from(&self, key: &[u8]) -> Result<(bool, Option<Vec<u8>>), Missing> {
+        let mut bound: Option<Vec<u8>> = None;
+        for member in &self.members {
+            let mut until = Vec::new();
+            let ranges = &member.source.ranges;
+            let (newest, is_bounded) = ranges.covering_until(key, self.at, &mut until)?;
+            let until = is_bounded.then_some(until);
+            if newest > self.since {
+                return Ok((true, until));
+            }
+            bound = match (bound, until) {
+                (Some(bound), Some(until)) => Some(bound.min(until)),
+                (bound, until) => bound.or(until),
+            };
+        }
+        Ok((false, bound))
     }
 
     /// From now on forward, from `key` on.
@@ -215,7 +250,11 @@ impl<'c> Merge<'c> {
                 && found == key
             {
                 let hidden = hidden_below.is_some_and(|below| version.timestamp < below);
-                return Ok((!hidden && version.is_value()).then_some(number));
+                let is_shown = match self.since {
+                    None => version.is_value(),
+                    Some(since) => version.timestamp > since,
+                };
+                return Ok((!hidden && is_shown).then_some(number));
             }
         }
         Ok(None)

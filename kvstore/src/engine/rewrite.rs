@@ -407,6 +407,7 @@ mod tests {
         let ranges_of = |run: &'_ RunRef| RunRanges {
             tables: Vec::leak(run.tables.clone()),
             source: chunks,
+            since: None,
         };
         let mut newer_ranges: Vec<Box<dyn Covering>> = Vec::new();
         newer_ranges.push(Box::new(world.tree.active().ranges()));

@@ -222,7 +222,11 @@ impl Tree {
                 return Ok(None);
             }
             let tables = &run.tables[..];
-            let ranges = RunRanges { tables, source };
+            let ranges = RunRanges {
+                tables,
+                source,
+                since: None,
+            };
             let (covering, _) = ranges.covering_until(key, at, &mut until)?;
             hidden_below = hidden_below.max(covering);
             if let Some(found) = run_get(tables, source, key, at)? {
@@ -256,7 +260,11 @@ impl Tree {
                 break;
             }
             let tables = &run.tables[..];
-            let ranges = RunRanges { tables, source };
+            let ranges = RunRanges {
+                tables,
+                source,
+                since: None,
+            };
             let (covering, _) = ranges.covering_until(key, at, &mut until)?;
             newest = newest.max(covering);
         }
@@ -272,22 +280,57 @@ impl Tree {
         source: &'t S,
         at: Timestamp,
     ) -> Result<Merge<'t>, OutOfMemory> {
+        Ok(Merge::new(self.sources(source, None)?, at))
+    }
+
+    /// How what a reader at `at` sees differs from what one at `since` does, which is pinned. What is older is not read, as far as whole tables are.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn changed<'t, S: ChunkSource>(
+        &'t self,
+        source: &'t S,
+        since: Timestamp,
+        at: Timestamp,
+    ) -> Result<Merge<'t>, OutOfMemory> {
+        let sources = self.sources(source, Some(since))?;
+        Ok(Merge::changed(sources, since, at))
+    }
+
+    fn sources<'t, S: ChunkSource>(
+        &'t self,
+        source: &'t S,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Source<'t>>, OutOfMemory> {
+        let is_newer = |last: Timestamp| since.is_none_or(|since| last > since);
         let mut sources = Vec::new();
         sources.try_reserve_exact(1 + self.frozen.len() + self.runs.len())?;
-        sources.extend(self.memtables().map(|memtable| Source {
+        let memtables = self
+            .memtables()
+            .filter(|memtable| is_newer(memtable.last()));
+        sources.extend(memtables.map(|memtable| Source {
             cursor: Box::new(memtable.cursor()),
             ranges: Box::new(memtable.ranges()),
             last: memtable.last(),
         }));
-        sources.extend(self.runs.iter().map(|run| {
+        let runs = self.runs.iter().filter(|run| is_newer(run.last));
+        sources.extend(runs.map(|run| {
             let tables = &run.tables[..];
+            let cursor = match since {
+                None => RunCursor::new(tables, source),
+                Some(since) => RunCursor::changed(tables, source, since),
+            };
             Source {
-                cursor: Box::new(RunCursor::new(tables, source)),
-                ranges: Box::new(RunRanges { tables, source }),
+                cursor: Box::new(cursor),
+                ranges: Box::new(RunRanges {
+                    tables,
+                    source,
+                    since,
+                }),
                 last: run.last,
             }
         }));
-        Ok(Merge::new(sources, at))
+        Ok(sources)
     }
 }
 
@@ -437,6 +480,70 @@ pub(crate) mod tests {
                 Some((key.clone(), version.clone()))
             });
             assert_eq!(seen, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_changed_between_two_commits_is_what_tells_them_apart() {
+        let mut random = Random::new(seed(71));
+        for _ in 0..60 {
+            let mut world = World::new();
+            for _ in 0..200 {
+                match random.below(30) {
+                    0 => _ = world.tree.freeze(Timestamp(world.newest)).unwrap(),
+                    1 => world.flush(&mut random),
+                    _ => world.commit(&mut random),
+                }
+            }
+            world.chunks.evict();
+            let since = Timestamp(random.below(world.newest + 1));
+            let at = Timestamp(since.0 + random.below(world.newest - since.0 + 2));
+            let mut merge = world.tree.changed(&world.chunks, since, at).unwrap();
+            let mut keys: Vec<_> = world.model.keys().map(|(key, _)| key.clone()).collect();
+            keys.dedup();
+            // From place to place, with what holds up to the next one.
+            let (mut place, mut deleted) = (Vec::new(), Vec::new());
+            loop {
+                let (is_deleted, until) =
+                    retried(&world.chunks, 1000, || merge.deleted_from(&place));
+                let from = core::mem::take(&mut place);
+                deleted.push((from, is_deleted));
+                let Some(until) = until else {
+                    break;
+                };
+                assert!(until > deleted.last().unwrap().0);
+                place = until;
+            }
+            for key in &keys {
+                let place = deleted.partition_point(|(from, _)| from <= key);
+                let covering = world.ranges.newest_covering(key, at);
+                assert_eq!(deleted[place - 1].1, covering > Some(since), "{key:?}");
+            }
+            let (mut changed, mut key) = (Vec::new(), Vec::new());
+            retried(&world.chunks, 1000, || merge.seek(&[]));
+            loop {
+                let step = retried(&world.chunks, 1000, || {
+                    let step = merge.next_visible(&mut 1000, &mut key)?;
+                    Ok(match step {
+                        ScanStep::Key(version) => Some(Owned::of(&version)),
+                        ScanStep::More => panic!("there are fewer"),
+                        ScanStep::End => None,
+                    })
+                });
+                let Some(version) = step else {
+                    break;
+                };
+                changed.push((key.clone(), version));
+            }
+            let expected = keys.into_iter().filter_map(|key| {
+                let newest = (key.clone(), Reverse(at));
+                let ((of, timestamp), version) = world.model.range(newest..).next()?;
+                let below = world.ranges.newest_covering(&key, at);
+                let is_hidden = below.is_some_and(|below| timestamp.0 < below);
+                let is_changed = *of == key && timestamp.0 > since && !is_hidden;
+                is_changed.then(|| (key, version.clone()))
+            });
+            assert_eq!(changed, expected.collect::<Vec<_>>());
         }
     }
 }

@@ -325,7 +325,7 @@ pub fn engine_key(db: DatabaseIndex, key: &[u8]) -> SmallVec<[u8; 64]> {
 }
 
 /// Bytes that two keys have in common at their start.
-pub(super) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
+pub(crate) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
     let pairs = one.iter().zip(other);
     pairs.take_while(|(one, other)| one == other).count()
 }

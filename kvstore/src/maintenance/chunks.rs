@@ -330,6 +330,7 @@ impl<'c, D: BlockDevice> Newer<'c, D> {
             let ranges = RunRanges {
                 tables: &run.tables,
                 source: self.chunks,
+                since: None,
             };
             // Whatever is missing is noted at once.
             match ranges.covering_until(key, at, &mut end) {

@@ -346,6 +346,17 @@ fn token_key(id: &[u8]) -> Vec<u8> {
     [b"t", id].concat()
 }
 
+/// Whether it is where a token is kept.
+pub(crate) fn is_token_key(key: &[u8]) -> bool {
+    let id = key.strip_prefix(b"t");
+    id.is_some_and(|id| (1..=TOKEN_BYTES_MAX).contains(&id.len()))
+}
+
+/// Whether a token has so many bytes: the time of its commit.
+pub(crate) fn is_token_len(value_len: usize) -> bool {
+    value_len == size_of::<i64>()
+}
+
 impl<D: BlockDevice> Transaction<'_, D> {
     /// Whether that token was committed; at the newest state, whatever the transaction sees.
     fn has_token(&mut self, id: &[u8]) -> Result<bool, Missing> {

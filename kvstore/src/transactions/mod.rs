@@ -12,6 +12,7 @@ pub mod reads;
 pub(crate) mod registry;
 
 pub use commit::{CommitStop, Committed, Conflict, TOKEN_BYTES_MAX};
+pub(crate) use commit::{is_token_key, is_token_len};
 pub use open::{
     BeginError, BeginOptions, Ended, Isolation, LockStop, OpenTransaction, SavepointError,
 };

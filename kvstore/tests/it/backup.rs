@@ -1,8 +1,9 @@
 //! Backups of keys and files together, and the states that the log retains.
 //!
 //! Invariants: what is restored equals one commit, keys and files alike, whatever was committed while the backup was read, from
-//! wherever the reading went on, on disks of other sizes; an incremental backup brings files up to date and has all keys.
-//! A stream whose keys are gone says so. Of the log every commit behind the last checkpoint can be seen again, and no other.
+//! wherever the reading went on, on disks of other sizes; an incremental backup brings both up to date (`incremental` is about keys alone).
+//! A token that was committed before a backup is not committed again after its restore. What no backup says is refused, and nothing else.
+//! Of the log every commit behind the last checkpoint can be seen again, and no other.
 #![allow(
     clippy::single_match_else,
     clippy::too_many_lines,
@@ -17,12 +18,13 @@ use crate::common::{
     transact, value_of,
 };
 use kvstore::{
-    BackupReadError, BackupSource, DatabaseIndex, OpenError, Store, Timestamp, Transaction,
+    BackupReadError, BackupSource, BeginOptions, CommitStop, Committed, DatabaseIndex, Loaded,
+    OpenError, RestoreError, Store, Timestamp, Transaction,
 };
 use lfs::sim::{Executor, Random, SimDisk};
 use lfs::{
-    BackupFrame, BackupSection, BackupToken, BackupVerifier, Clock, FileError, FileKind,
-    FileSystemId, NewInode, ROOT,
+    BackupFrame, BackupId, BackupSection, BackupToken, BackupVerifier, Clock, CommitNumber,
+    FileError, FileKind, FileSystemId, NewInode, ROOT,
 };
 
 const DB: DatabaseIndex = DatabaseIndex(0);
@@ -69,7 +71,7 @@ async fn counted(store: &TestStore) -> Option<Vec<u8>> {
     done.await.unwrap().0.unwrap()
 }
 
-fn source<'a>(name: &'a str, since: Option<&'a str>) -> BackupSource<'a> {
+pub fn source<'a>(name: &'a str, since: Option<&'a str>) -> BackupSource<'a> {
     BackupSource {
         show: Ok(name),
         since,
@@ -77,7 +79,7 @@ fn source<'a>(name: &'a str, since: Option<&'a str>) -> BackupSource<'a> {
 }
 
 /// All frames; the token goes through its text each time, as between a server and its clients.
-async fn read(
+pub async fn read(
     store: &TestStore,
     source: BackupSource<'_>,
     bytes_max: usize,
@@ -98,14 +100,26 @@ async fn read(
     Ok(frames)
 }
 
-fn decoded(frames: &[Vec<u8>]) -> Vec<BackupFrame> {
+pub fn decoded(frames: &[Vec<u8>]) -> Vec<BackupFrame> {
     let mut verifier = BackupVerifier::default();
     let frames = frames.iter().map(|bytes| verifier.accept(bytes).unwrap());
     frames.collect()
 }
 
 /// A disk with what the streams say, each on top of the one before.
-fn restored(streams: &[Vec<Vec<u8>>], segments: usize) -> SimDisk {
+pub fn restored(streams: &[Vec<Vec<u8>>], segments: usize) -> SimDisk {
+    let streams = streams.iter().map(|frames| decoded(frames));
+    let frames = streams.flatten().collect::<Vec<_>>();
+    let (disk, done) = restored_frames(frames, segments);
+    done.unwrap();
+    disk
+}
+
+/// The same, of frames that may say anything, and whether all of it was carried out.
+fn restored_frames(
+    frames: Vec<BackupFrame>,
+    segments: usize,
+) -> (SimDisk, Result<(), RestoreError>) {
     let mut executor = Executor::new(5);
     let disk = SimDisk::new(segments * 8, 5);
     let target = disk.clone();
@@ -121,21 +135,22 @@ fn restored(streams: &[Vec<Vec<u8>>], segments: usize) -> SimDisk {
     }));
     let (running, clock) = (Rc::clone(&store), executor.clock());
     executor.spawn(async move { running.run(&clock).await });
-    let streams = streams
-        .iter()
-        .map(|frames| decoded(frames))
-        .collect::<Vec<_>>();
     let device = disk.clone();
-    executor.run(async move {
+    let done = executor.run(async move {
         store.set_restoring(true);
-        for frame in streams.iter().flatten() {
-            store.restore_frame(frame).await.unwrap();
+        let mut done = Ok(());
+        for frame in &frames {
+            done = store.restore_frame(frame).await;
+            if done.is_err() {
+                break;
+            }
         }
         store.set_restoring(false);
         store.shutdown().await.unwrap();
         lfs::finish_format(&device).await.unwrap();
+        done
     });
-    disk.snapshot(6)
+    (disk.snapshot(6), done)
 }
 
 /// What a store on `disk` holds.
@@ -256,6 +271,48 @@ fn odd_keys_large_values_and_expiries_come_back() {
     });
 }
 
+/// What expires is written anew when something is appended to it: in parts it would not fit into a commit at some point.
+#[test]
+fn large_values_that_expire_come_back() {
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &formatted(3000, 1)).unwrap();
+    let lens = [100_000, 300_000, 600_000];
+    let frames = executor.run(async move {
+        for len in lens {
+            let key = len.to_string();
+            for at in (0..len).step_by(20_000) {
+                let append = |transaction: &mut Transaction<'_, SimDisk>| {
+                    transaction.append(DB, key.as_bytes(), &[(at % 251) as u8; 20_000])
+                };
+                transact(&store, 0, append).await.unwrap();
+            }
+            let expire = |transaction: &mut Transaction<'_, SimDisk>| {
+                transaction.set_expiry(DB, key.as_bytes(), Some(77))
+            };
+            assert!(transact(&store, 0, expire).await.unwrap().0);
+        }
+        store.create_snapshot("large", 0).await.unwrap();
+        read(&store, source("large", None), 1).await.unwrap()
+    });
+    let disk = restored(&[frames], 4000);
+    let mut executor = Executor::new(2);
+    let store = open(&mut executor, &disk).unwrap();
+    executor.run(async move {
+        for len in lens {
+            let entry = value_of(&store, DB, len.to_string().as_bytes())
+                .await
+                .unwrap();
+            assert_eq!((entry.value.len(), entry.expires_at_ms), (len, Some(77)));
+            let starts = (0..len).step_by(20_000);
+            assert!(
+                starts
+                    .into_iter()
+                    .all(|at| entry.value[at] == (at % 251) as u8)
+            );
+        }
+    });
+}
+
 #[test]
 fn a_backup_goes_on_after_a_power_cut_whatever_was_written_since() {
     let mut executor = Executor::new(1);
@@ -359,5 +416,186 @@ fn every_commit_that_the_log_retains_can_be_seen_and_restored() {
             );
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// Commits a transaction with a token, which sets the key `by` to it.
+async fn commit_with(store: &TestStore, token: &[u8], now_ms: i64, until_ms: i64) -> Committed {
+    let mut loaded = Loaded::default();
+    let open = store.begin(BeginOptions::default(), now_ms, 0).unwrap();
+    let mut transaction = store.resume(&open, now_ms, 0, &mut loaded).unwrap();
+    transaction.put(DB, b"by", token, None);
+    transaction.suspend(true).unwrap();
+    loop {
+        match store.try_commit(&open, Some((token, until_ms)), now_ms, 0, &mut loaded) {
+            Err(CommitStop::Fault(faults)) => store.load_all(faults, &mut loaded).await.unwrap(),
+            done => return done.unwrap(),
+        }
+    }
+}
+
+/// Whether a token is known at that time.
+async fn knows(store: &TestStore, token: &[u8], now_ms: i64) -> bool {
+    let mut loaded = Loaded::default();
+    loop {
+        match store.token(token, now_ms, &mut loaded) {
+            Ok((there, _)) => return there,
+            Err(faults) => store.load_all(faults, &mut loaded).await.unwrap(),
+        }
+    }
+}
+
+#[test]
+fn what_was_committed_once_is_not_committed_again_after_a_restore() {
+    let long = [7; 255];
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &formatted(900, 1)).unwrap();
+    let running = Rc::clone(&store);
+    let streams = executor.run(async move {
+        commit_with(&running, b"a", 0, 5000).await;
+        commit_with(&running, &long, 0, i64::MAX).await;
+        commit_with(&running, b"late", 0, 9000).await;
+        running.create_snapshot("1", 0).await.unwrap();
+        // Not in the first one.
+        commit_with(&running, b"b", 1000, 8000).await;
+        let first = read(&running, source("1", None), 1).await.unwrap();
+        assert_eq!(running.reclaim_expired(6000, 10).await, Ok(1));
+        running.create_snapshot("2", 0).await.unwrap();
+        let second = read(&running, source("2", Some("1")), 1).await.unwrap();
+        [first, second]
+    });
+    drop(executor);
+    let first = restored(&streams[..1], 900);
+    let both = restored(&streams, 900);
+    for (disk, b_is_known) in [(first, false), (both, true)] {
+        let mut executor = Executor::new(2);
+        let store = open(&mut executor, &disk).unwrap();
+        executor.run(async move {
+            assert_eq!(knows(&store, b"a", 4999).await, !b_is_known);
+            assert!(!knows(&store, b"a", 5000).await);
+            assert!(knows(&store, &long, i64::MAX - 1).await);
+            assert!(knows(&store, b"late", 8999).await && !knows(&store, b"late", 9000).await);
+            assert_eq!(knows(&store, b"b", 7999).await, b_is_known);
+            assert!(!knows(&store, b"c", 0).await);
+            assert!(commit_with(&store, b"late", 7000, 20_000).await.repeated);
+            let by = value_of(&store, DB, b"by").await.unwrap();
+            assert_eq!(*by.value, *if b_is_known { &b"b"[..] } else { b"late" });
+            let again = commit_with(&store, b"b", 7000, 20_000).await;
+            assert_eq!(again.repeated, b_is_known);
+        });
+    }
+}
+
+/// A record as SPEC.md says: of kind, database, key, expiry and value, as far as the kind has them.
+fn record(kind: u8, db: u8, key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, db];
+    bytes.extend_from_slice(&u16::try_from(key.len()).unwrap().to_le_bytes());
+    if matches!(kind, 2 | 5) {
+        bytes.extend_from_slice(&77_i64.to_le_bytes());
+    }
+    if matches!(kind, 1 | 2 | 4 | 8) {
+        bytes.extend_from_slice(&u32::try_from(value.len()).unwrap().to_le_bytes());
+    }
+    bytes.extend_from_slice(key);
+    if matches!(kind, 1 | 2 | 4 | 8) {
+        bytes.extend_from_slice(value);
+    }
+    bytes
+}
+
+#[test]
+fn what_no_backup_says_is_refused_and_nothing_else() {
+    let (token, longest, time) = (b"tid", [b't'; 256], 9_i64.to_le_bytes());
+    let too_long = [b't'; 257];
+    // What it says, and whether a full one and an incremental one may.
+    let cases: [(&str, Vec<u8>, bool, bool); 34] = [
+        ("a put", record(1, 15, b"k", b"v"), true, true),
+        ("an expiring put", record(2, 0, b"k", b"v"), true, true),
+        ("a delete", record(3, 0, b"k", b""), false, true),
+        ("an append", record(4, 0, b"k", b"v"), true, true),
+        ("an expiry", record(5, 0, b"k", b""), true, true),
+        ("no expiry", record(6, 0, b"k", b""), false, false),
+        ("a clear", record(7, 0, b"", b""), true, true),
+        ("a clear of a key", record(7, 0, b"k", b""), false, false),
+        ("a range", record(8, 0, b"k", b"l"), false, true),
+        ("a range to the end", record(8, 0, b"k", b""), false, true),
+        ("all keys", record(8, 0, b"", b""), false, true),
+        ("an empty range", record(8, 0, b"k", b"k"), false, false),
+        ("a range backward", record(8, 0, b"k", b"a"), false, false),
+        ("an unknown kind", record(9, 0, b"k", b""), false, false),
+        ("kind 0", record(0, 0, b"k", b""), false, false),
+        ("database 16", record(1, 16, b"k", b"v"), false, false),
+        ("database 254", record(1, 254, b"tid", &time), false, false),
+        ("a token", record(2, 255, token, &time), true, true),
+        ("one for ever", record(1, 255, token, &time), true, true),
+        ("a long token", record(2, 255, &longest, &time), true, true),
+        (
+            "a longer one",
+            record(2, 255, &too_long, &time),
+            false,
+            false,
+        ),
+        ("one of no name", record(2, 255, b"t", &time), false, false),
+        ("another key", record(2, 255, b"u1", &time), false, false),
+        ("an empty key", record(2, 255, b"", &time), false, false),
+        ("a token's value", record(1, 255, token, b"v"), false, false),
+        (
+            "too long a value",
+            record(1, 255, token, &[0; 9]),
+            false,
+            false,
+        ),
+        ("a token's end", record(3, 255, token, b""), false, true),
+        (
+            "another key's end",
+            record(3, 255, b"u1", b""),
+            false,
+            false,
+        ),
+        ("a longer token", record(4, 255, token, b"v"), false, false),
+        ("a token's expiry", record(5, 255, token, b""), false, false),
+        ("a token for ever", record(6, 255, token, b""), false, false),
+        ("no tokens", record(7, 255, b"", b""), false, false),
+        (
+            "a range of tokens",
+            record(8, 255, b"t", b"u"),
+            false,
+            false,
+        ),
+        (
+            "half a record",
+            record(1, 0, b"k", b"v")[..7].to_vec(),
+            false,
+            false,
+        ),
+    ];
+    for (what, payload, in_full, in_incremental) in cases {
+        for (since, is_possible) in [(0, in_full), (5, in_incremental)] {
+            let frame = BackupFrame {
+                id: BackupId {
+                    lineage: [1; 16],
+                    at: CommitNumber(9),
+                    since: CommitNumber(since),
+                },
+                section: BackupSection::Layer,
+                payload: payload.clone(),
+            };
+            let (disk, done) = restored_frames(vec![frame], 100);
+            let expected = if is_possible {
+                Ok(())
+            } else {
+                Err(RestoreError::Malformed)
+            };
+            assert_eq!(done, expected, "{what}, since {since}");
+            let mut executor = Executor::new(2);
+            let store = open(&mut executor, &disk).unwrap();
+            let puts_it = [1, 2].map(|kind| record(kind, 255, token, &time));
+            let is_known = puts_it.contains(&payload);
+            executor.run(async move {
+                assert_eq!(knows(&store, b"id", 76).await, is_known, "{what}");
+                let stays = is_known && what == "one for ever";
+                assert_eq!(knows(&store, b"id", 77).await, stays, "{what}");
+            });
+        }
     }
 }

@@ -12,6 +12,7 @@ mod backup;
 mod common;
 mod crash;
 mod files;
+mod incremental;
 mod limits;
 mod misses;
 mod model;

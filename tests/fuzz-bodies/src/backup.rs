@@ -3,7 +3,8 @@
 //! Invariants: whatever a stream says, taking it and carrying it out ends, without a panic; a stream is only complete when it ends as
 //! one does. What was carried out can be checked, opened and read without a panic, whatever it holds.
 //!
-//! The input is either the stream itself, or, because checksums catch nearly all of that, what frames with right ones say.
+//! The input is either the stream itself, or, because checksums catch nearly all of that, what frames with right ones say: of a full backup, or of an incremental
+//! one.
 
 use std::rc::Rc;
 
@@ -31,7 +32,7 @@ pub fn run(input: &[u8]) -> bool {
     let frames = if kind == 0 {
         parse(rest)
     } else {
-        Ok(made(rest))
+        Ok(made(rest, kind % 2 == 0))
     };
     let Ok(frames) = frames else { return false };
     restore(frames).is_ok()
@@ -52,11 +53,11 @@ fn parse(mut bytes: &[u8]) -> Result<Vec<BackupFrame>, BackupError> {
 }
 
 /// Frames that say what `script` does: a byte for the section, two for the length, and so many bytes.
-fn made(mut script: &[u8]) -> Vec<BackupFrame> {
+fn made(mut script: &[u8], is_incremental: bool) -> Vec<BackupFrame> {
     let id = lfs::BackupId {
         lineage: [1; 16],
         at: lfs::CommitNumber(9),
-        since: lfs::CommitNumber(0),
+        since: lfs::CommitNumber(if is_incremental { 5 } else { 0 }),
     };
     let mut verifier = BackupVerifier::default();
     let mut frames = Vec::new();

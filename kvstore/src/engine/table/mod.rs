@@ -162,6 +162,11 @@ impl TableRef {
         *self.from <= *key && self.to.as_ref().is_none_or(|to| *key < **to)
     }
 
+    /// Whether something in it may be newer than that.
+    pub fn has_newer_than(&self, since: Option<Timestamp>) -> bool {
+        since.is_none_or(|since| self.stats.greatest_timestamp > since)
+    }
+
     /// Whether keys of `db` would be here.
     pub fn may_have_of(&self, db: DatabaseIndex) -> bool {
         let behind = self.to.as_ref().is_none_or(|to| **to > [db.0][..]);

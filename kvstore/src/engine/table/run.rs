@@ -30,6 +30,8 @@ fn first_ending_behind(tables: &[TableRef], key: &[u8]) -> usize {
 pub struct RunCursor<'t, S> {
     tables: &'t [TableRef],
     source: &'t S,
+    /// Tables that have nothing newer are passed over unread.
+    since: Option<Timestamp>,
     /// The table in which it stands on something.
     open: Option<(usize, TableCursor<'t, S>)>,
 }
@@ -40,7 +42,16 @@ impl<'t, S: ChunkSource> RunCursor<'t, S> {
         Self {
             tables,
             source,
+            since: None,
             open: None,
+        }
+    }
+
+    /// The same, of tables that have something newer than `since`.
+    pub fn changed(tables: &'t [TableRef], source: &'t S, since: Timestamp) -> Self {
+        Self {
+            since: Some(since),
+            ..Self::new(tables, source)
         }
     }
 
@@ -53,7 +64,7 @@ impl<'t, S: ChunkSource> RunCursor<'t, S> {
         ahead: u32,
     ) -> Result<Option<(usize, TableCursor<'t, S>)>, Missing> {
         let tables = self.tables.iter().enumerate().skip(from);
-        for (number, table) in tables {
+        for (number, table) in tables.filter(|(_, table)| table.has_newer_than(self.since)) {
             let mut cursor = TableCursor::new(table, self.source);
             cursor.seek(key, at)?;
             cursor.ahead = ahead;
@@ -71,7 +82,7 @@ impl<'t, S: ChunkSource> RunCursor<'t, S> {
         key: Option<&[u8]>,
     ) -> Result<Option<(usize, TableCursor<'t, S>)>, Missing> {
         let tables = self.tables.iter().enumerate().take(count).rev();
-        for (number, table) in tables {
+        for (number, table) in tables.filter(|(_, table)| table.has_newer_than(self.since)) {
             let mut cursor = TableCursor::new(table, self.source);
             cursor.seek_back(key)?;
             if cursor.current().is_some() {
@@ -130,6 +141,8 @@ pub struct RunRanges<'t, S> {
     pub tables: &'t [TableRef],
     /// What has their chunks.
     pub source: &'t S,
+    /// Tables that have nothing newer count as if they had none.
+    pub since: Option<Timestamp>,
 }
 
 impl<S: ChunkSource> Covering for RunRanges<'_, S> {
@@ -142,7 +155,9 @@ impl<S: ChunkSource> Covering for RunRanges<'_, S> {
         let tables = self.tables.iter();
         let mut tables = tables.skip(first_ending_behind(self.tables, key));
         // Of those that have none nothing need be read.
-        let Some(table) = tables.find(|table| table.stats.range_deletes > 0) else {
+        let has_some =
+            |table: &&TableRef| table.stats.range_deletes > 0 && table.has_newer_than(self.since);
+        let Some(table) = tables.find(has_some) else {
             return Ok((None, false));
         };
         if *table.from > *key {
@@ -245,6 +260,7 @@ mod tests {
             let ranges = RunRanges {
                 tables: &run.tables,
                 source: &run.chunks,
+                since: None,
             };
             for _ in 0..50 {
                 let (key, at) = (random_key(&mut random), Timestamp(random.below(52)));
