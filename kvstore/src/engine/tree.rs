@@ -272,6 +272,17 @@ impl Tree {
         source: &'t S,
         at: Timestamp,
     ) -> Result<Merge<'t>, OutOfMemory> {
+        Ok(Merge::new(self.sources(source)?, at))
+    }
+
+    /// All sources, newest first.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn sources<'t, S: ChunkSource>(
+        &'t self,
+        source: &'t S,
+    ) -> Result<Vec<Source<'t>>, OutOfMemory> {
         let mut sources = Vec::new();
         sources.try_reserve_exact(1 + self.frozen.len() + self.runs.len())?;
         sources.extend(self.memtables().map(|memtable| Source {
@@ -287,7 +298,7 @@ impl Tree {
                 last: run.last,
             }
         }));
-        Ok(Merge::new(sources, at))
+        Ok(sources)
     }
 }
 
