@@ -125,7 +125,7 @@ fn stats(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result 
         out,
         "total_connections_received:{}\r\ntotal_commands_processed:{}\r\ntotal_net_input_bytes:{}\r\n\
          total_net_output_bytes:{}\r\nrejected_connections:{}\r\nexpired_keys:{}\r\nevicted_keys:0\r\n\
-         snapshots:{}\r\ntotal_error_replies:{errors}\r\nclient_query_buffer_limit_disconnections:{}\r\n\
+         keys_estimated:{}\r\nsnapshots:{}\r\ntotal_error_replies:{errors}\r\nclient_query_buffer_limit_disconnections:{}\r\n\
          client_output_buffer_limit_disconnections:{}\r\n",
         env.clients.received.get(),
         env.stats.total_calls(),
@@ -133,6 +133,7 @@ fn stats(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result 
         env.stats.output_bytes.get(),
         env.clients.rejected.get(),
         store.expired_keys,
+        store.keys_estimated,
         store.snapshots,
         env.stats.query_limit_closed.get(),
         env.stats.output_limit_closed.get(),

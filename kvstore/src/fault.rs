@@ -15,7 +15,7 @@ use crate::misses::{KeysRead, LoadedKeys, mix};
 use crate::store::Store;
 use crate::transactions::locks::{Owner, Ticket};
 use crate::transactions::registry::LockOwner;
-use crate::{CommitError, Timestamp, Transaction};
+use crate::{CommitError, DatabaseIndex, Timestamp, Transaction};
 
 /// Faults that one attempt notes at most: those behind the first are a guess.
 pub const FAULTS_MAX: usize = 64;
@@ -35,6 +35,8 @@ pub enum Fault {
     Lock(Ticket),
     /// The disk is full, and what nobody needs is being freed.
     Room,
+    /// The keys of a database are being counted.
+    Count(DatabaseIndex),
 }
 
 /// Something about keys that has to be loaded first.
@@ -174,6 +176,10 @@ impl<D: BlockDevice> Store<D> {
                 }
                 Fault::Room => {
                     self.admit().await;
+                    Ok(())
+                }
+                Fault::Count(db) => {
+                    self.counted(db).await;
                     Ok(())
                 }
                 Fault::Lock(ticket) => {

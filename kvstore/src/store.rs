@@ -66,6 +66,8 @@ pub struct Store<D: BlockDevice> {
     pub(crate) checkpointing: Cell<bool>,
     /// A flush found no room or memory: until one succeeds the log cannot move on, and writers are refused.
     pub(crate) stuck: Cell<bool>,
+    /// It is only read, and never run.
+    pub(crate) only_read: bool,
     pub(crate) closing: Cell<bool>,
     pub(crate) ended: Cell<bool>,
     /// Something in this struct changed that somebody may wait for.
@@ -137,7 +139,9 @@ impl<D: BlockDevice> Store<D> {
         let mut recovery = Recovery::open_with(device, key).await?;
         let (engine, horizon) = replay(&mut recovery, options, Some(at)).await?;
         let filesystem = recovery.finish_without_writing();
-        Ok(Self::new(filesystem, options, engine, horizon))
+        let mut store = Self::new(filesystem, options, engine, horizon);
+        store.only_read = true;
+        Ok(store)
     }
 
     fn new(
@@ -156,6 +160,7 @@ impl<D: BlockDevice> Store<D> {
             memory_wanted: Cell::new(false),
             checkpointing: Cell::new(false),
             stuck: Cell::new(false),
+            only_read: false,
             closing: Cell::new(false),
             ended: Cell::new(false),
             changed: Notify::default(),
@@ -345,6 +350,7 @@ impl<D: BlockDevice> Store<D> {
         Stats {
             keys,
             keys_with_expiry,
+            keys_estimated: engine.recounts.borrow().uncertain().count_ones(),
             memory_bytes: tree.memtable_bytes() + cached.bytes,
             memory_bytes_max: self.memory_bytes_max.get(),
             memtable_bytes: tree.memtable_bytes(),
@@ -422,8 +428,13 @@ impl<D: BlockDevice> Store<D> {
         next_slot: u64,
     ) {
         self.engine.next_slot.set(next_slot);
+        let uncertain = self.engine.recounts.borrow().uncertain();
         if self.engine.apply(timestamp, payload) {
             self.compaction.note_garbage();
+        }
+        if self.engine.recounts.borrow().uncertain() != uncertain {
+            // There are keys to be counted, or none any more.
+            self.changed.notify();
         }
         if now_ms != i64::MIN {
             // Without memory for it the second is taken for the one before.
@@ -467,6 +478,8 @@ pub struct Stats {
     pub keys: [u64; DATABASE_COUNT],
     /// Keys in each database that have an expiry.
     pub keys_with_expiry: [u64; DATABASE_COUNT],
+    /// Databases whose number of keys is not known for now: what is said above is without what range deletes took away.
+    pub keys_estimated: u32,
     /// Memory of memtables and cache.
     pub memory_bytes: usize,
     /// Its limit.

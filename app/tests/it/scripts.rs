@@ -55,6 +55,7 @@ scripts!(
     command,
     config,
     connection,
+    count,
     expiry,
     files,
     generic,

@@ -110,6 +110,7 @@ impl Engine {
             expiring: one_if(version.expires_at_ms != NEVER) - one_if(old_expiry != NEVER),
         };
         self.counts.borrow_mut().change(DatabaseIndex(db), by);
+        self.recounts.borrow_mut().change(key, &by);
     }
 
     fn delete_range(&self, timestamp: Timestamp, start: &[u8], end: &[u8]) {
@@ -127,8 +128,12 @@ impl Engine {
             let (first, behind) = ([db.0], [db.0 + 1]);
             if *start <= first[..] && behind[..] <= *end {
                 self.counts.borrow_mut().clear(db);
+                let mut recounts = self.recounts.borrow_mut();
+                recounts.clear(db, &first, &behind, timestamp);
             } else if *start < behind[..] && first[..] < *end {
-                self.uncertain.set(self.uncertain.get() | 1 << db.0);
+                let (start, end) = (start.max(&first), end.min(&behind));
+                let mut recounts = self.recounts.borrow_mut();
+                recounts.delete_range(db, start, end, timestamp);
             }
         }
     }

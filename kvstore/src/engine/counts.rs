@@ -1,7 +1,7 @@
 //! How many keys there are: what runs hold, and by how much each memtable changes that.
 //!
 //! A commit changes the number by `live − below` of each version that it writes (`VersionRef::below`). A flush adds its memtable's number to that of the runs;
-//! merges set right what had been assumed.
+//! merges set right what had been assumed. What a range delete took away nobody knows: then keys are counted (`recount`).
 
 use alloc::collections::VecDeque;
 
@@ -96,6 +96,18 @@ impl Counts {
         self.runs = runs;
     }
 
+    /// There are so many keys in `db`: they have been counted. What memtables change is as it was.
+    pub(crate) fn set(&mut self, db: DatabaseIndex, to: Count) {
+        let all = self.sum(db);
+        let by = Count {
+            keys: to.keys.saturating_sub(all.keys),
+            expiring: to.expiring.saturating_sub(all.expiring),
+        };
+        if let Some(count) = self.runs.get_mut(usize::from(db.0)) {
+            add(count, &by);
+        }
+    }
+
     fn sum(&self, db: DatabaseIndex) -> Count {
         let mut sum = Count::default();
         let sources = [&self.runs, &self.active];
@@ -117,7 +129,7 @@ pub(crate) fn sum_of(one: &ByDatabase, other: &ByDatabase) -> ByDatabase {
     sum
 }
 
-fn add(count: &mut Count, by: &Count) {
+pub(super) fn add(count: &mut Count, by: &Count) {
     count.keys = count.keys.saturating_add(by.keys);
     count.expiring = count.expiring.saturating_add(by.expiring);
 }

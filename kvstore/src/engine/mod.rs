@@ -1,6 +1,7 @@
 //! The engine that holds more than memory (`ENGINE.md`).
 //!
 //! - `state`: all that is in memory of what is stored; `apply`: how a commit gets there; `counts`: how many keys there are;
+//!   `recount`, `shares`: how that is found out where nobody knows;
 //! - `look_up`: what a key has; `loads`: how readers get what is not in memory; `cached`: what the cache holds;
 //! - `types`, `varint`: what they share;
 //! - `pool`: memory in pieces of one size;
@@ -32,7 +33,9 @@ pub mod payload;
 pub mod pick;
 pub mod pool;
 pub mod range_set;
+pub mod recount;
 pub mod rewrite;
+pub mod shares;
 pub(crate) mod state;
 pub mod table;
 pub mod timeline;

@@ -4,16 +4,19 @@
 //! what was missing, and ends tables. A step that ended with [`StepError::Missing`] is made again.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::ops::Range;
 
 use super::keep::{Keeper, Met, Rules};
 use super::manifest::Count;
 use super::merge::Merge;
 use super::range_set::{Covering, RangeSet};
+use super::recount::Corrections;
 use super::table::{ChunkSink, Pushed, TableBuilder, TableSummary, separator};
 use super::types::{Missing, OutOfMemory, Piece};
-use crate::{DATABASE_COUNT, Key, Timestamp};
+use crate::{Key, Timestamp};
 
 /// Bytes that a range delete takes in a table, about, and those of all that a table keeps room for.
 const RANGE_BYTES: usize = 24;
@@ -95,7 +98,9 @@ pub struct Rewrite<'r> {
     /// The table is full because of what it lists, and ends behind the last key that was met.
     ends_behind_last: bool,
     met_bytes: u64,
-    counts: [Count; DATABASE_COUNT],
+    /// What is found out of numbers of keys, and range deletes that there had been when the key was met.
+    found: Rc<RefCell<Corrections>>,
+    deletes: u64,
 }
 
 /// What came of a key of which nothing is in a table yet. If the table is full all may end before this key, and whoever goes on from there meets it
@@ -110,7 +115,8 @@ struct Unsettled {
 
 impl<'r> Rewrite<'r> {
     /// Of all that `merge` has from `from` on, where it has to stand. `ranges`: the range deletes of its sources. `newer`: those of all that is
-    /// newer. Nobody should be able to guess `hash_seed`.
+    /// newer; they are told to `found` as well, which takes what is found out of numbers of keys before the end of the last table. Nobody should be able to guess
+    /// `hash_seed`.
     ///
     /// # Errors
     /// There is no memory for it.
@@ -121,6 +127,7 @@ impl<'r> Rewrite<'r> {
         newer: Vec<Box<dyn Covering + 'r>>,
         from: &[u8],
         hash_seed: u64,
+        found: Rc<RefCell<Corrections>>,
     ) -> Result<Self, OutOfMemory> {
         let mut kept_ranges = RangeSet::default();
         kept_ranges.insert_all(ranges.iter().filter(|range| rules.keeps_range(range)))?;
@@ -146,7 +153,8 @@ impl<'r> Rewrite<'r> {
             vanished: Vec::new(),
             ends_behind_last: false,
             met_bytes: 0,
-            counts: [Count::default(); DATABASE_COUNT],
+            found,
+            deletes: 0,
         })
     }
 
@@ -206,6 +214,7 @@ impl<'r> Rewrite<'r> {
             self.key.extend_from_slice(key);
             self.has_key = true;
             self.unsettled.is_settled = false;
+            self.deletes = self.found.borrow().deletes(key);
         }
         self.met_bytes += (key.len() + version.content.bytes().len()) as u64;
         let emitted = self.keeper.meet(&Met {
@@ -259,11 +268,7 @@ impl<'r> Rewrite<'r> {
         self.builder.drop_pieces(&self.unsettled.dropped)?;
         self.unsettled.dropped.clear();
         let by = core::mem::take(&mut self.unsettled.by);
-        let db = self.key.first().copied().unwrap_or_default();
-        if let Some(count) = self.counts.get_mut(usize::from(db)) {
-            count.keys += by.keys;
-            count.expiring += by.expiring;
-        }
+        self.found.borrow_mut().note(&self.key, by, self.deletes);
         Ok(())
     }
 
@@ -337,11 +342,6 @@ impl<'r> Rewrite<'r> {
     /// Bytes of keys and values that were met so far.
     pub fn met_bytes(&self) -> u64 {
         self.met_bytes
-    }
-
-    /// By how much counts of keys change, so far: of those that are before the end of the last table.
-    pub fn counts(&self) -> &[Count; DATABASE_COUNT] {
-        &self.counts
     }
 }
 
@@ -427,7 +427,8 @@ mod tests {
             now_ms: i64::MIN,
             bottom: job.end == runs.len(),
         };
-        let mut rewrite = Rewrite::new(merge, rules, &ranges, newer_ranges, &[], 7).unwrap();
+        let mut rewrite =
+            Rewrite::new(merge, rules, &ranges, newer_ranges, &[], 7, Rc::default()).unwrap();
         let mut tables = Vec::new();
         loop {
             let mut sink = Segments::new(4 << 10, 1 + random.index(2));
@@ -550,7 +551,9 @@ mod tests {
                 now_ms: 0,
                 bottom: true,
             };
-            let mut rewrite = Rewrite::new(merge, rules, &none, Vec::new(), &from, 7).unwrap();
+            let found = Rc::<RefCell<Corrections>>::default();
+            let mut rewrite =
+                Rewrite::new(merge, rules, &none, Vec::new(), &from, 7, Rc::clone(&found)).unwrap();
             let cut = loop {
                 let mut sink = Segments::new(4 << 10, 1);
                 let progress = loop {
@@ -572,7 +575,7 @@ mod tests {
                     break to;
                 }
             };
-            keys += rewrite.counts()[5].keys;
+            keys += found.borrow().by()[5].keys;
             let Some(cut) = cut else {
                 return (dropped, keys, tables);
             };

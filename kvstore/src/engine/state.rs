@@ -11,6 +11,7 @@ use super::loads::{Loads, Wanted};
 use super::manifest::Manifest;
 use super::memtable::RANGE_DELETES_MAX;
 use super::pool::{CHUNK_BYTES, ChunkPool};
+use super::recount::Recounts;
 use super::timeline::Timeline;
 use super::tree::{FROZEN_MAX, Tree};
 use crate::Timestamp;
@@ -45,8 +46,8 @@ pub(crate) struct Engine {
     pub(crate) loads: Loads,
     /// How many keys there are.
     pub(crate) counts: RefCell<Counts>,
-    /// Databases, by bit, whose count is to be found out anew.
-    pub(crate) uncertain: Cell<u16>,
+    /// Of which databases that has to be found out anew.
+    pub(crate) recounts: RefCell<Recounts>,
     /// Who still sees which commit.
     pub(crate) pins: Rc<Pins>,
     /// Snapshots that are kept on the disk: their pins, by commit.
@@ -112,7 +113,7 @@ impl Engine {
             probed: Cell::new(Wanted::None),
             loads: Loads::default(),
             counts: RefCell::new(Counts::new(manifest.counts)),
-            uncertain: Cell::new(manifest.uncertain),
+            recounts: RefCell::new(Recounts::new(manifest.uncertain)),
             pins: Rc::default(),
             kept: RefCell::default(),
             timeline: RefCell::new(manifest.timeline),

@@ -297,7 +297,11 @@ impl Tree {
         Ok(Merge::changed(sources, since, at))
     }
 
-    fn sources<'t, S: ChunkSource>(
+    /// All sources, newest first; of those that have something newer than `since` only, where one is given.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn sources<'t, S: ChunkSource>(
         &'t self,
         source: &'t S,
         since: Option<Timestamp>,

@@ -5,7 +5,9 @@
 //! fit into memory, so many that cover one key that no step could be smaller aside.
 
 use alloc::boxed::Box;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use lfs::{BlockDevice, Clock};
 
@@ -21,6 +23,7 @@ use crate::engine::manifest::RunRef;
 use crate::engine::merge::{Merge, Source};
 use crate::engine::pick::step_bytes;
 use crate::engine::range_set::RangeSet;
+use crate::engine::recount::Corrections;
 use crate::engine::rewrite::Rewrite;
 use crate::engine::table::{Cached, ChunkKind, RunCursor, TableRef};
 use crate::engine::types::RangeDelete;
@@ -204,7 +207,7 @@ async fn carry_out_step<D: BlockDevice>(
     let mut cut = None;
     let mut handed_on = Vec::new();
     let mut new = None;
-    let mut counts = CountsBy::none(store.engine.counts.borrow().clears());
+    let counts = CountsBy::begin(store);
     if let Some(mut part) = rewritten {
         let chunks = Chunks::new(store);
         let ranges = ranges_of(&chunks, &inputs, &mut part).await?;
@@ -213,6 +216,7 @@ async fn carry_out_step<D: BlockDevice>(
             runs: &inputs,
             ranges: &ranges,
             bottom,
+            found: counts.found(),
         };
         handed_on = lists_to_hand_on(store, clock, &inputs).await?;
         let turns = Paced { store, clock };
@@ -226,7 +230,6 @@ async fn carry_out_step<D: BlockDevice>(
             .try_reserve(written.tables.tables().len())
             .map_err(|_| JobError::OutOfMemory)?;
         tables.extend_from_slice(written.tables.tables());
-        counts.by = written.counts;
         cut = written.end;
         new = Some(written.tables);
     }
@@ -273,6 +276,8 @@ struct Inputs<'i> {
     ranges: &'i RangeSet,
     /// The oldest run of all is among them.
     bottom: bool,
+    /// Where what is found out of numbers of keys goes.
+    found: Rc<RefCell<Corrections>>,
 }
 
 /// The tables of a run, cut to what a part has of them.
@@ -440,7 +445,8 @@ async fn write<'s, D: BlockDevice, C: Clock>(
     chunks.loaded(|| merge.seek(&part.from)).await?;
     let newer = Newer::than(store, chunks, last);
     let (ranges, seed) = (inputs.ranges, store.engine.hash_seed);
-    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &part.from, seed)?;
+    let found = Rc::clone(&inputs.found);
+    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &part.from, seed, found)?;
     for table in inputs.tables.iter().flatten() {
         if handed_on.binary_search(&table.object).is_ok() {
             hand_on(chunks, &mut rewrite, table).await?;

@@ -128,12 +128,12 @@ async fn flush_memtable<D: BlockDevice>(
     memtable: &Rc<Memtable>,
     until: Timestamp,
 ) -> Result<(), JobError> {
-    let clears = store.engine.counts.borrow().clears();
+    let counts = CountsBy::begin(store);
     if memtable.entries() == 0 && memtable.ranges().is_empty() {
         let change = Change::Flush {
             until,
             runs: |_: &mut _| Ok(()),
-            counts: CountsBy::none(clears),
+            counts,
         };
         return install(store, clock, change).await;
     }
@@ -143,7 +143,7 @@ async fn flush_memtable<D: BlockDevice>(
     if !may_flush(&usage, table_bytes(&usage), bytes, runs) {
         return Err(JobError::NoRoom);
     }
-    let Written { tables, counts, .. } = write_run(store, clock, memtable).await?;
+    let Written { tables, .. } = write_run(store, clock, memtable, &counts).await?;
     let digest = digest_of(store, memtable).await;
     let run = RunRef {
         tier: 0,
@@ -160,7 +160,7 @@ async fn flush_memtable<D: BlockDevice>(
             }
             Ok(())
         },
-        counts: CountsBy { by: counts, clears },
+        counts,
     };
     install(store, clock, change).await?;
     // In the step in which the memtable went: who asks what was written finds it in the one or the other.
@@ -215,6 +215,7 @@ async fn write_run<'s, D: BlockDevice>(
     store: &'s Store<D>,
     clock: &impl Clock,
     memtable: &Memtable,
+    counts: &CountsBy,
 ) -> Result<Written<'s, D>, JobError> {
     // What is seen, and what is older, is as it is in this step.
     let pins = store.engine.pins.timestamps()?;
@@ -236,7 +237,8 @@ async fn write_run<'s, D: BlockDevice>(
     chunks.loaded(|| merge.seek(&from)).await?;
     let ranges = memtable.ranges();
     let seed = store.engine.hash_seed;
-    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &from, seed)?;
+    let found = counts.found();
+    let mut rewrite = Rewrite::new(merge, rules, ranges, newer, &from, seed, found)?;
     let (to, turns) = (to.as_ref(), Hurried(store));
     tables::write(store, &mut rewrite, &chunks, to, u64::MAX, &turns).await
 }

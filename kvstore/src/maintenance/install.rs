@@ -3,15 +3,18 @@
 //! Its manifest says what the engine is at this moment, with a change applied; when it is durable, the change holds in memory as well. Only one is made at a time, so a
 //! change builds on all that were made before.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use lfs::{BlockDevice, Clock, CommitNumber, ObjectId};
 
 use super::JobError;
-use crate::Timestamp;
 use crate::engine::counts::{ByDatabase, sum_of};
 use crate::engine::manifest::{Count, INLINE_BYTES_MAX, Manifest, Place, RUNS_MAX, RunRef};
+use crate::engine::recount::Corrections;
 use crate::store::Store;
+use crate::{DATABASE_COUNT, Timestamp};
 
 /// Bytes of a manifest that are one chunk of its object.
 const MANIFEST_CHUNK_BYTES: usize = 64 << 10;
@@ -30,26 +33,41 @@ pub(super) enum Change<F> {
     Nothing,
 }
 
-/// By how much counts of keys are to change, found out since the databases were emptied so many times: an answer about what is not there any more is none.
+/// By how much numbers of keys are to change, found out since a job began. Of a database that was emptied since it is an answer about what is not there any more, and none.
 pub(super) struct CountsBy {
-    pub(super) by: ByDatabase,
-    pub(super) clears: [u64; crate::DATABASE_COUNT],
+    found: Rc<RefCell<Corrections>>,
+    clears: [u64; DATABASE_COUNT],
 }
 
 impl CountsBy {
-    /// By nothing.
-    pub(super) fn none(clears: [u64; crate::DATABASE_COUNT]) -> Self {
+    /// Of a job that begins now: by nothing.
+    pub(super) fn begin<D: BlockDevice>(store: &Store<D>) -> Self {
         Self {
-            by: ByDatabase::default(),
-            clears,
+            found: store.engine.recounts.borrow_mut().begin_job(),
+            clears: store.engine.counts.borrow().clears(),
         }
     }
 
-    fn valid<D: BlockDevice>(&self, store: &Store<D>) -> ByDatabase {
+    /// Where what is found out goes.
+    pub(super) fn found(&self) -> Rc<RefCell<Corrections>> {
+        Rc::clone(&self.found)
+    }
+
+    /// Databases, by bit, that were not emptied since.
+    fn valid<D: BlockDevice>(&self, store: &Store<D>) -> u16 {
         let now = store.engine.counts.borrow().clears();
-        let mut by = self.by;
-        for ((count, before), now) in by.iter_mut().zip(&self.clears).zip(&now) {
-            if before != now {
+        let same = self
+            .clears
+            .iter()
+            .zip(&now)
+            .map(|(before, now)| before == now);
+        same.rev().fold(0, |bits, same| bits << 1 | u16::from(same))
+    }
+
+    fn by<D: BlockDevice>(&self, store: &Store<D>) -> ByDatabase {
+        let (valid, mut by) = (self.valid(store), self.found.borrow().by());
+        for (db, count) in by.iter_mut().enumerate() {
+            if valid >> db & 1 == 0 {
                 *count = Count::default();
             }
         }
@@ -102,7 +120,6 @@ pub(super) async fn install<D: BlockDevice>(
         room.map_err(|_| JobError::OutOfMemory)?;
         runs.extend_from_slice(tree.runs());
     }
-    let mut before = engine.counts.borrow().of_runs();
     let (mut horizon, mut counts, mut is_flush) = (store.horizon.get(), None, false);
     match change {
         Change::Flush {
@@ -111,7 +128,6 @@ pub(super) async fn install<D: BlockDevice>(
             counts: by,
         } => {
             add(&mut runs)?;
-            before = sum_of(&before, &engine.counts.borrow().of_oldest_frozen());
             (horizon, counts, is_flush) = (until, Some(by), true);
         }
         Change::Runs {
@@ -123,12 +139,19 @@ pub(super) async fn install<D: BlockDevice>(
         }
         Change::Nothing => {}
     }
-    // A database that is emptied while the checkpoint is made is, whatever it says.
-    let counts = || {
-        counts
-            .as_ref()
-            .map_or(before, |by| sum_of(&before, &by.valid(store)))
+    // A database may be emptied, or counted, while the checkpoint is made: it is so whatever that says.
+    let counts_now = || {
+        let counts_there = engine.counts.borrow();
+        let mut all = counts_there.of_runs();
+        if is_flush {
+            all = sum_of(&all, &counts_there.of_oldest_frozen());
+        }
+        let by = counts.as_ref().map(|by| by.by(store));
+        by.map_or(all, |by| sum_of(&all, &by))
     };
+    let doubtful = counts
+        .as_ref()
+        .map_or(0, |by| by.found.borrow().doubtful() & by.valid(store));
     if runs.len() > RUNS_MAX {
         return Err(JobError::TooManyRuns);
     }
@@ -137,21 +160,25 @@ pub(super) async fn install<D: BlockDevice>(
         floor: engine.floor.get(),
         next_slot: engine.next_slot.get(),
         timeline: engine.timeline.borrow().clone(),
-        counts: counts(),
-        uncertain: engine.uncertain.get(),
+        counts: counts_now(),
+        uncertain: engine.recounts.borrow().uncertain_at(horizon) | doubtful,
         runs,
     };
     name(store, clock, &manifest, horizon).await?;
 
     store.horizon.set(horizon);
-    let (runs, counts) = (manifest.runs, counts());
+    let (runs, counts_then) = (manifest.runs, counts_now());
+    if let Some(by) = &counts {
+        let mut recounts = engine.recounts.borrow_mut();
+        recounts.install(&by.found.borrow(), by.valid(store));
+    }
     if is_flush {
         let flushed = engine.tree.borrow_mut().flushed_into(runs);
-        engine.counts.borrow_mut().flushed(counts);
+        engine.counts.borrow_mut().flushed(counts_then);
         store.retired.borrow_mut().extend(flushed);
     } else {
         engine.tree.borrow_mut().install(runs);
-        engine.counts.borrow_mut().set_runs(counts);
+        engine.counts.borrow_mut().set_runs(counts_then);
     }
     let changes = &store.compaction.changes;
     changes.set(changes.get().wrapping_add(1));

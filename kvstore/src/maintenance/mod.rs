@@ -3,6 +3,7 @@
 //! - `flush`: the oldest frozen memtable becomes a run, so that the log before it is free;
 //! - `compact`: runs are merged, step by step; `shape`: what `pick` has to know of them; `step`: how far a step goes, and what comes of it;
 //! - `sweep`: what nobody needs of the value file is freed;
+//! - `count`: keys are counted anew where a range delete has made their number uncertain;
 //! - `tables`: sources become tables, in turns; `chunks`: what is read for that; `install`: the one way to make a checkpoint;
 //! - `pace`: how much compaction does for what is committed, and when commits wait for it; `space`: what has to stay free.
 //!
@@ -13,6 +14,7 @@
 
 mod chunks;
 mod compact;
+mod count;
 mod flush;
 mod install;
 mod pace;
@@ -27,7 +29,7 @@ mod tests;
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 
-use embassy_futures::join::join4;
+use embassy_futures::join::join5;
 use embassy_futures::select::select;
 use lfs::{
     BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError,
@@ -200,10 +202,11 @@ impl<D: BlockDevice> Store<D> {
 
 /// Runs everything in the background until the store is closed or failed.
 pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
-    join4(
+    join5(
         store.filesystem.run(clock),
         flush::run(store, clock),
         compact::run(store, clock),
+        count::run(store, clock),
         garbage_loop(store, clock),
     )
     .await;

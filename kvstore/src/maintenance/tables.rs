@@ -12,7 +12,6 @@ use super::JobError;
 use super::chunks::Chunks;
 use super::space::table_bytes;
 use crate::Key;
-use crate::engine::counts::ByDatabase;
 use crate::engine::rewrite::{Progress, Rewrite, StepError};
 use crate::engine::table::{ChunkSink, Dropped, TableRef};
 use crate::engine::types::{ChunkRef, OutOfMemory};
@@ -71,8 +70,6 @@ pub(super) struct Written<'s, D: BlockDevice> {
     pub(super) tables: NewTables<'s, D>,
     /// Up to where it has everything; `None`: to the end.
     pub(super) end: Option<Key>,
-    /// By how much counts of keys change.
-    pub(super) counts: ByDatabase,
 }
 
 /// Writes tables of what `rewrite` has, up to the key `to` where its sources end, or to the end of the table with which there are `step_bytes` of them.
@@ -118,11 +115,7 @@ pub(super) async fn write<'s, D: BlockDevice>(
             break table_end;
         }
     };
-    Ok(Written {
-        tables: new,
-        end,
-        counts: *rewrite.counts(),
-    })
+    Ok(Written { tables: new, end })
 }
 
 /// Goes on until a table is full, or all is done.

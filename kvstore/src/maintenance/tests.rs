@@ -5,6 +5,8 @@
 
 extern crate std;
 
+mod counting;
+
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;

@@ -12,9 +12,9 @@ use crate::engine::loads::{Reader, Wanted};
 use crate::engine::merge::ScanStep;
 use crate::engine::table::table_random_key;
 use crate::engine::types::{Missing as NotInMemory, OutOfMemory, engine_key};
-use crate::fault::{LOADED_KEY_BYTES_MAX, LoadError, Missing};
+use crate::fault::{Fault, LOADED_KEY_BYTES_MAX, LoadError, Missing};
 use crate::misses::KeysRead;
-use crate::write_set::Write;
+use crate::write_set::{Write, Writes};
 use crate::{DatabaseIndex, Entry, Key, Timestamp, Value};
 
 /// Entries that a step of SCAN looks at, for each key that was asked for, and at least.
@@ -71,10 +71,11 @@ enum Walked {
 
 impl<D: BlockDevice> Transaction<'_, D> {
     /// Number of keys, own writes included. Expired ones that are not yet reclaimed count, as in Redis. In an open
-    /// transaction of what others have committed as well.
+    /// transaction of what others have committed as well. After a range delete it is the number without what that took away, until keys have been counted
+    /// anew: above a million of them; where they cannot be, or range deletes keep on coming; and in a store that is only read.
     ///
     /// # Errors
-    /// Something has to be loaded first.
+    /// Something has to be loaded first, or keys be counted.
     pub fn count(&mut self, db: DatabaseIndex) -> Result<u64, Missing> {
         self.need(|| KeysRead::Count(db))?;
         self.depend_on_all();
@@ -82,6 +83,16 @@ impl<D: BlockDevice> Transaction<'_, D> {
         if self.open.as_ref().is_some_and(|open| !open.sees_newest()) {
             // There is no number of what it sees.
             return self.count_range(db, &[], None);
+        }
+        let own = self.writes.of(db);
+        let is_emptied = own.is_some_and(has_all);
+        if own.is_some_and(|writes| writes.deleted().len() > 0) && !is_emptied {
+            // How many go with what it deleted is not known before it has been committed.
+            return self.count_range(db, &[], None);
+        }
+        if !is_emptied && self.store.is_being_counted(db) {
+            self.note(Fault::Count(db));
+            return Err(Missing::new());
         }
         match self.count_now(db) {
             Ok(count) => Ok(count),
@@ -94,7 +105,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let Some(writes) = self.writes.of(db) else {
             return Ok(stored);
         };
-        let all = writes.deleted().iter().any(|range| range == (&[], None));
+        let all = has_all(writes);
         let mut count = if all { 0 } else { stored };
         for (key, write) in writes.iter() {
             let is_there = !all && self.is_there(db, key)?;
@@ -635,6 +646,11 @@ enum Laid<'w> {
     Written(&'w Write),
     /// It has locked it, and sees it as it is now.
     Locked,
+}
+
+/// Whether all keys of the database were deleted.
+fn has_all(writes: &Writes) -> bool {
+    writes.deleted().iter().any(|range| range == (&[], None))
 }
 
 /// From the end, if that is asked for.

@@ -142,7 +142,16 @@ pub fn random_writes(
                 transaction.clear(index);
                 model.retain(|(of, _), _| *of != db);
             }
-            1..=4 => {
+            1 => {
+                let (from, to) = (random.below(12), random.below(12));
+                let (from, to) = (
+                    format!("key{from}").into_bytes(),
+                    format!("key{to}").into_bytes(),
+                );
+                transaction.delete_range(index, &from, &to);
+                model.retain(|(of, key), _| *of != db || *key < from || *key >= to);
+            }
+            2..=4 => {
                 let existed = transaction.delete(index, &key)?;
                 assert_eq!(existed, model.remove(&at).is_some());
             }
