@@ -108,7 +108,7 @@ impl Budget {
     }
 
     /// The most that `share` may take, whatever others leave.
-    fn most(&self, share: Share) -> usize {
+    pub fn most(&self, share: Share) -> usize {
         match share {
             Share::Memtables => self.max / 8 * 3,
             Share::Transactions => self.max / 4,

@@ -13,6 +13,7 @@ mod common;
 mod crash;
 mod files;
 mod limits;
+mod memory;
 mod misses;
 mod model;
 mod regressions;

@@ -66,9 +66,10 @@ pub trait Cost {
 }
 
 /// Who decides what goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PolicyKind {
     /// Scan-resistant, and the cheapest: the default.
+    #[default]
     S3Fifo,
     /// Least recently used.
     Lru,
@@ -310,6 +311,11 @@ impl<E: Cost> Cache<E> {
             }
         }
         self.former.is_some()
+    }
+
+    /// What entries take.
+    pub fn bytes(&self) -> usize {
+        self.stats.bytes
     }
 
     /// What became of it.

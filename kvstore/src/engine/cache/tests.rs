@@ -212,7 +212,11 @@ impl Plain for PlainLfu {
     }
 
     fn removed(&mut self, slot: u32) {
-        assert!(self.queues().into_iter().any(|queue| take(queue, slot).is_some()));
+        assert!(
+            self.queues()
+                .into_iter()
+                .any(|queue| take(queue, slot).is_some())
+        );
     }
 
     fn victim(&mut self) -> Option<u32> {
