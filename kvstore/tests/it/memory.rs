@@ -118,7 +118,7 @@ impl Users {
         self.store.expire_transactions(0);
     }
 
-    /// Everybody is within the limit at once.
+    /// All together are within the limit.
     fn check(&self) {
         let stats = self.store.stats();
         let (used, max) = (stats.memory, stats.memory_bytes_max);
@@ -177,7 +177,7 @@ fn needs_vary_and_memory_is_never_above_its_limit() {
         }
         // It was about something.
         assert!(lowered > 5);
-        assert!(most.memtables > MIB && most.cache > MIB, "{most:?}");
+        assert!(most.memtables > MIB / 2 && most.cache > MIB, "{most:?}");
         assert!(
             most.transactions > MIB / 4 && most.connections > MIB,
             "{most:?}"
@@ -222,7 +222,7 @@ fn the_cache_has_what_others_do_not_need_and_gives_it_back() {
 
 #[test]
 fn less_than_the_least_memory_is_taken_for_that() {
-    let disk = formatted(256, 1);
+    let disk = formatted(1000, 1);
     let mut executor = Executor::new(1);
     let store = open(&mut executor, &disk).unwrap();
     store.set_memory_bytes_max(1000);
@@ -233,9 +233,9 @@ fn less_than_the_least_memory_is_taken_for_that() {
             let used = store.stats().memory_bytes;
             assert!(used <= MEMORY_BYTES_MIN, "{used}");
         }
-        // Even with the longest keys.
+        // Even with keys of which one nearly fills a chunk.
         for number in 0..100_u8 {
-            let key = vec![number; kvstore::KEY_BYTES_MAX];
+            let key = vec![number; 60_000];
             let put = |transaction: &mut kvstore::Transaction<'_, _>| {
                 transaction.put(DB, &key, &b"v"[..], None);
                 Ok(())
