@@ -3,7 +3,7 @@
 //! What owners use is asked for, not told: it is known to each of them at any time. Whoever grows, or gives much back, calls [`Store::share_memory`], which sets what
 //! others may take, and has the cache give back what it may not have any more, in the same step.
 //!
-//! What is read for a transaction under way is the cache's loss and is refused by nobody but the bounds of that transaction itself: it ends soon.
+//! What is read for a transaction under way is the cache's loss, and is bounded by nothing but what one transaction may have loaded: it ends soon.
 //! Not here: what the file system has, and compaction for the tables it writes, which have bounds of their own.
 
 use lfs::BlockDevice;

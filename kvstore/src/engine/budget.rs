@@ -95,10 +95,14 @@ impl Budget {
             sum.saturating_add(has.max(self.floor(other)))
         });
         let left = self.max.saturating_sub(taken);
-        left.min(self.most(share)).max(self.floor(share))
+        match share {
+            // Its floor is what others are not given; who has more than it may nonetheless has it from there.
+            Share::Cache => left,
+            _ => left.min(self.most(share)).max(self.floor(share)),
+        }
     }
 
-    /// What `share` always gets.
+    /// What `share` always gets, as long as all keep to their limits.
     pub fn floor(&self, share: Share) -> usize {
         match share {
             Share::Memtables => MEMTABLES_FLOOR.min(self.most(share)),
@@ -144,6 +148,7 @@ mod tests {
                 let has = used.of(share);
                 let limit = budget.limit(share, &used);
                 assert!(limit >= budget.floor(share), "its floor is its own");
+                assert!(limit <= budget.most(share));
                 if share == Share::Cache {
                     set(&mut used, share, random.index(limit + 1));
                 } else if random.one_in(2) {
@@ -191,7 +196,8 @@ mod tests {
         };
         let budget = Budget::new(8 << 20);
         assert_eq!(budget.limit(Share::Transactions, &used), 2 << 20);
-        assert_eq!(budget.limit(Share::Cache, &used), 1 << 20);
+        assert_eq!(budget.limit(Share::Cache, &used), 0);
+        assert_eq!(budget.limit(Share::Memtables, &used), MEMTABLES_FLOOR);
     }
 
     #[test]

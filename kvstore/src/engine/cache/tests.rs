@@ -559,6 +559,7 @@ fn hit_ratios_are_as_expected() {
         ("loop", &looped),
         ("moving", &moving),
     ];
+    std::println!("| hits in thousandths | S3-FIFO | LRU | LFU |");
     for (name, trace) in traces {
         let of = |kind| hits(kind, ROOM, trace);
         let [s3fifo, lru, lfu] = [PolicyKind::S3Fifo, PolicyKind::Lru, PolicyKind::Lfu].map(of);
