@@ -7,7 +7,7 @@ IMAGE_TOOLCHAIN ?= nightly-2025-12-12
 TEST_RUNNER = $(if $(shell $(CARGO) nextest --version 2>/dev/null),nextest run --no-fail-fast,test --no-fail-fast)
 ARCHES := riscv64 aarch64
 
-.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-files bench-docs bench-peer fuzz
+.PHONY: test test-host test-cli test-machines test-clients check audit bench bench-cache bench-files bench-docs bench-peer fuzz
 .PHONY: bench-engine bench-engine-docs bench-engine-smoke
 
 ## test: everything CI needs: unit, model and crash tests on the host, end to end on both machines
@@ -57,11 +57,11 @@ audit:
 	scripts/setup-test --deny
 	$(CARGO) deny check advisories
 
-## bench: the figures that matter, as tables and in target/bench.jsonl: the service, then bench-files
+## bench: the figures that matter, as tables and in target/bench.jsonl: the service, then bench-files, bench-cache
 bench: hosted-and-images
 	scripts/setup-test
 	$(CARGO) run --quiet --release -p tests --bin bench
-	$(MAKE) --no-print-directory bench-files
+	$(MAKE) --no-print-directory bench-files bench-cache
 
 # Size of the disk that the cleaner is measured on.
 CLEANER_MIB ?= 128
@@ -73,6 +73,10 @@ BENCH_FILES = MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=429496729
 bench-files: cli
 	scripts/setup-test --ext4
 	$(BENCH_FILES)
+
+## bench-cache: what each policy of the cache finds, in thousandths, on four traces
+bench-cache:
+	$(CARGO) test --quiet -p kvstore --lib -- hit_ratios --nocapture
 
 ## bench-docs: bench-files, and its tables and picture in docs/bench
 bench-docs: cli

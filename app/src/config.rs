@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use kvstore::TransactionLimits;
+use kvstore::{CachePolicy, MEMORY_BYTES_MIN, TransactionLimits};
 
 use crate::glob;
 use crate::number;
@@ -30,6 +30,19 @@ impl AppendFsync {
         ("always", Self::Always),
         ("no", Self::No),
     ];
+}
+
+/// Names of what decides what leaves the cache.
+const CACHE_POLICIES: [(&str, CachePolicy); 3] = [
+    ("s3-fifo", CachePolicy::S3Fifo),
+    ("lru", CachePolicy::Lru),
+    ("lfu", CachePolicy::Lfu),
+];
+
+/// The name of one of them.
+pub(crate) fn name_of(policy: CachePolicy) -> &'static str {
+    let named = CACHE_POLICIES.iter().find(|(_, named)| *named == policy);
+    named.map_or("", |(name, _)| name)
 }
 
 /// A number among the parameters.
@@ -107,6 +120,7 @@ enum Kind {
         default: u64,
     },
     AppendFsync,
+    CachePolicy,
     Password,
     Bind,
     /// What this server always does. Setting it to the same is accepted, anything else refused.
@@ -168,7 +182,7 @@ const BUFFER_MAX: u64 = 1 << 30;
 const YEARS: u64 = 100_000_000;
 
 /// All parameters, in the order of their names.
-const PARAMETERS: [Parameter; 32] = [
+const PARAMETERS: [Parameter; 33] = [
     // When replies to writes leave. `always` (default), `everysec`, `no`.
     Parameter {
         name: "appendfsync",
@@ -182,6 +196,12 @@ const PARAMETERS: [Parameter; 32] = [
         name: "bind",
         kind: Kind::Bind,
         immutable: true,
+    },
+    // What decides what of that which was read stays in memory.
+    Parameter {
+        name: "cache-policy",
+        kind: Kind::CachePolicy,
+        immutable: false,
     },
     // Output of one client that is not yet sent, replies being built included; beyond it the connection is
     // closed. 0: no limit but `maxmemory-clients`. Only class `normal` exists; soft limits must be 0.
@@ -218,8 +238,14 @@ const PARAMETERS: [Parameter; 32] = [
     immutable(always("databases", "16")),
     // Connections at the same time.
     number("maxclients", Limit::MaxClients, 512, 1, 1_000_000),
-    // Memory of the data; 0 means what the machine's size suggests (half of it).
-    memory("maxmemory", Limit::MaxMemory, 0, 0, u64::MAX),
+    // Memory of data and clients; 0 means what the machine's size suggests (half of it).
+    memory(
+        "maxmemory",
+        Limit::MaxMemory,
+        0,
+        MEMORY_BYTES_MIN as u64,
+        u64::MAX,
+    ),
     // Input and output buffers of all clients together; 0: no limit.
     memory(
         "maxmemory-clients",
@@ -339,6 +365,7 @@ const PARAMETERS: [Parameter; 32] = [
 pub struct Config {
     limits: [u64; LIMIT_COUNT],
     appendfsync: AppendFsync,
+    cache_policy: CachePolicy,
     requirepass: Vec<u8>,
     bind: String,
     /// What `maxmemory 0` stands for.
@@ -352,6 +379,7 @@ impl Default for Config {
         let mut config = Self {
             limits: [0; LIMIT_COUNT],
             appendfsync: AppendFsync::Always,
+            cache_policy: CachePolicy::default(),
             requirepass: Vec::new(),
             bind: "127.0.0.1".to_owned(),
             machine_maxmemory: usize::MAX,
@@ -378,6 +406,7 @@ pub(crate) struct StoreSettings {
     pub(crate) transactions: TransactionLimits,
     pub(crate) history_ms: i64,
     pub(crate) large_value_bytes: usize,
+    pub(crate) cache_policy: CachePolicy,
 }
 
 /// Why a parameter was not set; the text is an error reply.
@@ -393,14 +422,15 @@ impl core::fmt::Display for ConfigError {
 impl core::error::Error for ConfigError {}
 
 impl Config {
-    /// The defaults for a machine with so many bytes of memory: half of it for data, an eighth for
+    /// The defaults for a machine with so many bytes of memory: half of it for data and clients, an eighth at most of it for
     /// clients' buffers.
     pub fn for_machine(memory_bytes: usize) -> Self {
+        let machine_maxmemory = (memory_bytes / 2).max(MEMORY_BYTES_MIN);
         let mut config = Self {
-            machine_maxmemory: memory_bytes / 2,
+            machine_maxmemory,
             ..Self::default()
         };
-        config.set_limit(Limit::MaxMemory, (memory_bytes / 2) as u64);
+        config.set_limit(Limit::MaxMemory, machine_maxmemory as u64);
         let buffers = config
             .limit(Limit::MaxMemoryClients)
             .min((memory_bytes / 8) as u64);
@@ -441,6 +471,7 @@ impl Config {
             },
             history_ms: ms(self.limit(Limit::HistorySecs)),
             large_value_bytes: self.limit_usize(Limit::LargeValueBytes),
+            cache_policy: self.cache_policy,
         }
     }
 
@@ -540,6 +571,7 @@ impl Config {
                 .iter()
                 .find(|(_, value)| *value == self.appendfsync)
                 .map_or(Vec::new(), |(name, _)| name.as_bytes().to_vec()),
+            Kind::CachePolicy => name_of(self.cache_policy).as_bytes().to_vec(),
             Kind::Password => self.requirepass.clone(),
             Kind::Bind => self.bind.clone().into_bytes(),
             Kind::Always(value) => value.as_bytes().to_vec(),
@@ -566,8 +598,14 @@ impl Config {
                     Limit::BulkBytes => max.min(self.store_value_bytes_max),
                     _ => max,
                 };
-                if !(min..=max).contains(&bytes) {
-                    return Err(between(min, max));
+                match limit {
+                    // What suits the machine.
+                    Limit::MaxMemory if bytes == 0 => {}
+                    Limit::MaxMemory if bytes < min => {
+                        return Err(format!("argument must be 0 or at least {min}"));
+                    }
+                    _ if !(min..=max).contains(&bytes) => return Err(between(min, max)),
+                    _ => {}
                 }
                 self.set_limit(limit, bytes);
             }
@@ -583,6 +621,13 @@ impl Config {
                     .find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()))
                     .map(|(_, value)| *value)
                     .ok_or("argument(s) must be one of the following: everysec, always, no")?;
+            }
+            Kind::CachePolicy => {
+                self.cache_policy = CACHE_POLICIES
+                    .iter()
+                    .find(|(name, _)| value.eq_ignore_ascii_case(name.as_bytes()))
+                    .map(|(_, policy)| *policy)
+                    .ok_or("argument(s) must be one of the following: s3-fifo, lru, lfu")?;
             }
             Kind::Password => self.requirepass = value.to_vec(),
             Kind::Bind => self.bind = String::from_utf8_lossy(value).into_owned(),
@@ -725,6 +770,15 @@ mod tests {
             "ERR CONFIG SET failed (possibly related to argument 'maxmemory') - argument must be a memory value"
         );
         assert_eq!(config.limit(Limit::IdleSecs), 5);
+        let error = set(&mut config, &["maxmemory", "1mb"]).unwrap_err();
+        assert!(
+            error.ends_with("argument must be 0 or at least 2097152"),
+            "{error}"
+        );
+        let error = set(&mut config, &["cache-policy", "mru"]).unwrap_err();
+        assert!(error.ends_with("s3-fifo, lru, lfu"), "{error}");
+        set(&mut config, &["cache-policy", "LFU", "maxmemory", "0"]).unwrap();
+        assert_eq!(config.store_settings().cache_policy, CachePolicy::Lfu);
         let error = set(&mut config, &["timeout", "6", "timeout", "7"]).unwrap_err();
         assert!(error.ends_with("duplicate parameter"), "{error}");
         let error = set(&mut config, &["nope", "6"]).unwrap_err();

@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 use lfs::MemberState;
 
 use crate::command::is;
-use crate::config::Limit;
+use crate::config::{Limit, name_of};
 use crate::env::{Engine, Env};
 use crate::{REDIS_VERSION, VERSION};
 
@@ -78,16 +78,29 @@ fn clients(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result {
     )
 }
 
-fn memory(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+fn memory(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
     let store = engine.store_stats();
-    let buffers = env.clients.buffer_bytes();
+    let (used, cache) = (store.memory, store.cache);
     write!(
         out,
-        "used_memory:{}\r\nused_memory_dataset:{}\r\nmem_clients_normal:{buffers}\r\nmaxmemory:{}\r\n\
-         maxmemory_policy:noeviction\r\n",
-        store.memory_bytes.saturating_add(buffers),
+        "used_memory:{}\r\nused_memory_dataset:{}\r\nused_memory_memtables:{}\r\nused_memory_cache:{}\r\n\
+         used_memory_transactions:{}\r\nmem_clients_normal:{}\r\nmaxmemory:{}\r\n\
+         maxmemory_policy:noeviction\r\nmem_pool_chunks_used:{}\r\nmem_pool_chunks_free:{}\r\n\
+         cache_policy:{}\r\ncache_entries:{}\r\ncache_hits:{}\r\ncache_misses:{}\r\ncache_evicted:{}\r\n",
         store.memory_bytes,
+        used.memtables + used.cache,
+        used.memtables,
+        used.cache,
+        used.transactions,
+        used.connections,
         store.memory_bytes_max,
+        store.pool_chunks_in_use,
+        store.pool_chunks_free,
+        name_of(store.cache_policy),
+        cache.entries,
+        cache.rows.hits + cache.chunks.hits + cache.values.hits,
+        cache.rows.misses + cache.chunks.misses + cache.values.misses,
+        cache.evicted,
     )
 }
 

@@ -71,6 +71,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         let max = self.env.config().limit_usize(Limit::MaxClients);
         if let Some(registration) = self.env.clients.register(peer, now_us, max) {
             session::serve(self, &registration, reader, writer).await;
+            drop(registration);
+            let buffers = self.env.clients.buffer_bytes();
+            self.store.set_connection_bytes(buffers);
         } else {
             // Small enough for any socket's buffer; one that is not even that is not waited for.
             let text = b"-ERR max number of clients reached\r\n";
@@ -257,6 +260,7 @@ impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
         self.store.set_transaction_limits(settings.transactions);
         self.store.set_history_retention(settings.history_ms);
         self.store.set_large_value_bytes(settings.large_value_bytes);
+        self.store.set_cache_policy(settings.cache_policy);
     }
 
     fn now_us(&self) -> u64 {

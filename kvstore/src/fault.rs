@@ -5,7 +5,9 @@
 //! ([`Store::load`]) into its [`Loaded`], and runs it again from the start. What is in a `Loaded` stays there until the
 //! transaction is through, whatever memory is needed for meanwhile, so that each attempt gets further.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use lfs::{BlockDevice, FileError, ObjectId, ObjectReadError};
 
@@ -123,7 +125,28 @@ pub struct Loaded {
     waiting: Option<LockOwner>,
     /// What the first attempt drew, so that the next looks for the same.
     random: Option<u64>,
+    /// What the store knows of what it keeps.
+    counted: Option<Counted>,
     used: bool,
+}
+
+/// A part of a sum, until this is dropped.
+struct Counted {
+    sum: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Counted {
+    fn set(&mut self, bytes: usize) {
+        self.sum.set(self.sum.get() - self.bytes + bytes);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl Loaded {
@@ -137,6 +160,15 @@ impl Loaded {
         if self.used {
             *self = Self::default();
         }
+    }
+
+    fn count(&mut self, sum: &Rc<Cell<usize>>) {
+        let bytes = self.memory_bytes();
+        let counted = self.counted.get_or_insert_with(|| Counted {
+            sum: Rc::clone(sum),
+            bytes: 0,
+        });
+        counted.set(bytes);
     }
 
     /// As whom it waits for locks.
@@ -202,7 +234,10 @@ impl<D: BlockDevice> Store<D> {
                 Ok(()) => {}
             }
         }
-        self.load_chunks(chunks, &mut loaded.chunks).await
+        let done = self.load_chunks(chunks, &mut loaded.chunks).await;
+        loaded.count(&self.engine.loaded_bytes);
+        self.share_memory();
+        done
     }
 
     /// Runs `body` in a transaction until nothing is missing, and commits it; what `body` returned, and what that

@@ -31,6 +31,7 @@ pub mod expiry;
 mod fault;
 mod files;
 mod maintenance;
+mod memory;
 mod misses;
 mod record;
 mod recovery;
@@ -51,6 +52,8 @@ mod write_set;
 
 pub use backup::{BackupReadError, BackupSource, RestoreError};
 pub use damage::Damage;
+pub use engine::budget::{MEMORY_BYTES_MIN, MemoryUse};
+pub use engine::cache::{Asked, CacheStats, PolicyKind as CachePolicy};
 pub use engine::types::OutOfMemory;
 pub use error::{CommitError, DurabilityLost, OpenError};
 pub use fault::{

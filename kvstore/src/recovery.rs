@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use lfs::{BlockDevice, Recovery};
 
 use crate::engine::apply::{check, slots_end};
+use crate::engine::budget::{Budget, Share};
 use crate::engine::manifest::{Manifest, Place};
-use crate::engine::pool::CHUNK_BYTES;
-use crate::engine::state::Engine;
+use crate::engine::state::{Engine, memtable_bytes_of};
 use crate::store::Options;
 use crate::{OpenError, Timestamp};
 
@@ -26,16 +26,10 @@ pub(crate) async fn replay<D: BlockDevice>(
     let manifest = read_manifest(recovery).await?;
     let horizon = Timestamp(recovery.horizon().0);
     let oldest = Timestamp(recovery.oldest_state().0);
-    let engine = Engine::new(
-        manifest,
-        horizon,
-        options.hash_seed,
-        options.open_memory_bytes_max,
-        usize::MAX,
-    );
     let limit = options.open_memory_bytes_max;
-    // While there was no room for a flush, memtables may have grown far beyond what is theirs.
-    engine.pool.set_limit(limit / CHUNK_BYTES);
+    let engine = Engine::new(manifest, horizon, options.hash_seed);
+    let memtable_bytes = memtable_bytes_of(Budget::new(limit).most(Share::Memtables));
+    engine.memtable_bytes.set(memtable_bytes);
     let mut last = horizon;
     let (mut bytes, mut snapshots) = (0, 0);
     keep_snapshots(&engine, recovery, &mut snapshots);
@@ -46,7 +40,8 @@ pub(crate) async fn replay<D: BlockDevice>(
         last = Timestamp(number.0);
         bytes += payload.len();
         check(payload).map_err(|_| OpenError::DamagedCommit(last))?;
-        if engine.reserve(payload).is_err() {
+        // While there was no room for a flush, memtables may have grown far beyond what is theirs.
+        if engine.reserve(payload, limit).is_err() {
             return Err(OpenError::OutOfMemory { limit });
         }
         engine.apply(last, payload);

@@ -11,6 +11,8 @@ use lfs::{
 };
 
 use crate::engine::apply::databases;
+use crate::engine::budget::{Budget, MemoryUse};
+use crate::engine::cache::{CacheStats, PolicyKind as CachePolicy};
 use crate::engine::memtable::Memtable;
 use crate::engine::state::Engine;
 use crate::fault::{Fault, Loaded, TransactError};
@@ -26,13 +28,10 @@ use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Time
 /// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
 pub const LARGE_VALUE_BYTES: usize = 512;
 
-/// A memtable takes at most this part of the room for tables.
-const MEMTABLE_PART: u64 = 16;
-
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Memory limit in bytes for memtables and cache (`maxmemory`); can be changed later.
+    /// Memory limit in bytes (`maxmemory`): see [`Store::set_memory_bytes_max`]; can be changed later.
     pub memory_bytes_max: usize,
     /// Opening is refused when what is in the log needs more than this.
     pub open_memory_bytes_max: usize,
@@ -76,7 +75,12 @@ pub struct Store<D: BlockDevice> {
     pub(crate) compaction: maintenance::Compaction,
     /// The newest time that the store was told, in Unix milliseconds.
     pub(crate) now_ms: Cell<i64>,
-    memory_bytes_max: Cell<usize>,
+    /// What memory there is.
+    pub(crate) budget: Cell<Budget>,
+    /// What of it the layer above has for its clients.
+    pub(crate) connection_bytes: Cell<usize>,
+    /// What all but the cache had when it was last shared out.
+    pub(crate) shared_bytes: Cell<usize>,
     /// Values from this size on go to the value file.
     pub(crate) large_value_bytes: Cell<usize>,
     /// Memory for the payload of the commit at hand.
@@ -166,7 +170,9 @@ impl<D: BlockDevice> Store<D> {
             changed: Notify::default(),
             compaction: maintenance::Compaction::default(),
             now_ms: Cell::new(i64::MIN),
-            memory_bytes_max: Cell::new(options.memory_bytes_max),
+            budget: Cell::new(Budget::new(options.memory_bytes_max)),
+            connection_bytes: Cell::new(0),
+            shared_bytes: Cell::new(0),
             large_value_bytes: Cell::new(LARGE_VALUE_BYTES),
             payload: RefCell::default(),
             damage: RefCell::default(),
@@ -182,19 +188,6 @@ impl<D: BlockDevice> Store<D> {
         Limits {
             commit_bytes_max: self.filesystem.commit_bytes_max(),
         }
-    }
-
-    /// Sets the memory limit in bytes (`maxmemory`), which memtables and cache share.
-    pub fn set_memory_bytes_max(&self, bytes: usize) {
-        self.memory_bytes_max.set(bytes);
-        let usage = self.filesystem.usage();
-        // What is in the log, and what the disk has room for beside.
-        let each = usage
-            .replay_bytes_max
-            .min(usage.object_bytes_max / MEMTABLE_PART);
-        let each = usize::try_from(each).unwrap_or(usize::MAX);
-        self.engine.set_memory_bytes_max(bytes, each);
-        self.changed.notify();
     }
 
     /// Sets for how long what was overwritten or deleted is kept, in milliseconds; 0: not at all. What is gone does not come back.
@@ -344,17 +337,21 @@ impl<D: BlockDevice> Store<D> {
         for ((db, keys), expiring) in databases().zip(&mut keys).zip(&mut keys_with_expiry) {
             (*keys, *expiring) = (counts.keys(db), counts.expiring(db));
         }
+        let memory = self.memory();
         let tree = engine.tree.borrow();
         let tables = || tree.runs().iter().flat_map(|run| &run.tables);
-        let cached = engine.cache.borrow().stats();
+        let cache = engine.cache.borrow();
         Stats {
             keys,
             keys_with_expiry,
             keys_estimated: engine.recounts.borrow().uncertain().count_ones(),
-            memory_bytes: tree.memtable_bytes() + cached.bytes,
-            memory_bytes_max: self.memory_bytes_max.get(),
-            memtable_bytes: tree.memtable_bytes(),
-            cache_bytes: cached.bytes,
+            memory_bytes: memory.total(),
+            memory_bytes_max: self.budget.get().max(),
+            memory,
+            pool_chunks_in_use: engine.pool.in_use(),
+            pool_chunks_free: engine.pool.kept(),
+            cache: cache.stats(),
+            cache_policy: cache.policy(),
             disk_bytes: self.disk_bytes(),
             disk_bytes_max: self.disk_bytes_max(),
             commits: counters.commits,
@@ -382,18 +379,23 @@ impl<D: BlockDevice> Store<D> {
     /// Takes the memory that a commit needs in memtables. Without any, what is in them is to be flushed first.
     pub(crate) fn reserve(&self, payload: &[u8]) -> Result<(), CommitError> {
         let engine = &self.engine;
-        if engine.reserve(payload).is_ok() {
+        let before = engine.pool.memory_bytes();
+        let reserved = engine.reserve(payload, engine.memtables_bytes_max.get());
+        if engine.pool.memory_bytes() != before {
+            self.share_memory();
+        }
+        if reserved.is_ok() {
             return Ok(());
         }
-        if !engine.tree.borrow().active().is_empty() {
+        let is_freed = || {
+            let retired = self.retired.borrow();
+            let is_frozen = engine.tree.borrow().frozen_count() > 0;
+            is_frozen || !retired.is_empty() || self.dismantling.get()
+        };
+        if !is_freed() && !engine.tree.borrow().active().is_empty() {
             engine.freeze(self.committed());
         }
-        let is_none_freed = || {
-            let retired = self.retired.borrow();
-            let is_freed = !retired.is_empty() || self.dismantling.get();
-            engine.tree.borrow().frozen_count() == 0 && !is_freed
-        };
-        if self.stuck.get() || self.is_ending() || is_none_freed() {
+        if self.stuck.get() || self.is_ending() || !is_freed() {
             return Err(CommitError::OutOfMemory);
         }
         self.memory_wanted.set(true);
@@ -480,14 +482,20 @@ pub struct Stats {
     pub keys_with_expiry: [u64; DATABASE_COUNT],
     /// Databases whose number of keys is not known for now: what is said above is without what range deletes took away.
     pub keys_estimated: u32,
-    /// Memory of memtables and cache.
+    /// Memory of all that shares the limit.
     pub memory_bytes: usize,
-    /// Its limit.
+    /// The limit.
     pub memory_bytes_max: usize,
-    /// Of it, the newest commits.
-    pub memtable_bytes: usize,
-    /// Of it, what was read.
-    pub cache_bytes: usize,
+    /// Who uses how much of it.
+    pub memory: MemoryUse,
+    /// Chunks of 64 KiB that memtables have, ...
+    pub pool_chunks_in_use: usize,
+    /// ... and such as are held on to for the next ones.
+    pub pool_chunks_free: usize,
+    /// What became of what was read.
+    pub cache: CacheStats,
+    /// Who decides what of it goes.
+    pub cache_policy: CachePolicy,
     /// Bytes that live data takes on the disk, once.
     pub disk_bytes: u64,
     /// What that may come to, of keys and files together. What has to stay free for runs (DESIGN.md, "Space") may refuse growth before.

@@ -41,11 +41,22 @@ impl WatchFlag {
 }
 
 /// Keys (engine keys) that are watched.
-#[derive(Default)]
 pub struct Watches {
     keys: BTreeMap<Key, Vec<WatchFlag>>,
     registrations: usize,
     bytes: usize,
+    bytes_max: usize,
+}
+
+impl Default for Watches {
+    fn default() -> Self {
+        Self {
+            keys: BTreeMap::new(),
+            registrations: 0,
+            bytes: 0,
+            bytes_max: BYTES_MAX,
+        }
+    }
 }
 
 impl Watches {
@@ -61,7 +72,7 @@ impl Watches {
         if flag.is_set() || known.contains(key) {
             return Ok(());
         }
-        if self.registrations >= REGISTRATIONS_MAX || self.bytes + bytes > BYTES_MAX {
+        if self.registrations >= REGISTRATIONS_MAX || self.bytes + bytes > self.bytes_max {
             return Err(OutOfMemory);
         }
         let shared = self.keys.get_key_value(key).map(|(key, _)| Key::clone(key));
@@ -124,6 +135,11 @@ impl Watches {
     /// Whether nothing is watched.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Sets what registrations may take, 4 MiB at most.
+    pub fn set_bytes_max(&mut self, bytes: usize) {
+        self.bytes_max = bytes.min(BYTES_MAX);
     }
 
     /// Memory that registrations take.

@@ -371,7 +371,7 @@ fn play(seed: u64, levels: &[Level], transactions: usize, misses: bool) -> (Coun
             .await
             .unwrap();
         let options = Options {
-            memory_bytes_max: 1 << 20,
+            memory_bytes_max: 2 << 20,
             open_memory_bytes_max: 16 << 20,
             hash_seed: 1,
         };

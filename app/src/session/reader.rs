@@ -192,8 +192,12 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
             .server
             .env
             .config()
-            .limit_or_none(Limit::MaxMemoryClients);
-        self.registration.charge(bytes, limit)
+            .limit_or_none(Limit::MaxMemoryClients)
+            .min(self.server.store.connection_bytes_max());
+        let is_within = self.registration.charge(bytes, limit);
+        let buffers = self.server.env.clients.buffer_bytes();
+        self.server.store.set_connection_bytes(buffers);
+        is_within
     }
 
     /// What a request may be, now.

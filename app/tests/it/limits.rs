@@ -320,6 +320,64 @@ fn data_larger_than_the_memory_limit_is_served() {
 }
 
 #[test]
+fn memory_is_told_by_owner_and_clients_have_their_part_of_it() {
+    let mut world = World::new(support::seed(16), &[("maxmemory", "4mb")]);
+    let (mut large, mut client) = (world.connect(), world.connect());
+    world.run(async move {
+        for number in 0..2000 {
+            let reply = client
+                .call(&["SET", &format!("key:{number}"), &"v".repeat(300)])
+                .await;
+            assert_eq!(reply, Value::ok());
+        }
+        client.call(&["BEGIN"]).await;
+        client.call(&["SET", "k", &"v".repeat(100_000)]).await;
+        assert!(info(&mut client, "used_memory_transactions").await >= 100_000);
+        client.call(&["ROLLBACK"]).await;
+        assert_eq!(info(&mut client, "used_memory_transactions").await, 0);
+        assert!(info(&mut client, "used_memory_memtables").await > 64 << 10);
+        assert!(info(&mut client, "mem_pool_chunks_used").await > 0);
+        // `maxmemory-clients` would allow it.
+        large.send(b"*1001\r\n$4\r\nMSET\r\n").await;
+        let argument = format!("$10000\r\n{}\r\n", "x".repeat(10_000));
+        while !large.has_reply() && large.send(argument.as_bytes()).await {
+            let used = info(&mut client, "used_memory").await;
+            assert!(used <= 4 << 20, "{used}");
+        }
+        let reply = large.receive().await;
+        assert!(reply.is_error("ERR not enough memory"), "{reply}");
+        drop(large);
+        client.call(&["PING"]).await;
+        assert_eq!(
+            client.call(&["GET", "key:7"]).await,
+            Value::bulk("v".repeat(300))
+        );
+        for (value, error) in [("1mb", "ERR CONFIG SET failed"), ("2mb", ""), ("0", "")] {
+            let reply = client.call(&["CONFIG", "SET", "maxmemory", value]).await;
+            assert!(
+                if error.is_empty() {
+                    reply == Value::ok()
+                } else {
+                    reply.is_error(error)
+                },
+                "{value}: {reply}"
+            );
+        }
+        for policy in ["lru", "lfu", "s3-fifo"] {
+            let reply = client
+                .call(&["CONFIG", "SET", "cache-policy", policy])
+                .await;
+            assert_eq!(reply, Value::ok());
+            let text = client.call(&["INFO", "memory"]).await.text();
+            assert!(
+                text.contains(&format!("cache_policy:{policy}\r\n")),
+                "{text}"
+            );
+        }
+    });
+}
+
+#[test]
 fn keys_are_bounded() {
     let mut world = World::new(support::seed(13), &[]);
     let mut client = world.connect();

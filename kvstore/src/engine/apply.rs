@@ -6,6 +6,7 @@
 use super::cache::CacheKey;
 use super::manifest::Count;
 use super::payload::{Entry, SYSTEM_DATABASE};
+use super::pool::CHUNK_BYTES;
 use super::state::Engine;
 use super::tree::InMemtables;
 use super::types::{Content, Malformed, NEVER, OutOfMemory, VersionRef};
@@ -26,11 +27,11 @@ pub(crate) fn check(mut payload: &[u8]) -> Result<(), Malformed> {
 }
 
 impl Engine {
-    /// Takes room for a commit.
+    /// Takes room for a commit, where memtables may take `bytes_max`, all together.
     ///
     /// # Errors
     /// There is none now.
-    pub(crate) fn reserve(&self, payload: &[u8]) -> Result<(), OutOfMemory> {
+    pub(crate) fn reserve(&self, payload: &[u8], bytes_max: usize) -> Result<(), OutOfMemory> {
         let versions = entries(payload).filter_map(|entry| match entry {
             Entry::Version { key, content, .. } => Some((key, content.bytes().len())),
             Entry::RangeDelete { .. } => None,
@@ -39,10 +40,19 @@ impl Engine {
             Entry::RangeDelete { start, end } => Some((start, end)),
             Entry::Version { .. } => None,
         });
-        self.tree
-            .borrow_mut()
-            .active_mut()
-            .reserve(versions, ranges)
+        let pool = &self.pool;
+        let of_chunks = bytes_max.saturating_sub(pool.beside_bytes());
+        pool.set_limit(of_chunks / CHUNK_BYTES);
+        let mut tree = self.tree.borrow_mut();
+        let active = tree.active_mut();
+        let before = pool.used_bytes();
+        let reserved = active.reserve(versions, ranges);
+        let now = pool.used_bytes();
+        if reserved.is_ok() && (now <= bytes_max || now == before) {
+            return Ok(());
+        }
+        active.give_back_reserved();
+        Err(OutOfMemory)
     }
 
     /// Puts a commit in, for which there is room. Whether it takes the place of something.
@@ -184,9 +194,9 @@ mod tests {
             entry.encode(&mut payload).unwrap();
         }
         check(&payload).unwrap();
-        let engine = Engine::new(Manifest::default(), Timestamp(0), 1, 1 << 20, usize::MAX);
+        let engine = Engine::new(Manifest::default(), Timestamp(0), 1);
         engine.keeps_history.set(true);
-        engine.reserve(&payload).unwrap();
+        engine.reserve(&payload, 1 << 20).unwrap();
         engine.apply(Timestamp(1), &payload);
         let tree = engine.tree.borrow();
         let mut cursor = tree.active().cursor();

@@ -1,12 +1,12 @@
 //! One budget for memory, shared by owners (`ENGINE.md`, section 7).
 //!
-//! Each owner has a floor, that it always gets, and most of them a share that is the most they may take. The cache has what others do not use, and gives it back at once:
-//! whoever grows takes from it. Amounts move in steps of 64 KiB, so that the cache is not asked for each byte.
+//! Each owner has a floor, that it always gets, and a share that is the most it may take. The cache has what others do not use, and gives it back at once:
+//! whoever grows takes from it. Nothing is counted here: limits follow from what owners use just now.
 //!
-//! The sum of what owners may take never exceeds the budget: whoever was refused waits for a flush, or answers that there is no memory.
+//! As long as each keeps to its limit when it grows, all together stay within the budget: whoever was refused waits for a flush, or answers that there is no memory.
 
-/// Amounts that are moved between owners.
-pub const STEP_BYTES: usize = 64 << 10;
+/// The smallest budget: with less, memtables would not be worth a flush, and floors would exceed it.
+pub const MEMORY_BYTES_MIN: usize = 2 << 20;
 
 /// Memory of the memtables below which no flush is worth it.
 const MEMTABLES_FLOOR: usize = 3 << 19;
@@ -14,43 +14,68 @@ const MEMTABLES_FLOOR: usize = 3 << 19;
 /// Who has memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// Active and frozen ones: pool chunks.
+    /// Active and frozen ones, and those that are being given back.
     Memtables,
-    /// Rows, chunks, values, heads. Never asks; it has what is left.
+    /// Rows, chunks, values. Never asks; it has what is left.
     Cache,
-    /// Open ones, digests, what was loaded, locks, watches.
+    /// Open ones, digests, what is loaded for those under way, locks, watches.
     Transactions,
-    /// The file system: nodes, groups.
-    FileSystem,
-    /// Manifest, bounds of runs, timeline, cursors, expiries: what they are.
-    Tables,
+    /// What the layer above has for its clients.
+    Connections,
 }
 
-const SHARES: usize = 5;
+impl Share {
+    const ALL: [Self; 4] = [
+        Self::Memtables,
+        Self::Cache,
+        Self::Transactions,
+        Self::Connections,
+    ];
+}
 
-/// There is no memory for it now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NoMemory;
+/// Who uses how much, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct MemoryUse {
+    /// The newest commits.
+    pub memtables: usize,
+    /// What was read.
+    pub cache: usize,
+    /// Transactions that are open or under way, and locks and watches.
+    pub transactions: usize,
+    /// What the layer above has for its clients.
+    pub connections: usize,
+}
 
-/// Who has how much of it.
-#[derive(Debug)]
+impl MemoryUse {
+    /// What all use.
+    pub fn total(&self) -> usize {
+        let of = |share: &Share| self.of(*share);
+        Share::ALL.iter().map(of).fold(0, usize::saturating_add)
+    }
+
+    fn of(&self, share: Share) -> usize {
+        match share {
+            Share::Memtables => self.memtables,
+            Share::Cache => self.cache,
+            Share::Transactions => self.transactions,
+            Share::Connections => self.connections,
+        }
+    }
+}
+
+/// What there is for all of them.
+#[derive(Debug, Clone, Copy)]
 pub struct Budget {
     max: usize,
-    used: [usize; SHARES],
 }
 
 impl Budget {
-    /// A budget of `max` bytes.
+    /// A budget of `max` bytes; of [`MEMORY_BYTES_MIN`] if that is more.
     pub fn new(max: usize) -> Self {
         Self {
-            max,
-            used: [0; SHARES],
+            max: max.max(MEMORY_BYTES_MIN),
         }
-    }
-
-    /// It has `max` bytes from now on. Who has more than that leaves keeps it until it gives it back.
-    pub fn set_max(&mut self, max: usize) {
-        self.max = max;
     }
 
     /// All of it.
@@ -58,87 +83,42 @@ impl Budget {
         self.max
     }
 
-    /// `share` takes `bytes`; the cache has to shrink to its [`limit`](Self::limit) then.
-    ///
-    /// # Errors
-    /// When it would be more than it may have; nothing was taken.
-    pub fn take(&mut self, share: Share, bytes: usize) -> Result<(), NoMemory> {
-        let used = self.used(share).checked_add(bytes).ok_or(NoMemory)?;
-        if used > self.limit(share) {
-            return Err(NoMemory);
-        }
-        *self.of(share) = used;
-        Ok(())
-    }
-
-    /// `share` gives `bytes` back.
-    pub fn give(&mut self, share: Share, bytes: usize) {
-        let used = self.of(share);
-        debug_assert!(*used >= bytes, "more than was taken");
-        *used = used.saturating_sub(bytes);
-    }
-
-    /// `share` uses just `bytes`, whatever it may: for what is as large as it is, and for the cache.
-    pub fn set_used(&mut self, share: Share, bytes: usize) {
-        *self.of(share) = bytes;
-    }
-
-    /// What `share` uses.
-    pub fn used(&self, share: Share) -> usize {
-        self.used.get(share as usize).copied().unwrap_or(0)
-    }
-
-    /// What all use.
-    pub fn used_by_all(&self) -> usize {
-        self.used.iter().sum()
-    }
-
-    /// What `share` may use now, all in all.
-    pub fn limit(&self, share: Share) -> usize {
-        let others = [
-            Share::Memtables,
-            Share::Cache,
-            Share::Transactions,
-            Share::FileSystem,
-            Share::Tables,
-        ];
-        let others = others.into_iter().filter(|other| *other != share);
+    /// What `share` may use now, all in all, when that is what is used. Who has more keeps it until it gives it back, and gets no more.
+    pub fn limit(&self, share: Share, used: &MemoryUse) -> usize {
+        let others = Share::ALL.into_iter().filter(|other| *other != share);
         let taken = others.fold(0_usize, |sum, other| {
             let has = match other {
                 // It gives back what is above its floor.
                 Share::Cache => 0,
-                _ => self.used(other).next_multiple_of(STEP_BYTES),
+                _ => used.of(other),
             };
             sum.saturating_add(has.max(self.floor(other)))
         });
         let left = self.max.saturating_sub(taken);
-        left.min(self.most(share)).max(self.floor(share))
+        match share {
+            // Its floor is what others are not given; who has more than it may nonetheless has it from there.
+            Share::Cache => left,
+            _ => left.min(self.most(share)).max(self.floor(share)),
+        }
     }
 
-    /// What `share` always gets.
-    fn floor(&self, share: Share) -> usize {
+    /// What `share` always gets, as long as all keep to their limits.
+    pub fn floor(&self, share: Share) -> usize {
         match share {
-            // Hardly any budget, and nobody can be refused all of it.
-            Share::Memtables => MEMTABLES_FLOOR.min(self.max / 4),
+            Share::Memtables => MEMTABLES_FLOOR.min(self.most(share)),
             Share::Cache => self.max / 8,
-            Share::Transactions | Share::FileSystem => self.max / 16,
-            Share::Tables => 0,
+            Share::Transactions | Share::Connections => self.max / 16,
         }
     }
 
     /// The most that `share` may take, whatever others leave.
-    fn most(&self, share: Share) -> usize {
+    pub fn most(&self, share: Share) -> usize {
         match share {
-            Share::Memtables => (self.max / 8 * 3).max(self.floor(share)),
+            Share::Memtables => self.max / 8 * 3,
             Share::Transactions => self.max / 4,
-            Share::FileSystem => self.max / 8,
-            Share::Cache | Share::Tables => self.max,
+            Share::Connections => self.max / 2,
+            Share::Cache => self.max,
         }
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "there is one for each")]
-    fn of(&mut self, share: Share) -> &mut usize {
-        &mut self.used[share as usize]
     }
 }
 
@@ -147,41 +127,42 @@ mod tests {
     use super::*;
     use crate::testing::random;
 
-    const ALL: [Share; SHARES] = [
-        Share::Memtables,
-        Share::Cache,
-        Share::Transactions,
-        Share::FileSystem,
-        Share::Tables,
-    ];
+    fn set(used: &mut MemoryUse, share: Share, bytes: usize) {
+        *match share {
+            Share::Memtables => &mut used.memtables,
+            Share::Cache => &mut used.cache,
+            Share::Transactions => &mut used.transactions,
+            Share::Connections => &mut used.connections,
+        } = bytes;
+    }
 
     /// Whatever is taken and given: all together stay within the budget, the cache keeping to its limit, and floors are there.
     #[test]
     fn nobody_takes_more_than_there_is_or_less_than_its_floor() {
         let mut random = random(17);
         for _ in 0..200 {
-            let max = (1 << 20) + random.index(64 << 20);
-            let mut budget = Budget::new(max);
+            let max = MEMORY_BYTES_MIN + random.index(64 << 20);
+            let (budget, mut used) = (Budget::new(max), MemoryUse::default());
             for _ in 0..2000 {
-                let share = ALL[random.index(SHARES)];
+                let share = Share::ALL[random.index(Share::ALL.len())];
+                let has = used.of(share);
+                let limit = budget.limit(share, &used);
+                assert!(limit >= budget.floor(share), "its floor is its own");
+                assert!(limit <= budget.most(share));
                 if share == Share::Cache {
-                    let limit = budget.limit(share);
-                    budget.set_used(share, random.index(limit + 1));
+                    set(&mut used, share, random.index(limit + 1));
                 } else if random.one_in(2) {
-                    let (bytes, before) = (random.index(max / 8), budget.used(share));
-                    if budget.take(share, bytes).is_err() {
-                        assert_eq!(budget.used(share), before);
-                        assert!(before + bytes > budget.floor(share), "its floor is its own");
+                    let wanted = has + random.index(max / 8);
+                    if wanted <= limit {
+                        set(&mut used, share, wanted);
                     }
                 } else {
-                    let used = budget.used(share);
-                    budget.give(share, random.index(used + 1));
+                    set(&mut used, share, random.index(has + 1));
                 }
-                // What the store does after each `take`.
-                let limit = budget.limit(Share::Cache);
-                let cached = budget.used(Share::Cache).min(limit);
-                budget.set_used(Share::Cache, cached);
-                assert!(budget.used_by_all() <= max, "{budget:?}");
+                // What the store does whenever somebody has grown.
+                let limit = budget.limit(Share::Cache, &used);
+                used.cache = used.cache.min(limit);
+                assert!(used.total() <= max, "{used:?}");
                 assert!(limit >= max / 8);
             }
         }
@@ -189,30 +170,41 @@ mod tests {
 
     #[test]
     fn the_cache_has_what_others_leave() {
-        const MAX: usize = 30 << 20;
-        let mut budget = Budget::new(MAX);
-        let all = budget.limit(Share::Cache);
-        assert_eq!(all, MAX - MEMTABLES_FLOOR - 2 * (MAX / 16));
-        budget.take(Share::Memtables, MEMTABLES_FLOOR).unwrap();
-        assert_eq!(budget.limit(Share::Cache), all, "it had that anyway");
-        budget.take(Share::Memtables, 1).unwrap();
-        assert_eq!(budget.limit(Share::Cache), all - STEP_BYTES);
-        budget.take(Share::Memtables, STEP_BYTES - 1).unwrap();
-        assert_eq!(budget.limit(Share::Cache), all - STEP_BYTES);
-        assert_eq!(budget.take(Share::Memtables, MAX / 8 * 3), Err(NoMemory));
-        budget.give(Share::Memtables, STEP_BYTES);
-        assert_eq!(budget.limit(Share::Cache), all);
-        assert_eq!(budget.limit(Share::Memtables), MAX / 8 * 3);
+        const MAX: usize = 32 << 20;
+        let (budget, mut used) = (Budget::new(MAX), MemoryUse::default());
+        let all = MAX - MEMTABLES_FLOOR - 2 * (MAX / 16);
+        assert_eq!(budget.limit(Share::Cache, &used), all);
+        used.memtables = MEMTABLES_FLOOR;
+        assert_eq!(budget.limit(Share::Cache, &used), all, "they had that");
+        used.memtables += 1;
+        assert_eq!(budget.limit(Share::Cache, &used), all - 1);
+        used.connections = MAX / 2;
+        used.transactions = MAX / 8;
+        used.cache = MAX / 8;
+        assert_eq!(budget.limit(Share::Memtables, &used), MAX / 4);
+        assert_eq!(
+            budget.limit(Share::Cache, &used),
+            MAX / 8 * 3 - MEMTABLES_FLOOR - 1
+        );
     }
 
     #[test]
     fn a_smaller_budget_holds_for_whoever_wants_more() {
-        let mut budget = Budget::new(32 << 20);
-        budget.take(Share::Transactions, 6 << 20).unwrap();
-        budget.set_max(8 << 20);
-        assert_eq!(budget.take(Share::Transactions, 1), Err(NoMemory));
-        assert_eq!(budget.limit(Share::Cache), 1 << 20);
-        budget.give(Share::Transactions, 5 << 20);
-        budget.take(Share::Transactions, 1 << 19).unwrap();
+        let used = MemoryUse {
+            transactions: 6 << 20,
+            ..MemoryUse::default()
+        };
+        let budget = Budget::new(8 << 20);
+        assert_eq!(budget.limit(Share::Transactions, &used), 2 << 20);
+        assert_eq!(budget.limit(Share::Cache, &used), 0);
+        assert_eq!(budget.limit(Share::Memtables, &used), MEMTABLES_FLOOR);
+    }
+
+    #[test]
+    fn floors_fit_into_the_smallest_budget() {
+        let budget = Budget::new(0);
+        assert_eq!(budget.max(), MEMORY_BYTES_MIN);
+        let floors = Share::ALL.map(|share| budget.floor(share));
+        assert!(floors.iter().sum::<usize>() <= MEMORY_BYTES_MIN);
     }
 }

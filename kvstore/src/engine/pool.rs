@@ -1,6 +1,6 @@
 //! Memory in chunks of one size, which is what keeps a heap from fragmenting when much of it comes and goes.
 //!
-//! A pool holds on to some chunks that nobody uses, counts those in use, and never gives out more than its limit.
+//! A pool holds on to some chunks that nobody uses, counts those in use, and never gives out more than its limit. It counts as well what its users have beside.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -17,20 +17,29 @@ pub const CHUNK_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct ChunkPool {
     free: RefCell<Vec<Box<[u8]>>>,
-    keep: usize,
+    keep: Cell<usize>,
     in_use: Cell<usize>,
     limit: Cell<usize>,
+    beside: Cell<usize>,
 }
 
 impl ChunkPool {
-    /// An empty pool, which holds on to at most `keep` chunks that nobody uses.
+    /// An empty pool, which holds on to chunks that nobody uses as long as there are at most `keep` with those in use.
     pub fn new(keep: usize) -> Rc<Self> {
         Rc::new(Self {
             free: RefCell::default(),
-            keep,
+            keep: Cell::new(keep),
             in_use: Cell::new(0),
             limit: Cell::new(usize::MAX),
+            beside: Cell::new(0),
         })
+    }
+
+    /// How many chunks there may be from now on for it to hold on to one, with those in use.
+    pub fn set_keep(&self, keep: usize) {
+        self.keep.set(keep);
+        let mut free = self.free.borrow_mut();
+        free.truncate(keep.saturating_sub(self.in_use.get()));
     }
 
     /// From now on nobody gets a chunk while `chunks` or more are in use.
@@ -67,6 +76,26 @@ impl ChunkPool {
     pub fn kept(&self) -> usize {
         self.free.borrow().len()
     }
+
+    /// A user has `now` bytes beside its chunks, where `before` were known.
+    pub fn count_beside(&self, before: usize, now: usize) {
+        self.beside.set(self.beside.get() - before + now);
+    }
+
+    /// Bytes that users have beside their chunks.
+    pub fn beside_bytes(&self) -> usize {
+        self.beside.get()
+    }
+
+    /// Memory of users.
+    pub fn used_bytes(&self) -> usize {
+        self.in_use() * CHUNK_BYTES + self.beside.get()
+    }
+
+    /// Memory of users, and of what is held on to.
+    pub fn memory_bytes(&self) -> usize {
+        self.used_bytes() + self.kept() * CHUNK_BYTES
+    }
 }
 
 fn allocate() -> Result<Box<[u8]>, OutOfMemory> {
@@ -101,7 +130,8 @@ impl Drop for PoolChunk {
     fn drop(&mut self) {
         self.pool.in_use.set(self.pool.in_use.get() - 1);
         let mut free = self.pool.free.borrow_mut();
-        if free.len() < self.pool.keep && free.try_reserve(1).is_ok() {
+        let all = free.len() + self.pool.in_use.get();
+        if all < self.pool.keep.get() && free.try_reserve(1).is_ok() {
             free.push(core::mem::take(&mut self.bytes));
         }
     }
@@ -115,7 +145,7 @@ mod tests {
     #[test]
     fn chunks_come_and_go_and_are_counted() {
         let mut random = Random::new(seed(2));
-        let pool = ChunkPool::new(3);
+        let pool = ChunkPool::new(5);
         let mut taken: Vec<PoolChunk> = Vec::new();
         let mut kept = 0;
         for _ in 0..2000 {
@@ -127,10 +157,17 @@ mod tests {
                 kept = usize::saturating_sub(kept, 1);
             } else if !taken.is_empty() {
                 taken.swap_remove(random.index(taken.len()));
-                kept = usize::min(kept + 1, 3);
+                kept += usize::from(kept + taken.len() < 5);
             }
             assert_eq!((pool.in_use(), pool.kept()), (taken.len(), kept));
+            assert_eq!(pool.memory_bytes(), (taken.len() + kept) * CHUNK_BYTES);
         }
+        taken.truncate(2);
+        pool.set_keep(3);
+        assert!(pool.in_use() <= 2 && pool.in_use() + pool.kept() <= 3);
+        pool.count_beside(0, 70);
+        pool.count_beside(50, 20);
+        assert_eq!(pool.used_bytes(), pool.in_use() * CHUNK_BYTES + 40);
     }
 
     #[test]

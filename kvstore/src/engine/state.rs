@@ -10,7 +10,7 @@ use super::counts::Counts;
 use super::loads::{Loads, Wanted};
 use super::manifest::Manifest;
 use super::memtable::RANGE_DELETES_MAX;
-use super::pool::{CHUNK_BYTES, ChunkPool};
+use super::pool::ChunkPool;
 use super::recount::Recounts;
 use super::timeline::Timeline;
 use super::tree::{FROZEN_MAX, Tree};
@@ -22,15 +22,6 @@ use crate::transactions::changes::Digests;
 use crate::transactions::locks::{LockTable, Owner};
 use crate::transactions::registry::{LockOwner, Registry};
 use crate::watch::Watches;
-
-/// Chunks of memtables that are kept when nobody uses them.
-const CHUNKS_KEPT: usize = 16;
-
-/// Open transactions, all together, never have less.
-const TRANSACTIONS_BYTES_MIN: usize = 1 << 20;
-
-/// Memtables never take less than this each.
-const MEMTABLE_BYTES_MIN: usize = 256 << 10;
 
 /// Everything but the disk. Nothing is borrowed across an await.
 pub(crate) struct Engine {
@@ -84,31 +75,31 @@ pub(crate) struct Engine {
     pub(crate) expired_keys: Cell<u64>,
     /// Memory of the memtables.
     pub(crate) pool: Rc<ChunkPool>,
-    /// What the active memtable may take before it is frozen.
+    /// What memtables may take now, all together.
+    pub(crate) memtables_bytes_max: Cell<usize>,
+    /// What the active one may take before it is frozen, now, ...
+    pub(crate) memtable_bytes: Cell<usize>,
+    /// ... and at most, whatever memory there is.
     pub(crate) memtable_bytes_max: Cell<usize>,
+    /// What was loaded for transactions under way.
+    pub(crate) loaded_bytes: Rc<Cell<usize>>,
     /// Nobody's to guess.
     pub(crate) hash_seed: u64,
 }
 
 impl Engine {
     /// What `manifest` says is there, which holds all commits up to `horizon`.
-    pub(crate) fn new(
-        manifest: Manifest,
-        horizon: Timestamp,
-        hash_seed: u64,
-        memory_bytes_max: usize,
-        memtable_bytes_max: usize,
-    ) -> Self {
-        let pool = ChunkPool::new(CHUNKS_KEPT);
+    pub(crate) fn new(manifest: Manifest, horizon: Timestamp, hash_seed: u64) -> Self {
+        let pool = ChunkPool::new(0);
         let has_runs = !manifest.runs.is_empty();
-        let engine = Self {
+        Self {
             tree: RefCell::new(Tree::new(
                 Rc::clone(&pool),
                 hash_seed,
                 manifest.runs,
                 horizon,
             )),
-            cache: RefCell::new(Cache::new(PolicyKind::S3Fifo, 0, hash_seed)),
+            cache: RefCell::new(Cache::new(PolicyKind::default(), 0, hash_seed)),
             cache_bytes_max: Cell::new(0),
             probed: Cell::new(Wanted::None),
             loads: Loads::default(),
@@ -132,30 +123,12 @@ impl Engine {
             has_garbage: Cell::new(false),
             expired_keys: Cell::new(0),
             pool,
-            memtable_bytes_max: Cell::new(0),
+            memtables_bytes_max: Cell::new(0),
+            memtable_bytes: Cell::new(0),
+            memtable_bytes_max: Cell::new(usize::MAX),
+            loaded_bytes: Rc::default(),
             hash_seed,
-        };
-        engine.set_memory_bytes_max(memory_bytes_max, memtable_bytes_max);
-        engine
-    }
-
-    /// Memtables and cache share `bytes`: memtables get 3/8 of it at most, and `memtable_bytes_max` each, the cache what they leave.
-    pub(crate) fn set_memory_bytes_max(&self, bytes: usize, memtable_bytes_max: usize) {
-        let of_memtables = bytes / 8 * 3;
-        let each = of_memtables / (FROZEN_MAX + 1);
-        let each = each.clamp(
-            MEMTABLE_BYTES_MIN,
-            memtable_bytes_max.max(MEMTABLE_BYTES_MIN),
-        );
-        self.memtable_bytes_max.set(each);
-        let most = (FROZEN_MAX + 1) * each;
-        self.pool.set_limit(most.div_ceil(CHUNK_BYTES) * 2);
-        self.open
-            .set_bytes_max((bytes / 8).max(TRANSACTIONS_BYTES_MIN));
-        let cache = bytes.saturating_sub(most).max(bytes / 8);
-        self.cache.borrow_mut().resize(cache, usize::MAX);
-        self.cache_bytes_max.set(cache);
-        self.set_probed();
+        }
     }
 
     /// Somebody new who may lock and wait.
@@ -215,7 +188,12 @@ impl Engine {
 
     fn is_active_full(&self, tree: &Tree) -> bool {
         let active = tree.active();
-        active.memory_bytes() >= self.memtable_bytes_max.get()
+        active.memory_bytes() >= self.memtable_bytes.get()
             || active.ranges().len() >= RANGE_DELETES_MAX
     }
+}
+
+/// What one memtable may take of what there is for all of them.
+pub(crate) fn memtable_bytes_of(all: usize) -> usize {
+    all / (FROZEN_MAX + 1)
 }

@@ -13,6 +13,7 @@ use super::install::{Change, CountsBy, install, vouch};
 use super::space::{make_room, may_flush, table_bytes};
 use super::tables::{self, Turns, Written};
 use super::{Help, JobError, RETRY_MS, compact, get_stuck, pause};
+use crate::engine::budget::Share;
 use crate::engine::keep::Rules;
 use crate::engine::manifest::RunRef;
 use crate::engine::memtable::Memtable;
@@ -27,8 +28,8 @@ use crate::{Key, Timestamp};
 /// Keys of a digest that are noted before others get a turn.
 const KEYS_PER_TURN: usize = 256;
 
-/// Digests take this part of what a memtable may take: an eighth of a quarter of all memory.
-const DIGESTS_PART: usize = 4;
+/// Digests take this part of what transactions have in any case: a 32nd of all memory.
+const DIGESTS_PART: usize = 2;
 
 pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     loop {
@@ -198,7 +199,7 @@ fn keep_digest<D: BlockDevice>(store: &Store<D>, digest: Result<Option<Digest>, 
         Err(OutOfMemory) => engine.digests.borrow_mut().clear(),
     }
     engine.forget_digests();
-    let most = engine.memtable_bytes_max.get() / DIGESTS_PART;
+    let most = store.budget.get().floor(Share::Transactions) / DIGESTS_PART;
     let forget_first = || {
         let mut digests = engine.digests.borrow_mut();
         (digests.memory_bytes() > most).then(|| digests.forget_first())?
@@ -209,6 +210,7 @@ fn keep_digest<D: BlockDevice>(store: &Store<D>, digest: Result<Option<Digest>, 
             store.end(owner);
         }
     }
+    store.share_memory();
 }
 
 async fn write_run<'s, D: BlockDevice>(

@@ -29,7 +29,7 @@ mod tests;
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 
-use embassy_futures::join::join5;
+use embassy_futures::join::{join, join5};
 use embassy_futures::select::select;
 use lfs::{
     BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError,
@@ -42,6 +42,9 @@ use crate::store::Store;
 
 /// Chunks of a memtable that are given back before others get a turn.
 const CHUNKS_PER_TURN: usize = 16;
+
+/// Entries of the cache that are evicted, or taken over by another policy, before others get a turn.
+const ENTRIES_PER_TURN: usize = 256;
 
 /// How long to wait before trying again when memory or space did not suffice.
 const RETRY_MS: u64 = 200;
@@ -207,7 +210,7 @@ pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
         flush::run(store, clock),
         compact::run(store, clock),
         count::run(store, clock),
-        garbage_loop(store, clock),
+        join(garbage_loop(store, clock), settle_cache(store)),
     )
     .await;
 }
@@ -248,6 +251,7 @@ async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
                 dismantle(store, memtable).await;
                 store.dismantling.set(false);
                 store.memory_wanted.set(false);
+                store.share_memory();
                 store.changed.notify();
             }
             Err(held) => {
@@ -255,6 +259,21 @@ async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
                 pause(store, clock, GARBAGE_MS, || false).await;
             }
         }
+    }
+}
+
+/// Has the cache give back what it may not have any more, and a new policy take over what it holds: some entries in a step.
+async fn settle_cache<D: BlockDevice>(store: &Store<D>) {
+    let cache = &store.engine.cache;
+    while !store.is_ending() {
+        let is_due = || !cache.borrow().is_settled() || store.is_ending();
+        store.changed.until(|| is_due().then_some(())).await;
+        {
+            let mut cache = cache.borrow_mut();
+            cache.take_over(ENTRIES_PER_TURN);
+            cache.resize(store.engine.cache_bytes_max.get(), ENTRIES_PER_TURN);
+        }
+        embassy_futures::yield_now().await;
     }
 }
 

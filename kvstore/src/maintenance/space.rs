@@ -87,7 +87,8 @@ impl<D: BlockDevice> Store<D> {
         let table_bytes = table_bytes(&usage);
         let reserved = pick::reserve(&usage, &shapes.runs, table_bytes, 0);
         let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
-        let memtable = self.engine.memtable_bytes_max.get() as u64;
+        let memtable = self.memtable_bytes_most() as u64;
+        self.share_memory();
         self.engine.set_probed();
         let compaction = &self.compaction;
         compaction.reserved_bytes.set(reserved);

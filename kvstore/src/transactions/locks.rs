@@ -52,13 +52,26 @@ pub enum Locked {
 }
 
 /// All locks.
-#[derive(Default)]
 pub struct LockTable {
     locks: BTreeMap<Key, Lock>,
     owners: BTreeMap<Owner, State>,
     waiters: BTreeMap<Ticket, Waiter>,
     tickets: u64,
     bytes: usize,
+    bytes_max: usize,
+}
+
+impl Default for LockTable {
+    fn default() -> Self {
+        Self {
+            locks: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            tickets: 0,
+            bytes: 0,
+            bytes_max: BYTES_MAX,
+        }
+    }
 }
 
 /// A key that is held.
@@ -97,7 +110,7 @@ impl LockTable {
     pub fn lock(&mut self, owner: Owner, client: u64, key: &[u8]) -> Locked {
         self.stop_waiting(owner);
         let Some((key, holder)) = self.locks.get_key_value(key) else {
-            if self.is_full() {
+            if self.is_full(key.len()) {
                 return Locked::TooMany;
             }
             let key = Key::from(key);
@@ -224,8 +237,15 @@ impl LockTable {
         self.owners.get(&owner).map_or(0, |state| state.held.len())
     }
 
-    fn is_full(&self) -> bool {
-        self.locks.len() + self.waiters.len() >= LOCKS_MAX || self.bytes >= BYTES_MAX
+    /// Sets what it may take, 16 MiB at most.
+    pub fn set_bytes_max(&mut self, bytes: usize) {
+        self.bytes_max = bytes.min(BYTES_MAX);
+    }
+
+    /// Whether there is no room for one more, of a key of so many bytes.
+    fn is_full(&self, key_bytes: usize) -> bool {
+        let bytes = self.bytes + LOCK_BYTES + key_bytes;
+        self.locks.len() + self.waiters.len() >= LOCKS_MAX || bytes > self.bytes_max
     }
 
     fn next_ticket(&mut self) -> Ticket {
@@ -235,7 +255,7 @@ impl LockTable {
 
     /// Queues for `key`, which somebody else holds. `None`: it became the owner's at once.
     fn wait(&mut self, owner: Owner, client: u64, key: Key, kind: Kind) -> Option<Locked> {
-        if self.is_full() {
+        if self.is_full(key.len()) {
             return Some(Locked::TooMany);
         }
         // A cycle with a turn in it is no deadlock: the turn is taken back. Each time around there is one turn less.

@@ -472,10 +472,12 @@ impl<D: BlockDevice> Store<D> {
         }
         let user_key = key;
         let key = engine_key(db, key);
+        self.share_memory();
         let locked = engine
             .locks
             .borrow_mut()
             .lock(open.owner(), open.client, &key);
+        self.share_memory();
         match locked {
             Locked::Taken => {
                 let taken = self.see_locked(open, db, user_key, &key);
@@ -545,6 +547,8 @@ impl<D: BlockDevice> Store<D> {
             self.engine.open.count(|counts| counts.expired += 1);
             self.end(owner);
         }
+        // What transactions have given back meanwhile is the cache's.
+        self.share_memory();
     }
 
     /// Sets what transactions may take.
@@ -593,8 +597,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// [`CommitError::Fault`] for one that is in vain; [`CommitError::ReadOnly`] for one that wrote in a transaction that only reads.
     pub fn suspend(mut self, keep: bool) -> Result<Timestamp, CommitError> {
         let faults = self.take_faults();
-        let registry = &self.store.engine.open;
+        let store = self.store;
+        let registry = &store.engine.open;
         let limit = registry.limits().bytes;
+        store.share_memory();
         let depends_on = self.depends_on;
         let Some(rest) = &mut self.open else {
             return Ok(depends_on);
@@ -620,6 +626,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let reads = rest.reads.as_ref().map_or(0, ReadSet::memory_bytes);
         let left = self.writes.memory_bytes() + rest.names_bytes + reads;
         registry.count_bytes(&mut rest.counted_bytes, left);
+        store.share_memory();
         rest.depends_on = rest.depends_on.max(depends_on);
         match refused {
             Some(error) if keep => Err(error),

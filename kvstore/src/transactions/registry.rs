@@ -99,6 +99,11 @@ impl Registry {
         }
     }
 
+    /// What all together have written and read.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
     /// Sets what all together may take, in bytes.
     pub(crate) fn set_bytes_max(&self, bytes: usize) {
         self.bytes_max.set(bytes);

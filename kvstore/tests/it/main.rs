@@ -14,6 +14,7 @@ mod crash;
 mod files;
 mod incremental;
 mod limits;
+mod memory;
 mod misses;
 mod model;
 mod regressions;

@@ -95,6 +95,20 @@ impl Policy for Lfu {
         self.removed(victim);
         Some(victim)
     }
+
+    fn moved(&mut self, from: u32, to: u32) {
+        let list = match self.nodes.get(from).map(|node| node.list) {
+            Some(WINDOW) => &mut self.window,
+            Some(PROTECTED) => &mut self.protected,
+            _ => &mut self.probation,
+        };
+        list.moved(&mut self.nodes, from, to);
+    }
+
+    fn shrink(&mut self, slots: u32) {
+        self.nodes.shrink(slots);
+        self.sketch.shrink(slots as usize);
+    }
 }
 
 impl Lfu {

@@ -71,6 +71,11 @@ impl Nodes {
             }
         }
     }
+
+    /// Forgets those from `slots` on, which are in no list.
+    pub(crate) fn shrink(&mut self, slots: u32) {
+        self.0.truncate(slots);
+    }
 }
 
 impl List {
@@ -115,6 +120,24 @@ impl List {
         let oldest = self.oldest()?;
         self.remove(nodes, oldest);
         Some(oldest)
+    }
+
+    /// `to`, which is in no list, takes the place of `from`, which is in this one.
+    pub(crate) fn moved(&mut self, nodes: &mut Nodes, from: u32, to: u32) {
+        let Some(node) = nodes.get(from).copied() else {
+            return;
+        };
+        if let Some(place) = nodes.get_mut(to) {
+            *place = node;
+        }
+        match nodes.get_mut(node.newer) {
+            Some(newer) => newer.older = to,
+            None => self.newest = to,
+        }
+        match nodes.get_mut(node.older) {
+            Some(older) => older.newer = to,
+            None => self.oldest = to,
+        }
     }
 
     /// Puts `slot`, which is in this list, in front.

@@ -29,4 +29,12 @@ impl Policy for Lru {
     fn victim(&mut self) -> Option<u32> {
         self.list.pop(&mut self.nodes)
     }
+
+    fn moved(&mut self, from: u32, to: u32) {
+        self.list.moved(&mut self.nodes, from, to);
+    }
+
+    fn shrink(&mut self, slots: u32) {
+        self.nodes.shrink(slots);
+    }
 }

@@ -4,6 +4,8 @@
 //! the new policy takes them over a few at a time. Nothing here takes longer for a larger cache: each operation is O(1) but for the victims that make room for
 //! what is inserted, 256 at most.
 //!
+//! Memory goes with the entries: slots are without gaps, the last one takes the place of one that goes, and what is behind them all is given back by pieces.
+//!
 //! Rows say what a key is at the newest state. A commit removes the rows that it writes; what a range delete hides is found out when a row is looked for, by a
 //! list of the newest range deletes.
 
@@ -34,7 +36,7 @@ use self::s3fifo::S3Fifo;
 const SHARDS: usize = 256;
 
 /// Memory of an entry beyond its own and its key's: slot, table, and what policies keep of it.
-const ENTRY_BYTES: usize = 144;
+pub(crate) const ENTRY_BYTES: usize = 144;
 
 /// Entries that may go for one that comes. If that does not make room, it is not taken.
 const VICTIMS_MAX: usize = 256;
@@ -64,9 +66,10 @@ pub trait Cost {
 }
 
 /// Who decides what goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PolicyKind {
     /// Scan-resistant, and the cheapest: the default.
+    #[default]
     S3Fifo,
     /// Least recently used.
     Lru,
@@ -110,15 +113,22 @@ pub(crate) trait Policy {
     fn removed(&mut self, slot: u32);
     /// Which entry is to go; the policy has forgotten it.
     fn victim(&mut self) -> Option<u32>;
+    /// The entry of `from` is in `to` now, a lower one that has none.
+    fn moved(&mut self, from: u32, to: u32);
+    /// No entry is in `slots` or behind: what is kept in mind of them can be given back.
+    fn shrink(&mut self, slots: u32);
 }
 
 /// The cache.
 pub struct Cache<E> {
     shards: Vec<HashTable<u32>>,
     hasher: FixedState,
-    slots: Chunked<Slot<E>>,
-    free: Option<u32>,
+    /// Without gaps.
+    slots: Chunked<Used<E>>,
     bytes_max: usize,
+    /// Who is to decide, which is who does as soon as no change is under way.
+    wanted: PolicyKind,
+    kind: PolicyKind,
     policy: Box<dyn Policy>,
     /// Changes with each change of the policy.
     turn: bool,
@@ -126,12 +136,6 @@ pub struct Cache<E> {
     former: Option<Box<dyn Policy>>,
     hidden: Hidden,
     stats: CacheStats,
-}
-
-enum Slot<E> {
-    /// Free; which one is the next.
-    Free(Option<u32>),
-    Used(Used<E>),
 }
 
 struct Used<E> {
@@ -170,8 +174,9 @@ impl<E: Cost> Cache<E> {
             shards: Vec::new(),
             hasher: FixedState::with_seed(hash_seed),
             slots: Chunked::default(),
-            free: None,
             bytes_max,
+            wanted: kind,
+            kind,
             policy: new_policy(kind),
             turn: false,
             former: None,
@@ -201,16 +206,15 @@ impl<E: Cost> Cache<E> {
         }
         let slot = slot?;
         if !self.touch(slot) {
-            self.remove(key);
             return None;
         }
-        self.used(slot).map(|used| &used.entry)
+        self.slots.get(slot).map(|used| &used.entry)
     }
 
     /// The entry of `key`, without using it.
     pub fn peek(&self, key: &CacheKey<'_>) -> Option<&E> {
         let slot = self.find(key)?;
-        let used = self.used(slot)?;
+        let used = self.slots.get(slot)?;
         (!self.is_hidden(slot)).then_some(&used.entry)
     }
 
@@ -240,16 +244,13 @@ impl<E: Cost> Cache<E> {
             seen: self.hidden.count(),
             entry,
         };
-        let Some(slot) = self.place(used) else {
+        let Ok(slot) = self.slots.push(used) else {
             return;
         };
         self.stats.bytes += cost;
         self.stats.entries += 1;
-        if !self.list(hash, slot) {
-            self.free(slot);
-        } else if !self.policy.inserted(slot, hash, cost_u32) {
-            self.unlist(hash, slot);
-            self.free(slot);
+        if !self.list(hash, slot) || !self.policy.inserted(slot, hash, cost_u32) {
+            self.discard(slot);
         }
     }
 
@@ -258,16 +259,10 @@ impl<E: Cost> Cache<E> {
         let Some(slot) = self.find(key) else {
             return;
         };
-        let Some(used) = self.used(slot) else {
-            return;
-        };
-        let (hash, is_former) = (used.hash, used.policy != self.turn);
-        match &mut self.former {
-            Some(former) if is_former => former.removed(slot),
-            _ => self.policy.removed(slot),
+        if let Some(policy) = self.policy_of(slot) {
+            policy.removed(slot);
         }
-        self.unlist(hash, slot);
-        self.free(slot);
+        self.discard(slot);
     }
 
     /// Rows of all keys from `start` to `end`, not included, no longer say what is there.
@@ -286,17 +281,21 @@ impl<E: Cost> Cache<E> {
         !self.make_room(bytes_max, entries)
     }
 
-    /// Has `kind` decide from now on. All entries stay. `false`: the last change is still under way, nothing has changed.
-    ///
-    /// Entries are taken over with each operation; [`take_over`](Self::take_over) does nothing else.
-    #[must_use]
-    pub fn set_policy(&mut self, kind: PolicyKind) -> bool {
-        if self.former.is_some() {
-            return false;
-        }
-        self.former = Some(core::mem::replace(&mut self.policy, new_policy(kind)));
-        self.turn = !self.turn;
-        true
+    /// Has `kind` decide, as soon as the last change is through. All entries stay: they are taken over with each operation;
+    /// [`take_over`](Self::take_over) does nothing else.
+    pub fn set_policy(&mut self, kind: PolicyKind) {
+        self.wanted = kind;
+        self.change_policy();
+    }
+
+    /// Who is to decide.
+    pub fn policy(&self) -> PolicyKind {
+        self.wanted
+    }
+
+    /// Whether it takes more than it may, or entries are to be taken over still.
+    pub fn is_settled(&self) -> bool {
+        self.former.is_none() && self.stats.bytes <= self.bytes_max
     }
 
     /// Has the policy in force take over `entries` that its predecessor has: whether that has more.
@@ -307,11 +306,16 @@ impl<E: Cost> Cache<E> {
             };
             // In the order in which they would have gone.
             match former.victim() {
-                None => self.former = None,
-                Some(slot) => self.adopt(slot),
+                None => self.end_change(),
+                Some(slot) => _ = self.adopt(slot),
             }
         }
         self.former.is_some()
+    }
+
+    /// What entries take.
+    pub fn bytes(&self) -> usize {
+        self.stats.bytes
     }
 
     /// What became of it.
@@ -329,34 +333,43 @@ impl<E: Cost> Cache<E> {
             if let Some(former) = &mut self.former {
                 victim = former.victim();
                 if victim.is_none() {
-                    self.former = None;
+                    self.end_change();
                 }
             }
             let Some(slot) = victim.or_else(|| self.policy.victim()) else {
                 break;
             };
-            let hash = self.used(slot).map(|used| used.hash);
-            self.unlist(hash.unwrap_or_default(), slot);
-            self.free(slot);
+            self.discard(slot);
             self.stats.evicted += 1;
         }
         self.stats.bytes <= bytes
     }
 
-    /// Notes a use: `false` if there was no memory for it, and no policy has it any more.
+    fn change_policy(&mut self) {
+        if self.former.is_none() && self.wanted != self.kind {
+            self.kind = self.wanted;
+            self.former = Some(core::mem::replace(&mut self.policy, new_policy(self.kind)));
+            self.turn = !self.turn;
+        }
+    }
+
+    fn end_change(&mut self) {
+        self.former = None;
+        self.change_policy();
+    }
+
+    /// Notes a use: `false` if there was no memory for it, and the entry is gone.
     fn touch(&mut self, slot: u32) -> bool {
         let (seen, turn) = (self.hidden.count(), self.turn);
-        let Some(used) = self.used_mut(slot) else {
+        let Some(used) = self.slots.get_mut(slot) else {
             return false;
         };
         used.seen = seen;
         if used.policy != turn {
-            used.policy = turn;
-            let (hash, cost) = (used.hash, used.cost);
             if let Some(former) = &mut self.former {
                 former.removed(slot);
             }
-            if !self.policy.inserted(slot, hash, cost) {
+            if !self.adopt(slot) {
                 return false;
             }
         }
@@ -364,22 +377,31 @@ impl<E: Cost> Cache<E> {
         true
     }
 
-    /// Takes over an entry that its former policy has let go of.
-    fn adopt(&mut self, slot: u32) {
+    /// Takes over an entry that its former policy has let go of: `false` if there was no memory for it, and it is gone.
+    fn adopt(&mut self, slot: u32) -> bool {
         let turn = self.turn;
-        let Some(used) = self.used_mut(slot) else {
-            return;
+        let Some(used) = self.slots.get_mut(slot) else {
+            return false;
         };
         used.policy = turn;
-        let (hash, cost) = (used.hash, used.cost);
-        if !self.policy.inserted(slot, hash, cost) {
-            self.unlist(hash, slot);
-            self.free(slot);
+        let is_adopted = self.policy.inserted(slot, used.hash, used.cost);
+        if !is_adopted {
+            self.discard(slot);
+        }
+        is_adopted
+    }
+
+    /// Which policy has the entry.
+    fn policy_of(&mut self, slot: u32) -> Option<&mut Box<dyn Policy>> {
+        if self.slots.get(slot)?.policy == self.turn {
+            Some(&mut self.policy)
+        } else {
+            self.former.as_mut()
         }
     }
 
     fn is_hidden(&self, slot: u32) -> bool {
-        self.used(slot).is_some_and(|used| match &used.key {
+        self.slots.get(slot).is_some_and(|used| match &used.key {
             OwnedKey::Row(key) => self.hidden.hides(key, used.seen),
             OwnedKey::Chunk(..) | OwnedKey::Value(_) => false,
         })
@@ -387,46 +409,35 @@ impl<E: Cost> Cache<E> {
 
     fn find(&self, key: &CacheKey<'_>) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
-        let is_key = |slot: &u32| self.used(*slot).is_some_and(|used| used.key.get() == *key);
+        let is_key = |slot: &u32| {
+            let used = self.slots.get(*slot);
+            used.is_some_and(|used| used.key.get() == *key)
+        };
         self.shards.get(shard(hash))?.find(hash, is_key).copied()
     }
 
-    fn used(&self, slot: u32) -> Option<&Used<E>> {
-        match self.slots.get(slot)? {
-            Slot::Used(used) => Some(used),
-            Slot::Free(_) => None,
-        }
-    }
-
-    fn used_mut(&mut self, slot: u32) -> Option<&mut Used<E>> {
-        match self.slots.get_mut(slot)? {
-            Slot::Used(used) => Some(used),
-            Slot::Free(_) => None,
-        }
-    }
-
-    /// Puts `used` into a free slot.
-    fn place(&mut self, used: Used<E>) -> Option<u32> {
-        let Some(slot) = self.free else {
-            return self.slots.push(Slot::Used(used)).ok();
-        };
-        let place = self.slots.get_mut(slot)?;
-        if let Slot::Free(next) = place {
-            self.free = *next;
-        }
-        *place = Slot::Used(used);
-        Some(slot)
-    }
-
-    fn free(&mut self, slot: u32) {
-        let next = self.free;
-        let Some(place) = self.slots.get_mut(slot) else {
+    /// Drops an entry that no policy has any more. The last one takes its place.
+    fn discard(&mut self, slot: u32) {
+        let hash = self.slots.get(slot).map(|used| used.hash);
+        self.unlist(hash.unwrap_or_default(), slot);
+        let Some(gone) = self.slots.swap_remove(slot) else {
             return;
         };
-        if let Slot::Used(used) = core::mem::replace(place, Slot::Free(next)) {
-            self.stats.bytes -= used.cost as usize;
-            self.stats.entries -= 1;
-            self.free = Some(slot);
+        self.stats.bytes -= gone.cost as usize;
+        self.stats.entries -= 1;
+        let last = self.slots.len();
+        if let Some(hash) = self.slots.get(slot).map(|used| used.hash) {
+            let table = self.shards.get_mut(shard(hash));
+            if let Some(listed) = table.and_then(|table| table.find_mut(hash, |at| *at == last)) {
+                *listed = slot;
+            }
+            if let Some(policy) = self.policy_of(slot) {
+                policy.moved(last, slot);
+            }
+        }
+        self.policy.shrink(last);
+        if let Some(former) = &mut self.former {
+            former.shrink(last);
         }
     }
 
@@ -439,10 +450,7 @@ impl<E: Cost> Cache<E> {
             self.shards.resize_with(SHARDS, HashTable::new);
         }
         let slots = &self.slots;
-        let hash_of = |slot: &u32| match slots.get(*slot) {
-            Some(Slot::Used(used)) => used.hash,
-            Some(Slot::Free(_)) | None => 0,
-        };
+        let hash_of = |slot: &u32| slots.get(*slot).map_or(0, |used| used.hash);
         let Some(table) = self.shards.get_mut(shard(hash)) else {
             return false;
         };
@@ -459,6 +467,11 @@ impl<E: Cost> Cache<E> {
         };
         if let Ok(listed) = table.find_entry(hash, |listed| *listed == slot) {
             listed.remove();
+        }
+        if table.len() * 8 < table.capacity() {
+            let slots = &self.slots;
+            let hash_of = |slot: &u32| slots.get(*slot).map_or(0, |used| used.hash);
+            table.shrink_to(table.len() * 2, hash_of);
         }
     }
 }

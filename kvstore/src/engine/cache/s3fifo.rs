@@ -43,23 +43,35 @@ struct Ghost {
     added: u32,
 }
 
+/// The fewest places there are.
+const PLACES_MIN: usize = 64;
+
 /// 4 MiB, good for half a million hashes, so that no step copies more.
 const PLACES_MAX: usize = 1 << 17;
 
 impl Ghosts {
     /// Has room for `hashes`.
     fn make_room(&mut self, hashes: usize) {
-        while self.places.len() < (hashes / 2).clamp(64, PLACES_MAX) {
+        while self.places.len() < (hashes / 2).clamp(PLACES_MIN, PLACES_MAX) {
             let len = self.places.len();
-            if self.places.try_reserve_exact(len.max(64)).is_err() {
+            if self.places.try_reserve_exact(len.max(PLACES_MIN)).is_err() {
                 return;
             }
             if len == 0 {
-                self.places.resize(64, [Ghost::default(); 4]);
+                self.places.resize(PLACES_MIN, [Ghost::default(); 4]);
             } else {
                 // A hash's place is said by its low bits: it is in both that one more bit tells apart.
                 self.places.extend_from_within(..);
             }
+        }
+    }
+
+    /// Is for `hashes` only: gives memory back when it has room for far more, and with it half of what it remembers.
+    fn shrink(&mut self, hashes: usize) {
+        let half = self.places.len() / 2;
+        if half >= PLACES_MIN && half > 2 * hashes {
+            self.places.truncate(half);
+            self.places.shrink_to_fit();
         }
     }
 
@@ -153,6 +165,19 @@ impl Policy for S3Fifo {
             }
         }
         None
+    }
+
+    fn moved(&mut self, from: u32, to: u32) {
+        let list = match self.nodes.get(from).map(|node| node.list) {
+            Some(SMALL) => &mut self.small,
+            _ => &mut self.main,
+        };
+        list.moved(&mut self.nodes, from, to);
+    }
+
+    fn shrink(&mut self, slots: u32) {
+        self.nodes.shrink(slots);
+        self.ghosts.shrink(slots as usize);
     }
 }
 

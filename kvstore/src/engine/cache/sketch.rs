@@ -6,6 +6,9 @@ use alloc::vec::Vec;
 /// Entries for each word of 16 counts: two counts of each row for each entry.
 const ENTRIES_PER_WORD: usize = 2;
 
+/// The least there is.
+const WORDS_MIN: usize = 64;
+
 /// 4 MiB, good for a million entries. With more it counts less exactly, and no step copies more.
 const WORDS_MAX: usize = 1 << 19;
 
@@ -32,21 +35,32 @@ pub(crate) struct Sketch {
 impl Sketch {
     /// Has room for `entries`. To grow keeps the counts.
     pub(crate) fn make_room(&mut self, entries: usize) {
-        while self.words.len() < (entries / ENTRIES_PER_WORD).clamp(64, WORDS_MAX) {
+        while self.words.len() < (entries / ENTRIES_PER_WORD).clamp(WORDS_MIN, WORDS_MAX) {
             let len = self.words.len();
             // Without memory it counts less exactly.
-            if self.words.try_reserve_exact(len.max(64)).is_err() {
+            if self.words.try_reserve_exact(len.max(WORDS_MIN)).is_err() {
                 return;
             }
             if len == 0 {
-                self.words.resize(64, 0);
-                self.halving = 64;
+                self.words.resize(WORDS_MIN, 0);
+                self.halving = WORDS_MIN;
             } else {
                 // A hash's word is said by its low bits: those that one more bit tells apart begin with the same counts.
                 self.words.extend_from_within(..);
                 // Halving would go on in the copies of what was halved.
                 self.halving = self.words.len();
             }
+        }
+    }
+
+    /// Is for `entries` only: gives memory back when it has room for far more. Counts are as good as they were, of half of all hashes.
+    pub(crate) fn shrink(&mut self, entries: usize) {
+        let half = self.words.len() / 2;
+        if half >= WORDS_MIN && half > 4 * entries / ENTRIES_PER_WORD {
+            self.words.truncate(half);
+            self.words.shrink_to_fit();
+            self.seen /= 2;
+            self.halving = self.halving.min(half);
         }
     }
 

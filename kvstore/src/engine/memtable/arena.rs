@@ -146,6 +146,15 @@ impl Arena {
         (self.chunks.len() + self.spare.len()) * CHUNK_BYTES
     }
 
+    pub(super) fn pool(&self) -> &ChunkPool {
+        &self.pool
+    }
+
+    /// Gives back what is reserved and not in use.
+    pub(super) fn give_back_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
     /// Gives back up to so many chunks, and says whether there are more. What was in them is gone.
     pub(super) fn give_back(&mut self, mut chunks: usize) -> bool {
         self.used = CHUNK_BYTES;

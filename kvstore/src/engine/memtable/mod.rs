@@ -41,6 +41,8 @@ pub struct Memtable {
     shards: Vec<HashTable<u32>>,
     /// Memory of `shards`.
     shard_bytes: usize,
+    /// What the pool knows of that, and of ranges.
+    beside_bytes: usize,
     hasher: FixedState,
     ranges: RangeSet,
     entries: usize,
@@ -56,6 +58,7 @@ impl Memtable {
             order: Order::new(),
             shards: Vec::new(),
             shard_bytes: 0,
+            beside_bytes: 0,
             hasher: FixedState::with_seed(hash_seed),
             ranges: RangeSet::default(),
             entries: 0,
@@ -72,6 +75,16 @@ impl Memtable {
     /// There is not so much memory; or a key or content is longer than any can be. What was taken so far remains for
     /// the next attempt.
     pub fn reserve<'k>(
+        &mut self,
+        entries: impl Iterator<Item = (&'k [u8], usize)>,
+        ranges: impl Iterator<Item = (&'k [u8], &'k [u8])>,
+    ) -> Result<(), OutOfMemory> {
+        let reserved = self.reserve_all(entries, ranges);
+        self.count_beside();
+        reserved
+    }
+
+    fn reserve_all<'k>(
         &mut self,
         entries: impl Iterator<Item = (&'k [u8], usize)>,
         ranges: impl Iterator<Item = (&'k [u8], &'k [u8])>,
@@ -108,6 +121,23 @@ impl Memtable {
             key_bytes = key_bytes.saturating_add(start.len() + end.len());
         }
         self.ranges.reserve(count, key_bytes)
+    }
+
+    fn count_beside(&mut self) {
+        let now = self.shard_bytes + self.ranges.memory_bytes();
+        self.arena.pool().count_beside(self.beside_bytes, now);
+        self.beside_bytes = now;
+    }
+
+    /// Gives back what was reserved for a commit that does not come, as far as nothing is in it.
+    pub fn give_back_reserved(&mut self) {
+        self.arena.give_back_spare();
+        if self.is_empty() {
+            self.shards = Vec::new();
+            self.shard_bytes = 0;
+            self.ranges = RangeSet::default();
+            self.count_beside();
+        }
     }
 
     /// Puts a version in, for which there is room; its commit is not older than any here. True if it took the place of
@@ -271,6 +301,12 @@ impl Memtable {
 
     fn newest_timestamp(&self, node: Handle) -> Timestamp {
         versions::timestamp_of(&self.arena, order::newest_of(&self.arena, node))
+    }
+}
+
+impl Drop for Memtable {
+    fn drop(&mut self) {
+        self.arena.pool().count_beside(self.beside_bytes, 0);
     }
 }
 

@@ -259,9 +259,12 @@ fn a_commit_that_has_no_room_changes_nothing() {
             // A smaller one may have it, from what was taken.
             let one = memtable.reserve(core::iter::once((&b"k"[..], 5)), none());
             assert_eq!(one.is_ok(), limit > 0);
+            assert_eq!(pool.used_bytes(), memtable.memory_bytes());
+            memtable.give_back_reserved();
+            assert_eq!((pool.used_bytes(), memtable.memory_bytes()), (0, 0));
         }
         drop(memtable);
-        assert_eq!(pool.in_use(), 0);
+        assert_eq!((pool.in_use(), pool.used_bytes()), (0, 0));
     }
 }
 

@@ -396,6 +396,11 @@ impl<D: BlockDevice> FileSystem<D> {
         self.open.borrow().usage()
     }
 
+    /// What open transactions take in memory, all together.
+    pub fn transaction_memory_bytes(&self) -> usize {
+        self.open.borrow().memory_bytes()
+    }
+
     /// Ends a transaction: from now on its steps and its commit say [`FileError::TransactionEnded`], and nothing is kept
     /// for it. False when it is not open.
     pub fn end_transaction(&self, id: TransactionId) -> bool {

@@ -248,6 +248,10 @@ impl Registry {
         Ok(())
     }
 
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     pub(super) fn set_memory_max(&mut self, bytes: usize) {
         self.memory_bytes_max = bytes;
     }
