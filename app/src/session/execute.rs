@@ -251,8 +251,11 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             PauseMode::All => true,
             PauseMode::Write => {
                 found.spec.has(WRITE)
-                    || (matches!(found.spec.run, Run::Session(SessionCommand::Exec))
-                        && state.queue_writes())
+                    || match found.spec.run {
+                        Run::Session(SessionCommand::Exec) => state.queue_writes(),
+                        Run::Session(SessionCommand::Commit) => state.is_open(),
+                        _ => false,
+                    }
             }
         }
     }

@@ -119,6 +119,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     fn of_savepoint(state: &mut State, error: SavepointError) -> Failure {
         match error {
             SavepointError::TooMany => Failure::of("ERR too many savepoints"),
+            SavepointError::NameTooLong => {
+                Failure::of("ERR the name of a savepoint is longer than 255 bytes")
+            }
             SavepointError::Unknown => NO_SAVEPOINT,
             SavepointError::Ended => {
                 state.roll_back();

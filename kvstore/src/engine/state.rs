@@ -146,7 +146,16 @@ impl Engine {
     /// Whether the state of commit `at` can be seen still.
     pub(crate) fn is_retained(&self, at: Timestamp, newest: Timestamp) -> bool {
         let is_kept = self.kept.borrow().contains_key(&at);
-        at == newest || is_kept || (self.keeps_history.get() && at >= self.floor.get())
+        is_kept || (at >= self.oldest_retained(newest) && at <= newest)
+    }
+
+    /// The oldest state that can be seen, beside those of snapshots.
+    pub(crate) fn oldest_retained(&self, newest: Timestamp) -> Timestamp {
+        if self.keeps_history.get() {
+            self.floor.get().min(newest)
+        } else {
+            newest
+        }
     }
 
     /// Pins these commits, which snapshots on the disk show, and no others of that kind.

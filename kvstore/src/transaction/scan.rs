@@ -285,6 +285,9 @@ impl<D: BlockDevice> Transaction<'_, D> {
     ) -> Result<Vec<(Timestamp, Option<Value>)>, Missing> {
         self.depend_on_all();
         self.note_range(db, key, Some(&behind(key)))?;
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
         let key = engine_key(db, key);
         let is_locked = self.open.as_ref().is_some_and(|open| open.has_locked(&key));
         let at = if is_locked { NEWEST } else { self.at() };

@@ -322,7 +322,7 @@ impl<D: BlockDevice> Store<D> {
             return Err(BeginError::Future(at.0));
         }
         if !engine.is_retained(at, newest) {
-            return Err(BeginError::NotRetained(engine.floor.get().min(newest).0));
+            return Err(BeginError::NotRetained(engine.oldest_retained(newest).0));
         }
         let isolation = match options.isolation {
             Isolation::Serializable => lfs::Isolation::Serializable,
@@ -402,12 +402,15 @@ impl<D: BlockDevice> Store<D> {
     /// Makes a savepoint of that name; one of the same name is hidden by it.
     ///
     /// # Errors
-    /// [`SavepointError::TooMany`] beyond 1,023, or for a name beyond 255 bytes.
+    /// [`SavepointError::TooMany`] beyond 1,023, [`SavepointError::NameTooLong`] for a name beyond 255 bytes.
     pub fn savepoint(&self, open: &OpenTransaction, name: &[u8]) -> Result<(), SavepointError> {
         let mut state = open.state.borrow_mut();
         let State { writes, rest } = state.as_mut().ok_or(SavepointError::Ended)?;
         rest.end_statement(writes, false);
-        if rest.savepoints.len() >= SAVEPOINTS_MAX || name.len() > SAVEPOINT_NAME_BYTES_MAX {
+        if name.len() > SAVEPOINT_NAME_BYTES_MAX {
+            return Err(SavepointError::NameTooLong);
+        }
+        if rest.savepoints.len() >= SAVEPOINTS_MAX {
             return Err(SavepointError::TooMany);
         }
         let files = rest.files.as_mut().map(lfs::OpenTransaction::savepoint);
@@ -571,6 +574,9 @@ pub enum SavepointError {
     /// There are too many.
     #[error("too many savepoints")]
     TooMany,
+    /// Its name is too long.
+    #[error("the name of a savepoint is longer than 255 bytes")]
+    NameTooLong,
     /// There is none of that name.
     #[error("no such savepoint")]
     Unknown,
