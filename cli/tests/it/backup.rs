@@ -177,9 +177,9 @@ fn a_backup_goes_on_where_it_was_cut_short() {
             .lines()
             .count()
     };
-    for len in [full.len(), full.len() - 1, full.len() / 2, 700] {
+    // Also among its keys.
+    for len in [full.len(), full.len() - 1, full.len() / 2, 700, 150] {
         fs::write(scratch.path("again.partial"), &full[..len]).expect("written");
-        // In an image that is opened anew the keys are gone: before they are there, all begins anew.
         let said = scratch.siltstone(["backup", "disk", "-o", "again"]).ok();
         assert!(!scratch.path("again.partial").exists());
         assert!(said.contains(&first), "{len}: {said}");
@@ -189,11 +189,11 @@ fn a_backup_goes_on_where_it_was_cut_short() {
         );
         assert_eq!(snapshots(), 1);
     }
-    // Its keys are not there yet.
-    fs::write(scratch.path("again.partial"), &full[..150]).expect("written");
+    // What snapshot it is of is not there yet.
+    fs::write(scratch.path("again.partial"), &full[..50]).expect("written");
     let said = scratch.siltstone(["backup", "disk", "-o", "again"]).ok();
     assert!(!said.contains(&first), "{said}");
-    assert_eq!(snapshots(), 1);
+    assert_eq!(snapshots(), 2);
     // Of another kind, or nonsense.
     let second = said.trim_start_matches("snapshot: ").trim().to_owned();
     scratch

@@ -95,7 +95,7 @@ mod tests {
         let bad = [&[][..], &[1], &[1, 16], &[1, 0, 0], &[6, 0], &[3, 0, 1]];
         // The store's own keys are short, and no ranges of them are deleted.
         let systems = [&[3, 255, 1, 0, 0, 0, 0, 0, 0, 0][..], &[5, 255], &[1, 254]];
-        let long = [&[4, 0][..], &[0; KEY_BYTES_MAX + 1]].concat();
+        let long = [alloc::vec![4, 0], alloc::vec![0; KEY_BYTES_MAX + 1]].concat();
         for bad in bad.into_iter().chain(systems).chain([&long[..]]) {
             assert_eq!(KeyPlace::decode(bad), None, "{bad:?}");
         }

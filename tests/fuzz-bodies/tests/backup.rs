@@ -79,7 +79,7 @@ fn key_record(rng: &mut fastrand::Rng, payload: &mut Vec<u8>) {
     }
     let value = [b'm'; 8];
     let value = if kind == 8 {
-        &value[..rng.usize(0..2)]
+        value.get(..rng.usize(0..2)).unwrap_or_default()
     } else {
         &value
     };
