@@ -13,12 +13,14 @@ use crate::{REDIS_VERSION, VERSION};
 type Section = fn(&Env, &dyn Engine, &mut String) -> core::fmt::Result;
 
 /// Sections in the order shown; whether they belong to the default.
-const SECTIONS: [(&str, bool, Section); 11] = [
+const SECTIONS: [(&str, bool, Section); 13] = [
     ("Server", true, server),
     ("Clients", true, clients),
     ("Memory", true, memory),
     ("Persistence", true, persistence),
     ("Stats", true, stats),
+    ("Transactions", true, transactions),
+    ("Engine", true, tables),
     ("Replication", true, replication),
     ("Commandstats", false, command_stats),
     ("Errorstats", true, error_stats),
@@ -151,6 +153,49 @@ fn stats(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result 
         env.stats.query_limit_closed.get(),
         env.stats.output_limit_closed.get(),
     )
+}
+
+fn transactions(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let transactions = engine.store_stats().transactions;
+    write!(
+        out,
+        "transactions_open:{}\r\ntransactions_begun:{}\r\ntransactions_committed:{}\r\n\
+         transactions_conflicts:{}\r\ntransactions_deadlocks:{}\r\ntransactions_expired:{}\r\n\
+         transactions_bytes:{}\r\n",
+        transactions.open,
+        transactions.begun,
+        transactions.committed,
+        transactions.conflicts,
+        transactions.deadlocks,
+        transactions.expired,
+        transactions.bytes,
+    )
+}
+
+fn tables(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
+    let store = engine.store_stats();
+    let status = if store.compaction_fails { "err" } else { "ok" };
+    write!(
+        out,
+        "engine_runs:{}\r\nengine_run_bytes:{}\r\nengine_versions:{}\r\nengine_tombstones:{}\r\n\
+         engine_history_bytes:{}\r\nengine_dropped_bytes:{}\r\nengine_compaction_status:{status}\r\n\
+         engine_bytes_written:{}\r\nengine_write_amplification:",
+        store.runs,
+        store.run_bytes,
+        store.versions,
+        store.tombstones,
+        store.history_bytes,
+        store.dropped_bytes,
+        store.written_bytes,
+    )?;
+    hundredths(store.device_bytes_written, store.written_bytes, out)
+}
+
+/// `part` by `whole`, to the hundredth; 0.00 of nothing.
+fn hundredths(part: u64, whole: u64, out: &mut String) -> core::fmt::Result {
+    let hundredths = u128::from(part) * 100 / u128::from(whole.max(1));
+    let hundredths = if whole == 0 { 0 } else { hundredths };
+    write!(out, "{}.{:02}\r\n", hundredths / 100, hundredths % 100)
 }
 
 fn replication(env: &Env, _: &dyn Engine, out: &mut String) -> core::fmt::Result {

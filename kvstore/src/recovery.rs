@@ -56,6 +56,8 @@ pub(crate) async fn replay<D: BlockDevice>(
         }
     }
     engine.last_removal.set(last);
+    // That was before.
+    engine.written_bytes.set(0);
     match up_to {
         Some(up_to) if last != up_to || up_to < oldest => {
             while recovery.next_commit().await?.is_some() {}

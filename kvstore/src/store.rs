@@ -15,6 +15,7 @@ use crate::engine::budget::{Budget, MemoryUse};
 use crate::engine::cache::{CacheStats, PolicyKind as CachePolicy};
 use crate::engine::memtable::Memtable;
 use crate::engine::state::Engine;
+use crate::engine::types::SLOT_BYTES;
 use crate::fault::{Fault, Loaded, TransactError};
 use crate::maintenance;
 use crate::misses::Misses;
@@ -366,6 +367,12 @@ impl<D: BlockDevice> Store<D> {
             replayed_commits: counters.replayed_commits,
             runs: tree.runs().len() as u64,
             run_bytes: tables().map(|table| table.bytes).sum(),
+            versions: tables().map(|table| table.stats.entries).sum(),
+            tombstones: tables().map(|table| table.stats.tombstones).sum(),
+            history_bytes: tables().map(|table| table.stats.history_bytes).sum(),
+            dropped_bytes: maintenance::pending_slots(self) * SLOT_BYTES,
+            written_bytes: engine.written_bytes.get(),
+            compaction_fails: self.compaction.failure().is_some(),
             snapshots: engine.pins.count() as u64,
             expired_keys: engine.expired_keys.get(),
             transactions: engine.open.stats(),
@@ -524,6 +531,18 @@ pub struct Stats {
     pub runs: u64,
     /// Bytes in sorted runs, what newer ones hide included.
     pub run_bytes: u64,
+    /// Versions in them, tombstones and what newer ones hide included.
+    pub versions: u64,
+    /// Of these, such as say that there is nothing.
+    pub tombstones: u64,
+    /// Bytes of keys and values in them that only history has.
+    pub history_bytes: u64,
+    /// Bytes of large values that nobody sees and that are not free yet, as far as merges have found them.
+    pub dropped_bytes: u64,
+    /// Bytes of keys and values that were committed.
+    pub written_bytes: u64,
+    /// Compaction does not get on: it cannot read or write.
+    pub compaction_fails: bool,
     /// Snapshots alive.
     pub snapshots: u64,
     /// Keys removed because their time had come.

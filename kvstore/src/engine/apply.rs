@@ -57,7 +57,7 @@ impl Engine {
 
     /// Puts a commit in, for which there is room. Whether it takes the place of something.
     pub(crate) fn apply(&self, timestamp: Timestamp, payload: &[u8]) -> bool {
-        let mut replaces = false;
+        let (mut replaces, mut written) = (false, self.written_bytes.get());
         for entry in entries(payload) {
             match entry {
                 Entry::RangeDelete { start, end } => {
@@ -78,9 +78,16 @@ impl Engine {
                     };
                     self.put(key, &version);
                     replaces |= below;
+                    written += key.len() as u64
+                        + match content {
+                            Content::Tombstone => 0,
+                            Content::Inline(value) => value.len() as u64,
+                            Content::Large(large) => large.own_bytes(),
+                        };
                 }
             }
         }
+        self.written_bytes.set(written);
         if replaces {
             self.has_garbage.set(true);
         }

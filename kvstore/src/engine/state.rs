@@ -73,6 +73,8 @@ pub(crate) struct Engine {
     pub(crate) has_garbage: Cell<bool>,
     /// Keys removed because their time had come.
     pub(crate) expired_keys: Cell<u64>,
+    /// Bytes of keys and values that were committed.
+    pub(crate) written_bytes: Cell<u64>,
     /// Memory of the memtables.
     pub(crate) pool: Rc<ChunkPool>,
     /// What memtables may take now, all together.
@@ -122,6 +124,7 @@ impl Engine {
             cursors: RefCell::new(ScanCursors::new(hash_seed.rotate_left(17))),
             has_garbage: Cell::new(false),
             expired_keys: Cell::new(0),
+            written_bytes: Cell::new(0),
             pool,
             memtables_bytes_max: Cell::new(0),
             memtable_bytes: Cell::new(0),

@@ -141,6 +141,13 @@ impl<'b> LargeRef<'b> {
         u8::try_from(inherited).unwrap_or(0)
     }
 
+    /// Bytes of the pieces that belong to no older version.
+    pub fn own_bytes(&self) -> u64 {
+        let pieces = self.pieces();
+        let own = pieces.iter().skip(usize::from(self.inherited()));
+        own.map(|piece| u64::from(piece.bytes)).sum()
+    }
+
     /// Its pieces, in the order of the value's bytes.
     pub fn pieces(&self) -> Pieces {
         let mut rest = self.0;

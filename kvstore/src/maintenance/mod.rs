@@ -36,6 +36,7 @@ use lfs::{
 };
 
 use self::pace::Pace;
+pub(crate) use self::sweep::pending_slots;
 use crate::engine::memtable::Memtable;
 use crate::engine::types::OutOfMemory;
 use crate::store::Store;
@@ -172,10 +173,6 @@ impl Compaction {
     }
 
     /// Why compaction does not get on, if it does not.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "figures about the store will say so")
-    )]
     pub(crate) fn failure(&self) -> Option<JobError> {
         self.failure.borrow().clone()
     }

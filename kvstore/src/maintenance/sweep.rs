@@ -38,7 +38,7 @@ pub(super) fn is_pending(table: &TableRef) -> bool {
 }
 
 /// Slots that tables list and that are not free.
-pub(super) fn pending_slots<D: BlockDevice>(store: &Store<D>) -> u64 {
+pub(crate) fn pending_slots<D: BlockDevice>(store: &Store<D>) -> u64 {
     let tree = store.engine.tree.borrow();
     let tables = tree.runs().iter().flat_map(|run| &run.tables);
     let slots = tables.filter(|table| is_pending(table));
