@@ -2,7 +2,7 @@
 //!
 //! Nothing waits within a transaction ([`Transaction`]). A read that needs what is not in memory notes a [`Fault`] in the
 //! transaction and returns [`Missing`]; whoever runs the transaction drops it, has what it noted loaded
-//! ([`Store::load`]) into its [`Loaded`], and runs it again from the start. What is in a `Loaded` stays there until the
+//! ([`Store::load_all`]) into its [`Loaded`], and runs it again from the start. What is in a `Loaded` stays there until the
 //! transaction is through, whatever memory is needed for meanwhile, so that each attempt gets further.
 
 use alloc::rc::Rc;

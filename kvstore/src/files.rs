@@ -21,7 +21,7 @@ impl<D: BlockDevice> Store<D> {
     /// Makes a snapshot of all files and keys. Durable on return.
     ///
     /// # Errors
-    /// See [`FileSystem::create_snapshot`].
+    /// See [`lfs::FileSystem::create_snapshot`].
     pub async fn create_snapshot(
         &self,
         name: &str,
@@ -39,7 +39,7 @@ impl<D: BlockDevice> Store<D> {
     /// Deletes a snapshot. Durable on return.
     ///
     /// # Errors
-    /// See [`FileSystem::delete_snapshot`].
+    /// See [`lfs::FileSystem::delete_snapshot`].
     pub async fn delete_snapshot(&self, name: &str) -> Result<(), FileError> {
         self.filesystem.delete_snapshot(name).await?;
         self.compaction.note_garbage();
@@ -54,7 +54,7 @@ impl<D: BlockDevice> Store<D> {
         self.engine.keep_snapshots(commits);
     }
 
-    /// Verifies everything in use, files and keys, and repairs what can be; see [`FileSystem::scrub`]. What cannot be is
+    /// Verifies everything in use, files and keys, and repairs what can be; see [`lfs::FileSystem::scrub`]. What cannot be is
     /// [`damage`](Self::damage).
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl<D: BlockDevice> Store<D> {
         self.damage.borrow()
     }
 
-    /// Sets the rate of the scrub under way; see [`FileSystem::set_scrub_rate`].
+    /// Sets the rate of the scrub under way; see [`lfs::FileSystem::set_scrub_rate`].
     pub fn set_scrub_rate(&self, bytes_per_second: Option<u64>) {
         self.filesystem.set_scrub_rate(bytes_per_second);
     }
