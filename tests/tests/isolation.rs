@@ -471,7 +471,8 @@ fn campaign(name: &str, levels: &[Level], part: usize) {
     );
     assert!(total.committed > rounds * TRANSACTIONS / 3, "{total:?}");
     assert!(total.ended < rounds * TRANSACTIONS / 50, "{total:?}");
-    assert!(flushes > rounds as u64, "{flushes}");
+    // About one in each round.
+    assert!(flushes * 4 > rounds as u64, "{flushes}");
 }
 
 #[test]
