@@ -21,10 +21,13 @@ use crate::snapshot::Snapshot;
 use crate::transaction::{Growth, Transaction};
 use crate::transactions::OpenTransactions;
 use crate::watch::Watch;
-use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Timestamp};
+use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, Key, OpenError, Timestamp};
 
 /// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
 pub const LARGE_VALUE_BYTES: usize = 512;
+
+/// How long a key whose time has come is left alone when it cannot be read.
+const EXPIRY_RETRY_MS: i64 = 60_000;
 
 /// A memtable takes at most this part of the room for tables.
 const MEMTABLE_PART: u64 = 16;
@@ -295,16 +298,60 @@ impl<D: BlockDevice> Store<D> {
         Watch::new(&self.engine.watches)
     }
 
-    /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted.
+    /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted. Where some of them cannot be read, the others are deleted one by one, and
+    /// those are tried again some time later.
     ///
     /// # Errors
-    /// As [`Transaction::commit`], or when they cannot be read.
+    /// As [`Transaction::commit`].
     pub async fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, TransactError> {
-        let delete = |transaction: &mut Transaction<'_, D>| transaction.delete_expired(limit);
-        let (count, _) = self.transact(now_ms, 0, delete).await?;
+        let delete = |transaction: &mut Transaction<'_, D>| {
+            let due = self.due(transaction.now_ms(), limit);
+            transaction.delete_expired(&due)
+        };
+        match self.transact(now_ms, 0, delete).await {
+            Ok((count, _)) => {
+                self.note_expired(count);
+                Ok(count)
+            }
+            Err(TransactError::Load(_)) => self.reclaim_one_by_one(now_ms, limit).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reclaim_one_by_one(&self, now_ms: i64, limit: usize) -> Result<usize, TransactError> {
+        let mut all = 0;
+        for (at_ms, key) in self.due(now_ms, limit) {
+            let due = [(at_ms, key)];
+            let delete = |transaction: &mut Transaction<'_, D>| transaction.delete_expired(&due);
+            match self.transact(now_ms, 0, delete).await {
+                Ok((count, _)) => {
+                    self.note_expired(count);
+                    all += count;
+                }
+                Err(TransactError::Load(_)) => {
+                    let [(at_ms, key)] = &due;
+                    let until_ms = now_ms.saturating_add(EXPIRY_RETRY_MS);
+                    let mut expiries = self.engine.expiries.borrow_mut();
+                    expiries.postpone(*at_ms, key, until_ms);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Up to `limit` keys whose time has come, and when that was. Nobody waits for whoever has locked one.
+    fn due(&self, now_ms: i64, limit: usize) -> Vec<(i64, Key)> {
+        let expiries = self.engine.expiries.borrow();
+        let locks = self.engine.locks.borrow();
+        let due = expiries.due(now_ms);
+        let due = due.filter(|(_, key)| !locks.is_held(key)).take(limit);
+        due.map(|(at, key)| (at, Key::from(key))).collect()
+    }
+
+    fn note_expired(&self, count: usize) {
         let expired = &self.engine.expired_keys;
         expired.set(expired.get() + count as u64);
-        Ok(count)
     }
 
     /// Writes the log and does everything that goes on in the background, until

@@ -4,6 +4,7 @@
 //! - `compact`: runs are merged, step by step; `shape`: what `pick` has to know of them; `step`: how far a step goes, and what comes of it;
 //! - `sweep`: what nobody needs of the value file is freed;
 //! - `count`: keys are counted anew where a range delete has made their number uncertain;
+//! - `expire`: keys that expire soon are found in runs;
 //! - `tables`: sources become tables, in turns; `chunks`: what is read for that; `install`: the one way to make a checkpoint;
 //! - `pace`: how much compaction does for what is committed, and when commits wait for it; `space`: what has to stay free.
 //!
@@ -15,6 +16,7 @@
 mod chunks;
 mod compact;
 mod count;
+mod expire;
 mod flush;
 mod install;
 mod pace;
@@ -29,7 +31,7 @@ mod tests;
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
 
-use embassy_futures::join::join5;
+use embassy_futures::join::{join, join5};
 use embassy_futures::select::select;
 use lfs::{
     BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError,
@@ -206,7 +208,7 @@ pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
         store.filesystem.run(clock),
         flush::run(store, clock),
         compact::run(store, clock),
-        count::run(store, clock),
+        join(count::run(store, clock), expire::run(store, clock)),
         garbage_loop(store, clock),
     )
     .await;

@@ -6,6 +6,7 @@
 extern crate std;
 
 mod counting;
+mod expiring;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
