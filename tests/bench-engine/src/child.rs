@@ -105,13 +105,13 @@ impl<'r, H: Host> Run<'r, H> {
             Worker::new(number, &phase, &self.data, &meter, exact, seed)
         });
         let workers = workers.collect();
-        let (written, flushed) = (usage::bytes_written(), flushes::count());
+        let before = (usage::bytes_written(), flushes::count());
         let disk = host.engine().disk_counts();
         let began = Instant::now();
         let workers = host.run(workers).await;
         let seconds = began.elapsed().as_secs_f64();
-        let flushes = flushes::count() - flushed;
-        let bytes_written = usage::bytes_written() - written;
+        let bytes_written = usage::bytes_written() - before.0;
+        let flushes = flushes::count() - before.1;
         let spent = host.engine().disk_counts().zip(disk);
         let spent = spent.map(|(after, before)| after - before);
         let mut outcome = Outcome::default();

@@ -167,7 +167,7 @@ impl Host for Threads {
         Self(engines::open(name, directory, sizes))
     }
 
-    fn engine(&self) -> &dyn Peer {
+    fn engine(&self) -> &(dyn Peer + 'static) {
         &*self.0
     }
 

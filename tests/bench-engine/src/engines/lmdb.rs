@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::path::Path;
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvOpenOptions, RwTxn};
+use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, RwTxn};
 
 use super::{copy, size};
 use crate::data::Key;
@@ -20,7 +20,7 @@ const READERS_MAX: u32 = 512;
 
 pub struct Lmdb {
     environment: Env,
-    database: Database<Bytes, Bytes>,
+    database: Database<'static, Bytes, Bytes>,
 }
 
 impl Lmdb {
@@ -33,10 +33,13 @@ impl Lmdb {
         // SAFETY: the directory is this process's own; nobody changes its files while they are mapped.
         let environment = unsafe { options.open(&directory) };
         let environment = environment.expect("LMDB opens");
-        let mut transaction = environment.write_txn().expect("begins");
-        let database = environment.create_database(&mut transaction, None);
-        let database = database.expect("a database");
-        transaction.commit().expect("commits");
+        let transaction = environment.write_txn().expect("begins");
+        let created: heed::Result<_> =
+            environment.create_databases_and_commit(transaction, |opener, transaction| {
+                let options = opener.database_options().types::<Bytes, Bytes>();
+                options.create(transaction).map(CommitOrAbort::<_, ()>::Commit)
+            });
+        let database = created.expect("a database").unwrap_commit();
         Self {
             environment,
             database,

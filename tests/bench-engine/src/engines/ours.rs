@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use kvstore::{CommitError, DatabaseIndex, Options, Store, Transaction};
+use kvstore::{CommitError, DatabaseIndex, Missing, Options, Store, TransactError, Transaction};
 use lfs::host::{Access, FileDevice, HostClock, now_ns};
 use lfs::{FileSystemId, FormatOptions};
 use tests::qmp::BlockCounts;
@@ -22,9 +22,6 @@ const DB: DatabaseIndex = DatabaseIndex(0);
 const DISK_PER_DATA: u64 = 8;
 const DISK_BYTES_MIN: u64 = 256 << 20;
 
-/// So far all data is in memory: it is given what it needs for that, whatever others get.
-const MEMORY_PER_DATA: u64 = 8;
-
 /// The store and its task.
 pub struct Tasks {
     ours: Rc<Ours>,
@@ -38,16 +35,17 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Runs `body` until its commit is taken, and waits until what it depends on is durable.
-    async fn run<T>(&self, mut body: impl FnMut(&mut Transaction<'_, CountedDevice>) -> T) -> T {
+    /// Runs `body` until all that it reads is in memory and its commit is taken, and waits until what it depends on is durable.
+    async fn run<T>(
+        &self,
+        mut body: impl FnMut(&mut Transaction<'_, CountedDevice>) -> Result<T, Missing>,
+    ) -> T {
         loop {
-            let mut transaction = self.store.transaction(now_ns() / 1_000_000);
-            let result = body(&mut transaction);
-            match transaction.commit() {
-                Err(CommitError::Busy) => self.store.admit().await,
-                committed => {
-                    let durable = self.store.wait_durable(committed.expect("commits"));
-                    durable.await.expect("durable");
+            match self.store.transact(now_ns() / 1_000_000, 0, &mut body).await {
+                Err(TransactError::Commit(CommitError::Busy)) => self.store.admit().await,
+                done => {
+                    let (result, committed) = done.expect("commits");
+                    self.store.wait_durable(committed).await.expect("durable");
                     return result;
                 }
             }
@@ -62,34 +60,27 @@ impl Engine for Ours {
             for (key, value) in entries {
                 transaction.put(DB, key, value.as_slice(), None);
             }
+            Ok(())
         })
         .await;
     }
 
     async fn get(&self, key: &Key, value: &mut Vec<u8>) -> bool {
         self.run(|transaction| {
-            let found = transaction.get(DB, key);
-            found.map(|found| copy(&found.value, value)).is_some()
+            let found = transaction.get(DB, key)?;
+            Ok(found.map(|found| copy(&found.value, value)).is_some())
         })
         .await
     }
 
     async fn scan(&self, from: &Key, limit: usize, each: &mut dyn FnMut(&[u8], &[u8])) {
-        // It goes on behind a key: here that is one between `from` and the key before it.
-        let mut before = from.to_vec();
-        if let Some(last) = before.last_mut() {
-            *last -= 1;
+        let end = [u8::MAX; size_of::<Key>()];
+        let range = |transaction: &mut Transaction<'_, CountedDevice>| {
+            transaction.range(DB, from, &end, false, limit, true)
+        };
+        for (key, entry) in self.run(range).await {
+            each(&key, &entry.expect("it was asked for").value);
         }
-        before.push(u8::MAX);
-        self.run(|transaction| {
-            let mut keys = Vec::new();
-            transaction.keys_after(DB, Some(&before), limit, &mut keys);
-            for key in &keys {
-                let found = transaction.get(DB, key);
-                each(key, &found.expect("it is there").value);
-            }
-        })
-        .await;
     }
 
     async fn delete(&self, key: &Key) {
@@ -103,14 +94,13 @@ impl Engine for Ours {
         // From the first read to the commit it is one step: nobody comes in between.
         self.run(|transaction| {
             attempts += 1;
-            let mut values = keys.map(|key| {
-                let found = transaction.get(DB, &key);
-                found.expect("it is there").value.to_vec()
-            });
+            let [first, second] = keys.map(|key| transaction.get(DB, &key));
+            let mut values = [first?, second?].map(|found| found.expect("it is there").value.to_vec());
             change(&mut values);
             for (key, value) in keys.iter().zip(values) {
                 transaction.put(DB, key, value, None);
             }
+            Ok(())
         })
         .await;
         attempts
@@ -137,7 +127,7 @@ impl Host for Tasks {
             device
         };
         let device = CountedDevice::new(device);
-        let memory_bytes = sizes.memory_bytes.max(sizes.data_bytes * MEMORY_PER_DATA);
+        let memory_bytes = sizes.memory_bytes;
         let options = Options {
             memory_bytes_max: size(memory_bytes),
             open_memory_bytes_max: size(memory_bytes),
