@@ -508,7 +508,7 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
     if pace.worked(bytes) {
         store.changed.notify();
     }
-    embassy_futures::yield_now().await;
+    store.filesystem.give_way().await;
     let may_work = || pace.may_work() || store.compaction.help.get() == Help::Wanted;
     while !may_work() && !store.is_ending() {
         let commits = pace.commits();

@@ -291,7 +291,7 @@ impl<D: BlockDevice> Turns for Hurried<'_, D> {
     }
 
     async fn next(&self, _bytes: u64) {
-        embassy_futures::yield_now().await;
+        self.0.filesystem.give_way().await;
     }
 }
 

@@ -21,7 +21,7 @@ mod replay;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 pub(crate) use cursor::{AHEAD, LogCursor};
 pub(crate) use gather::{Chain, FRAME_BYTES_MAX, OpenGroup, Part, capacity_bytes, framed_bytes};
@@ -67,6 +67,8 @@ pub(crate) struct Log {
     state: RefCell<State>,
     /// Blocks that the device is writing for the log.
     in_flight: RefCell<Option<core::ops::Range<u64>>>,
+    /// Commits go into the next group before anything else is done: a few turns.
+    is_letting_in: Cell<bool>,
     /// Durability moved on, room came free, a flush ended, or the log failed.
     progress: Notify,
     /// Something for the writer to do.
@@ -237,6 +239,7 @@ impl Log {
             vault,
             state: RefCell::new(state),
             in_flight: RefCell::new(None),
+            is_letting_in: Cell::new(false),
             progress: Notify::default(),
             work: Notify::default(),
         }
@@ -687,6 +690,7 @@ impl Log {
     /// Lets those go on who waited for the last group, as long as they have more: what they commit goes into the next one.
     /// Without that there would soon be several parties that take turns, each with a flush of its own.
     async fn let_in(&self) {
+        self.is_letting_in.set(true);
         let mut idle = 0;
         for _ in 0..TURNS_MAX {
             let before = self.appended();
@@ -699,6 +703,18 @@ impl Log {
             if idle == TURNS_IDLE {
                 break;
             }
+        }
+        self.is_letting_in.set(false);
+    }
+
+    /// Gives way to others; while commits are let in, for as many turns as that may take: what is not urgent makes none of them wait longer.
+    pub(crate) async fn give_way(&self) {
+        embassy_futures::yield_now().await;
+        for _ in 0..TURNS_MAX {
+            if !self.is_letting_in.get() {
+                break;
+            }
+            embassy_futures::yield_now().await;
         }
     }
 

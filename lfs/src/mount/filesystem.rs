@@ -285,6 +285,11 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.durable()
     }
 
+    /// Gives way to others, and to commits that are just being let into the next group, which is a few turns at most: for work that nobody waits for.
+    pub async fn give_way(&self) {
+        self.log.give_way().await;
+    }
+
     /// Waits until `commit` is durable, and makes the log write it now rather than gather more.
     ///
     /// # Errors
@@ -381,7 +386,7 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
-    /// Sets aside `bytes` for the value file: files may not grow into that. Not kept on the disk.
+    /// Sets aside `bytes` for the value file, of the room for data and of that for objects: files may not grow into that. Not kept on the disk.
     pub fn reserve_for_values(&self, bytes: u64) {
         self.value_reserve.set(bytes);
     }

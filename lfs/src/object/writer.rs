@@ -108,6 +108,11 @@ impl<'f, D: BlockDevice> ObjectWriter<'f, D> {
         form.close(self.id, at, stored);
     }
 
+    /// The number of the object, which no other ever has while the file system is mounted.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
     /// Bytes of the object so far.
     pub fn len_bytes(&self) -> u64 {
         self.written + self.pending.len() as u64

@@ -624,7 +624,8 @@ impl<D: BlockDevice> FileSystem<D> {
         let (more, less) = (bytes + in_blocks(dirty), in_blocks(freed));
         let net = more.saturating_sub(less);
         // As files are counted in what there is for objects.
-        let objects_keep = self.object_reserve.get() + net + net / 8;
+        let in_room = net + kept_free;
+        let objects_keep = self.object_reserve.get() + in_room + in_room / 8;
         usage.live_bytes + more + kept_free <= usage.capacity_bytes + less
             && (self.object_reserve.get() == 0 || usage.object_bytes_max >= objects_keep)
     }

@@ -189,6 +189,14 @@ impl<'v> Transaction<'v> {
 
     /// The pieces of `object` that overlap `from..to` in the state below, in order.
     fn base_pieces(&self, object: u64, from: u64, to: u64) -> Result<Vec<PieceAt>, FileError> {
+        // Most often it is one, which begins there: so it is with whatever is read as it was written.
+        let key = ItemKey::new(object, ItemKind::Extent, from);
+        if let Some(item) = self.below(key)? {
+            let piece = piece_of(key, &item)?;
+            if piece.end() >= to {
+                return Ok(alloc::vec![piece]);
+            }
+        }
         let mut pieces = Vec::new();
         let mut seen = self.seen_pieces(object, from, to);
         while let Some(batch) = seen.next()? {
@@ -249,10 +257,22 @@ impl<'v> Transaction<'v> {
         offset: u64,
         target: &mut [u8],
     ) -> Result<(), FileError> {
-        target.fill(0);
         let end = offset.saturating_add(target.len() as u64);
+        let runs = self.layout(object, offset, end)?;
+        self.read_runs(runs, object, offset, target)
+    }
+
+    /// The same, where it is known what there is.
+    fn read_runs(
+        &self,
+        runs: Vec<Run<'_>>,
+        object: u64,
+        offset: u64,
+        target: &mut [u8],
+    ) -> Result<(), FileError> {
+        target.fill(0);
         let mut missing = Vec::new();
-        for run in self.layout(object, offset, end)? {
+        for run in runs {
             let (start, bytes) = match run {
                 Run::Staged(start, bytes) => (start, Cow::Borrowed(bytes)),
                 Run::Stored { start, end, at } => {

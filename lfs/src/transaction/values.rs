@@ -58,7 +58,7 @@ impl<D: BlockDevice> FileSystem<D> {
             .try_reserve_exact(len)
             .map_err(|_| FileError::OutOfMemory)?;
         bytes.resize(len, 0);
-        transaction.read_extents(VALUE_OBJECT, offset, &mut bytes)?;
+        transaction.read_runs(runs, VALUE_OBJECT, offset, &mut bytes)?;
         Ok(bytes)
     }
 
