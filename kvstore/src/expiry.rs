@@ -59,6 +59,12 @@ impl ExpiryQueue {
         }
     }
 
+    /// `key`, which expired at `at_ms`, is not due again before `until_ms`.
+    pub fn postpone(&mut self, at_ms: i64, key: &[u8], until_ms: i64) {
+        self.forget(at_ms, key);
+        self.note(until_ms, key);
+    }
+
     /// Keys that have expired at `now_ms`, and when, the earliest first. They stay until they are forgotten.
     pub fn due(&self, now_ms: i64) -> impl Iterator<Item = (i64, &[u8])> {
         let due = self.keys.iter().take_while(move |(at, _)| *at <= now_ms);

@@ -21,13 +21,20 @@ use crate::maintenance;
 use crate::misses::Misses;
 use crate::recovery::replay;
 use crate::snapshot::Snapshot;
-use crate::transaction::{Growth, Transaction};
+use crate::transaction::Transaction;
 use crate::transactions::OpenTransactions;
 use crate::watch::Watch;
-use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, OpenError, Timestamp};
+use crate::{CommitError, DATABASE_COUNT, Damage, DurabilityLost, Key, OpenError, Timestamp};
 
 /// Values of so many bytes and more are kept where their commit wrote them, unless it is set otherwise.
 pub const LARGE_VALUE_BYTES: usize = 512;
+
+/// The least that this can be set to, and the most.
+pub(crate) const LARGE_VALUE_BYTES_MIN: usize = 256;
+const LARGE_VALUE_BYTES_MAX: usize = 4096;
+
+/// How long a key whose time has come is left alone when it cannot be read.
+const EXPIRY_RETRY_MS: i64 = 60_000;
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
@@ -204,7 +211,8 @@ impl<D: BlockDevice> Store<D> {
 
     /// Sets from which size on values are kept where their commit wrote them: 256 to 4096 bytes. What is there stays as it is.
     pub fn set_large_value_bytes(&self, bytes: usize) {
-        self.large_value_bytes.set(bytes.clamp(256, 4096));
+        self.large_value_bytes
+            .set(bytes.clamp(LARGE_VALUE_BYTES_MIN, LARGE_VALUE_BYTES_MAX));
     }
 
     /// Waits until there is room for a commit of any size, in the log and in memory. Call before a transaction that writes:
@@ -295,16 +303,70 @@ impl<D: BlockDevice> Store<D> {
         Watch::new(&self.engine.watches)
     }
 
-    /// Deletes up to `limit` keys whose time has come, as one commit; how many it deleted.
+    /// Deletes up to `limit` keys whose time has come, as one commit; how many were dealt with, those included that turned out to have been written since. As many as
+    /// `limit`: there may be more. Where some of them cannot be read, the others are deleted one by one, and those are tried again some time later.
     ///
     /// # Errors
-    /// As [`Transaction::commit`], or when they cannot be read.
+    /// As [`Transaction::commit`]. Where it went one by one some are deleted.
     pub async fn reclaim_expired(&self, now_ms: i64, limit: usize) -> Result<usize, TransactError> {
-        let delete = |transaction: &mut Transaction<'_, D>| transaction.delete_expired(limit);
-        let (count, _) = self.transact(now_ms, 0, delete).await?;
+        let mut due = Vec::new();
+        let delete = |transaction: &mut Transaction<'_, D>| {
+            due = self.due(transaction.now_ms(), limit);
+            transaction.delete_expired(&due)
+        };
+        match self.transact(now_ms, 0, delete).await {
+            Ok((count, _)) => {
+                self.note_expired(count, &due);
+                Ok(due.len())
+            }
+            Err(TransactError::Load(_)) => self.reclaim_one_by_one(now_ms, limit).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reclaim_one_by_one(&self, now_ms: i64, limit: usize) -> Result<usize, TransactError> {
+        let due = self.due(now_ms, limit);
+        for one in due.chunks(1) {
+            let mut is_locked = false;
+            let delete = |transaction: &mut Transaction<'_, D>| {
+                let locks = self.engine.locks.borrow();
+                is_locked = one.iter().any(|(_, key)| locks.is_held(key));
+                drop(locks);
+                transaction.delete_expired(if is_locked { &[] } else { one })
+            };
+            match self.transact(now_ms, 0, delete).await {
+                Ok(_) if is_locked => {}
+                Ok((count, _)) => self.note_expired(count, one),
+                Err(TransactError::Load(_)) => {
+                    let until_ms = now_ms.saturating_add(EXPIRY_RETRY_MS);
+                    let mut expiries = self.engine.expiries.borrow_mut();
+                    for (at_ms, key) in one {
+                        expiries.postpone(*at_ms, key, until_ms);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(due.len())
+    }
+
+    /// Up to `limit` keys whose time has come, and when that was. Nobody waits for whoever has locked one.
+    fn due(&self, now_ms: i64, limit: usize) -> Vec<(i64, Key)> {
+        let expiries = self.engine.expiries.borrow();
+        let locks = self.engine.locks.borrow();
+        let due = expiries.due(now_ms);
+        let due = due.filter(|(_, key)| !locks.is_held(key)).take(limit);
+        due.map(|(at, key)| (at, Key::from(key))).collect()
+    }
+
+    /// Of these, which are not due any more, so many were deleted.
+    fn note_expired(&self, count: usize, due: &[(i64, Key)]) {
+        let mut expiries = self.engine.expiries.borrow_mut();
+        for (at_ms, key) in due {
+            expiries.forget(*at_ms, key);
+        }
         let expired = &self.engine.expired_keys;
         expired.set(expired.get() + count as u64);
-        Ok(count)
     }
 
     /// Writes the log and does everything that goes on in the background, until
@@ -409,14 +471,6 @@ impl<D: BlockDevice> Store<D> {
         self.flush_due.set(true);
         self.filesystem.nudge();
         Err(CommitError::Fault(alloc::vec![Fault::Room]))
-    }
-
-    /// Refuses what would grow the data beyond what the disk has room for.
-    pub(crate) fn check_room(&self, growth: &Growth) -> Result<(), CommitError> {
-        if growth.index + growth.values > 0 && !self.has_space_for(growth) {
-            return Err(self.no_room(CommitError::DiskFull));
-        }
-        Ok(())
     }
 
     /// What to say of a commit that found no room: `full`, unless something is freed now, for which it is to wait.

@@ -120,6 +120,10 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
                 after = After::Keys(args.at(1).to_vec());
                 Ok(Ok(()))
             }
+            Run::Data(DataCommand::CountRange) => {
+                after = After::CountRange(args.at(1).to_vec(), args.at(2).to_vec());
+                Ok(Ok(()))
+            }
             Run::Data(command) => {
                 self.run_alone(state, found, args, batch, |data| data.run(command))
             }

@@ -4,6 +4,8 @@
 //! after [`SLICE_WORK`] or [`SLICE_US`], waits while too many replies are queued, and never
 //! executes a writing command before the log has room for it.
 
+use alloc::vec::Vec;
+
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::Read;
@@ -397,6 +399,10 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 Ok(timestamp) => (None, Some(timestamp)),
                 Err(error) => (Some(failure::of_load(&error)), None),
             },
+            After::CountRange(start, end) => match self.count_range(start, &end).await {
+                Ok(timestamp) => (None, Some(timestamp)),
+                Err(error) => (Some(failure::of_load(&error)), None),
+            },
             After::Snapshot(request) => match self.snapshot(request).await {
                 Ok(timestamp) => (None, Some(timestamp)),
                 Err(error) => (Some(failure::of_file(&error)), None),
@@ -509,10 +515,8 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         None
     }
 
-    /// KEYS: walks a snapshot in steps, so that others go on. Returns what the reply depends on.
+    /// KEYS. Returns what the reply depends on.
     async fn walk_keys(&mut self, pattern: &[u8]) -> Result<Timestamp, LoadError> {
-        let store = &self.server.store;
-        let snapshot = store.snapshot();
         let mut found = KeyList::new(
             self.server
                 .env
@@ -520,18 +524,52 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 .limit_or_none(Limit::ClientOutputBytes)
                 .min(u32::MAX as usize),
         );
+        let take = |keys: &[kvstore::Key]| {
+            found.take_matching(pattern, keys);
+            !found.is_full()
+        };
+        let timestamp = self.walk(Vec::new(), None, take).await?;
+        self.reply(|reply| found.reply(reply));
+        Ok(timestamp)
+    }
+
+    /// COUNTRANGE. Returns what the reply depends on.
+    async fn count_range(&mut self, start: Vec<u8>, end: &[u8]) -> Result<Timestamp, LoadError> {
+        let mut count = 0;
+        let take = |keys: &[kvstore::Key]| {
+            count += keys.len();
+            true
+        };
+        let timestamp = self.walk(start, Some(end), take).await?;
+        self.reply(|reply| reply.count(count));
+        Ok(timestamp)
+    }
+
+    /// Walks the keys of a snapshot from `start` on, up to `end`, not included, in steps, so that others go on, for as long as `take` wants more of them. Returns
+    /// what was seen.
+    async fn walk(
+        &self,
+        start: Vec<u8>,
+        end: Option<&[u8]>,
+        mut take: impl FnMut(&[kvstore::Key]) -> bool,
+    ) -> Result<Timestamp, LoadError> {
+        let store = &self.server.store;
+        let snapshot = store.snapshot();
         let database = self.state.database;
-        let (mut step, mut next) = (alloc::vec::Vec::new(), Some(alloc::vec::Vec::new()));
-        while let Some(from) = next.take_if(|_| !found.is_full()) {
+        let (mut step, mut next) = (Vec::new(), Some(start));
+        let is_within = |key: &[u8]| end.is_none_or(|end| key < end);
+        while let Some(from) = next.filter(|from| is_within(from)) {
             step.clear();
             let now_ms = self.server.now_ms();
             let walked = store.keys_from(&snapshot, database, &from, WALK_STEP, now_ms, &mut step);
             next = walked.await?;
-            found.take_matching(pattern, &step);
+            step.truncate(step.partition_point(|key| is_within(key)));
+            if !take(&step) {
+                break;
+            }
             yield_now().await;
             self.server.read_clock();
         }
-        self.reply(|reply| found.reply(reply));
         Ok(snapshot.timestamp())
     }
 

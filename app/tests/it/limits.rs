@@ -45,6 +45,35 @@ fn a_million_commands_in_one_pipeline() {
     });
 }
 
+#[test]
+fn keys_are_counted_however_many_there_are() {
+    const KEYS: u32 = 60_000;
+    let mut world = World::new(support::seed(3), &[("maxmemory", "4mb")]);
+    let mut client = world.connect();
+    world.run(async move {
+        let value = "x".repeat(200);
+        for first in (0..KEYS).step_by(100) {
+            let mut words = vec!["MSET".to_owned()];
+            for number in first..first + 100 {
+                words.extend([format!("{number:05}"), value.clone()]);
+            }
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            assert_eq!(client.call(&words).await, Value::ok());
+        }
+        let mut count = async |start: &str, end: &str| {
+            let counted = client.call(&["COUNTRANGE", start, end]).await;
+            assert!(matches!(counted, Value::Integer(_)), "{counted:?}");
+            counted
+        };
+        assert_eq!(count("", ":").await, Value::Integer(60_000));
+        assert_eq!(count("10000", "45001").await, Value::Integer(35_001));
+        assert_eq!(count("59999", "9").await, Value::Integer(1));
+        assert_eq!(count("6", "60").await, Value::Integer(0));
+        assert_eq!(count("2", "1").await, Value::Integer(0));
+        assert_eq!(count("5", "5").await, Value::Integer(0));
+    });
+}
+
 /// A client that sends `words` for ever and takes no reply.
 fn held_back(words: &[&str]) {
     let mut world = World::new(support::seed(2), &[("client-output-stall-timeout", "0")]);

@@ -42,12 +42,29 @@ pub(crate) struct LoadedChunks {
     bytes: usize,
     /// There is no more room for what is only good to know.
     probed_enough: bool,
+    /// What is there matters, and is not to be assumed.
+    probes_all: bool,
 }
 
 impl LoadedChunks {
     /// Memory that they take.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// From now on all is read that can be to find out whether keys are there, for as long as there is room for it. Whether it was not before.
+    pub(crate) fn probe_all(&mut self) -> bool {
+        self.probed_enough = false;
+        !core::mem::replace(&mut self.probes_all, true)
+    }
+
+    /// What is read to find out whether a key is there, where `usual` is.
+    pub(crate) fn probed(&self, usual: Wanted) -> Wanted {
+        if self.probes_all {
+            Wanted::Readable
+        } else {
+            usual
+        }
     }
 
     /// Keeps what `fault` asked for.
@@ -59,7 +76,12 @@ impl LoadedChunks {
             ..
         } = fault;
         let bytes = self.bytes + LOADED_BYTES + chunk.memory_bytes();
-        if is_probe && bytes > PROBED_BYTES_MAX {
+        let probed_max = if self.probes_all {
+            LOADED_KEY_BYTES_MAX
+        } else {
+            PROBED_BYTES_MAX
+        };
+        if is_probe && bytes > probed_max {
             self.probed_enough = true;
             return Ok(());
         }
@@ -88,6 +110,17 @@ pub(crate) enum Wanted {
     Filters,
     /// None.
     None,
+}
+
+impl Wanted {
+    /// Whether chunks that hold such a thing are.
+    pub(crate) fn has(self, kind: ChunkKind) -> bool {
+        match self {
+            Self::All | Self::Readable => true,
+            Self::Filters => matches!(kind, ChunkKind::Head | ChunkKind::Filter),
+            Self::None => false,
+        }
+    }
 }
 
 /// The chunks of tables, for one reader.
@@ -149,15 +182,8 @@ impl ChunkSource for Reader<'_> {
         }
         let enough = self.wanted != Wanted::All && self.loaded.probed_enough;
         let is_wanted = !enough
-            && match self.wanted {
-                Wanted::All => true,
-                Wanted::Readable => !self.loads.is_unreadable(table, at),
-                Wanted::Filters => {
-                    matches!(kind, ChunkKind::Head | ChunkKind::Filter)
-                        && !self.loads.is_unreadable(table, at)
-                }
-                Wanted::None => false,
-            };
+            && self.wanted.has(kind)
+            && (self.wanted == Wanted::All || !self.loads.is_unreadable(table, at));
         if is_wanted {
             let mut faults = self.faults.borrow_mut();
             let fault = ChunkFault {

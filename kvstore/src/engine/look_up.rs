@@ -90,7 +90,8 @@ impl Engine {
     ) -> Result<Probe, Missing> {
         let before = faults.borrow().len();
         let newest = Timestamp(u64::MAX);
-        match self.look_up(key, newest, loaded, faults, self.probed.get()) {
+        let wanted = loaded.probed(self.probed.get());
+        match self.look_up(key, newest, loaded, faults, wanted) {
             Ok(found) => Ok(Probe::Known(found.row)),
             Err(Missing) if faults.borrow().len() > before => Err(Missing),
             Err(Missing) => Ok(Probe::Assumed),

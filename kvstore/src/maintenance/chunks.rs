@@ -95,6 +95,7 @@ pub(super) struct Chunks<'s, D: BlockDevice> {
     missing: RefCell<Vec<Wanted>>,
     scans: RefCell<Vec<Scan>>,
     reads: Cell<u64>,
+    failed: Cell<Option<ObjectId>>,
 }
 
 impl<'s, D: BlockDevice> Chunks<'s, D> {
@@ -105,6 +106,7 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
             missing: RefCell::default(),
             scans: RefCell::default(),
             reads: Cell::new(0),
+            failed: Cell::new(None),
         }
     }
 
@@ -116,7 +118,9 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
             return Err(JobError::OutOfMemory);
         }
         for wanted in missing {
+            self.failed.set(Some(wanted.table));
             let chunk = self.read(&wanted).await?;
+            self.failed.set(None);
             let mut held = self.held.borrow_mut();
             held.insert(wanted.place(), chunk);
             if held.young_bytes > NEEDED_BYTES_MAX {
@@ -124,6 +128,11 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
             }
         }
         Ok(())
+    }
+
+    /// The table that could not be read the last time that something was loaded.
+    pub(super) fn failed(&self) -> Option<ObjectId> {
+        self.failed.get()
     }
 
     /// The step is made that something was missing for.

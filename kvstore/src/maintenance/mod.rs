@@ -4,6 +4,7 @@
 //! - `compact`: runs are merged, step by step; `shape`: what `pick` has to know of them; `step`: how far a step goes, and what comes of it;
 //! - `sweep`: what nobody needs of the value file is freed;
 //! - `count`: keys are counted anew where a range delete has made their number uncertain;
+//! - `expire`: keys that expire soon are found in runs;
 //! - `tables`: sources become tables, in turns; `chunks`: what is read for that; `install`: the one way to make a checkpoint;
 //! - `pace`: how much compaction does for what is committed, and when commits wait for it; `space`: what has to stay free.
 //!
@@ -15,6 +16,7 @@
 mod chunks;
 mod compact;
 mod count;
+mod expire;
 mod flush;
 mod install;
 mod pace;
@@ -36,6 +38,7 @@ use lfs::{
 };
 
 use self::pace::Pace;
+use self::space::Reserved;
 pub(crate) use self::sweep::pending_slots;
 use crate::engine::memtable::Memtable;
 use crate::engine::types::OutOfMemory;
@@ -146,8 +149,8 @@ pub(crate) struct Compaction {
     room: Cell<Room>,
     /// A memtable is being flushed.
     is_flushing: Cell<bool>,
-    /// Bytes that objects must be able to take, with those there are, for what is in memtables besides.
-    reserved_bytes: Cell<u64>,
+    /// What growth leaves, for what is in memtables besides.
+    reserved: Cell<Reserved>,
     /// Bytes that tables take.
     table_bytes: Cell<u64>,
     /// Why the last job failed, until one succeeds.
@@ -206,7 +209,7 @@ pub(crate) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
         store.filesystem.run(clock),
         flush::run(store, clock),
         compact::run(store, clock),
-        count::run(store, clock),
+        join(count::run(store, clock), expire::run(store, clock)),
         join(garbage_loop(store, clock), settle_cache(store)),
     )
     .await;

@@ -8,9 +8,9 @@ use lfs::{BlockDevice, Clock, Usage};
 
 use super::install::vouch;
 use super::shape::{Shapes, space_of};
-use crate::engine::manifest::RUNS_MAX;
+use crate::engine::manifest::{RUNS_MAX, RunRef};
 use crate::engine::pick;
-use crate::store::Store;
+use crate::store::{LARGE_VALUE_BYTES_MIN, Store};
 use crate::transaction::Growth;
 
 /// A table has the fewest segments that take so much, or less on small disks.
@@ -27,6 +27,10 @@ const VALUE_PART: u64 = 8;
 
 /// Of the room for data, what overwrites have for themselves, at most.
 const OVERWRITE_PART: u64 = 16;
+
+/// What the item of a large value comes to take beyond the 12 bytes that it takes among many others: nodes are joined when they are a quarter full. Pieces behind the first
+/// are not counted.
+const SPARSE_ITEM_BYTES: u64 = 36;
 
 /// Bytes that a whole table takes.
 pub(super) fn table_bytes(usage: &Usage) -> u64 {
@@ -46,30 +50,49 @@ pub(super) fn may_flush(usage: &Usage, table_bytes: u64, bytes: u64, runs: usize
     runs < RUNS_FOR_FLUSHES && usage.object_bytes_free >= bytes + step_room(usage, table_bytes)
 }
 
-/// Room for values that are written over others, before those are found to be needed by nobody and freed: what the log takes until there is a flush, or less on small disks.
-fn overwrite_room(usage: &Usage) -> u64 {
-    usage
+/// Room for large values that are written over others: what the log takes until there is a flush, or less on small disks, before those are found to be needed by nobody
+/// and freed; and what their items come to take. Growth leaves it of the room for data and of that for objects: where there is none left, overwrites wait until something was freed.
+fn overwrite_room(usage: &Usage, runs: &[RunRef]) -> u64 {
+    let until_flush = usage
         .replay_bytes_max
-        .min(usage.capacity_bytes / OVERWRITE_PART)
+        .min(usage.capacity_bytes / OVERWRITE_PART);
+    let tables = runs.iter().flat_map(|run| &run.tables);
+    tables.fold(until_flush, |room, table| {
+        let stats = &table.stats;
+        let items = stats
+            .entries
+            .min(stats.large_bytes / LARGE_VALUE_BYTES_MIN as u64);
+        room.saturating_add(items.saturating_mul(SPARSE_ITEM_BYTES))
+    })
 }
 
-/// Whether data may grow by that, where objects have to be able to take `reserved_bytes` without it.
-fn may_grow(usage: &Usage, reserved_bytes: u64, growth: &Growth) -> bool {
+/// What growth leaves.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reserved {
+    /// Bytes that objects must be able to take, with those there are.
+    objects: u64,
+    /// Bytes for values that are written over others: see [`overwrite_room`].
+    overwrites: u64,
+}
+
+/// Whether data may grow by that.
+fn may_grow(usage: &Usage, reserved: &Reserved, growth: &Growth) -> bool {
     let positive = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
-    let values = positive(growth.values);
+    let with_part = |bytes: u64| bytes.saturating_add(bytes / VALUE_PART);
+    let values = with_part(positive(growth.values));
     if growth.values > 0 {
-        let live = usage
-            .live_bytes
-            .saturating_add(values + values / VALUE_PART);
-        if live.saturating_add(overwrite_room(usage)) > usage.capacity_bytes {
+        let live = usage.live_bytes.saturating_add(values);
+        if live.saturating_add(reserved.overwrites) > usage.capacity_bytes {
             return false;
         }
     }
     // Of what is new in the index there is a second copy for as long as it is merged.
     let index = positive(growth.index).saturating_mul(2);
-    let needed = reserved_bytes
+    let needed = reserved
+        .objects
         .saturating_add(index)
-        .saturating_add(values + values / VALUE_PART);
+        .saturating_add(values)
+        .saturating_add(with_part(reserved.overwrites));
     needed <= usage.object_bytes_max
 }
 
@@ -85,32 +108,34 @@ impl<D: BlockDevice> Store<D> {
         let usage = self.filesystem.usage();
         let shapes = Shapes::of(self, &usage);
         let table_bytes = table_bytes(&usage);
-        let reserved = pick::reserve(&usage, &shapes.runs, table_bytes, 0);
         let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
+        // What comes until the next look goes into the active memtable.
         let memtable = self.memtable_bytes_most() as u64;
         self.share_memory();
         self.engine.set_probed();
+        let reserved = Reserved {
+            objects: pick::reserve(&usage, &shapes.runs, table_bytes, memtable),
+            overwrites: overwrite_room(&usage, self.engine.tree.borrow().runs()),
+        };
         let compaction = &self.compaction;
-        compaction.reserved_bytes.set(reserved);
+        compaction.reserved.set(reserved);
         compaction.table_bytes.set(shapes.bytes());
         compaction
             .pace
             .set_debt(shapes.debt(self, &usage), memtable);
-        // What comes until the next look goes into the active memtable.
-        let reserved = reserved.saturating_add(memtables).saturating_add(memtable);
-        self.filesystem.reserve_for_objects(reserved);
-        self.filesystem.reserve_for_values(overwrite_room(&usage));
+        let objects = reserved.objects.saturating_add(memtables);
+        self.filesystem.reserve_for_objects(objects);
+        // Where files are all there is, keys still have room for a memtable.
+        let values = reserved.overwrites.saturating_add(memtable);
+        self.filesystem.reserve_for_values(values);
     }
 
     /// Whether there is room for data to grow so much.
     pub(crate) fn has_space_for(&self, growth: &Growth) -> bool {
         let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
-        let reserved = self
-            .compaction
-            .reserved_bytes
-            .get()
-            .saturating_add(memtables);
-        may_grow(&self.filesystem.usage(), reserved, growth)
+        let mut reserved = self.compaction.reserved.get();
+        reserved.objects = reserved.objects.saturating_add(memtables);
+        may_grow(&self.filesystem.usage(), &reserved, growth)
     }
 
     /// Bytes that data takes on the disk: what lives of files and values, and tables.
@@ -170,15 +195,18 @@ mod tests {
 
     #[test]
     fn data_grows_up_to_what_is_reserved_and_shrinks_beyond() {
-        let may = |index: i64, values: i64, reserved: u64| {
-            let growth = Growth { index, values };
-            may_grow(&usage(100, 0), reserved, &growth)
+        let may = |index: i64, values: i64, objects: u64| {
+            let reserved = Reserved {
+                objects,
+                overwrites: 8 * MIB,
+            };
+            may_grow(&usage(100, 0), &reserved, &Growth { index, values })
         };
         let mib = 1 << 20;
-        assert!(may(mib, 8 * mib, 89 * MIB));
-        assert!(!may(mib, 8 * mib + 8, 89 * MIB));
-        assert!(!may(mib + 1, 8 * mib, 89 * MIB));
-        assert!(may(-1, 0, 100 * MIB));
+        assert!(may(mib, 8 * mib, 80 * MIB));
+        assert!(!may(mib, 8 * mib + 8, 80 * MIB));
+        assert!(!may(mib + 1, 8 * mib, 80 * MIB));
+        assert!(may(-1, 0, 91 * MIB));
         assert!(!may(i64::MAX, i64::MAX, 0));
     }
 }

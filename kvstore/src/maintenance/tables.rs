@@ -1,19 +1,21 @@
 //! Sources become tables: what flushes and compaction have in common.
 //!
 //! It goes on in turns of up to [`VERSIONS_PER_TURN`] versions or [`BYTES_PER_TURN`]; between them full buffers are written, what is missing is read, and others are let go
-//! first. Each table fills the segments that a table has, or what is left ends before.
+//! first. What writers will look at of a table is in the cache from the start, so that a table which takes the place of others costs them no reads. Each table fills the segments that a table has, or what is left ends before.
 
 use alloc::vec::Vec;
 use core::mem;
 
-use lfs::{BlockDevice, ObjectWriteError, ObjectWriter};
+use lfs::{BlockDevice, ObjectId, ObjectWriteError, ObjectWriter};
 
 use super::JobError;
 use super::chunks::Chunks;
 use super::space::table_bytes;
 use crate::Key;
+use crate::engine::cache::CacheKey;
+use crate::engine::cached::CacheEntry;
 use crate::engine::rewrite::{Progress, Rewrite, StepError};
-use crate::engine::table::{ChunkSink, Dropped, TableRef};
+use crate::engine::table::{Cached, ChunkKind, ChunkSink, Dropped, TableRef};
 use crate::engine::types::{ChunkRef, OutOfMemory};
 use crate::store::Store;
 
@@ -198,6 +200,11 @@ impl<'s, D: BlockDevice> Sink<'s, D> {
         }
     }
 
+    /// Whether writers look at such chunks to find out what there is.
+    fn is_probed(&self, kind: ChunkKind) -> bool {
+        kind != ChunkKind::Dropped && self.store.engine.probed.get().has(kind)
+    }
+
     fn try_put(&mut self, bytes: &[u8]) -> Result<ChunkRef, ObjectWriteError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
@@ -207,12 +214,36 @@ impl<'s, D: BlockDevice> Sink<'s, D> {
     }
 }
 
+/// Puts a chunk into the cache that was just written. Without memory for it, it is read when it is needed.
+fn remember<D: BlockDevice>(
+    store: &Store<D>,
+    table: ObjectId,
+    at: ChunkRef,
+    kind: ChunkKind,
+    bytes: &[u8],
+) {
+    let mut copy = Vec::new();
+    if copy.try_reserve_exact(bytes.len()).is_err() {
+        return;
+    }
+    copy.extend_from_slice(bytes);
+    if let Ok(chunk) = Cached::parse(kind, copy) {
+        let key = CacheKey::Chunk(table, at.offset);
+        let entry = CacheEntry::Chunk(chunk);
+        store.engine.cache.borrow_mut().insert(&key, entry);
+    }
+}
+
 impl<D: BlockDevice> ChunkSink for Sink<'_, D> {
-    fn put(&mut self, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory> {
-        self.try_put(bytes).map_err(|error| {
+    fn put(&mut self, kind: ChunkKind, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory> {
+        let at = self.try_put(bytes).map_err(|error| {
             self.error = Some(error);
             OutOfMemory
-        })
+        })?;
+        if let Some(writer) = self.writer.as_ref().filter(|_| self.is_probed(kind)) {
+            remember(self.store, writer.id(), at, kind, bytes);
+        }
+        Ok(at)
     }
 
     fn room(&self) -> u64 {

@@ -6,6 +6,7 @@
 extern crate std;
 
 mod counting;
+mod expiring;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
@@ -318,6 +319,42 @@ async fn load(store: &TestStore, random: &mut Random, model: &mut Model, keys: u
         };
         transact(store, attempt).await.apply(model);
     }
+}
+
+#[test]
+fn tables_that_take_the_place_of_others_cost_writers_no_reads() {
+    let disk = formatted(600, 1);
+    let mut executor = Executor::new(230);
+    let store = open(&mut executor, &disk);
+    let (clock, counted) = (executor.clock(), disk.clone());
+    executor.run(async move {
+        let put = |number: u64| {
+            let key = counting::number_key(number);
+            let store = &store;
+            async move {
+                let write = |transaction: &mut Transaction<'_, SimDisk>| {
+                    transaction.put(DatabaseIndex(0), &key, &[7; 90][..], None);
+                    Changes::default()
+                };
+                transact(store, write).await;
+            }
+        };
+        for number in 0..5000 {
+            put(number % 3000).await;
+        }
+        counting::rest(&store, &clock).await;
+        let reads = Rc::new(core::cell::Cell::new(0));
+        let count = Rc::clone(&reads);
+        counted.set_faults(move |request| {
+            count.set(count.get() + u32::from(matches!(request, Request::Read(..))));
+            None
+        });
+        for number in (0..3000).step_by(10) {
+            put(number).await;
+        }
+        assert_eq!(reads.get(), 0);
+        assert_eq!(self::count(&store, DatabaseIndex(0)).await, 3000);
+    });
 }
 
 #[test]

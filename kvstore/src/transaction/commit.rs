@@ -63,7 +63,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let prepared = self.prepare_commit(payload)?;
         self.remember();
         self.check_locks()?;
-        store.check_room(&prepared.growth)?;
+        self.check_room(&prepared)?;
         store.reserve(payload)?;
         let files = self.files.take().filter(|files| !files.is_empty());
         let timestamp = match files {
@@ -100,6 +100,19 @@ impl<D: BlockDevice> Transaction<'_, D> {
             Locked::Deadlock(_) => Err(CommitError::Busy),
             Locked::TooMany => Err(CommitError::OutOfMemory),
         }
+    }
+
+    /// Refuses what would grow the data beyond what the disk has room for.
+    pub(crate) fn check_room(&mut self, prepared: &Prepared) -> Result<(), CommitError> {
+        let growth = &prepared.growth;
+        if growth.index + growth.values <= 0 || self.store.has_space_for(growth) {
+            return Ok(());
+        }
+        if prepared.is_assumed && self.loaded.chunks.probe_all() {
+            // What was taken for growth may be an overwrite: now it matters.
+            return Err(CommitError::Fault(alloc::vec![Fault::Room]));
+        }
+        Err(self.store.no_room(CommitError::DiskFull))
     }
 
     /// Engine keys that are written, and ranges that are deleted.
@@ -155,6 +168,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let mut prepared = Prepared {
             next_slot: self.store.engine.next_slot.get(),
             growth: Growth::default(),
+            is_assumed: false,
         };
         let out_of_memory = |_| CommitError::OutOfMemory;
         for (db, writes) in writes.iter() {
@@ -200,7 +214,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
         } else {
             match engine.probe(&key, &self.loaded.chunks, &self.chunk_faults) {
                 Ok(Probe::Known(row)) => (row.is_value(), row.bytes(key.len())),
-                Ok(Probe::Assumed) => (true, Growth::default()),
+                Ok(Probe::Assumed) => {
+                    prepared.is_assumed = true;
+                    (true, Growth::default())
+                }
                 Err(_) => {
                     self.miss();
                     return Ok(());
@@ -271,8 +288,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
 pub(crate) struct Prepared {
     /// The first slot behind its large values.
     pub(crate) next_slot: u64,
-    /// What it does to the size of the data.
+    /// What it does to the size of the data, ...
     pub(crate) growth: Growth,
+    /// ... or less, as keys are assumed to be there, and to take nothing.
+    pub(crate) is_assumed: bool,
 }
 
 fn parsed(coded: &[u8]) -> Result<LargeRef<'_>, CommitError> {

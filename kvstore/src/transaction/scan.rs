@@ -611,34 +611,31 @@ impl<D: BlockDevice> Transaction<'_, D> {
         Ok(None)
     }
 
-    /// Deletes up to `limit` keys whose time has come; how many. Those that turn out to have been written since are forgotten.
+    /// Deletes those of the keys that have expired, which they did at these times; how many. Others have been written since.
     ///
     /// # Errors
     /// Something has to be loaded first.
-    pub(crate) fn delete_expired(&mut self, limit: usize) -> Result<usize, Missing> {
-        let store = self.store;
-        let due: Vec<(i64, Key)> = {
-            let expiries = store.engine.expiries.borrow();
-            let locks = store.engine.locks.borrow();
-            // Nobody waits for whoever has locked one.
-            let due = expiries.due(self.now_ms);
-            let due = due.filter(|(_, key)| !locks.is_held(key)).take(limit);
-            due.map(|(at, key)| (at, Key::from(key))).collect()
-        };
-        let mut count = 0;
-        for (at, key) in &due {
+    pub(crate) fn delete_expired(&mut self, due: &[(i64, Key)]) -> Result<usize, Missing> {
+        let (mut count, mut missing) = (0, None);
+        for (_, key) in due {
             let Some((db, user_key)) = key.split_first() else {
                 continue;
             };
-            let row = self.stored(DatabaseIndex(*db), user_key)?;
+            let row = match self.stored(DatabaseIndex(*db), user_key) {
+                Ok(row) => row,
+                // The others tell what they will need.
+                Err(one) if !self.has_all_faults() => {
+                    missing = Some(one);
+                    continue;
+                }
+                Err(one) => return Err(one),
+            };
             if row.is_value() && row.expires_at_ms <= self.now_ms {
                 self.write(DatabaseIndex(*db), user_key, Write::Delete);
                 count += 1;
-            } else {
-                store.engine.expiries.borrow_mut().forget(*at, key);
             }
         }
-        Ok(count)
+        missing.map_or(Ok(count), Err)
     }
 }
 

@@ -213,7 +213,7 @@ impl<D: BlockDevice> Store<D> {
         payload: &mut Vec<u8>,
     ) -> Result<Timestamp, CommitStop> {
         let prepared = transaction.prepare_commit(payload)?;
-        self.check_room(&prepared.growth)?;
+        transaction.check_room(&prepared)?;
         self.reserve(payload)?;
         let now_ms = transaction.now_ms;
         if !wrote {

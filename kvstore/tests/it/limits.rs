@@ -57,6 +57,30 @@ fn a_full_disk_refuses_growth_keeps_everything_and_takes_deletes() {
 }
 
 #[test]
+fn a_full_disk_takes_overwrites_of_keys_that_are_not_in_memory() {
+    let seed = seed(44);
+    let disk = formatted(1500, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    store.set_memory_bytes_max(kvstore::MEMORY_BYTES_MIN);
+    executor.run(async move {
+        let mut count = 0;
+        while put(&store, count, 1000).await.is_ok() {
+            count += 1;
+        }
+        assert!(count > 20_000, "{count}");
+        let mut random = Random::new(seed);
+        for done in 0..2 * count {
+            let number = random.below(u64::from(count)) as u32;
+            let put = put(&store, number, 1000).await;
+            assert!(put.is_ok(), "{put:?} after {done} of {count} keys");
+        }
+        assert_eq!(put(&store, count, 1000).await, Err(CommitError::DiskFull));
+        assert_eq!(store.stats().keys[0], u64::from(count));
+    });
+}
+
+#[test]
 fn data_is_larger_than_memory_by_any_factor_and_memory_stays_within_its_limit() {
     const MEMORY: usize = 2 << 20;
     let seed = seed(42);

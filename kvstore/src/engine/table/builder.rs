@@ -6,7 +6,7 @@ use core::ops::Range;
 use lfs::CHUNK_HEAD_BYTES_MAX;
 
 use super::head::{Head, RangesRef, TableStats, put_slots};
-use super::{CHUNK_BYTES_MAX, ChunkSink, PARTITION_BLOCKS, put_ref};
+use super::{CHUNK_BYTES_MAX, ChunkKind, ChunkSink, PARTITION_BLOCKS, put_ref};
 use crate::Timestamp;
 use crate::engine::block::BlockBuilder;
 use crate::engine::filter::{build_filter, key_hash};
@@ -226,7 +226,7 @@ impl TableBuilder {
         let head = &mut self.head;
         ranges.encode(from, to, |chunk| {
             let decoded = RangeSet::decode(chunk).map_err(|_| OutOfMemory)?;
-            let at = sink.put(chunk)?;
+            let at = sink.put(ChunkKind::Ranges, chunk)?;
             let start = decoded.iter().next().map_or(&[][..], |range| range.start);
             let end = decoded
                 .iter()
@@ -249,7 +249,7 @@ impl TableBuilder {
         self.chunk.clear();
         self.head.encode(&partitions, &mut self.chunk)?;
         Ok(TableSummary {
-            head: sink.put(&self.chunk)?,
+            head: sink.put(ChunkKind::Head, &self.chunk)?,
             stats: self.head.stats,
         })
     }
@@ -280,7 +280,7 @@ impl TableBuilder {
     fn end_block(&mut self, sink: &mut impl ChunkSink) -> Result<(), OutOfMemory> {
         self.chunk.clear();
         self.block.finish(self.compress, &mut self.chunk)?;
-        let at = sink.put(&self.chunk)?;
+        let at = sink.put(ChunkKind::Block, &self.chunk)?;
         if self.partition.is_empty() {
             core::mem::swap(&mut self.partition_from.key, &mut self.block_from.key);
             self.partition_from.timestamp = self.block_from.timestamp;
@@ -299,10 +299,10 @@ impl TableBuilder {
     fn end_partition(&mut self, sink: &mut impl ChunkSink) -> Result<(), OutOfMemory> {
         self.chunk.clear();
         build_filter(&mut self.hashes, &mut self.chunk)?;
-        let filter = sink.put(&self.chunk)?;
+        let filter = sink.put(ChunkKind::Filter, &self.chunk)?;
         self.chunk.clear();
         self.partition.finish(self.compress, &mut self.chunk)?;
-        let partition = sink.put(&self.chunk)?;
+        let partition = sink.put(ChunkKind::Partition, &self.chunk)?;
         push_refs(
             &mut self.partitions,
             &self.partition_from,
@@ -328,7 +328,9 @@ impl TableBuilder {
             self.head.stats.dropped_slots += slots.end - slots.start;
             if self.chunk.len() >= DROPPED_CHUNK_BYTES || ranges.peek().is_none() {
                 self.head.dropped.try_reserve(1)?;
-                self.head.dropped.push(sink.put(&self.chunk)?);
+                self.head
+                    .dropped
+                    .push(sink.put(ChunkKind::Dropped, &self.chunk)?);
                 self.chunk.clear();
                 end = 0;
             }

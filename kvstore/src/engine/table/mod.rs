@@ -37,11 +37,11 @@ pub const PARTITION_BLOCKS: usize = 64;
 
 /// Takes the chunks of a table, one behind the other.
 pub trait ChunkSink {
-    /// Adds a chunk of at most [`CHUNK_BYTES_MAX`], and says where it is.
+    /// Adds a chunk of at most [`CHUNK_BYTES_MAX`] that holds such a thing, and says where it is.
     ///
     /// # Errors
     /// There is no memory for it.
-    fn put(&mut self, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory>;
+    fn put(&mut self, kind: ChunkKind, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory>;
 
     /// Bytes to the end of the last segment that the table should have.
     fn room(&self) -> u64;

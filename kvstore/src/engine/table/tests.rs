@@ -91,7 +91,7 @@ impl Segments {
 }
 
 impl ChunkSink for Segments {
-    fn put(&mut self, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory> {
+    fn put(&mut self, _: ChunkKind, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory> {
         assert!(
             (1..=CHUNK_BYTES_MAX).contains(&bytes.len()),
             "{}",

@@ -4,24 +4,24 @@
 
 use super::*;
 
-const DBS: [DatabaseIndex; 2] = [DatabaseIndex(0), DatabaseIndex(1)];
+pub(super) const DBS: [DatabaseIndex; 2] = [DatabaseIndex(0), DatabaseIndex(1)];
 
 /// When a key expires, if it does.
-type Keys = BTreeMap<(u8, Vec<u8>), Option<i64>>;
+pub(super) type Keys = BTreeMap<(u8, Vec<u8>), Option<i64>>;
 
-fn number_key(number: u64) -> Vec<u8> {
+pub(super) fn number_key(number: u64) -> Vec<u8> {
     alloc::format!("key{number:05}").into_bytes()
 }
 
-struct Load {
-    keys: u64,
+pub(super) struct Load {
+    pub(super) keys: u64,
     /// Part of writes that expire soon.
-    expiring: bool,
-    clock: SimClock,
+    pub(super) expiring: bool,
+    pub(super) clock: SimClock,
 }
 
 /// One random commit.
-async fn change(store: &TestStore, random: &mut Random, model: &mut Keys, load: &Load) {
+pub(super) async fn change(store: &TestStore, random: &mut Random, model: &mut Keys, load: &Load) {
     let start = random.clone();
     store.admit().await;
     let now_ms = load.clock.unix_ms();
@@ -84,7 +84,7 @@ enum Change {
     Delete(Vec<u8>, Option<Vec<u8>>),
 }
 
-fn live(model: &Keys, db: DatabaseIndex, now_ms: i64) -> u64 {
+pub(super) fn live(model: &Keys, db: DatabaseIndex, now_ms: i64) -> u64 {
     let of_db = model.iter().filter(|((of, _), _)| *of == db.0);
     let live = of_db.filter(|(_, at)| at.is_none_or(|at| at > now_ms));
     live.count() as u64
@@ -95,7 +95,7 @@ fn uncertain(store: &TestStore) -> u16 {
 }
 
 /// All that is committed is in the base.
-async fn rest(store: &TestStore, clock: &SimClock) {
+pub(super) async fn rest(store: &TestStore, clock: &SimClock) {
     flush_all(store, clock).await;
     let is_settled = || {
         let tree = store.engine.tree.borrow();
