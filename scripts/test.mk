@@ -8,6 +8,7 @@ TEST_RUNNER = $(if $(shell $(CARGO) nextest --version 2>/dev/null),nextest run -
 ARCHES := riscv64 aarch64
 
 .PHONY: test test-host test-cli test-machines test-clients check audit bench bench-cache bench-files bench-docs bench-peer fuzz
+.PHONY: bench-engine bench-engine-docs bench-engine-smoke
 
 ## test: everything CI needs: unit, model and crash tests on the host, end to end on both machines
 test: test-host test-cli test-machines
@@ -41,6 +42,12 @@ CRASH_STATES ?= 10000000
 crash-campaign:
 	SILTSTONE_CRASH_STATES=$(CRASH_STATES) SILTSTONE_CRASH_JOBS=$(CRASH_JOBS) SILTSTONE_CRASH_FROM=$(CRASH_FROM) \
 	    $(CARGO) test --profile campaign -p lfs --features campaign --test it -- --nocapture campaign::campaign
+
+## large-data: 2 GiB of data in a machine of 64 MiB, and what a start costs with 1, 10 and 100 times the data (LARGE_MIB, LARGE_ARCH)
+.PHONY: large-data
+large-data: hosted-and-images
+	scripts/setup-test
+	$(CARGO) test -p tests --features large --test large -- --nocapture
 
 ## test-clients: node-redis and ioredis from npm, against both machines
 test-clients: hosted-and-images
@@ -86,6 +93,18 @@ bench-docs: cli
 bench-peer: hosted-and-images
 	scripts/setup-test
 	$(CARGO) run --quiet --release -p tests --bin bench -- --peer
+
+## bench-engine: the key-value store beside embedded peers on this host (BENCH_MIB, BENCH_SECONDS, BENCH_ROUNDS, BENCH_DIR ...)
+bench-engine:
+	scripts/bench-engine
+
+## bench-engine-docs: bench-engine, and its tables and pictures in docs/bench
+bench-engine-docs:
+	scripts/bench-engine --docs
+
+## bench-engine-smoke: whether bench-engine measures what is right: every workload on every engine, every byte checked
+bench-engine-smoke:
+	scripts/bench-engine --test --smoke
 
 ## fuzz: cargo-fuzz on every target, FUZZ_SECONDS each; finds go to target/fuzz and fuzz/artifacts
 FUZZ_SECONDS ?= 60

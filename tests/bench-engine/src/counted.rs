@@ -1,0 +1,70 @@
+//! The hosted device, with a count of what it is asked to do.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use ::tests::qmp::BlockCounts;
+use lfs::host::FileDevice;
+use lfs::{BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
+
+/// Clones share their count.
+#[derive(Clone)]
+pub struct CountedDevice {
+    device: FileDevice,
+    counts: Rc<Cell<BlockCounts>>,
+}
+
+impl CountedDevice {
+    pub fn new(device: FileDevice) -> Self {
+        Self {
+            device,
+            counts: Rc::default(),
+        }
+    }
+
+    /// What was asked of it so far.
+    pub fn counts(&self) -> BlockCounts {
+        self.counts.get()
+    }
+
+    fn count(&self, count: impl FnOnce(&mut BlockCounts)) {
+        let mut counts = self.counts.get();
+        count(&mut counts);
+        self.counts.set(counts);
+    }
+}
+
+impl BlockDevice for CountedDevice {
+    fn geometry(&self) -> DeviceGeometry {
+        self.device.geometry()
+    }
+
+    async fn resized(&self, block_count: u64) {
+        self.device.resized(block_count).await;
+    }
+
+    async fn read(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
+        self.count(|counts| {
+            counts.reads += 1;
+            counts.bytes_read += buffer.bytes().len() as u64;
+        });
+        self.device.read(start, buffer).await
+    }
+
+    async fn write(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
+        self.count(|counts| {
+            counts.writes += 1;
+            counts.bytes_written += buffer.bytes().len() as u64;
+        });
+        self.device.write(start, buffer).await
+    }
+
+    async fn flush(&self) -> Result<(), DeviceError> {
+        self.count(|counts| counts.flushes += 1);
+        self.device.flush().await
+    }
+
+    async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
+        self.device.discard(start, count).await
+    }
+}
