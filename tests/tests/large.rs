@@ -53,10 +53,11 @@ fn a_small_machine_holds_a_large_disk_of_data() {
         let counts = machine.block_counts();
         let mut connection = machine.connect();
         let replayed = info(&mut connection, "log_replayed_commits");
-        let read_mib = counts.bytes_read as f64 / f64::from(1 << 20);
+        let kib = u32::try_from(counts.bytes_read >> 10).expect("less than 4 TiB");
+        let read_mib = f64::from(kib) / 1024.0;
         table.row([
             there.to_string(),
-            (there * VALUE_BYTES >> 20).to_string(),
+            ((there * VALUE_BYTES) >> 20).to_string(),
             counts.reads.to_string(),
             figure(read_mib),
             replayed.to_string(),
@@ -147,7 +148,7 @@ fn samples(values: usize) -> impl Iterator<Item = usize> {
 
 /// Bytes that do not compress, other ones for each index and version.
 fn value(index: usize, version: u64) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(index as u64 ^ version << 40);
+    let mut random = fastrand::Rng::with_seed(index as u64 ^ (version << 40));
     let mut value = vec![0; VALUE_BYTES];
     random.fill(&mut value);
     value
