@@ -8,7 +8,7 @@
 //! It has all the time there is: in a turn of a few hundred versions nothing else is done, then others have a hundredth of a second, and between two walks there is ten times as
 //! long as one took. What it is late for is invisible to readers, and goes with merges.
 //!
-//! A table that cannot be read is left out from the key on at which that shows: what expires of the rest of it is found by a later walk, when it can be read.
+//! A table that cannot be read is left out from the key on at which that shows: what expires of the rest of it is found by the next walk for which it can be read.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;

@@ -275,7 +275,7 @@ impl Piece {
     /// What it takes of the room of the stored extent.
     pub fn share(&self) -> u64 {
         let up_to = |at| self.stored_len * at / self.extent_len;
-        up_to(self.skip + self.len) - up_to(self.skip)
+        (up_to(self.skip + self.len) - up_to(self.skip)).max(1)
     }
 
     /// The bytes, verified, of the piece at this position of the object.

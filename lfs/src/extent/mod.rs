@@ -211,15 +211,15 @@ impl Piece {
         }
     }
 
-    /// Bytes on the disk this piece accounts for: its share of the stored extent. The shares of pieces that
-    /// together make up the extent add up to what it takes.
+    /// Bytes on the disk this piece accounts for: its share of the stored extent, and one at least, for a segment that it is in must not pass for
+    /// empty. The shares of pieces that together make up the extent add up to what it takes, and one more for each that would have none.
     pub(crate) fn stored_share(&self) -> u32 {
         let up_to = |bytes: u32| {
             u64::from(self.stored_len) * u64::from(bytes) / u64::from(self.extent_len.max(1))
         };
         let share = up_to(self.skip + self.len) - up_to(self.skip);
         // At most `stored_len`.
-        u32::try_from(share).unwrap_or(u32::MAX)
+        u32::try_from(share).unwrap_or(u32::MAX).max(1)
     }
 }
 
@@ -265,5 +265,18 @@ mod tests {
             .windows(2)
             .map(|cut| whole.part(cut[0], cut[1] - cut[0]).stored_share());
         assert_eq!(shares.sum::<u32>(), whole.stored_len);
+    }
+
+    #[test]
+    fn what_is_left_of_an_extent_counts_however_little_it_is() {
+        let zeros = Piece {
+            extent_len: 65_536,
+            stored_len: 270,
+            len: 65_536,
+            ..example()
+        };
+        assert_eq!(zeros.part(0, 11).stored_share(), 1);
+        assert_eq!(zeros.part(11, 100).stored_share(), 1);
+        assert_eq!(zeros.part(11, 65_525).stored_share(), 270);
     }
 }

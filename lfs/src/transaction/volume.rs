@@ -12,6 +12,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::cmp::Ordering;
 
 use super::open::{InodeChange, KeptItem, Registry, SharedRegistry, change_of};
 use super::{SnapshotId, SnapshotInfo};
@@ -62,6 +63,8 @@ pub(crate) struct Plan {
     mutations: Vec<Mutation>,
     /// Pieces of data that new extents replace, with what they account for.
     freed: Vec<(u64, u32)>,
+    /// Pieces that were cut into such small ones that these account for more.
+    grown: Vec<(u64, u32)>,
     /// Objects and offsets where data are replaced that the cleaner has moved before.
     outlived: Vec<(u64, u64)>,
     next_object: u64,
@@ -150,6 +153,7 @@ impl Volume {
             commit,
             mutations: Vec::new(),
             freed: Vec::new(),
+            grown: Vec::new(),
             outlived: Vec::new(),
             next_object: self.next_object.get(),
         };
@@ -399,6 +403,11 @@ impl Volume {
         let mut addresses = addresses.iter();
         let segments = Rc::clone(&self.segments);
         let mut segments = segments.borrow_mut();
+        for (address, bytes) in &plan.grown {
+            if let Some(segment) = self.superblock.segment_of(*address) {
+                segments.add_live(segment, u64::from(*bytes));
+            }
+        }
         for (address, bytes) in &plan.freed {
             if let Some(segment) = self.superblock.segment_of(*address) {
                 segments.remove_live(segment, u64::from(*bytes));
@@ -571,10 +580,14 @@ fn cut(
     let mut kept_first = false;
     let mut at = start;
     let mut touched = false;
+    // What all that is left of it accounts for.
+    let mut left = 0;
     let keep = |plan: &mut Plan, from: u64, to: u64| {
-        let item = Item::new(item.birth, &part(from, to).encode());
+        let kept = part(from, to);
+        let item = Item::new(item.birth, &kept.encode());
         let key = extent_key(key.object, from);
         plan.mutations.push(Mutation::Live(key, Some(item)));
+        kept.stored_share()
     };
     for &(from, to) in ranges {
         if from >= end {
@@ -587,10 +600,11 @@ fn cut(
         touched = true;
         if from > at {
             kept_first |= at == start;
-            keep(plan, at, from);
+            left += keep(plan, at, from);
         }
-        let gone = part(from, to);
         if item.birth <= newest {
+            let gone = part(from, to);
+            left += gone.stored_share();
             let dead = Key {
                 position: from,
                 version: plan.commit,
@@ -598,16 +612,23 @@ fn cut(
             };
             let item = Item::new(item.birth, &gone.encode());
             plan.mutations.push(Mutation::History(dead, item));
-        } else {
-            plan.freed.push((gone.address, gone.stored_share()));
         }
         at = to;
     }
-    if touched && at < end {
-        keep(plan, at, end);
+    if !touched {
+        return;
+    }
+    if at < end {
+        left += keep(plan, at, end);
         kept_first |= at == start;
     }
-    if touched && !kept_first {
+    let before = piece.stored_share();
+    match left.cmp(&before) {
+        Ordering::Less => plan.freed.push((piece.address, before - left)),
+        Ordering::Equal => {}
+        Ordering::Greater => plan.grown.push((piece.address, left - before)),
+    }
+    if !kept_first {
         plan.mutations.push(Mutation::Live(*key, None));
     }
 }

@@ -179,6 +179,41 @@ fn verify_data(machine: &Machine) {
 }
 
 #[test]
+fn the_little_that_is_left_of_a_compressed_extent_keeps_its_segment() {
+    let seed = seed(9);
+    let mut machine = machine(Compression::Lz4, seed);
+    let worker = machine.worker();
+    machine.run(async move {
+        for number in 0..8 {
+            let name = format!("/left{number}");
+            let bytes = vec![7; 65_536];
+            let write = Operation::Write {
+                target: at(&name),
+                offset: 0,
+                bytes,
+            };
+            let truncate = Operation::Truncate {
+                target: at(&name),
+                size: 11,
+            };
+            worker
+                .transact(&[create(&name, FileKind::File)])
+                .await
+                .unwrap();
+            worker.transact(&[write]).await.unwrap();
+            worker.transact(&[truncate]).await.unwrap();
+        }
+        fill(&worker, 10).await;
+        churn(&worker, &mut Random::new(seed), 1500).await;
+    });
+    machine.compare("when all around it was overwritten");
+    let mut machine = machine.reboot(seed);
+    machine.compare("after a reboot");
+    check(&mut machine, "cut");
+    verify_data(&machine);
+}
+
+#[test]
 fn cold_data_become_smaller_and_read_the_same_across_boots() {
     cold_data_become_smaller(seed(3));
 }
