@@ -219,6 +219,11 @@ impl<D: BlockDevice> Store<D> {
     /// this is the back-pressure that bounds commits in flight. Returns at once when there is room,
     /// and when there never will be (the commit then says why).
     pub async fn admit(&self) {
+        if self.has_room() {
+            return;
+        }
+        // What it waits for may be what a checkpoint frees.
+        let _haste = self.filesystem.hasten_checkpoints();
         loop {
             self.filesystem.admit(|| self.stuck.get()).await;
             if self.has_room() {

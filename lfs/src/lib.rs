@@ -69,6 +69,7 @@ pub use check::{
     NodeDefect, Part as CheckedPart, Problem, Repair, RepairError, RepairOutcome, ScrubError,
     ScrubOptions, ScrubStatus, Severity, Summary as CheckSummary, check, dump, repair,
 };
+pub use checkpoint::Haste;
 pub use disk::{
     Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, Clock, CommonPart,
     DeviceError, DeviceGeometry, FileSystemId, MemberState, Mirror, MirrorError, MirrorStatus,

@@ -150,10 +150,8 @@ async fn next<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<bo
         return Ok(true);
     }
     swept?;
-    let pace = &store.compaction.pace;
-    let is_urgent =
-        store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
-    if (pace.is_idle() || is_urgent) && sweep::pending_slots(store) > 0 {
+    let compaction = &store.compaction;
+    if (compaction.pace.is_idle() || compaction.is_urgent()) && sweep::pending_slots(store) > 0 {
         sweep::sweep(store, clock).await?;
         return Ok(true);
     }
@@ -168,8 +166,7 @@ pub(super) fn now_ms<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> i6
 /// Moves the floor, behind which history is kept, and says where it is.
 pub(super) fn raise_floor<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Timestamp {
     let engine = &store.engine;
-    let is_short = store.compaction.help.get() == Help::Wanted || store.compaction.is_room_wanted();
-    let floor = if engine.keeps_history.get() && !is_short {
+    let floor = if engine.keeps_history.get() && !store.compaction.is_urgent() {
         let since_ms = clock.unix_ms().saturating_sub(engine.history_ms.get());
         engine.timeline.borrow().before(since_ms)
     } else {
@@ -509,7 +506,7 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
         store.changed.notify();
     }
     store.filesystem.give_way().await;
-    let may_work = || pace.may_work() || store.compaction.help.get() == Help::Wanted;
+    let may_work = || pace.may_work() || store.compaction.is_urgent();
     while !may_work() && !store.is_ending() {
         let commits = pace.commits();
         pause(store, clock, TOKENS_MS, may_work).await;

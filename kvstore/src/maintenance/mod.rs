@@ -168,6 +168,11 @@ impl Compaction {
         self.room.get() == Room::Wanted
     }
 
+    /// Whether a flush waits for a step, or commits for what may be freed.
+    fn is_urgent(&self) -> bool {
+        self.help.get() == Help::Wanted || self.is_room_wanted()
+    }
+
     /// Something that was there is not needed any more.
     pub(crate) fn note_garbage(&self) {
         if self.room.get() == Room::Exhausted {

@@ -26,7 +26,7 @@ const RUNS_FOR_FLUSHES: usize = RUNS_MAX - 16;
 const VALUE_PART: u64 = 8;
 
 /// Of the room for data, what overwrites have for themselves, at most.
-const OVERWRITE_PART: u64 = 16;
+const OVERWRITE_PART: u64 = 48;
 
 /// What the item of a large value comes to take beyond the 12 bytes that it takes among many others: nodes are joined when they are a quarter full. Pieces behind the first
 /// are not counted.
@@ -50,12 +50,12 @@ pub(super) fn may_flush(usage: &Usage, table_bytes: u64, bytes: u64, runs: usize
     runs < RUNS_FOR_FLUSHES && usage.object_bytes_free >= bytes + step_room(usage, table_bytes)
 }
 
-/// Room for large values that are written over others: what the log takes until there is a flush, or less on small disks, before those are found to be needed by nobody
-/// and freed; and what their items come to take. Growth leaves it of the room for data and of that for objects: where there is none left, overwrites wait until something was freed.
-fn overwrite_room(usage: &Usage, runs: &[RunRef]) -> u64 {
-    let until_flush = usage
-        .replay_bytes_max
-        .min(usage.capacity_bytes / OVERWRITE_PART);
+/// Room for large values that are written over others: what the log takes until there is a flush, or less on small disks but the largest commit, before those are found to be
+/// needed by nobody and freed; and what their items come to take. Growth leaves it of the room for data and of that for objects: where there is none left, overwrites wait until
+/// something was freed.
+fn overwrite_room(usage: &Usage, commit_bytes_max: u64, runs: &[RunRef]) -> u64 {
+    let part = usage.capacity_bytes / OVERWRITE_PART;
+    let until_flush = part.min(usage.replay_bytes_max).max(commit_bytes_max);
     let tables = runs.iter().flat_map(|run| &run.tables);
     tables.fold(until_flush, |room, table| {
         let stats = &table.stats;
@@ -69,8 +69,10 @@ fn overwrite_room(usage: &Usage, runs: &[RunRef]) -> u64 {
 /// What growth leaves.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Reserved {
-    /// Bytes that objects must be able to take, with those there are.
+    /// Bytes that objects must be able to take, with those there are, for the runs there are.
     objects: u64,
+    /// And for what was in memtables at the last look, and what the active one may come to hold before the next: what it holds now would count twice.
+    memtables: u64,
     /// Bytes for values that are written over others: see [`overwrite_room`].
     overwrites: u64,
 }
@@ -90,6 +92,7 @@ fn may_grow(usage: &Usage, reserved: &Reserved, growth: &Growth) -> bool {
     let index = positive(growth.index).saturating_mul(2);
     let needed = reserved
         .objects
+        .saturating_add(reserved.memtables)
         .saturating_add(index)
         .saturating_add(values)
         .saturating_add(with_part(reserved.overwrites));
@@ -108,22 +111,25 @@ impl<D: BlockDevice> Store<D> {
         let usage = self.filesystem.usage();
         let shapes = Shapes::of(self, &usage);
         let table_bytes = table_bytes(&usage);
-        let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
         // What comes until the next look goes into the active memtable.
         let memtable = self.memtable_bytes_most() as u64;
         self.share_memory();
         self.engine.set_probed();
+        let tree = self.engine.tree.borrow();
+        let commit_bytes_max = self.filesystem.commit_bytes_max() as u64;
         let reserved = Reserved {
-            objects: pick::reserve(&usage, &shapes.runs, table_bytes, memtable),
-            overwrites: overwrite_room(&usage, self.engine.tree.borrow().runs()),
+            objects: pick::reserve(&usage, &shapes.runs, table_bytes, 0),
+            memtables: tree.memtable_bytes() as u64 + memtable,
+            overwrites: overwrite_room(&usage, commit_bytes_max, tree.runs()),
         };
+        drop(tree);
         let compaction = &self.compaction;
         compaction.reserved.set(reserved);
         compaction.table_bytes.set(shapes.bytes());
         compaction
             .pace
             .set_debt(shapes.debt(self, &usage), memtable);
-        let objects = reserved.objects.saturating_add(memtables);
+        let objects = reserved.objects.saturating_add(reserved.memtables);
         self.filesystem.reserve_for_objects(objects);
         // Where files are all there is, keys still have room for a memtable.
         let values = reserved.overwrites.saturating_add(memtable);
@@ -134,7 +140,7 @@ impl<D: BlockDevice> Store<D> {
     pub(crate) fn has_space_for(&self, growth: &Growth) -> bool {
         let memtables = self.engine.tree.borrow().memtable_bytes() as u64;
         let mut reserved = self.compaction.reserved.get();
-        reserved.objects = reserved.objects.saturating_add(memtables);
+        reserved.memtables = reserved.memtables.max(memtables);
         may_grow(&self.filesystem.usage(), &reserved, growth)
     }
 
@@ -197,7 +203,8 @@ mod tests {
     fn data_grows_up_to_what_is_reserved_and_shrinks_beyond() {
         let may = |index: i64, values: i64, objects: u64| {
             let reserved = Reserved {
-                objects,
+                objects: objects - MIB,
+                memtables: MIB,
                 overwrites: 8 * MIB,
             };
             may_grow(&usage(100, 0), &reserved, &Growth { index, values })
@@ -207,6 +214,6 @@ mod tests {
         assert!(!may(mib, 8 * mib + 8, 80 * MIB));
         assert!(!may(mib + 1, 8 * mib, 80 * MIB));
         assert!(may(-1, 0, 91 * MIB));
-        assert!(!may(i64::MAX, i64::MAX, 0));
+        assert!(!may(i64::MAX, i64::MAX, MIB));
     }
 }

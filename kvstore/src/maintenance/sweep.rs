@@ -11,10 +11,10 @@ use core::ops::Range;
 
 use lfs::{BlockDevice, Clock, FileError};
 
+use super::JobError;
 use super::chunks::Chunks;
 use super::compact::work;
 use super::install::Turn;
-use super::{Help, JobError};
 use crate::engine::table::{Cached, ChunkKind, Dropped, TableRef};
 use crate::engine::types::SLOT_BYTES;
 use crate::store::Store;
@@ -55,9 +55,8 @@ pub(super) fn is_due<D: BlockDevice>(store: &Store<D>) -> bool {
             sum.saturating_add(table.stats.large_bytes)
         })
     };
-    let compaction = &store.compaction;
-    let is_wanted = compaction.help.get() == Help::Wanted || compaction.is_room_wanted();
-    pending > 0 && (is_wanted || pending > least_pending(large_bytes))
+    let is_urgent = store.compaction.is_urgent();
+    pending > 0 && (is_urgent || pending > least_pending(large_bytes))
 }
 
 /// Slots that are listed before they are freed, where there are values of so many bytes.

@@ -80,6 +80,34 @@ fn a_full_disk_takes_overwrites_of_keys_that_are_not_in_memory() {
     });
 }
 
+/// Virtual time passes only while nobody can do anything. The disk of the test takes none, so whoever waits does so for a timer, which is there for those who are in no hurry.
+#[test]
+fn who_waits_for_room_waits_for_the_disk_and_for_no_timer() {
+    let seed = seed(45);
+    let disk = formatted(512, seed);
+    let mut executor = Executor::new(seed);
+    let store = open(&mut executor, &disk).unwrap();
+    let clock = executor.clock();
+    executor.run(async move {
+        let mut longest_us = 0;
+        let mut timed = async |number| {
+            let before_us = clock.monotonic_us();
+            let put = put(&store, number, 1000).await;
+            longest_us = longest_us.max(clock.monotonic_us() - before_us);
+            put
+        };
+        let mut count = 0;
+        while timed(count).await.is_ok() {
+            count += 1;
+        }
+        assert!(count > 1000, "{count}");
+        for number in 0..2000 {
+            timed(number % count).await.unwrap();
+        }
+        assert_eq!(longest_us, 0);
+    });
+}
+
 #[test]
 fn data_is_larger_than_memory_by_any_factor_and_memory_stays_within_its_limit() {
     const MEMORY: usize = 2 << 20;

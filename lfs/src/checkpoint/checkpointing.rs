@@ -5,6 +5,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use super::{Checkpoint, ObjectInfo};
 use crate::disk::layout::NUMBER_MAX;
@@ -81,13 +82,31 @@ impl<D: BlockDevice> Drop for Turn<'_, D> {
     }
 }
 
+/// As long as there is one, checkpoints wait for no commit.
+pub struct Haste<'f>(&'f Cell<u32>);
+
+impl Drop for Haste<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 impl<D: BlockDevice> FileSystem<D> {
+    /// Says that somebody waits for checkpoints, until what this returns is dropped: they are flushed at once then, rather than with a commit that comes soon, which may be
+    /// the one that waits.
+    pub fn hasten_checkpoints(&self) -> Haste<'_> {
+        self.checkpoint_awaited
+            .set(self.checkpoint_awaited.get() + 1);
+        self.log.nudge();
+        Haste(&self.checkpoint_awaited)
+    }
+
     /// Makes a checkpoint in which the layer above has all up to `horizon` in the objects `keep`, exactly those
     /// exist, and `manifest` is handed to the next mount. Log segments before the horizon and
     /// objects not kept become free. Durable on return, kept objects included.
     ///
     /// Costs what changed since the last one, one slot write and two flushes, which commits' flushes stand in for
-    /// when there are some within a second. Several at once wait for each other. Dropped before it is through it leaves the file system
+    /// when there are some within a second and nobody [waits for it](Self::hasten_checkpoints). Several at once wait for each other. Dropped before it is through it leaves the file system
     /// read-only until the next mount, as a failed write does.
     ///
     /// # Errors

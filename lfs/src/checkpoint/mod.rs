@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+pub use checkpointing::Haste;
 pub(crate) use checkpointing::Turn;
 
 use crate::disk::layout::{

@@ -3,7 +3,6 @@
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::Cell;
 
 use super::At;
 use super::volume::{Plan, Volume, encode_snapshot};
@@ -141,17 +140,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Waits for the end of the checkpoint under way, or of the mount. Meanwhile nodes that it has written count twice: as what is there, and
     /// as what changed.
     async fn checkpoint_under_way(&self) {
-        /// As long as there is one, the checkpoint waits for no commit.
-        struct Waiting<'c>(&'c Cell<u32>);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.set(self.0.get() - 1);
-            }
-        }
-        self.checkpoint_awaited
-            .set(self.checkpoint_awaited.get() + 1);
-        let _waiting = Waiting(&self.checkpoint_awaited);
-        self.log.nudge();
+        let _haste = self.hasten_checkpoints();
         let before = self.checkpoint_sequence.get();
         let over = || {
             let made = self.checkpoint_sequence.get() != before;

@@ -221,8 +221,8 @@ fn a_walk_goes_around_tables_that_cannot_be_read() {
     executor.run(async move { go_on(&store, &clock, 10_000).await });
     let read: Vec<_> = read.borrow().iter().copied().collect();
     assert!(read.len() > 30, "{} blocks", read.len());
-    // One of them, in the middle of a table.
-    let bad = read[read.len() / 2];
+    // One of them, far inside a table: about as many keys are before it as blocks.
+    let bad = read[read.len() / 4 * 3];
     let mut executor = Executor::new(226);
     let store = open(&mut executor, &disk);
     let clock = executor.clock();
