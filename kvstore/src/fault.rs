@@ -199,12 +199,13 @@ impl<D: BlockDevice> Store<D> {
     pub async fn load_all(&self, faults: Vec<Fault>, loaded: &mut Loaded) -> Result<(), LoadError> {
         loaded.used = true;
         loaded.keys.begin_load();
-        let mut chunks = Vec::new();
+        let begins_with_file = matches!(faults.first(), Some(Fault::File(_)));
+        let (mut files, mut chunks) = (Vec::new(), Vec::new());
         for (number, fault) in faults.into_iter().enumerate() {
             let done = match fault {
                 Fault::File(fault) => {
-                    let read = self.filesystem.load(fault, &mut loaded.files).await;
-                    read.map_err(LoadError::File)
+                    files.push(fault);
+                    Ok(())
                 }
                 Fault::Room => {
                     self.admit().await;
@@ -233,6 +234,10 @@ impl<D: BlockDevice> Store<D> {
                 Err(_) => break,
                 Ok(()) => {}
             }
+        }
+        let read = self.filesystem.load_all(files, &mut loaded.files).await;
+        if begins_with_file {
+            read.map_err(LoadError::File)?;
         }
         let done = self.load_chunks(chunks, &mut loaded.chunks).await;
         loaded.count(&self.engine.loaded_bytes);

@@ -48,3 +48,66 @@ pub enum Fault {
     /// Nothing is missing, but much was passed by that the state does not show: others should have their turn.
     Unseen(Unseen),
 }
+
+impl Fault {
+    /// As few faults as ask for the same: what is read of a kind becomes one, in the place of the first.
+    pub(crate) fn gathered(faults: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut gathered: Vec<Self> = Vec::new();
+        for fault in faults {
+            let fault = match fault {
+                Self::Node(pointer) => Self::Nodes(alloc::vec![pointer]),
+                fault => fault,
+            };
+            let taken_in = gathered.iter_mut().any(|before| before.takes_in(&fault));
+            if !taken_in {
+                gathered.push(fault);
+            }
+        }
+        gathered
+    }
+
+    /// Asks for what another one asks for besides, if both are of a kind.
+    fn takes_in(&mut self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nodes(own), Self::Nodes(others)) => add_new(own, others),
+            (Self::Data(own), Self::Data(others)) => add_new(own, others),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Adds those that are not there.
+fn add_new<T: Copy + PartialEq>(own: &mut Vec<T>, others: &[T]) {
+    for other in others {
+        if !own.contains(other) {
+            own.push(*other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_of_a_kind_is_asked_for_at_once_and_only_once() {
+        let range = |address| StoredRange {
+            address,
+            len_bytes: 9,
+        };
+        let faults = [
+            Fault::Data(alloc::vec![range(5), range(3)]),
+            Fault::Changes(4),
+            Fault::Data(alloc::vec![range(4), range(5)]),
+            Fault::Changes(4),
+        ];
+        let expected = [
+            Fault::Data(alloc::vec![range(5), range(3), range(4)]),
+            Fault::Changes(4),
+            Fault::Changes(4),
+        ];
+        assert_eq!(Fault::gathered(faults), expected);
+        assert_eq!(Fault::gathered([]), []);
+    }
+}

@@ -236,8 +236,27 @@ impl<D: BlockDevice> FileSystem<D> {
         }
     }
 
+    /// Reads what several faults ask for, of a kind at once. Only the first is sure to be needed: what is wrong with others shows when one of them is the first.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load), for the first.
+    pub async fn load_all(
+        &self,
+        faults: impl IntoIterator<Item = Fault>,
+        loaded: &mut Loaded,
+    ) -> Result<(), FileError> {
+        for (number, fault) in Fault::gathered(faults).into_iter().enumerate() {
+            match self.load(fault, loaded).await {
+                Err(error) if number == 0 => return Err(error),
+                Err(_) => break,
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Reads what a fault asks for. While it does, the cleaner may move that elsewhere and its segment be used for
-    /// something else: then nothing is found out, and who asked will ask for the new place.
+    /// something else: then nothing is found out, and who asked will ask for the new place. Of several ranges or nodes only the first is sure to be read.
     ///
     /// # Errors
     /// [`FileError::Device`], [`FileError::Damaged`], [`FileError::OutOfMemory`].
@@ -256,10 +275,18 @@ impl<D: BlockDevice> FileSystem<D> {
                     let asked_in = use_of(range.address);
                     async move { (range, asked_in, self.read_stored(range).await) }
                 });
-                for (range, asked_in, bytes) in together(reads).await {
-                    loaded.keep(range, asked_in, bytes?);
+                let mut first = Ok(());
+                for (number, (range, asked_in, bytes)) in
+                    together(reads).await.into_iter().enumerate()
+                {
+                    match bytes {
+                        Ok(bytes) => loaded.keep(range, asked_in, bytes),
+                        Err(error) if number == 0 => first = Err(error),
+                        // It shows when it is asked for.
+                        Err(_) => {}
+                    }
                 }
-                Ok(())
+                first
             }
             Fault::Suspect(SuspectData(at)) => {
                 let range = StoredRange {
