@@ -6,10 +6,12 @@
 
 use core::cell::RefCell;
 use core::future::poll_fn;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::task::{Poll, Waker};
 
+use crate::atomics::AtomicU32;
 use crate::mmio::Registers;
+use crate::signals::Signals;
 use crate::{arch, console, machine};
 
 /// Virtio devices that can have an interrupt: disk, network, entropy, and one more.
@@ -17,11 +19,10 @@ const DEVICES_MAX: usize = 4;
 const CONSOLE_BIT: u32 = 1 << DEVICES_MAX;
 const TIMER_BIT: u32 = CONSOLE_BIT << 1;
 
-/// One bit per source that fired since the executor looked.
-static FIRED: AtomicU32 = AtomicU32::new(0);
-
-/// One bit per device whose configuration changed since [`Source::take_configuration_change`].
-static CONFIGURED: AtomicU32 = AtomicU32::new(0);
+static SIGNALS: Signals = Signals {
+    fired: AtomicU32::new(0),
+    configured: AtomicU32::new(0),
+};
 
 /// Physical addresses of the transports that [`Source`]s stand for; 0 when free.
 static DEVICES: [AtomicUsize; DEVICES_MAX] = [const { AtomicUsize::new(0) }; DEVICES_MAX];
@@ -45,9 +46,9 @@ fn device_fired<const N: usize>() {
     let status = registers.read32(INTERRUPT_STATUS);
     registers.write32(INTERRUPT_ACK, status);
     if status & STATUS_CONFIGURATION != 0 {
-        CONFIGURED.fetch_or(1 << N, Ordering::Release);
+        SIGNALS.note_configuration(1 << N);
     }
-    FIRED.fetch_or(1 << N, Ordering::Release);
+    SIGNALS.fire(1 << N);
 }
 
 const HANDLERS: [fn(); DEVICES_MAX] = [
@@ -59,13 +60,13 @@ const HANDLERS: [fn(); DEVICES_MAX] = [
 
 fn console_fired() {
     console::drain_input();
-    FIRED.fetch_or(CONSOLE_BIT, Ordering::Release);
+    SIGNALS.fire(CONSOLE_BIT);
 }
 
 /// The handler of the timer interrupt; it stops the timer.
 pub(crate) fn timer_fired() {
     arch::set_timer(u64::MAX);
-    FIRED.fetch_or(TIMER_BIT, Ordering::Release);
+    SIGNALS.fire(TIMER_BIT);
 }
 
 /// Lets the console's interrupt through.
@@ -75,7 +76,7 @@ pub(crate) fn listen_to_console() {
 
 /// Whether something fired that [`deliver`] has not seen.
 pub(crate) fn pending() -> bool {
-    FIRED.load(Ordering::Acquire) != 0
+    SIGNALS.are_pending()
 }
 
 /// What fired, for the executor.
@@ -86,7 +87,7 @@ pub(crate) struct Fired {
 
 /// Takes the bits and wakes those who wait for a device.
 pub(crate) fn deliver() -> Fired {
-    let bits = FIRED.swap(0, Ordering::Acquire);
+    let bits = SIGNALS.take_fired();
     if bits != 0 {
         WAITERS.with(|waiters| {
             for (number, waiter) in waiters.iter_mut().enumerate() {
@@ -160,9 +161,7 @@ impl Source {
 
     /// Whether the device has said since the last call that its configuration changed.
     pub(crate) fn take_configuration_change(&self) -> bool {
-        let bit = 1 << self.number;
-        CONFIGURED.load(Ordering::Relaxed) & bit != 0
-            && CONFIGURED.fetch_and(!bit, Ordering::Acquire) & bit != 0
+        SIGNALS.take_configuration(1 << self.number)
     }
 
     /// Completes when the device interrupted since the last call completed. For one task.

@@ -35,7 +35,13 @@ mod interrupt;
 mod machine;
 mod mem;
 mod mmio;
+mod signals;
 mod virtio;
+
+/// Those of [`signals`].
+mod atomics {
+    pub(crate) use core::sync::atomic::{AtomicU32, Ordering};
+}
 
 pub mod boot_file;
 pub mod clock;
