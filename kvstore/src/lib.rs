@@ -7,7 +7,7 @@
 //! - [`Fault`], [`Loaded`]: what has to be loaded before a transaction can be run; `misses`: as if it had, for tests;
 //! - `engine`: memtables, tables and their manifest, the cache, what a commit says in the log; which versions are needed, and what to merge next;
 //! - `maintenance`: flushes, compaction, sweeps of large values, and the room and pace they have;
-//! - [`Snapshot`], `view`: pins a timestamp, and with it the versions it sees; walks of those in steps;
+//! - [`Snapshot`], `view`: pins a timestamp, and with it the versions it sees; [`Walk`]: the keys that it, or an open transaction, shows, in steps;
 //! - `expiry`, `scan_cursors`, [`Watch`]: what expires soonest, where scans go on, who wants to know that a key was written;
 //! - `backup`, `record`: keys and files of one commit as a stream, and back;
 //! - [`Damage`]: what a scrub found and could not repair.
@@ -46,6 +46,7 @@ mod transaction;
 pub mod transactions;
 mod value;
 mod view;
+mod walk;
 #[doc(hidden)]
 pub mod watch;
 mod write_set;
@@ -68,6 +69,7 @@ pub use transactions::{
     OpenTransaction, OpenTransactions, SavepointError, TOKEN_BYTES_MAX, TransactionLimits,
 };
 pub use value::{Entry, Key, Value};
+pub use walk::{View, Walk, WalkError};
 pub use watch::Watch;
 
 /// A place in the log: the number of a commit. 0 is "before everything".

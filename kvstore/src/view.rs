@@ -1,4 +1,4 @@
-//! Views of the past: keys as a pin sees them, or how that differs from what an older one sees, in steps, each of which loads what it needs.
+//! Views of the past: keys with what they have as a pin sees them, or how that differs from what an older one sees, in steps, each of which loads what it needs.
 
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -10,7 +10,6 @@ use crate::engine::loads::{ChunkFault, LoadedChunks, Reader, Wanted};
 use crate::engine::merge::ScanStep;
 use crate::engine::types::{Missing as NotInMemory, Piece, engine_key};
 use crate::fault::LoadError;
-use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::{DatabaseIndex, Key, Timestamp};
 
@@ -44,33 +43,6 @@ pub(crate) struct Deleted {
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Appends live keys of `db` from `from` on, in order, as `snapshot` sees them, to `keys`: up to `limit`, and what one step finds. Where
-    /// to go on, or `None` at the end.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub async fn keys_from(
-        &self,
-        snapshot: &Snapshot,
-        db: DatabaseIndex,
-        from: &[u8],
-        limit: usize,
-        now_ms: i64,
-        keys: &mut Vec<Key>,
-    ) -> Result<Option<Vec<u8>>, LoadError> {
-        let seen = Seen {
-            at: snapshot.timestamp(),
-            since: None,
-        };
-        let visible = self.visible(seen, db, from, limit).await?;
-        let live = visible
-            .rows
-            .into_iter()
-            .filter(|(_, row)| row.is_live_at(now_ms));
-        keys.extend(live.map(|(key, _)| key));
-        Ok(visible.next)
-    }
-
     /// What pins see of `db` from `from` on: up to `limit` keys, expired ones among them. What is known already is left out; keys that were deleted since are
     /// there without a value, but for those that were [with a range](Self::deleted).
     pub(crate) async fn visible(

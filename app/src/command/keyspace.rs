@@ -1,7 +1,7 @@
 //! Whole databases: KEYS, SCAN, RANDOMKEY, DBSIZE, FLUSHDB, FLUSHALL.
 //!
 //! Within EXEC, KEYS walks the database in one go, as it must to be part of the transaction; otherwise the
-//! session walks a snapshot in steps (see `session::keys`).
+//! session walks it in steps (see `session::reader`).
 
 use alloc::vec::Vec;
 
@@ -166,6 +166,15 @@ pub(crate) fn flush_all<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     }
     data.reply.ok();
     Ok(())
+}
+
+/// DBSIZE of a transaction that stays open, if the number is known. Otherwise there is no reply yet: keys have to be counted.
+pub(crate) fn known_db_size<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Result<bool, Failure> {
+    let count = data.transaction.known_count(data.database)?;
+    if let Some(count) = count {
+        data.reply.integer(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    Ok(count.is_some())
 }
 
 /// Both ways take constant time here, so ASYNC and SYNC are the same.

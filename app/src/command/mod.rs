@@ -150,8 +150,8 @@ pub(crate) enum After {
     },
     /// Walks the key space and replies with the keys that match.
     Keys(Vec<u8>),
-    /// Walks the keys from the first to the second, not included, and replies with their number.
-    CountRange(Vec<u8>, Vec<u8>),
+    /// Walks the keys from the first to the second, not included, or to the last, and replies with their number.
+    CountRange(Vec<u8>, Option<Vec<u8>>),
     /// Makes, deletes or lists snapshots and replies.
     Snapshot(snapshot::Request),
     /// Begins or reads a backup and replies.

@@ -46,7 +46,7 @@ pub(crate) fn range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     Ok(())
 }
 
-/// `COUNTRANGE start end`, within a transaction: all in one go, as it must be to be part of it. Otherwise the session walks a snapshot in steps.
+/// `COUNTRANGE start end`, within EXEC: all in one go, as it must be to be part of it. Otherwise the session walks the keys in steps.
 pub(crate) fn count_range<D: BlockDevice>(data: &mut Data<'_, '_, D>) -> Outcome {
     let (start, end) = (data.args.at(1), data.args.at(2));
     let count = if start < end {

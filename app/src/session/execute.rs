@@ -9,7 +9,9 @@ use super::output::Batch;
 use super::{ReplyMode, State};
 use crate::command::failure::{self, Failure};
 use crate::command::table::{self, COMMANDS, NO_AUTH, NO_MULTI, WRITE};
-use crate::command::{After, Control, DataCommand, Outcome, Run, SessionCommand, Spec, introspect};
+use crate::command::{
+    After, Control, DataCommand, Outcome, Run, SessionCommand, Spec, introspect, keyspace,
+};
 use crate::env::{self, PauseMode};
 use crate::resp::{Args, Reply};
 use crate::server::Server;
@@ -110,19 +112,30 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
     fn run(&self, state: &mut State, found: Found, args: Args<'_>, batch: &mut Batch) -> After {
         let mut after = After::Nothing;
         let attempt = match found.spec.run {
-            Run::Data(command) if state.is_open() => {
-                self.run_statement(state, found, args, batch, |data| data.run(command))
-            }
-            Run::File(command) if state.is_open() => {
-                self.run_statement(state, found, args, batch, |data| data.run_file(command))
-            }
             Run::Data(DataCommand::Keys) => {
                 after = After::Keys(args.at(1).to_vec());
                 Ok(Ok(()))
             }
             Run::Data(DataCommand::CountRange) => {
-                after = After::CountRange(args.at(1).to_vec(), args.at(2).to_vec());
+                after = After::CountRange(args.at(1).to_vec(), Some(args.at(2).to_vec()));
                 Ok(Ok(()))
+            }
+            Run::Data(DataCommand::DbSize) if state.is_open() => {
+                let mut is_known = true;
+                let attempt = self.run_statement(state, found, args, batch, |data| {
+                    is_known = keyspace::known_db_size(data)?;
+                    Ok(())
+                });
+                if !is_known && attempt == Ok(Ok(())) {
+                    after = After::CountRange(Vec::new(), None);
+                }
+                attempt
+            }
+            Run::Data(command) if state.is_open() => {
+                self.run_statement(state, found, args, batch, |data| data.run(command))
+            }
+            Run::File(command) if state.is_open() => {
+                self.run_statement(state, found, args, batch, |data| data.run_file(command))
             }
             Run::Data(command) => {
                 self.run_alone(state, found, args, batch, |data| data.run(command))

@@ -1,7 +1,8 @@
 //! BEGIN, COMMIT, ROLLBACK, SAVEPOINT, LOCK, and commands between BEGIN and COMMIT.
 //!
 //! Each command on keys or files is a statement of the open transaction: it sees what the transaction sees and has done, and answers at once. One that fails
-//! changes nothing, and the transaction goes on. What needs the disk, or waits for somebody's lock, is carried out again as any command is
+//! changes nothing, and the transaction goes on. (But for those that walk through many keys: they see one state as well, but take steps, between which others
+//! have their turn; see `reader`.) What needs the disk, or waits for somebody's lock, is carried out again as any command is
 //! (`attempts`). A transaction that was ended, because it was past a limit, lost a race, or would have waited for ever, is gone: the
 //! command that hears of it says so, and the next one is carried out as if there had been none.
 
@@ -9,7 +10,7 @@ use alloc::vec::Vec;
 
 use kvstore::{
     BeginError, BeginOptions, CommitError, CommitStop, Conflict, Cycle, Ended, Fault, Isolation,
-    LockStop, SavepointError, TOKEN_BYTES_MAX, Timestamp,
+    LockStop, SavepointError, TOKEN_BYTES_MAX, Timestamp, WalkError,
 };
 use lfs::{BlockDevice, Clock};
 
@@ -241,11 +242,7 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             }
             Err(error) => {
                 batch.sink.return_to(start);
-                return Ok(Err(match error {
-                    CommitError::ReadOnly => READ_ONLY,
-                    CommitError::TooLarge => failure::TRANSACTION_TOO_LARGE,
-                    error => self.refusal(error),
-                }));
+                return Ok(Err(self.refused_statement(error)));
             }
         };
         if outcome
@@ -255,6 +252,28 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             state.roll_back();
         }
         Ok(self.depend_with_outcome(state, outcome, batch, start.len(), timestamp))
+    }
+
+    /// Why a statement was taken back.
+    fn refused_statement(&self, error: CommitError) -> Failure {
+        match error {
+            CommitError::ReadOnly => READ_ONLY,
+            CommitError::TooLarge => failure::TRANSACTION_TOO_LARGE,
+            error => self.refusal(error),
+        }
+    }
+
+    /// Why a walk through keys did not come to its end. One that was of a transaction which has been ended takes that back.
+    pub(super) fn cut_short(&self, state: &mut State, error: WalkError) -> Failure {
+        match error {
+            WalkError::Ended(_) => {
+                state.roll_back();
+                EXPIRED
+            }
+            WalkError::Load(error) => failure::of_load(&error),
+            WalkError::Refused(error) => self.refused_statement(error),
+            _ => failure::BUSY,
+        }
     }
 
     /// What it replied, and what that depends on; or what has to be loaded first.

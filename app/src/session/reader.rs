@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::Read;
-use kvstore::{BackupReadError, BackupSource, LoadError, Timestamp};
+use kvstore::{BackupReadError, BackupSource, Timestamp, View, Walk, WalkError};
 use lfs::{BlockDevice, Clock, FileError};
 
 use super::State;
@@ -395,14 +395,14 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 timestamp,
                 timeout_ms,
             } => (self.wait_aof(timestamp, timeout_ms).await, None),
-            After::Keys(pattern) => match self.walk_keys(&pattern).await {
-                Ok(timestamp) => (None, Some(timestamp)),
-                Err(error) => (Some(failure::of_load(&error)), None),
-            },
-            After::CountRange(start, end) => match self.count_range(start, &end).await {
-                Ok(timestamp) => (None, Some(timestamp)),
-                Err(error) => (Some(failure::of_load(&error)), None),
-            },
+            After::Keys(pattern) => {
+                let walked = self.walk_keys(&pattern).await;
+                self.end_walk(walked)
+            }
+            After::CountRange(start, end) => {
+                let walked = self.count_range(start, end).await;
+                self.end_walk(walked)
+            }
             After::Snapshot(request) => match self.snapshot(request).await {
                 Ok(timestamp) => (None, Some(timestamp)),
                 Err(error) => (Some(failure::of_file(&error)), None),
@@ -515,8 +515,19 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         None
     }
 
+    /// Why a walk failed, or what its reply depends on.
+    fn end_walk(
+        &mut self,
+        walked: Result<Timestamp, WalkError>,
+    ) -> (Option<Failure>, Option<Timestamp>) {
+        match walked {
+            Ok(timestamp) => (None, Some(timestamp)),
+            Err(error) => (Some(self.server.cut_short(&mut self.state, error)), None),
+        }
+    }
+
     /// KEYS. Returns what the reply depends on.
-    async fn walk_keys(&mut self, pattern: &[u8]) -> Result<Timestamp, LoadError> {
+    async fn walk_keys(&mut self, pattern: &[u8]) -> Result<Timestamp, WalkError> {
         let mut found = KeyList::new(
             self.server
                 .env
@@ -533,44 +544,51 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         Ok(timestamp)
     }
 
-    /// COUNTRANGE. Returns what the reply depends on.
-    async fn count_range(&mut self, start: Vec<u8>, end: &[u8]) -> Result<Timestamp, LoadError> {
+    /// COUNTRANGE, or DBSIZE. Returns what the reply depends on.
+    async fn count_range(
+        &mut self,
+        start: Vec<u8>,
+        end: Option<Vec<u8>>,
+    ) -> Result<Timestamp, WalkError> {
         let mut count = 0;
         let take = |keys: &[kvstore::Key]| {
             count += keys.len();
             true
         };
-        let timestamp = self.walk(start, Some(end), take).await?;
+        let timestamp = self.walk(start, end, take).await?;
         self.reply(|reply| reply.count(count));
         Ok(timestamp)
     }
 
-    /// Walks the keys of a snapshot from `start` on, up to `end`, not included, in steps, so that others go on, for as long as `take` wants more of them. Returns
-    /// what was seen.
+    /// Walks the keys from `start` on, up to `end`, not included, in steps, so that others go on, for as long as `take` wants more of them: as the open
+    /// transaction sees them, or else a snapshot. Returns what was seen.
     async fn walk(
         &self,
         start: Vec<u8>,
-        end: Option<&[u8]>,
+        end: Option<Vec<u8>>,
         mut take: impl FnMut(&[kvstore::Key]) -> bool,
-    ) -> Result<Timestamp, LoadError> {
+    ) -> Result<Timestamp, WalkError> {
         let store = &self.server.store;
-        let snapshot = store.snapshot();
-        let database = self.state.database;
-        let (mut step, mut next) = (Vec::new(), Some(start));
-        let is_within = |key: &[u8]| end.is_none_or(|end| key < end);
-        while let Some(from) = next.filter(|from| is_within(from)) {
-            step.clear();
+        let snapshot;
+        let view = if let Some(open) = &self.state.open {
+            View::Open(open)
+        } else {
+            snapshot = store.snapshot();
+            View::Snapshot(&snapshot)
+        };
+        let mut walk = Walk::new(view, self.state.database, start, end);
+        let mut keys = Vec::new();
+        loop {
+            keys.clear();
             let now_ms = self.server.now_ms();
-            let walked = store.keys_from(&snapshot, database, &from, WALK_STEP, now_ms, &mut step);
-            next = walked.await?;
-            step.truncate(step.partition_point(|key| is_within(key)));
-            if !take(&step) {
-                break;
+            let is_more = store.walk_step(&mut walk, WALK_STEP, now_ms, &mut keys);
+            let is_more = is_more.await?;
+            if !take(&keys) || !is_more {
+                return Ok(walk.depends_on());
             }
             yield_now().await;
             self.server.read_clock();
         }
-        Ok(snapshot.timestamp())
     }
 
     /// CLIENT PAUSE holds the next command back.

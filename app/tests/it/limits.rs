@@ -45,12 +45,12 @@ fn a_million_commands_in_one_pipeline() {
     });
 }
 
-#[test]
-fn keys_are_counted_however_many_there_are() {
+/// A server with 60,000 keys of five digits, of which more is on the disk than a command may load at once.
+fn with_many_keys() -> (World, Client) {
     const KEYS: u32 = 60_000;
     let mut world = World::new(support::seed(3), &[("maxmemory", "4mb")]);
     let mut client = world.connect();
-    world.run(async move {
+    let client = world.run(async move {
         let value = "x".repeat(200);
         for first in (0..KEYS).step_by(100) {
             let mut words = vec!["MSET".to_owned()];
@@ -60,6 +60,142 @@ fn keys_are_counted_however_many_there_are() {
             let words: Vec<_> = words.iter().map(String::as_str).collect();
             assert_eq!(client.call(&words).await, Value::ok());
         }
+        client
+    });
+    (world, client)
+}
+
+/// What a transaction that stays open sees was counted in one step, and refused where that would have loaded too much.
+#[test]
+fn a_transaction_counts_and_lists_keys_however_many_there_are() {
+    let (mut world, mut client) = with_many_keys();
+    let mut other = world.connect();
+    world.run(async move {
+        for level in ["SERIALIZABLE", "SNAPSHOT", "READ COMMITTED", "READ ONLY"] {
+            let begin: Vec<_> = ["BEGIN"].into_iter().chain(level.split(' ')).collect();
+            assert_eq!(client.call(&begin).await, Value::ok());
+            let mut expected = 60_000;
+            if level != "READ ONLY" {
+                let own: [(&[&str], i64); 6] = [
+                    (&["MSET", "!", "1", "59999~", "1", "30000!", "1"], 3),
+                    (&["SET", "00007", "again"], 0),
+                    (&["DEL", "00000", "59999"], -2),
+                    (&["DELRANGE", "10000", "20000"], -10_000),
+                    (&["MSET", "15000", "again", "15000!", "1"], 2),
+                    (&["DEL", "15000!"], -1),
+                ];
+                for (words, more) in own {
+                    let done = client.call(words).await;
+                    assert!(!done.is_error(""), "{words:?}: {done}");
+                    expected += more;
+                }
+            }
+            for words in [&["DBSIZE"][..], &["COUNTRANGE", "", "~"]] {
+                client.send(&request(words)).await;
+                // What is committed meanwhile, by one who has its turn, is not seen, and is taken back.
+                for words in [&["SET", "59000!", "1"][..], &["DEL", "59000!"]] {
+                    let done = other.call(words).await;
+                    assert!(!done.is_error(""), "{done}");
+                }
+                let counted = client.receive().await;
+                // Each statement of this level sees what was committed before it.
+                let seen = expected..=expected + i64::from(level == "READ COMMITTED");
+                let is_right = matches!(counted, Value::Integer(count) if seen.contains(&count));
+                assert!(is_right, "{level}: {words:?}: {counted}, not {expected}");
+            }
+            let found = client.call(&["KEYS", "1?0??"]).await;
+            let Value::List('*', mut found) = found else {
+                panic!("{found}")
+            };
+            if level == "READ ONLY" {
+                assert_eq!(found.len(), 1000);
+                assert_eq!(found.pop(), Some(Value::bulk("19099")));
+                let counted = client.call(&["COUNTRANGE", "20000", "10000"]).await;
+                assert_eq!(counted, Value::Integer(0));
+            } else {
+                assert_eq!(found, [Value::bulk("15000")]);
+                let found = client.call(&["KEYS", "*00*!"]).await;
+                assert_eq!(found.to_string(), "[\"30000!\"]");
+                let counted = client.call(&["COUNTRANGE", "09999", "20001"]).await;
+                assert_eq!(counted, Value::Integer(3));
+            }
+            assert_eq!(client.call(&["ROLLBACK"]).await, Value::ok());
+        }
+        // Within EXEC it is one step.
+        client.call(&["MULTI"]).await;
+        client.call(&["COUNTRANGE", "", "~"]).await;
+        let refused = client.call(&["EXEC"]).await;
+        let text = "EXECABORT Transaction discarded because of: OOM the command reads more than";
+        assert!(refused.is_error(text), "{refused}");
+    });
+}
+
+#[test]
+fn a_count_conflicts_with_a_key_that_comes_while_it_goes_on() {
+    let (mut world, mut client) = with_many_keys();
+    let mut other = world.connect();
+    world.run(async move {
+        let range = &["COUNTRANGE", "1", "5"][..];
+        for (words, key, conflicts) in [
+            (range, "10000!", true),
+            (range, "49999!", true),
+            (range, "5!", false),
+            (&["KEYS", "1*"], "5!", true),
+            (&["DBSIZE"], "5!", true),
+        ] {
+            assert_eq!(client.call(&["BEGIN"]).await, Value::ok());
+            client.send(&request(words)).await;
+            assert_eq!(other.call(&["SET", key, "1"]).await, Value::ok());
+            assert!(!client.has_reply(), "{words:?} had its reply already");
+            let found = client.receive().await;
+            assert!(!found.is_error(""), "{found}");
+            assert_eq!(client.call(&["SET", "own", "1"]).await, Value::ok());
+            let committed = client.call(&["COMMIT"]).await;
+            let conflict = format!("CONFLICT key \"{key}\" in database 0");
+            if conflicts {
+                assert!(
+                    committed.is_error(&conflict),
+                    "{words:?} {key}: {committed}"
+                );
+            } else {
+                assert_eq!(committed, Value::ok());
+            }
+            assert_eq!(other.call(&["DEL", key]).await, Value::Integer(1));
+        }
+    });
+}
+
+#[test]
+fn a_transaction_that_is_ended_while_it_counts_says_so() {
+    let (mut world, mut client) = with_many_keys();
+    let (store, mut other) = (Rc::clone(&world.store), world.connect());
+    world.run(async move {
+        for words in [&["COUNTRANGE", "", "~"][..], &["DBSIZE"], &["KEYS", "x"]] {
+            assert_eq!(client.call(&["BEGIN"]).await, Value::ok());
+            client.send(&request(words)).await;
+            for _ in 0..3 {
+                other.call(&["PING"]).await;
+            }
+            assert!(!client.has_reply(), "{words:?} had its reply already");
+            store.expire_transactions(i64::MAX);
+            let ended = client.receive().await;
+            assert!(
+                ended.is_error("TXEXPIRED the transaction was ended"),
+                "{ended}"
+            );
+            let none = client.call(&["ROLLBACK"]).await;
+            assert!(none.is_error("ERR there is no open transaction"), "{none}");
+            // And what is on its own goes on as ever.
+            let counted = client.call(&["COUNTRANGE", "", "~"]).await;
+            assert_eq!(counted, Value::Integer(60_000));
+        }
+    });
+}
+
+#[test]
+fn keys_are_counted_however_many_there_are() {
+    let (mut world, mut client) = with_many_keys();
+    world.run(async move {
         let mut count = async |start: &str, end: &str| {
             let counted = client.call(&["COUNTRANGE", start, end]).await;
             assert!(matches!(counted, Value::Integer(_)), "{counted:?}");

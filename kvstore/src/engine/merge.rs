@@ -18,6 +18,9 @@ use crate::Timestamp;
 /// Versions of one key that are stepped over one by one before they are jumped over.
 const STEPS_BEFORE_SEEK: usize = 4;
 
+/// A key counts as one more entry for each so many bytes of it.
+const LOOK_BYTES: usize = 1024;
+
 /// A source of versions and range deletes.
 pub struct Source<'c> {
     /// Its versions.
@@ -180,8 +183,8 @@ impl<'c> Merge<'c> {
         member.map_or(Ok(()), |member| member.source.cursor.next())
     }
 
-    /// The next key that has a value, which goes into `out`, as it is seen. At most `look` entries are looked at, which
-    /// goes down; if it comes to nothing, the key to go on from is in `out`.
+    /// The next key that has a value, which goes into `out`, as it is seen. At most `look` entries are looked at, which goes down
+    /// ([`looks_for`]; the first one is looked at unless it is 0); if it comes to nothing, the key to go on from is in `out`.
     ///
     /// # Errors
     /// Something is not in memory.
@@ -238,7 +241,7 @@ impl<'c> Merge<'c> {
             if !member.stands_on(key) {
                 continue;
             }
-            *look = look.saturating_sub(1);
+            *look = look.saturating_sub(looks_for(key));
             if member
                 .current()
                 .is_some_and(|(_, version)| version.timestamp > at)
@@ -307,6 +310,11 @@ impl<'c> Merge<'c> {
         }
         nearest.map(|(number, _)| number)
     }
+}
+
+/// As how many entries `key` counts where it is bounded how many are looked at: so that is bounded, too, what long keys take.
+pub fn looks_for(key: &[u8]) -> usize {
+    1 + key.len() / LOOK_BYTES
 }
 
 /// Does all of it, so that all that is missing is noted.

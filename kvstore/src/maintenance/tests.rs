@@ -24,7 +24,7 @@ use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
 use crate::testing::random;
 use crate::{
     CommitError, DatabaseIndex, Key, Loaded, Options, Snapshot, Store, Timestamp, TransactError,
-    Transaction,
+    Transaction, View, Walk,
 };
 
 type TestStore = Store<SimDisk>;
@@ -195,11 +195,9 @@ async fn count(store: &TestStore, db: DatabaseIndex) -> u64 {
 
 /// The keys that a snapshot shows.
 async fn keys_of(store: &TestStore, snapshot: &Snapshot, db: DatabaseIndex) -> Vec<Key> {
-    let (mut keys, mut next) = (Vec::new(), Some(Vec::new()));
-    while let Some(from) = next {
-        let walked = store.keys_from(snapshot, db, &from, 200, 0, &mut keys);
-        next = walked.await.unwrap();
-    }
+    let (view, mut keys) = (View::Snapshot(snapshot), Vec::new());
+    let mut walk = Walk::new(view, db, Vec::new(), None);
+    while store.walk_step(&mut walk, 200, 0, &mut keys).await.unwrap() {}
     keys
 }
 

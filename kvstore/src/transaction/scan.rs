@@ -9,7 +9,7 @@ use lfs::BlockDevice;
 use super::{NEWEST, Transaction};
 use crate::engine::cached::Row;
 use crate::engine::loads::{Reader, Wanted};
-use crate::engine::merge::ScanStep;
+use crate::engine::merge::{ScanStep, looks_for};
 use crate::engine::table::table_random_key;
 use crate::engine::types::{Missing as NotInMemory, OutOfMemory, engine_key};
 use crate::fault::{Fault, LOADED_KEY_BYTES_MAX, LoadError, Missing};
@@ -77,25 +77,37 @@ impl<D: BlockDevice> Transaction<'_, D> {
     /// # Errors
     /// Something has to be loaded first, or keys be counted.
     pub fn count(&mut self, db: DatabaseIndex) -> Result<u64, Missing> {
+        match self.known_count(db)? {
+            Some(count) => Ok(count),
+            None => self.count_range(db, &[], None),
+        }
+    }
+
+    /// The same where it costs nothing to tell. `None` where each key would have to be looked at: of a state that is not the newest, or with range
+    /// deletes of its own.
+    ///
+    /// # Errors
+    /// Something has to be loaded first, or keys be counted.
+    pub fn known_count(&mut self, db: DatabaseIndex) -> Result<Option<u64>, Missing> {
         self.need(|| KeysRead::Count(db))?;
         self.depend_on_all();
         self.note_range(db, &[], None)?;
         if self.open.as_ref().is_some_and(|open| !open.sees_newest()) {
             // There is no number of what it sees.
-            return self.count_range(db, &[], None);
+            return Ok(None);
         }
         let own = self.writes.of(db);
         let is_emptied = own.is_some_and(has_all);
         if own.is_some_and(|writes| writes.deleted().len() > 0) && !is_emptied {
             // How many go with what it deleted is not known before it has been committed.
-            return self.count_range(db, &[], None);
+            return Ok(None);
         }
         if !is_emptied && self.store.is_being_counted(db) {
             self.note(Fault::Count(db));
             return Err(Missing::new());
         }
         match self.count_now(db) {
-            Ok(count) => Ok(count),
+            Ok(count) => Ok(Some(count)),
             Err(NotInMemory) => Err(self.miss()),
         }
     }
@@ -162,19 +174,14 @@ impl<D: BlockDevice> Transaction<'_, D> {
         };
         // One that is not known goes on from the start.
         let from = found.filter(|(of, _)| *of == db).map(|(_, key)| key);
-        let mut looks = count.saturating_mul(LOOKS_PER_KEY).max(LOOKS_MIN);
+        let looks = count.saturating_mul(LOOKS_PER_KEY).max(LOOKS_MIN);
         let part = Part {
             db,
             from: from.as_deref().unwrap_or_default(),
             end: None,
             reverse: false,
         };
-        let walked = self.walk(part, count.max(1), &mut looks, &mut |key, _| {
-            keys.try_reserve(1)?;
-            keys.push(key.into());
-            Ok(())
-        })?;
-        match walked {
+        match self.keys_of(part, count.max(1), looks, keys)? {
             Walked::End => Ok(0),
             Walked::More(key) => {
                 let cursors = &self.store.engine.cursors;
@@ -201,12 +208,45 @@ impl<D: BlockDevice> Transaction<'_, D> {
             end: None,
             reverse: false,
         };
-        self.walk(part, limit, &mut { usize::MAX }, &mut |key, _| {
+        self.keys_of(part, limit, usize::MAX, keys)?;
+        Ok(())
+    }
+
+    /// One step of a walk: appends live keys from `from` on, up to `end`, not included, in order to `keys`, own writes included: up to `limit`, and what
+    /// is among the next entries. Where to go on, or `None` at the end.
+    pub(crate) fn keys_step(
+        &mut self,
+        db: DatabaseIndex,
+        from: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+        keys: &mut Vec<Key>,
+    ) -> Result<Option<Key>, Missing> {
+        let part = Part {
+            db,
+            from,
+            end,
+            reverse: false,
+        };
+        match self.keys_of(part, limit, LOOKS_MIN, keys)? {
+            Walked::End => Ok(None),
+            Walked::More(key) => Ok(Some(key)),
+        }
+    }
+
+    /// Appends live keys of `part` to `keys`, up to `limit`, looking at `looks` entries at most.
+    fn keys_of(
+        &mut self,
+        part: Part<'_>,
+        limit: usize,
+        mut looks: usize,
+        keys: &mut Vec<Key>,
+    ) -> Result<Walked, Missing> {
+        self.walk(part, limit, &mut looks, &mut |key, _| {
             keys.try_reserve(1)?;
             keys.push(key.into());
             Ok(())
-        })?;
-        Ok(())
+        })
     }
 
     /// Up to `limit` live keys from `start` on, up to `end`, not included, in order or from the end, with what they have if that
@@ -368,7 +408,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
         }
     }
 
-    /// Gives live keys of `part`, up to `limit`, looking at `looks` of the store's entries at most.
+    /// Gives live keys of `part`, up to `limit`, looking at `looks` entries at most, of the store's and of its own.
     fn walk(
         &mut self,
         part: Part<'_>,
@@ -459,9 +499,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
                 if let Some(held) = self.laid(db, key, what)? {
                     give(key, held.stored())?;
                     given += 1;
-                    if given >= limit {
-                        return Ok(Walked::More(goes_on(key)));
-                    }
+                }
+                *looks = looks.saturating_sub(looks_for(key));
+                if given >= limit || *looks == 0 {
+                    return Ok(Walked::More(goes_on(key)));
                 }
             }
             let Some(here) = here else {

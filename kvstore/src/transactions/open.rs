@@ -376,12 +376,24 @@ impl<D: BlockDevice> Store<D> {
         file_time_ns: i64,
         loaded: &'s mut Loaded,
     ) -> Result<Transaction<'s, D>, Ended> {
+        self.resume_at(open, false, now_ms, file_time_ns, loaded)
+    }
+
+    /// The same; but if it `goes_on`, with what the statement before has seen.
+    pub(crate) fn resume_at<'s>(
+        &'s self,
+        open: &'s OpenTransaction,
+        goes_on: bool,
+        now_ms: i64,
+        file_time_ns: i64,
+        loaded: &'s mut Loaded,
+    ) -> Result<Transaction<'s, D>, Ended> {
         let mut state =
             RefMut::filter_map(open.state.borrow_mut(), Option::as_mut).map_err(|_| Ended)?;
         let State { writes, rest } = &mut *state;
         rest.end_statement(writes, false);
         rest.used_ms = now_ms;
-        if rest.isolation == Isolation::ReadCommitted {
+        if rest.isolation == Isolation::ReadCommitted && !goes_on {
             rest.pin = Snapshot::new(&self.engine.pins, self.committed());
         }
         rest.statement = Some(Statement {

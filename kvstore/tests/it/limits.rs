@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::common::{all_in, contents, formatted, open, put, seed, transact, value_of};
-use kvstore::{CommitError, DatabaseIndex, Loaded};
+use kvstore::{CommitError, DatabaseIndex, Loaded, View, Walk};
 use lfs::sim::{Executor, Random, Request};
 use lfs::{Clock, DeviceError};
 
@@ -142,11 +142,13 @@ fn data_is_larger_than_memory_by_any_factor_and_memory_stays_within_its_limit() 
     let mut executor = Executor::new(0);
     let store = open(&mut executor, &disk.snapshot(0)).unwrap();
     executor.run(async move {
-        let (snapshot, mut keys, mut next) = (store.snapshot(), Vec::new(), Some(Vec::new()));
-        while let Some(from) = next {
-            let walked = store.keys_from(&snapshot, DB, &from, 1000, 0, &mut keys);
-            next = walked.await.unwrap();
-        }
+        let (snapshot, mut keys) = (store.snapshot(), Vec::new());
+        let mut walk = Walk::new(View::Snapshot(&snapshot), DB, Vec::new(), None);
+        while store
+            .walk_step(&mut walk, 1000, 0, &mut keys)
+            .await
+            .unwrap()
+        {}
         assert_eq!(keys.len(), 40_000);
     });
 }

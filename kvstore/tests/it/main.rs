@@ -19,3 +19,4 @@ mod misses;
 mod model;
 mod regressions;
 mod transactions;
+mod walks;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::common::{
     DATABASES, Model, contents, formatted, open, put, random_writes, seed, transact, value_of,
 };
-use kvstore::{CommitError, DatabaseIndex, Loaded, Snapshot, Transaction};
+use kvstore::{CommitError, DatabaseIndex, Loaded, Snapshot, Transaction, View, Walk};
 use lfs::Clock;
 use lfs::sim::{Executor, Random, SimDisk};
 
@@ -87,12 +87,9 @@ fn random_transactions_snapshots_and_reboots_agree_with_a_model() {
 
 async fn check_snapshot(store: &common::TestStore, snapshot: &Snapshot, expected: &Model) {
     for db in 0..DATABASES {
-        let (mut keys, mut next) = (Vec::new(), Some(Vec::new()));
-        let index = DatabaseIndex(db);
-        while let Some(from) = next {
-            let walked = store.keys_from(snapshot, index, &from, 5, 0, &mut keys);
-            next = walked.await.unwrap();
-        }
+        let (view, mut keys) = (View::Snapshot(snapshot), Vec::new());
+        let mut walk = Walk::new(view, DatabaseIndex(db), Vec::new(), None);
+        while store.walk_step(&mut walk, 5, 0, &mut keys).await.unwrap() {}
         let found = keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
         let wanted = expected
             .keys()

@@ -15,19 +15,19 @@ const DB: DatabaseIndex = DatabaseIndex(0);
 /// More than what is kept among keys.
 const LARGE: usize = 5000;
 
-fn of_level(isolation: Isolation) -> BeginOptions {
+pub fn of_level(isolation: Isolation) -> BeginOptions {
     BeginOptions {
         isolation,
         ..BeginOptions::default()
     }
 }
 
-fn begin(store: &TestStore, options: BeginOptions) -> OpenTransaction {
+pub fn begin(store: &TestStore, options: BeginOptions) -> OpenTransaction {
     store.begin(options, 0, 0).unwrap()
 }
 
 /// A statement of an open transaction, run until nothing is missing.
-async fn run<T>(
+pub async fn run<T>(
     store: &TestStore,
     open: &OpenTransaction,
     mut body: impl FnMut(&mut Transaction<'_, SimDisk>) -> Result<T, Missing>,
@@ -45,7 +45,7 @@ async fn run<T>(
     }
 }
 
-async fn commit(
+pub async fn commit(
     store: &TestStore,
     open: &OpenTransaction,
     token: Option<&[u8]>,
@@ -60,7 +60,7 @@ async fn commit(
     }
 }
 
-async fn set(store: &TestStore, key: &[u8], value: &[u8]) -> Timestamp {
+pub async fn set(store: &TestStore, key: &[u8], value: &[u8]) -> Timestamp {
     let put = |transaction: &mut Transaction<'_, SimDisk>| {
         transaction.put(DB, key, value, None);
         Ok(())
@@ -78,7 +78,7 @@ async fn get_in(store: &TestStore, open: &OpenTransaction, key: &[u8]) -> Option
     entry.map(|entry| entry.value.to_vec())
 }
 
-async fn set_in(store: &TestStore, open: &OpenTransaction, key: &[u8], value: &[u8]) {
+pub async fn set_in(store: &TestStore, open: &OpenTransaction, key: &[u8], value: &[u8]) {
     run(store, open, |transaction| {
         transaction.put(DB, key, value, None);
         Ok(())

@@ -44,6 +44,7 @@ fn misses() -> Option<u64> {
 pub struct World {
     pub executor: Executor,
     pub server: Rc<TestServer>,
+    pub store: Rc<Store<SimDisk>>,
     pub disk: SimDisk,
 }
 
@@ -105,13 +106,14 @@ impl World {
             config.set_at_start(name, value).unwrap();
         }
         let server = Server::new(Rc::clone(&store), executor.clock(), [42; 32], config);
-        let clock = executor.clock();
-        executor.spawn(async move { store.run(&clock).await });
+        let (running, clock) = (Rc::clone(&store), executor.clock());
+        executor.spawn(async move { running.run(&clock).await });
         let background = Rc::clone(&server);
         executor.spawn(async move { background.background().await });
         Self {
             executor,
             server,
+            store,
             disk,
         }
     }
