@@ -5,11 +5,12 @@
 //! executes a writing command before the log has room for it.
 
 use alloc::vec::Vec;
+use core::pin::pin;
 
 use embassy_futures::select::{Either, select};
 use embassy_futures::yield_now;
 use embedded_io_async::Read;
-use kvstore::{BackupReadError, BackupSource, Timestamp, View, Walk, WalkError};
+use kvstore::{BackupReadError, BackupSource, Fault, Timestamp, View, Walk, WalkError};
 use lfs::{BlockDevice, Clock, FileError};
 
 use super::State;
@@ -132,7 +133,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 self.input.widen();
             }
             self.note_arrival(count);
-            if self.execute_all().await == Next::Close {
+            if self.execute_all(reader).await == Next::Close {
                 return;
             }
             self.hand_over();
@@ -215,7 +216,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     }
 
     /// Executes every whole request that has arrived.
-    async fn execute_all(&mut self) -> Next {
+    async fn execute_all(&mut self, reader: &mut impl Read) -> Next {
         let mut limits = self.limits();
         self.queue_limit = self
             .server
@@ -232,7 +233,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                     return Next::Close;
                 }
             }
-            if self.execute_one().await == Next::Close {
+            if self.execute_one(reader).await == Next::Close {
                 return Next::Close;
             }
             let consumed = self.parser.advance();
@@ -245,7 +246,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         }
     }
 
-    async fn execute_one(&mut self) -> Next {
+    async fn execute_one(&mut self, reader: &mut impl Read) -> Next {
         loop {
             if self.server.env.draining.get() {
                 return Next::Close;
@@ -266,9 +267,9 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                 Step::Load(faults) => {
                     // Replies that are due do not wait for the disk.
                     self.hand_over();
-                    let loaded = self.server.store.load_all(faults, &mut self.state.loaded);
-                    self.state.load_failure = loaded.await.err();
-                    self.server.read_clock();
+                    if self.load(faults, reader).await == Next::Close {
+                        return Next::Close;
+                    }
                 }
                 Step::Paused => {
                     self.hand_over();
@@ -287,6 +288,35 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
         } else {
             Next::GoOn
         }
+    }
+
+    /// Loads what a command needs. Whoever waits for somebody's lock may do so for long: it is read on, as far as there is room, and a client that ends meanwhile gives up.
+    async fn load(&mut self, faults: Vec<Fault>, reader: &mut impl Read) -> Next {
+        let waits = faults.iter().any(|fault| matches!(fault, Fault::Lock(_)));
+        let mut arrived = 0;
+        let done = {
+            let loading = self.server.store.load_all(faults, &mut self.state.loaded);
+            let mut loading = pin!(loading);
+            loop {
+                if !waits || !self.input.has_room() {
+                    break loading.await;
+                }
+                match select(&mut loading, reader.read(self.input.room())).await {
+                    Either::First(done) => break done,
+                    Either::Second(Ok(count @ 1..)) => {
+                        self.input.received(count);
+                        arrived += count;
+                    }
+                    Either::Second(_) => return Next::Close,
+                }
+            }
+        };
+        self.state.load_failure = done.err();
+        if arrived > 0 {
+            self.note_arrival(arrived);
+        }
+        self.server.read_clock();
+        Next::GoOn
     }
 
     /// Lets others have their turn, and the client take its replies, when it is time to.

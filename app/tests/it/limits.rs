@@ -681,3 +681,30 @@ fn a_walk_over_many_keys_lets_others_go_on() {
         embassy_futures::join::join(walk, meanwhile).await;
     });
 }
+
+/// One who waited was noticed to be gone when it was its turn, and kept its own locks until then.
+#[test]
+fn who_waits_for_a_lock_and_goes_away_gives_up() {
+    let mut world = World::new(support::seed(6), &[]);
+    let [mut holder, mut waiting, mut other] = [(); 3].map(|()| world.connect());
+    let clock = world.executor.clock();
+    world.run(async move {
+        for (client, key) in [(&mut holder, "held"), (&mut waiting, "own")] {
+            assert_eq!(client.call(&["BEGIN"]).await, Value::ok());
+            assert_eq!(client.call(&["LOCK", key]).await, Value::ok());
+        }
+        waiting.send(&request(&["LOCK", "held"])).await;
+        clock.sleep_ms(10).await;
+        assert!(!waiting.has_reply());
+        // What it sends meanwhile is taken as well.
+        waiting.send(&request(&["PING"])).await;
+        other.send(&request(&["SET", "own", "1"])).await;
+        clock.sleep_ms(10).await;
+        assert!(!other.has_reply());
+        waiting.finish();
+        assert_eq!(other.receive().await, Value::ok());
+        assert_eq!(holder.call(&["COMMIT"]).await, Value::ok());
+        assert_eq!(other.call(&["SET", "held", "1"]).await, Value::ok());
+        assert_eq!(waiting.receive_all().await, b"");
+    });
+}
