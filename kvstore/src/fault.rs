@@ -236,10 +236,10 @@ impl<D: BlockDevice> Store<D> {
             }
         }
         let read = self.filesystem.load_all(files, &mut loaded.files).await;
-        if begins_with_file {
-            read.map_err(LoadError::File)?;
-        }
-        let done = self.load_chunks(chunks, &mut loaded.chunks).await;
+        let done = match read {
+            Err(error) if begins_with_file => Err(LoadError::File(error)),
+            _ => self.load_chunks(chunks, &mut loaded.chunks).await,
+        };
         loaded.count(&self.engine.loaded_bytes);
         self.share_memory();
         done

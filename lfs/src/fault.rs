@@ -4,6 +4,7 @@
 //! need may not be in memory; then they return a [`Fault`] and have changed nothing. Whoever runs them
 //! loads what is missing and runs them again from the start.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::BlockIndex;
@@ -11,7 +12,7 @@ use crate::check::PieceAt;
 use crate::transaction::Unseen;
 
 /// Where a tree node is on the disk, and how to know it again. Kept in its parent, or in a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodePointer {
     /// Its block.
     pub block: BlockIndex,
@@ -50,7 +51,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// As few faults as ask for the same: what is read of a kind becomes one, in the place of the first.
+    /// As few faults as ask for the same: what is read of a kind becomes one, in the place of the first, and is there once.
     pub(crate) fn gathered(faults: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut gathered: Vec<Self> = Vec::new();
         for fault in faults {
@@ -63,27 +64,31 @@ impl Fault {
                 gathered.push(fault);
             }
         }
+        for fault in &mut gathered {
+            match fault {
+                Self::Nodes(pointers) => keep_once(pointers),
+                Self::Data(ranges) => keep_once(ranges),
+                _ => {}
+            }
+        }
         gathered
     }
 
     /// Asks for what another one asks for besides, if both are of a kind.
     fn takes_in(&mut self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Nodes(own), Self::Nodes(others)) => add_new(own, others),
-            (Self::Data(own), Self::Data(others)) => add_new(own, others),
+            (Self::Nodes(own), Self::Nodes(others)) => own.extend(others),
+            (Self::Data(own), Self::Data(others)) => own.extend(others),
             _ => return false,
         }
         true
     }
 }
 
-/// Adds those that are not there.
-fn add_new<T: Copy + PartialEq>(own: &mut Vec<T>, others: &[T]) {
-    for other in others {
-        if !own.contains(other) {
-            own.push(*other);
-        }
-    }
+/// Drops what was there before.
+fn keep_once<T: Copy + Ord>(all: &mut Vec<T>) {
+    let mut seen = BTreeSet::new();
+    all.retain(|one| seen.insert(*one));
 }
 
 #[cfg(test)]

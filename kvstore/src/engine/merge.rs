@@ -12,7 +12,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::range_set::Covering;
-use super::types::{Cursor, Missing, VersionRef};
+use super::types::{Content, Cursor, Missing, VersionRef};
 use crate::Timestamp;
 
 /// Versions of one key that are stepped over one by one before they are jumped over.
@@ -231,6 +231,11 @@ impl<'c> Merge<'c> {
     /// The source that shows a value of the key at the time; it stands on it.
     fn resolve(&mut self, look: &mut usize) -> Result<Option<usize>, Missing> {
         let (key, at) = (&self.key[..], self.at);
+        // All that stand on it are gone through, though one alone is shown.
+        let standing = self.members.iter().filter_map(Member::current);
+        for (_, version) in standing.filter(|(here, _)| *here == key) {
+            *look = look.saturating_sub(looks_for_version(key, &version));
+        }
         let mut hidden_below = None;
         for (number, member) in self.members.iter_mut().enumerate() {
             // Nothing from here on is newer than what hides it.
@@ -241,7 +246,6 @@ impl<'c> Merge<'c> {
             if !member.stands_on(key) {
                 continue;
             }
-            *look = look.saturating_sub(looks_for(key));
             if member
                 .current()
                 .is_some_and(|(_, version)| version.timestamp > at)
@@ -315,6 +319,15 @@ impl<'c> Merge<'c> {
 /// As how many entries `key` counts where it is bounded how many are looked at: so that is bounded, too, what long keys take.
 pub fn looks_for(key: &[u8]) -> usize {
     1 + key.len() / LOOK_BYTES
+}
+
+/// The same with what a table has of its value beside the key.
+fn looks_for_version(key: &[u8], version: &VersionRef<'_>) -> usize {
+    let inline_bytes = match version.content {
+        Content::Inline(value) => value.len(),
+        Content::Tombstone | Content::Large(_) => 0,
+    };
+    looks_for(key) + inline_bytes / LOOK_BYTES
 }
 
 /// Does all of it, so that all that is missing is noted.
