@@ -264,3 +264,40 @@ fn what_a_newer_range_delete_hides_is_jumped_over() {
     ));
     assert_eq!(out, start);
 }
+
+/// Only the source that shows the key was counted: who bounds what is read by looks read as many values of each other source besides.
+#[test]
+fn all_that_is_gone_through_for_a_key_is_looked_at() {
+    let pool = ChunkPool::new(0);
+    let memtables: Vec<_> = (1..=10_u64)
+        .map(|at| {
+            let mut memtable = Memtable::new(Rc::clone(&pool), 1, Timestamp(at - 1));
+            for key in [b"a", b"b", b"c"] {
+                let version = Owned {
+                    kind: 1,
+                    bytes: alloc::vec![b'v'; 3 * LOOK_BYTES],
+                    expires_at_ms: crate::engine::types::NEVER,
+                    ..Owned::random(&mut Random::new(1), at)
+                };
+                let entry = core::iter::once((&key[..], version.bytes.len()));
+                memtable.reserve(entry, core::iter::empty()).unwrap();
+                memtable.insert(key, &version.as_ref(), false);
+            }
+            memtable
+        })
+        .collect();
+    let sources = memtables.iter().rev().map(|memtable| Source {
+        cursor: Box::new(memtable.cursor()),
+        ranges: Box::new(memtable.ranges()),
+        last: memtable.last(),
+    });
+    let mut merge = Merge::new(sources.collect(), Timestamp(9));
+    merge.seek(&[]).unwrap();
+    // Ten sources, each with a key and three times as much of a value.
+    let (mut look, mut out) = (100, Vec::new());
+    for left in [60, 20, 0] {
+        let step = merge.next_visible(&mut look, &mut out).unwrap();
+        assert!(matches!(step, ScanStep::Key(version) if version.timestamp == Timestamp(9)));
+        assert_eq!(look, left);
+    }
+}
