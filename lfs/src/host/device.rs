@@ -1,25 +1,21 @@
 //! An image file, or a block device of the host, as the disk.
 //!
 //! Requests run on the runtime's blocking threads, so many can be in flight and none of them holds up the
-//! executor; but what the host has in memory is read at once, which takes less time than a thread takes to start, and the executor does not go to sleep for what is done sooner
-//! than it would wake up. Flush is `fdatasync`: it covers every write that completed before it started, as
+//! executor; but what the host has in memory is read at once, which takes less time than a thread takes to start. Flush is `fdatasync`: it covers every write that completed before it started, as
 //! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
 //! it is open is noticed within a second.
 
 use alloc::sync::Arc;
-use core::num::NonZero;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use tokio::task::JoinHandle;
 
 use super::lock;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry};
@@ -29,9 +25,6 @@ const SIZE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The most that is copied from the host's memory without a thread for it, in bytes.
 const COPIED_BYTES_MAX: usize = 128 << 10;
-
-/// How long a request is waited for awake: about what going to sleep and waking up again costs, so that at most twice of that is spent. A flush of a fast disk takes less.
-const AWAKE_MAX: Duration = Duration::from_micros(100);
 
 /// What the device is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,7 +237,6 @@ impl FileDevice {
         });
         // Only a panic or the end of the runtime loses the buffer.
         let lost = |_| (Buffer::default(), Err(DeviceError::Gone));
-        stay_awake_for(&done).await;
         done.await.unwrap_or_else(lost)
     }
 }
@@ -330,20 +322,6 @@ impl BlockDevice for FileDevice {
             Ok(Err(_)) => Err(DeviceError::Io),
             Err(_) => Err(DeviceError::Gone),
         }
-    }
-}
-
-/// Keeps the executor from going to sleep for as long as it would take it to wake up again, or until that is done; others go on meanwhile. With a single processor it would
-/// keep the thread from working.
-async fn stay_awake_for<T>(done: &JoinHandle<T>) {
-    static PROCESSORS: LazyLock<usize> =
-        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
-    if *PROCESSORS == 1 {
-        return;
-    }
-    let begun = Instant::now();
-    while !done.is_finished() && begun.elapsed() < AWAKE_MAX {
-        tokio::task::yield_now().await;
     }
 }
 
