@@ -143,8 +143,8 @@ impl<D: BlockDevice> Store<D> {
                 }
                 (Err(CommitError::Fault(faults)), _) => self.load_all(faults, &mut loaded).await?,
                 (Err(error), _) => return Err(WalkError::Refused(error)),
-                // It would have said what is missing.
-                (Ok(_), Err(_)) => {}
+                // It would have said what is missing: without that, trying again would not end.
+                (Ok(_), Err(_)) => return Err(WalkError::Refused(CommitError::Busy)),
             }
             keys.truncate(before);
         }

@@ -708,3 +708,30 @@ fn who_waits_for_a_lock_and_goes_away_gives_up() {
         assert_eq!(waiting.receive_all().await, b"");
     });
 }
+
+#[test]
+fn what_is_sent_while_a_lock_is_waited_for_is_carried_out_after_it() {
+    let mut world = World::new(support::seed(7), &[]);
+    let [mut holder, mut waiting] = [(); 2].map(|()| world.connect());
+    let clock = world.executor.clock();
+    world.run(async move {
+        holder.call(&["BEGIN"]).await;
+        assert_eq!(holder.call(&["LOCK", "held"]).await, Value::ok());
+        waiting.send(&request(&["SET", "held", "1"])).await;
+        // Little by little, and in the end more than there is room for.
+        let mut expected = Vec::new();
+        for len in [1, 100, 1000, 2000, 3000, 5000] {
+            let text = "x".repeat(len);
+            waiting.send(&request(&["ECHO", &text])).await;
+            expected.push(text);
+            clock.sleep_ms(1).await;
+        }
+        assert!(!waiting.has_reply());
+        assert_eq!(holder.call(&["COMMIT"]).await, Value::ok());
+        assert_eq!(waiting.receive().await, Value::ok());
+        for text in expected {
+            assert_eq!(waiting.receive().await, Value::bulk(text));
+        }
+        assert_eq!(waiting.call(&["GET", "held"]).await, Value::bulk("1"));
+    });
+}

@@ -10,13 +10,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::common::{Model, TestStore, contents_of, formatted, open, random_writes, seed};
+use crate::common::{
+    Model, TestStore, contents_of, formatted, open, put, random_writes, seed, value_of,
+};
 use kvstore::{
     CommitError, DatabaseIndex, FAULTS_MAX, Fault, LOADED_KEY_BYTES_MAX, LoadError, Loaded,
     Missing, TransactError, Transaction,
 };
-use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{FileKind, NewInode, ROOT};
+use lfs::sim::{Executor, Random, Request, SimDisk};
+use lfs::{DeviceError, FileError, FileKind, NewInode, ROOT};
 
 const DB: DatabaseIndex = DatabaseIndex(0);
 
@@ -328,5 +330,77 @@ fn keys_and_files_miss_in_one_transaction() {
         };
         let (counts, _) = store.transact(0, 0, count).await.unwrap();
         assert_eq!(counts, (950, Ok(50)));
+    });
+}
+
+/// Blocks that are read for the value of a key, in a store that was just opened.
+fn blocks_of(disk: &SimDisk, number: u32) -> BTreeSet<u64> {
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, disk).unwrap();
+    let read = Rc::new(RefCell::new(BTreeSet::new()));
+    let noted = Rc::clone(&read);
+    disk.set_faults(move |request| {
+        if let Request::Read(block, count) = request {
+            noted.borrow_mut().extend(block.0..block.0 + count as u64);
+        }
+        None
+    });
+    let value = executor.run(async move { value_of(&store, DB, &number.to_be_bytes()).await });
+    assert!(value.is_some());
+    disk.clear_faults();
+    read.take()
+}
+
+#[test]
+fn what_cannot_be_read_fails_who_needs_it_and_nobody_who_only_might_have() {
+    const FIRST: u32 = 3;
+    const SECOND: u32 = 90;
+    let disk = formatted(256, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    executor.run(async move {
+        for number in 0..100 {
+            put(&store, number, 3000).await.unwrap();
+        }
+        store.shutdown().await.unwrap();
+    });
+    let others = blocks_of(&disk.snapshot(1), FIRST);
+    let bad = &blocks_of(&disk.snapshot(2), SECOND) - &others;
+    assert!(!bad.is_empty());
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    disk.set_faults(move |request| {
+        let Request::Read(block, count) = request else {
+            return None;
+        };
+        let is_bad = bad.range(block.0..block.0 + count as u64).next().is_some();
+        is_bad.then_some(DeviceError::Io)
+    });
+    executor.run(async move {
+        let [first, second] = [FIRST, SECOND].map(u32::to_be_bytes);
+        // Both are asked for at once; with the first at hand the second is not needed.
+        let mut guessed = 0;
+        let either = |transaction: &mut Transaction<'_, SimDisk>| match transaction.get(DB, &first)
+        {
+            Ok(found) => Ok(found),
+            Err(missing) => {
+                guessed += u32::from(transaction.get(DB, &second).is_err());
+                Err(missing)
+            }
+        };
+        let (found, _) = store.transact(0, 0, either).await.unwrap();
+        assert!(found.is_some() && guessed > 0);
+        for keys in [[first, second], [second, first]] {
+            let both = |transaction: &mut Transaction<'_, SimDisk>| {
+                let found = keys.map(|key| transaction.get(DB, &key));
+                found.into_iter().collect::<Result<Vec<_>, _>>()
+            };
+            let failed = store.transact(0, 0, both).await;
+            let is_right = matches!(
+                failed,
+                Err(TransactError::Load(LoadError::File(FileError::Device(_))))
+            );
+            assert!(is_right, "{failed:?}");
+        }
     });
 }
