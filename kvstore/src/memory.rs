@@ -109,6 +109,12 @@ impl<D: BlockDevice> Store<D> {
 
         let cached = budget.limit(Share::Cache, &used);
         engine.cache_bytes_max.set(cached);
+        let crowded = MemoryUse {
+            memtables: budget.most(Share::Memtables),
+            ..used
+        };
+        let sure = budget.limit(Share::Cache, &crowded);
+        engine.cache_bytes_sure.set(sure);
         let others = used.total() - used.cache;
         let grown = others.saturating_sub(self.shared_bytes.replace(others));
         let mut cache = engine.cache.borrow_mut();

@@ -18,6 +18,9 @@ const FILTERS_PART: usize = 4;
 /// Bytes of filters and heads for each key, about.
 const FILTER_BYTES: u64 = 2;
 
+/// Bytes that an entry takes in a block that is in memory, beside its key and an inline value.
+const ENTRY_BYTES: u64 = 16;
+
 /// What was found, and whether it came from runs and is worth a row in the cache.
 pub(crate) struct LookedUp {
     /// What the key has.
@@ -103,9 +106,16 @@ impl Engine {
         let tree = self.tree.borrow();
         let tables = tree.runs().iter().flat_map(|run| &run.tables);
         let (bytes, entries) = tables.fold((0, 0), |(bytes, entries), table| {
-            (bytes + table.bytes, entries + table.stats.entries)
+            let in_memory = table.stats.key_bytes
+                + table.stats.inline_bytes
+                + table.stats.entries * ENTRY_BYTES;
+            (
+                bytes + in_memory.max(table.bytes),
+                entries + table.stats.entries,
+            )
         });
-        let cache = self.cache_bytes_max.get();
+        // What is evicted as soon as memtables are full would be read again and again.
+        let cache = self.cache_bytes_sure.get();
         let probed = if bytes <= (cache / 2) as u64 {
             Wanted::Readable
         } else if entries * FILTER_BYTES <= (cache / FILTERS_PART) as u64 {

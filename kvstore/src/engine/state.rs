@@ -31,6 +31,8 @@ pub(crate) struct Engine {
     pub(crate) cache: RefCell<Cache<CacheEntry>>,
     /// What that may take.
     pub(crate) cache_bytes_max: Cell<usize>,
+    /// The same where memtables have all that they may.
+    pub(crate) cache_bytes_sure: Cell<usize>,
     /// What is read to find out whether a key that is written was there.
     pub(crate) probed: Cell<Wanted>,
     /// What is being read of them.
@@ -103,6 +105,7 @@ impl Engine {
             )),
             cache: RefCell::new(Cache::new(PolicyKind::default(), 0, hash_seed)),
             cache_bytes_max: Cell::new(0),
+            cache_bytes_sure: Cell::new(0),
             probed: Cell::new(Wanted::None),
             loads: Loads::default(),
             counts: RefCell::new(Counts::new(manifest.counts)),

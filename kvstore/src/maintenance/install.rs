@@ -13,6 +13,7 @@ use super::JobError;
 use crate::engine::counts::{ByDatabase, sum_of};
 use crate::engine::manifest::{Count, INLINE_BYTES_MAX, Manifest, Place, RUNS_MAX, RunRef};
 use crate::engine::recount::Corrections;
+use crate::engine::state::Engine;
 use crate::store::Store;
 use crate::{DATABASE_COUNT, Timestamp};
 
@@ -167,6 +168,7 @@ pub(super) async fn install<D: BlockDevice>(
     name(store, clock, &manifest, horizon).await?;
 
     store.horizon.set(horizon);
+    forget_replaced(engine, &manifest.runs);
     let (runs, counts_then) = (manifest.runs, counts_now());
     if let Some(by) = &counts {
         let mut recounts = engine.recounts.borrow_mut();
@@ -189,6 +191,25 @@ pub(super) async fn install<D: BlockDevice>(
     store.filesystem.nudge();
     store.changed.notify();
     Ok(())
+}
+
+/// What the cache has of tables that are not in `runs` is of no use from now on. Without memory to find out it goes when it is the oldest.
+fn forget_replaced(engine: &Engine, runs: &[RunRef]) {
+    fn objects(runs: &[RunRef]) -> impl Iterator<Item = ObjectId> {
+        let tables = runs.iter().flat_map(|run| &run.tables);
+        tables.map(|table| table.object)
+    }
+    let mut kept = Vec::new();
+    if kept.try_reserve_exact(objects(runs).count()).is_err() {
+        return;
+    }
+    kept.extend(objects(runs));
+    kept.sort_unstable();
+    let tree = engine.tree.borrow();
+    let mut cache = engine.cache.borrow_mut();
+    for object in objects(tree.runs()).filter(|object| kept.binary_search(object).is_err()) {
+        cache.forget_table(object);
+    }
 }
 
 /// Makes the checkpoint that says so.

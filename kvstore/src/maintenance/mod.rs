@@ -267,7 +267,7 @@ async fn garbage_loop<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     }
 }
 
-/// Has the cache give back what it may not have any more, and a new policy take over what it holds: some entries in a step.
+/// Has the cache give back what it may not have any more, forget tables that are gone, and a new policy take over what it holds: some entries in a step.
 async fn settle_cache<D: BlockDevice>(store: &Store<D>) {
     let cache = &store.engine.cache;
     while !store.is_ending() {
@@ -276,6 +276,7 @@ async fn settle_cache<D: BlockDevice>(store: &Store<D>) {
         {
             let mut cache = cache.borrow_mut();
             cache.take_over(ENTRIES_PER_TURN);
+            cache.forget(ENTRIES_PER_TURN);
             cache.resize(store.engine.cache_bytes_max.get(), ENTRIES_PER_TURN);
         }
         embassy_futures::yield_now().await;

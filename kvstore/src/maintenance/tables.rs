@@ -214,7 +214,7 @@ impl<'s, D: BlockDevice> Sink<'s, D> {
     }
 }
 
-/// Puts a chunk into the cache that was just written. Without memory for it, it is read when it is needed.
+/// Puts a chunk into the cache that was just written, and that writers look at. Without memory for it, it is read when it is needed.
 fn remember<D: BlockDevice>(
     store: &Store<D>,
     table: ObjectId,
@@ -230,7 +230,7 @@ fn remember<D: BlockDevice>(
     if let Ok(chunk) = Cached::parse(kind, copy) {
         let key = CacheKey::Chunk(table, at.offset);
         let entry = CacheEntry::Chunk(chunk);
-        store.engine.cache.borrow_mut().insert(&key, entry);
+        store.engine.cache.borrow_mut().insert_used(&key, entry);
     }
 }
 

@@ -48,6 +48,9 @@ const MOVED_PER_STEP: usize = 8;
 const HIDDEN_MAX: usize = 1024;
 const HIDDEN_BYTES_MAX: usize = 256 << 10;
 
+/// Tables that are gone and of which there may be chunks, at most.
+const GONE_MAX: usize = 1024;
+
 /// What an entry is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheKey<'k> {
@@ -135,6 +138,9 @@ pub struct Cache<E> {
     /// The former policy, while it has entries.
     former: Option<Box<dyn Policy>>,
     hidden: Hidden,
+    /// Tables of which chunks are to be removed, and slots that were not looked at for that.
+    gone: Vec<ObjectId>,
+    unlooked: u32,
     stats: CacheStats,
 }
 
@@ -181,6 +187,8 @@ impl<E: Cost> Cache<E> {
             turn: false,
             former: None,
             hidden: Hidden::default(),
+            gone: Vec::new(),
+            unlooked: 0,
             stats: CacheStats::default(),
         }
     }
@@ -254,6 +262,14 @@ impl<E: Cost> Cache<E> {
         }
     }
 
+    /// The same with what is known to be used again, which is not to go as what nobody has asked for.
+    pub fn insert_used(&mut self, key: &CacheKey<'_>, entry: E) {
+        self.insert(key, entry);
+        if let Some(slot) = self.find(key) {
+            self.touch(slot);
+        }
+    }
+
     /// Removes the entry of `key`, if it is there.
     pub fn remove(&mut self, key: &CacheKey<'_>) {
         let Some(slot) = self.find(key) else {
@@ -263,6 +279,38 @@ impl<E: Cost> Cache<E> {
             policy.removed(slot);
         }
         self.discard(slot);
+    }
+
+    /// Nobody asks for chunks of this table any more: they are removed by and by, before others have to go for them. At most 1,024 tables are kept in mind; chunks of
+    /// others go when they are the oldest.
+    pub fn forget_table(&mut self, table: ObjectId) {
+        if self.gone.len() < GONE_MAX && self.gone.try_reserve(1).is_ok() {
+            let at = self.gone.partition_point(|gone| *gone < table);
+            self.gone.insert(at, table);
+            // From the end: what takes the place of one that is removed was looked at.
+            self.unlooked = self.slots.len();
+        }
+    }
+
+    /// Looks at `entries` for chunks of tables that are gone: whether there are more to be looked at.
+    pub fn forget(&mut self, entries: usize) -> bool {
+        for _ in 0..entries {
+            let Some(slot) = self.unlooked.min(self.slots.len()).checked_sub(1) else {
+                self.gone = Vec::new();
+                return false;
+            };
+            self.unlooked = slot;
+            let key = self.slots.get(slot).map(|used| &used.key);
+            if let Some(&OwnedKey::Chunk(table, _)) = key
+                && self.gone.binary_search(&table).is_ok()
+            {
+                if let Some(policy) = self.policy_of(slot) {
+                    policy.removed(slot);
+                }
+                self.discard(slot);
+            }
+        }
+        true
     }
 
     /// Rows of all keys from `start` to `end`, not included, no longer say what is there.
@@ -293,9 +341,9 @@ impl<E: Cost> Cache<E> {
         self.wanted
     }
 
-    /// Whether it takes more than it may, or entries are to be taken over still.
+    /// Whether it takes no more than it may, no entries are to be taken over, and none are of tables that are gone.
     pub fn is_settled(&self) -> bool {
-        self.former.is_none() && self.stats.bytes <= self.bytes_max
+        self.former.is_none() && self.gone.is_empty() && self.stats.bytes <= self.bytes_max
     }
 
     /// Has the policy in force take over `entries` that its predecessor has: whether that has more.

@@ -609,3 +609,38 @@ fn a_cache_that_shrinks_gives_all_memory_back() {
         assert_eq!(cache.stats().values.hits, 100);
     }
 }
+
+/// Hot as they were, they would outlast what is asked for now.
+#[test]
+fn chunks_of_tables_that_are_gone_are_removed_and_no_others() {
+    let mut random = random(23);
+    for kind in [PolicyKind::S3Fifo, PolicyKind::Lru, PolicyKind::Lfu] {
+        let mut cache = Cache::new(kind, 1 << 20, 7);
+        let key_of = |number: u64| match number % 4 {
+            0 => CacheKey::Value(number),
+            table => CacheKey::Chunk(ObjectId(table), number),
+        };
+        let mut add = |cache: &mut Cache<Sized>, number| {
+            let bytes = random.index(100);
+            cache.insert_used(&key_of(number), Sized { number, bytes });
+        };
+        (0..1000).for_each(|number| add(&mut cache, number));
+        assert!(!cache.forget(1), "nothing is gone");
+        cache.forget_table(ObjectId(1));
+        let mut steps = 0;
+        while cache.forget(16) {
+            steps += 1;
+            // One more goes, and others come, while it is being looked.
+            if steps == 20 {
+                cache.forget_table(ObjectId(2));
+            }
+            add(&mut cache, 1000 + 4 * steps);
+            assert!(steps < 200 && !cache.is_settled());
+        }
+        assert!(steps >= 20 && cache.is_settled());
+        for number in 0..1000 {
+            let is_gone = matches!(number % 4, 1 | 2);
+            assert_eq!(cache.peek(&key_of(number)).is_none(), is_gone, "{number}");
+        }
+    }
+}
