@@ -90,6 +90,8 @@ pub enum Limit {
     TransactionIdleSecs,
     /// `commit-token-retention`.
     CommitTokenSecs,
+    /// `garbage-max-percent`.
+    GarbagePercent,
     /// `history-retention`.
     HistorySecs,
     /// `large-value-threshold`.
@@ -182,7 +184,7 @@ const BUFFER_MAX: u64 = 1 << 30;
 const YEARS: u64 = 100_000_000;
 
 /// All parameters, in the order of their names.
-const PARAMETERS: [Parameter; 33] = [
+const PARAMETERS: [Parameter; 34] = [
     // When replies to writes leave. `always` (default), `everysec`, `no`.
     Parameter {
         name: "appendfsync",
@@ -344,6 +346,8 @@ const PARAMETERS: [Parameter; 33] = [
         1,
         YEARS,
     ),
+    // Of what lives, how much may be garbage although there is room.
+    number("garbage-max-percent", Limit::GarbagePercent, 20, 0, 100_000),
     // Seconds for which what was overwritten is kept, for AS OF and HISTORY.
     number("history-retention", Limit::HistorySecs, 0, 0, YEARS),
     // Values from this size on are kept where their commit wrote them.
@@ -405,6 +409,7 @@ impl Default for Config {
 pub(crate) struct StoreSettings {
     pub(crate) transactions: TransactionLimits,
     pub(crate) history_ms: i64,
+    pub(crate) garbage_percent_max: u32,
     pub(crate) large_value_bytes: usize,
     pub(crate) cache_policy: CachePolicy,
 }
@@ -470,6 +475,8 @@ impl Config {
                 bytes: self.limit_usize(Limit::TransactionBytes),
             },
             history_ms: ms(self.limit(Limit::HistorySecs)),
+            garbage_percent_max: u32::try_from(self.limit(Limit::GarbagePercent))
+                .unwrap_or(u32::MAX),
             large_value_bytes: self.limit_usize(Limit::LargeValueBytes),
             cache_policy: self.cache_policy,
         }

@@ -116,7 +116,7 @@ fn persistence(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::R
          aof_last_bgrewrite_status:ok\r\naof_last_write_status:{status}\r\nlog_commits:{}\r\nlog_groups:{}\r\n\
          log_committed:{}\r\nlog_durable:{}\r\nlog_checkpoints:{}\r\nlog_replayed_commits:{}\r\nlog_runs:{}\r\n\
          disk_flushes:{}\r\ndisk_bytes_written:{}\r\ndisk_bytes_read:{}\r\ndisk_bytes_used:{}\r\n\
-         disk_bytes_max:{}\r\n",
+         disk_bytes_max:{}\r\ndisk_bytes_taken:{}\r\n",
         env.last_save_secs.get(),
         store.commits,
         store.groups,
@@ -130,6 +130,7 @@ fn persistence(env: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::R
         store.device_bytes_read,
         store.disk_bytes,
         store.disk_bytes_max,
+        store.disk_bytes_taken,
     )
 }
 
@@ -188,7 +189,9 @@ fn tables(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         store.dropped_bytes,
         store.written_bytes,
     )?;
-    hundredths(store.device_bytes_written, store.written_bytes, out)
+    hundredths(store.device_bytes_written, store.written_bytes, out)?;
+    out.push_str("engine_space_amplification:");
+    hundredths(store.disk_bytes_taken, store.disk_bytes, out)
 }
 
 /// `part` by `whole`, to the hundredth; 0.00 of nothing.

@@ -17,7 +17,7 @@ use crate::engine::memtable::Memtable;
 use crate::engine::state::Engine;
 use crate::engine::types::SLOT_BYTES;
 use crate::fault::{Fault, Loaded, TransactError};
-use crate::maintenance;
+use crate::maintenance::{self, GARBAGE_PERCENT};
 use crate::misses::Misses;
 use crate::recovery::replay;
 use crate::snapshot::Snapshot;
@@ -91,6 +91,7 @@ pub struct Store<D: BlockDevice> {
     pub(crate) shared_bytes: Cell<usize>,
     /// Values from this size on go to the value file.
     pub(crate) large_value_bytes: Cell<usize>,
+    pub(crate) garbage_percent_max: Cell<u32>,
     /// Memory for the payload of the commit at hand.
     pub(crate) payload: RefCell<Vec<u8>>,
     /// Of the scrub under way, or of the last one.
@@ -182,6 +183,7 @@ impl<D: BlockDevice> Store<D> {
             connection_bytes: Cell::new(0),
             shared_bytes: Cell::new(0),
             large_value_bytes: Cell::new(LARGE_VALUE_BYTES),
+            garbage_percent_max: Cell::new(GARBAGE_PERCENT),
             payload: RefCell::default(),
             damage: RefCell::default(),
             misses: Misses::default(),
@@ -207,6 +209,13 @@ impl<D: BlockDevice> Store<D> {
             self.engine.floor.set(self.committed());
         }
         self.engine.keeps_history.set(keeps);
+    }
+
+    /// Sets how much of the disk may be garbage, in hundredths of what lives, before commits wait for the cleaner although there is room; 0: as much as there is room for. While nothing
+    /// is committed it is two thirds of that.
+    pub fn set_garbage_percent_max(&self, percent: u32) {
+        self.garbage_percent_max.set(percent);
+        self.bound_garbage();
     }
 
     /// Sets from which size on values are kept where their commit wrote them: 256 to 4096 bytes. What is there stays as it is.
@@ -422,6 +431,7 @@ impl<D: BlockDevice> Store<D> {
             cache_policy: cache.policy(),
             disk_bytes: self.disk_bytes(),
             disk_bytes_max: self.disk_bytes_max(),
+            disk_bytes_taken: self.filesystem.usage().taken_bytes,
             commits: counters.commits,
             committed: self.committed(),
             durable: self.durable(),
@@ -497,6 +507,7 @@ impl<D: BlockDevice> Store<D> {
     ) {
         self.engine.next_slot.set(next_slot);
         let uncertain = self.engine.recounts.borrow().uncertain();
+        let written_before = self.engine.written_bytes.get();
         if self.engine.apply(timestamp, payload) {
             self.compaction.note_garbage();
         }
@@ -508,7 +519,12 @@ impl<D: BlockDevice> Store<D> {
             // Without memory for it the second is taken for the one before.
             let _ = self.engine.timeline.borrow_mut().note(now_ms, timestamp);
         }
-        self.compaction.committed(payload.len() as u64);
+        // What is in the log's record is what memtables and runs get; large values are all that is not in it.
+        let bytes = payload.len() as u64;
+        let written = self.engine.written_bytes.get() - written_before;
+        self.compaction
+            .committed(bytes, written.saturating_sub(bytes));
+        self.bound_garbage();
         self.engine.freeze_if_full(timestamp);
         if self.engine.tree.borrow().frozen_count() > 0 {
             self.flush_due.set(true);
@@ -566,6 +582,8 @@ pub struct Stats {
     pub disk_bytes: u64,
     /// What that may come to, of keys and files together. What has to stay free for runs (DESIGN.md, "Space") may refuse growth before.
     pub disk_bytes_max: u64,
+    /// Bytes of the disk that something is in, needed or not.
+    pub disk_bytes_taken: u64,
     /// Commits made.
     pub commits: u64,
     /// The last commit.

@@ -166,4 +166,6 @@ pub struct Usage {
     pub live_bytes: u64,
     /// What `live_bytes` may come to.
     pub capacity_bytes: u64,
+    /// Bytes of the segments that something is in, needed or not.
+    pub taken_bytes: u64,
 }

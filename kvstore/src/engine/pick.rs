@@ -32,6 +32,17 @@ pub struct Tuning {
     pub reclaim_percent: u64,
 }
 
+impl Tuning {
+    /// While nothing is committed: what is written then costs nobody anything, and what is not needed takes room for as long as it stays.
+    #[must_use]
+    pub fn at_rest() -> Self {
+        Self {
+            large_part: 24,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Tuning {
     fn default() -> Self {
         Self {
@@ -544,6 +555,7 @@ mod tests {
             replay_bytes_max: 0,
             live_bytes: 0,
             capacity_bytes: 0,
+            taken_bytes: 0,
         };
         assert_eq!(step_bytes(&usage(1 << 40), 2 * MIB), 32 * MIB);
         assert_eq!(step_bytes(&usage(640 * MIB), 2 * MIB), 10 * MIB);

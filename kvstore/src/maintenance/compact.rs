@@ -33,7 +33,7 @@ use crate::{Key, Timestamp};
 /// How often to look for something to do when nothing has changed: values expire, and the clock alone brings that about.
 const LOOK_MS: u64 = 5000;
 
-/// The same when there is something that waits for idle times.
+/// The same as long as there have been commits.
 const IDLE_MS: u64 = 1000;
 
 /// How long to wait for tokens, or to find that nothing is committed.
@@ -50,7 +50,14 @@ const HANDED_ON_MAX: u64 = 32 << 10;
 
 pub(super) async fn run<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) {
     let compaction = &store.compaction;
+    let mut haste = None;
     while !store.is_ending() {
+        // Nobody commits whose flush a checkpoint could share.
+        haste = if compaction.pace.is_idle() {
+            haste.or_else(|| Some(store.filesystem.hasten_checkpoints()))
+        } else {
+            None
+        };
         let changes = compaction.changes.get();
         let done = next(store, clock).await;
         // Whatever it waits for now, commits do not.
@@ -113,12 +120,13 @@ fn is_flush_to_come<D: BlockDevice>(store: &Store<D>) -> bool {
 async fn rest<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, or_until: impl Fn() -> bool) {
     let pace = &store.compaction.pace;
     let commits = pace.commits();
-    let waits_for_idle = !pace.is_idle() && sweep::pending_slots(store) > 0;
-    let ms = if waits_for_idle { IDLE_MS } else { LOOK_MS };
+    // There is more to do when nothing is committed.
+    let ms = if pace.is_idle() { LOOK_MS } else { IDLE_MS };
     let since_us = clock.monotonic_us();
     pause(store, clock, ms, or_until).await;
     if clock.monotonic_us().saturating_sub(since_us) >= ms * 1000 {
         pace.note_idle(commits);
+        store.bound_garbage();
         if pace.is_idle() && store.engine.has_garbage.get() {
             // What it takes the place of is found by a flush.
             store.flush_due.set(true);
@@ -505,12 +513,14 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
     if pace.worked(bytes) {
         store.changed.notify();
     }
-    store.filesystem.give_way().await;
+    let is_waited_for = || !store.compaction_allows() || store.compaction.is_urgent();
+    store.filesystem.take_turn(is_waited_for).await;
     let may_work = || pace.may_work() || store.compaction.is_urgent();
     while !may_work() && !store.is_ending() {
         let commits = pace.commits();
         pause(store, clock, TOKENS_MS, may_work).await;
         pace.note_idle(commits);
+        store.bound_garbage();
         if pace.is_idle() && store.engine.has_garbage.get() {
             // What it takes the place of is found by a flush.
             store.flush_due.set(true);

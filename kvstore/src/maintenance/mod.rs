@@ -50,6 +50,9 @@ const CHUNKS_PER_TURN: usize = 16;
 /// Entries of the cache that are evicted, or taken over by another policy, before others get a turn.
 const ENTRIES_PER_TURN: usize = 256;
 
+/// Garbage that the disk may hold for a hundred bytes of what is meant, unless [`Store::set_garbage_percent_max`] says otherwise.
+pub(crate) const GARBAGE_PERCENT: u32 = 20;
+
 /// How long to wait before trying again when memory or space did not suffice.
 const RETRY_MS: u64 = 200;
 
@@ -158,9 +161,9 @@ pub(crate) struct Compaction {
 }
 
 impl Compaction {
-    /// A commit of so many bytes was made.
-    pub(crate) fn committed(&self, bytes: u64) {
-        self.pace.committed(bytes);
+    /// A commit was made, of so many bytes, and so many of large values besides.
+    pub(crate) fn committed(&self, bytes: u64, value_bytes: u64) {
+        self.pace.committed(bytes, value_bytes);
     }
 
     /// Whether something may be freed that a commit without room waits for.
@@ -192,6 +195,19 @@ impl<D: BlockDevice> Store<D> {
     pub(crate) fn compaction_allows(&self) -> bool {
         let compaction = &self.compaction;
         (compaction.pace.allows() && !compaction.is_room_wanted()) || self.is_ending()
+    }
+
+    /// Says how much on the disk may be garbage at the moment.
+    pub(crate) fn bound_garbage(&self) {
+        let most = self.garbage_percent_max.get();
+        let percent = if self.compaction.pace.is_idle() {
+            // What is cleaned then costs nobody anything.
+            most - most / 3
+        } else {
+            most
+        };
+        self.filesystem
+            .set_garbage_max((most > 0).then_some(percent));
     }
 
     /// A commit found no room. True: what nobody needs is freed now, and it is to be tried again; false when there is nothing of that kind.

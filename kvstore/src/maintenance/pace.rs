@@ -42,15 +42,17 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A commit of so many bytes was made.
-    pub(super) fn committed(&self, bytes: u64) {
+    /// A commit was made, of so many bytes, and so many of large values besides.
+    pub(super) fn committed(&self, bytes: u64, value_bytes: u64) {
         self.is_idle.set(false);
         self.committed.set(self.committed.get().wrapping_add(bytes));
-        let work = bytes.saturating_mul(self.gain());
+        let gain = self.gain();
+        let work = bytes.saturating_add(value_bytes).saturating_mul(gain);
         let tokens = self.tokens.get().saturating_add(work);
         self.tokens.set(tokens.min(2 * TOKENS_MAX));
         if self.is_behind() && self.is_working.get() {
-            self.owed.set(self.owed.get().saturating_add(work));
+            let owed = bytes.saturating_mul(gain);
+            self.owed.set(self.owed.get().saturating_add(owed));
         }
     }
 
@@ -163,17 +165,17 @@ mod tests {
         let pace = pace(u64::MAX);
         assert!(!pace.set_working(true));
         assert!(pace.allows(), "nothing is owed yet");
-        pace.committed(1000);
-        pace.committed(24);
+        pace.committed(1000, 0);
+        pace.committed(24, 0);
         assert!(!pace.allows());
         assert!(!pace.worked(16 * 1024 - 1) && !pace.allows());
         assert!(pace.worked(1) && pace.allows());
         assert!(!pace.worked(1000), "nobody had to wait");
-        pace.committed(1);
+        pace.committed(1, 0);
         assert!(!pace.allows());
         // A checkpoint holds up compaction, and nobody else.
         assert!(pace.set_working(false) && pace.allows());
-        pace.committed(1 << 30);
+        pace.committed(1 << 30, 0);
         assert!(pace.allows());
         pace.set_working(true);
         assert!(pace.allows());
@@ -184,7 +186,7 @@ mod tests {
         let pace = pace(0);
         pace.set_working(true);
         assert!(!pace.may_work());
-        pace.committed(1000);
+        pace.committed(1000, 0);
         assert!(pace.allows() && pace.may_work());
         pace.worked(499);
         assert!(pace.may_work());
@@ -194,12 +196,12 @@ mod tests {
         let commits = pace.commits();
         pace.note_idle(commits);
         assert!(pace.may_work());
-        pace.committed(2);
+        pace.committed(2, 0);
         pace.worked(1);
         assert!(!pace.may_work());
         pace.note_idle(commits);
         assert!(!pace.is_idle());
-        pace.committed(u64::MAX);
+        pace.committed(u64::MAX, 0);
         pace.rest();
         assert!(!pace.may_work());
     }

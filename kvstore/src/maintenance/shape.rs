@@ -171,7 +171,12 @@ pub(super) fn next_work<D: BlockDevice>(store: &Store<D>, now: &Now<'_>) -> Opti
     }
     let tree = store.engine.tree.borrow();
     shapes = shapes.with_base_tables(tree.runs(), usage.segment_bytes, now);
-    let job = pick::pick(&shapes.shape(), &pressure, &Tuning::default());
+    let tuning = if store.compaction.pace.is_idle() {
+        Tuning::at_rest()
+    } else {
+        Tuning::default()
+    };
+    let job = pick::pick(&shapes.shape(), &pressure, &tuning);
     let job = job.or_else(|| hidden_by_ranges(store, tree.runs(), &shapes))?;
     work_of(tree.runs(), &shapes, &job)
 }

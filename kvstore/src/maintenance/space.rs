@@ -170,6 +170,7 @@ mod tests {
             replay_bytes_max: 0,
             live_bytes: 0,
             capacity_bytes: object_mib * MIB,
+            taken_bytes: 0,
         }
     }
 

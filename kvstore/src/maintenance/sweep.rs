@@ -20,7 +20,7 @@ use crate::engine::types::SLOT_BYTES;
 use crate::store::Store;
 
 /// Ranges that are freed in one commit, and slots of them.
-const RANGES_PER_COMMIT: usize = 256;
+const RANGES_PER_COMMIT: usize = 64;
 const SLOTS_PER_COMMIT: u64 = 16 << 10;
 
 /// Ranges that are in memory at once, unless one table lists more.

@@ -46,6 +46,10 @@ use gather::SealedGroup;
 const TURNS_MAX: usize = 8;
 const TURNS_IDLE: usize = 2;
 
+/// Steps of work in the background, of some requests each, that go ahead while a group is written: what is done
+/// meanwhile makes those wait who wait for the group.
+const STEPS_PER_GROUP: u32 = 6;
+
 /// Segments that commits of ordinary size may take.
 const COMMIT_SEGMENTS: usize = AHEAD;
 
@@ -69,6 +73,10 @@ pub(crate) struct Log {
     in_flight: RefCell<Option<core::ops::Range<u64>>>,
     /// Commits go into the next group before anything else is done: a few turns.
     is_letting_in: Cell<bool>,
+    /// A group is being written, or flushed.
+    is_writing: Cell<bool>,
+    /// Steps that were made in the background since it is.
+    steps: Cell<u32>,
     /// Durability moved on, room came free, a flush ended, or the log failed.
     progress: Notify,
     /// Something for the writer to do.
@@ -240,6 +248,8 @@ impl Log {
             state: RefCell::new(state),
             in_flight: RefCell::new(None),
             is_letting_in: Cell::new(false),
+            is_writing: Cell::new(false),
+            steps: Cell::new(0),
             progress: Notify::default(),
             work: Notify::default(),
         }
@@ -676,7 +686,11 @@ impl Log {
         loop {
             match self.work.until(|| self.next_step()).await {
                 Step::Group(group) => {
+                    self.steps.set(0);
+                    self.is_writing.set(true);
                     self.write_group(device, group).await;
+                    self.is_writing.set(false);
+                    self.progress.notify();
                     self.let_in().await;
                 }
                 Step::Flush => {
@@ -716,6 +730,20 @@ impl Log {
             }
             embassy_futures::yield_now().await;
         }
+    }
+
+    /// Gives way before a step in the background, and waits for the group that is being written when there were enough of them, unless somebody
+    /// waits for the step: then who waited would come too late for the next group as well.
+    pub(crate) async fn take_turn(&self, is_waited_for: impl Fn() -> bool) {
+        self.give_way().await;
+        let may = || {
+            !self.is_writing.get()
+                || self.steps.get() < STEPS_PER_GROUP
+                || is_waited_for()
+                || self.has_ended()
+        };
+        self.progress.until(|| may().then_some(())).await;
+        self.steps.set(self.steps.get() + 1);
     }
 
     async fn write_group(&self, device: &impl BlockDevice, group: SealedGroup) {

@@ -57,6 +57,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) checkpoint_due: Cell<bool>,
     /// By how many nodes somebody waits to change more than is possible before the next one.
     pub(crate) nodes_wanted: Cell<usize>,
+    /// See [`set_garbage_max`](Self::set_garbage_max).
+    pub(crate) garbage_percent_max: Cell<Option<u32>>,
     /// Inodes that somebody has open, and how often.
     pub(crate) held_inodes: RefCell<BTreeMap<u64, u64>>,
     /// Inodes that may have lost their last name, or other work in the background.
@@ -149,6 +151,7 @@ impl<D: BlockDevice> FileSystem<D> {
             checkpoint_awaited: Cell::new(0),
             checkpoint_due: Cell::new(false),
             nodes_wanted: Cell::new(0),
+            garbage_percent_max: Cell::new(None),
             held_inodes: RefCell::default(),
             orphans_due: Cell::new(true),
             restoring: Cell::new(false),
@@ -290,6 +293,12 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.give_way().await;
     }
 
+    /// The same, before a step of some requests: while commits are being written, a few such steps go ahead until they are durable, whoever makes them, and no more,
+    /// unless somebody waits for the step. That is asked again after every [`nudge`](Self::nudge).
+    pub async fn take_turn(&self, is_waited_for: impl Fn() -> bool) {
+        self.log.take_turn(is_waited_for).await;
+    }
+
     /// Waits until `commit` is durable, and makes the log write it now rather than gather more.
     ///
     /// # Errors
@@ -375,6 +384,7 @@ impl<D: BlockDevice> FileSystem<D> {
             live_bytes: segments.live_bytes(),
             capacity_bytes: count.saturating_sub(reserved)
                 * self.superblock.segment_capacity_bytes(),
+            taken_bytes: (count - u64::from(segments.free())) * segment_bytes,
         }
     }
 

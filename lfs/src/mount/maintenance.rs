@@ -15,6 +15,8 @@ const RETRY_MS: u64 = 200;
 const RECLAIM_BYTES_MAX: u64 = 16 << 20;
 /// Segments that a checkpoint is made for, unless there will be no more of them.
 pub(crate) const SEGMENTS_PER_CHECKPOINT: u32 = 2;
+/// A checkpoint is made for emptied segments that are this part, one in so many, of what may be garbage.
+const EMPTIED_PART: u64 = 8;
 /// Orphans looked at in one go.
 const ORPHANS_AT_ONCE: usize = 16;
 
@@ -99,7 +101,7 @@ impl<D: BlockDevice> FileSystem<D> {
         log || crowded || self.checkpoint_due.get() || self.wants_segments()
     }
 
-    /// Whether a checkpoint would bring free segments that are needed.
+    /// Whether a checkpoint would bring free segments that are needed, or that data should not be spread over.
     fn wants_segments(&self) -> bool {
         let wanted =
             self.reserves().segments_needed(self.log.commit_segments()) + self.segments_promised();
@@ -109,7 +111,11 @@ impl<D: BlockDevice> FileSystem<D> {
         } else {
             SEGMENTS_PER_CHECKPOINT
         };
-        free <= wanted && self.segments_emptied() >= enough
+        let emptied = self.segments_emptied();
+        let bytes = u64::from(emptied) * self.superblock.segment_bytes() as u64;
+        // What is emptied takes room as well.
+        let much = bytes > self.garbage_bytes_max() / EMPTIED_PART;
+        (free <= wanted || much) && emptied >= enough
     }
 
     async fn idle_loops(&self, clock: &impl Clock) {

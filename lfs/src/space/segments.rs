@@ -107,6 +107,16 @@ impl Segment {
     fn is_objects(&self) -> bool {
         self.kind == SegmentKind::Object
     }
+
+    /// Whether the cleaner could make it empty.
+    pub(crate) fn is_cleanable(&self) -> bool {
+        !self.pinned
+            && self.live_bytes > 0
+            && matches!(
+                self.kind,
+                SegmentKind::Log | SegmentKind::Survivors | SegmentKind::Nodes
+            )
+    }
 }
 
 const FREE: Segment = Segment {
@@ -139,6 +149,9 @@ pub(crate) struct Segments {
     only_log: u32,
     /// Segments of objects.
     of_objects: u32,
+    /// Segments that the cleaner could make empty, and their live bytes.
+    cleanable: u32,
+    cleanable_live_bytes: u64,
     /// Blocks of the table that changed since they were last written, by index.
     changed: Vec<bool>,
     /// Which home of each table block is in force.
@@ -176,6 +189,8 @@ impl Segments {
             emptied: 0,
             only_log: 0,
             of_objects: 0,
+            cleanable: 0,
+            cleanable_live_bytes: 0,
             changed,
             homes,
             since_freeze: None,
@@ -332,14 +347,33 @@ impl Segments {
     }
 
     fn update(&mut self, id: SegmentId, change: impl FnOnce(&mut Segment)) {
-        if let Some(segment) = self.table.get_mut(id.0 as usize) {
-            self.emptied -= u32::from(segment.is_emptied());
-            self.only_log -= u32::from(segment.is_only_log());
-            self.of_objects -= u32::from(segment.is_objects());
-            change(segment);
-            self.emptied += u32::from(segment.is_emptied());
-            self.only_log += u32::from(segment.is_only_log());
-            self.of_objects += u32::from(segment.is_objects());
+        if let Some(mut segment) = self.table.get(id.0 as usize).copied() {
+            self.uncount(&segment);
+            change(&mut segment);
+            self.count_in(&segment);
+            if let Some(place) = self.table.get_mut(id.0 as usize) {
+                *place = segment;
+            }
+        }
+    }
+
+    fn count_in(&mut self, segment: &Segment) {
+        self.emptied += u32::from(segment.is_emptied());
+        self.only_log += u32::from(segment.is_only_log());
+        self.of_objects += u32::from(segment.is_objects());
+        if segment.is_cleanable() {
+            self.cleanable += 1;
+            self.cleanable_live_bytes += u64::from(segment.live_bytes);
+        }
+    }
+
+    fn uncount(&mut self, segment: &Segment) {
+        self.emptied -= u32::from(segment.is_emptied());
+        self.only_log -= u32::from(segment.is_only_log());
+        self.of_objects -= u32::from(segment.is_objects());
+        if segment.is_cleanable() {
+            self.cleanable -= 1;
+            self.cleanable_live_bytes -= u64::from(segment.live_bytes);
         }
     }
 
@@ -380,6 +414,11 @@ impl Segments {
     /// How many segments of the log hold nothing that is meant, those included that it has only decided on.
     pub(crate) fn only_log_count(&self) -> u32 {
         self.only_log
+    }
+
+    /// Bytes that nobody needs any more in segments which the cleaner could make empty.
+    pub(crate) fn garbage_bytes(&self) -> u64 {
+        (u64::from(self.cleanable) * self.segment_bytes).saturating_sub(self.cleanable_live_bytes)
     }
 
     /// How many segments objects take: also those being written, and those that nothing names any longer.
@@ -578,9 +617,9 @@ impl Segments {
         };
         let rest = opened.get(size_of::<TableLayout>()..).unwrap_or_default();
         let first = index * TABLE_ENTRIES;
-        let targets = self.table.get_mut(first as usize..).unwrap_or_default();
+        let count = self.table.len().saturating_sub(first as usize);
         let entries = rest.chunks_exact(size_of::<SegmentLayout>());
-        let entries = entries.take(targets.len().min(TABLE_ENTRIES as usize));
+        let entries = entries.take(count.min(TABLE_ENTRIES as usize));
         let segment_bytes = self.segment_bytes;
         let decode = |entry: &[u8]| {
             let entry = SegmentLayout::ref_from_bytes(entry).ok()?;
@@ -599,13 +638,10 @@ impl Segments {
         if entries.clone().any(|entry| decode(entry).is_none()) {
             return false;
         }
-        for (segment, found) in targets.iter_mut().zip(entries.filter_map(decode)) {
-            *segment = found;
-            let (kind, live_bytes) = (segment.kind, segment.live_bytes);
-            self.emptied += u32::from(segment.is_emptied());
-            self.of_objects += u32::from(segment.is_objects());
-            self.live_bytes += u64::from(live_bytes);
-            self.free -= u32::from(kind != SegmentKind::Free);
+        for (id, found) in (first..).zip(entries.filter_map(decode)) {
+            self.update(SegmentId(id), |segment| *segment = found);
+            self.live_bytes += u64::from(found.live_bytes);
+            self.free -= u32::from(found.kind != SegmentKind::Free);
         }
         if let (Some(changed), Some(at)) = (
             self.changed.get_mut(index as usize),

@@ -214,3 +214,75 @@ fn hot_and_cold_data_are_kept_apart() {
     assert!(commits_per_group >= 1200);
     assert!(bytes_per_byte <= 170);
 }
+
+/// Overwrites units at random, each durable: the most that is taken meanwhile, and the most that was copied while one was waited for.
+async fn overwrite_at_random(
+    filesystem: &common::TestFileSystem,
+    (inode, units): (InodeNumber, u64),
+    count: u64,
+    seed: u64,
+) -> (u64, u64) {
+    let mut random = Random::new(seed);
+    let (mut most, mut longest) = (0, 0);
+    let cleaned = || filesystem.counters().bytes_cleaned_written;
+    for _ in 0..count {
+        let unit = random.below(units);
+        let bytes = unit_bytes(&mut random, 64);
+        let before = cleaned();
+        let write = filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+        let ((), commit) = write.await.unwrap();
+        longest = longest.max(cleaned() - before);
+        filesystem.wait_durable(commit).await.unwrap();
+        most = most.max(filesystem.usage().taken_bytes);
+    }
+    (most, longest)
+}
+
+/// On a disk that is nearly empty nothing makes the cleaner work but how much is garbage: while there are commits it keeps to the bound, and nobody waits for
+/// a segment to be cleaned; when there are none, to a lower one, with nobody's help.
+#[test]
+fn garbage_is_bounded_whatever_room_there_is() {
+    const PERCENT: u32 = 25;
+    const PERCENT_AT_REST: u32 = 10;
+    let Filled {
+        mut executor,
+        filesystem,
+        inode,
+        units,
+    } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 20);
+    let clock = executor.clock();
+    executor.run(async move {
+        let segment_bytes = filesystem.usage().segment_bytes;
+        // What may be taken: garbage, four segments of it in any case, and an eighth for those that are emptied; what the log needs; open segments.
+        let bound = |percent: u32| {
+            let usage = filesystem.usage();
+            let garbage = usage.live_bytes * u64::from(percent) / 100 + 4 * segment_bytes;
+            usage.live_bytes + garbage * 9 / 8 + usage.log_bytes_max + 12 * segment_bytes
+        };
+        let data = (inode, units);
+        let (most, _) = overwrite_at_random(&filesystem, data, 2 * units, 2).await;
+        assert_eq!(filesystem.counters().segments_cleaned, 0);
+        assert!(most > bound(PERCENT), "{most} bytes taken without a bound");
+        filesystem.set_garbage_max(Some(PERCENT));
+        // It is met in steps.
+        overwrite_at_random(&filesystem, data, 3 * units, 3).await;
+        let (most, longest) = overwrite_at_random(&filesystem, data, 3 * units, 4).await;
+        println!(
+            "{most} of {} bytes taken, {longest} copied while one waited",
+            bound(PERCENT)
+        );
+        assert!(most <= bound(PERCENT), "{most} bytes taken");
+        assert!(
+            longest < segment_bytes,
+            "{longest} bytes copied while one waited"
+        );
+        filesystem.set_garbage_max(Some(PERCENT_AT_REST));
+        clock.sleep_ms(20_000).await;
+        let taken = filesystem.usage().taken_bytes;
+        println!("{taken} of {} bytes taken at rest", bound(PERCENT_AT_REST));
+        assert!(
+            taken <= bound(PERCENT_AT_REST),
+            "{taken} bytes taken at rest"
+        );
+    });
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
@@ -71,6 +71,12 @@ impl<'r, H: Host> Run<'r, H> {
             phases.push(self.phase(&host, phase).await);
         }
         let memory_bytes = usage::memory_bytes_peak().saturating_sub(memory_before);
+        let mut space_at_rest = None;
+        if self.case.watches_space {
+            host.rest(Duration::from_secs_f64(self.settings.rest_seconds))
+                .await;
+            space_at_rest = Some(self.space(usage::disk_bytes(self.directory)));
+        }
         self.check(host.engine()).await;
         host.close().await;
         let space_closed = self.space(usage::disk_bytes(self.directory));
@@ -80,6 +86,7 @@ impl<'r, H: Host> Run<'r, H> {
         CaseResult {
             phases,
             memory_bytes,
+            space_at_rest,
             space_closed,
         }
     }

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::time::Duration;
 
 use ::tests::qmp::BlockCounts;
 
@@ -149,6 +150,9 @@ pub trait Host: Sized {
     /// Runs all of them to their ends, at once.
     async fn run<C: Client>(&self, clients: Vec<C>) -> Vec<C>;
 
+    /// Lets it do what it does when nobody asks for anything.
+    async fn rest(&self, time: Duration);
+
     async fn close(self);
 }
 
@@ -186,6 +190,10 @@ impl Host for Threads {
                 .map(|client| client.expect("a client is through"))
                 .collect()
         })
+    }
+
+    async fn rest(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 
     async fn close(self) {

@@ -7,7 +7,9 @@ pub struct CaseResult {
     pub phases: Vec<PhaseResult>,
     /// The most memory that the process had, less what it had before the engine was opened.
     pub memory_bytes: u64,
-    /// Room on the disk after it was closed, for each byte of keys and values that are there.
+    /// Room on the disk after it was left alone for a while, where room is looked at, for each byte of keys and values that are there.
+    pub space_at_rest: Option<f64>,
+    /// The same after it was closed, for each byte of keys and values that are there.
     pub space_closed: f64,
 }
 

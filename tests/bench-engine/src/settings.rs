@@ -16,6 +16,8 @@ pub struct Settings {
     pub seconds: f64,
     /// Time for overwriting everything ten times, where an engine is slow.
     pub overwrite_seconds: f64,
+    /// Time in which an engine is left alone after that.
+    pub rest_seconds: f64,
     pub rounds: u64,
     pub seed: u64,
     /// Not to measure, but to see whether everything works: few operations, every byte checked.
@@ -39,6 +41,7 @@ impl Settings {
             small_memory_bytes: ((memory_mib * f64::from(1 << 20)) as u64).max(MEMORY_BYTES_MIN),
             seconds: number("BENCH_SECONDS", 0.5),
             overwrite_seconds: number("BENCH_OVERWRITE_SECONDS", 40.0),
+            rest_seconds: number("BENCH_REST_SECONDS", 10.0),
             rounds: number("BENCH_ROUNDS", 3.0) as u64,
             seed: number("BENCH_SEED", 1.0) as u64,
             smoke: false,
@@ -53,6 +56,7 @@ impl Settings {
             small_memory_bytes: MEMORY_BYTES_MIN,
             seconds: 60.0,
             overwrite_seconds: 60.0,
+            rest_seconds: 0.1,
             rounds: 1,
             seed: number("BENCH_SEED", 1.0) as u64,
             smoke: true,

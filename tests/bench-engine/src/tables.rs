@@ -176,6 +176,7 @@ fn show_overwrite(rounds: &Rounds, report: &mut Report) {
         "own count",
         "room/live byte, most",
         "at the end",
+        "at rest",
         "closed",
         "group ms",
         "longest gap ms",
@@ -206,6 +207,7 @@ fn show_overwrite(rounds: &Rounds, report: &mut Report) {
             ),
             ("space_most", most, "bytes/byte"),
             ("space_end", Some(phase.space), "bytes/byte"),
+            ("space_at_rest", result.space_at_rest, "bytes/byte"),
             ("space_closed", Some(result.space_closed), "bytes/byte"),
             ("group", Some(milliseconds(gaps.median_us)), "ms"),
             ("gap", Some(milliseconds(gaps.max_us)), "ms"),
@@ -302,6 +304,10 @@ fn note_overwrite_goals(rounds: &Rounds, report: &mut Report) {
         let (_, phase) = rounds.phase("overwrite", "overwrite", engine).pop()?;
         Some(phase)
     };
+    let at_rest = || {
+        let (_, result) = rounds.case("overwrite", Name::Ours).pop()?;
+        result.space_at_rest
+    };
     let Some(ours) = phase(Name::Ours) else {
         return;
     };
@@ -313,6 +319,14 @@ fn note_overwrite_goals(rounds: &Rounds, report: &mut Report) {
     }
     let what = format!("room on the disk after {OVERWRITES} overwrites");
     report.at_most(&what, ours.space, 1.3, "bytes per live byte");
+    if let Some(at_rest) = at_rest() {
+        report.at_most(
+            &format!("{what}, when it was left alone for a while"),
+            at_rest,
+            1.3,
+            "bytes per live byte",
+        );
+    }
     let gaps = ours.gaps;
     let longest = gaps.max_requests as f64 / gaps.median_requests.max(1) as f64;
     report.at_most(

@@ -7,11 +7,12 @@
 //! Victims are chosen by what they bring and how old they are. What has survived more often goes to segments of
 //! its own, so that old data are not copied along with young.
 //!
-//! Bounds: one group is in memory at a time, read and written. Whoever waits for space waits for at most four times as
+//! Bounds: one group is in memory at a time, read and written, and as many blocks as the largest has that were read ahead. Whoever waits for space waits for at most four times as
 //! many bytes to be freed as it writes, not for a victim to be done (see [`FileSystem::pace`]). Who waits for a checkpoint does not
 //! wait for the cleaner besides (see [`FileSystem::checkpoint_first`]).
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::rc::Rc;
 
 use self::survivors::Pending;
 use crate::disk::read_checked;
@@ -41,6 +42,9 @@ const HELD_UP_MAX: u32 = WORTH_ONE_IN / 2;
 /// Steps between segments that are few and hardly any.
 const PACE_STEPS: u64 = 64;
 
+/// Segments that may be garbage however little data there is: what the cleaner leaves of each victim, and more, is lost in them.
+const GARBAGE_SEGMENTS: u64 = 4;
+
 /// What the cleaner remembers.
 #[derive(Default)]
 pub(crate) struct CleanerState {
@@ -54,7 +58,7 @@ pub(crate) struct CleanerState {
     pending: [Pending; SURVIVOR_HEADS],
     /// Bytes that were made free since the mount, credited as the cleaner goes through a victim.
     pub freed_bytes: u64,
-    /// Bytes that commits took since segments became few, and more than that where they are very few.
+    /// Bytes that commits took since segments became few or garbage much, and more than that where they are very few or it is very much.
     pub taken_bytes: u64,
     /// Bytes that the victims of this run gave.
     pub given_bytes: u64,
@@ -69,7 +73,7 @@ impl<D: BlockDevice> FileSystem<D> {
         loop {
             self.changed
                 .until(|| {
-                    let wanted = self.wants_cleaning() || self.wants_room_for_objects();
+                    let wanted = self.is_pressed() || self.wants_room_for_objects();
                     (self.is_ending() || wanted).then_some(())
                 })
                 .await;
@@ -134,7 +138,13 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     async fn clean_victims(&self) -> Result<(), FileError> {
-        while (self.wants_more_cleaning() || self.wants_room_for_objects()) && !self.is_ending() {
+        let is_wanted = || {
+            self.wants_more_cleaning()
+                || self.wants_room_for_objects()
+                // Below what it began at: several victims fill the groups of their survivors.
+                || self.garbage_bytes() > self.garbage_bytes_max() / 8 * 7
+        };
+        while is_wanted() && !self.is_ending() {
             self.checkpoint_first().await;
             if self.holds_up() {
                 self.write_all_survivors().await?;
@@ -206,6 +216,41 @@ impl<D: BlockDevice> FileSystem<D> {
     pub(crate) fn wants_cleaning(&self) -> bool {
         self.segments.borrow().free() + self.segments_coming()
             < self.reserves().segments_few(self.log.commit_segments())
+    }
+
+    /// Bytes of garbage that the cleaner could still make room of.
+    fn garbage_bytes(&self) -> u64 {
+        let segments = self.segments.borrow();
+        let state = self.cleaner.borrow();
+        let awaiting = state.awaiting.iter().filter_map(|id| segments.get(*id));
+        let awaiting = awaiting.filter(|segment| segment.is_cleanable());
+        let size = self.superblock.segment_bytes() as u64;
+        let coming = awaiting.map(|segment| size - u64::from(segment.live_bytes));
+        segments.garbage_bytes().saturating_sub(coming.sum())
+    }
+
+    /// As many bytes of garbage as [may be](Self::set_garbage_max).
+    pub(crate) fn garbage_bytes_max(&self) -> u64 {
+        let Some(percent) = self.garbage_percent_max.get() else {
+            return u64::MAX;
+        };
+        let live_bytes = self.segments.borrow().live_bytes();
+        let segments = GARBAGE_SEGMENTS * self.superblock.segment_bytes() as u64;
+        (live_bytes / 100).saturating_mul(percent.into()) + segments
+    }
+
+    /// Whether commits pay for the cleaner's work: segments are few, or more is garbage than may be.
+    fn is_pressed(&self) -> bool {
+        self.wants_cleaning() || self.garbage_bytes() > self.garbage_bytes_max()
+    }
+
+    /// Lets so many hundredths of what is meant be garbage, besides, whatever room there is; without a number, what there is room for. Beyond, the cleaner works, and commits wait
+    /// for as much of its work as they cause, and up to four times that where it is half as much again. What the log still needs for replay, and what segments are open for, does not count.
+    pub fn set_garbage_max(&self, percent: Option<u32>) {
+        if self.garbage_percent_max.replace(percent) != percent {
+            self.changed.notify();
+            self.log.nudge();
+        }
     }
 
     /// Whether the cleaner goes on once it has begun: several victims at once fill the groups of their survivors.
@@ -314,11 +359,7 @@ impl<D: BlockDevice> FileSystem<D> {
         segments
             .iter()
             .filter(|(id, segment)| {
-                matches!(
-                    segment.kind,
-                    SegmentKind::Log | SegmentKind::Survivors | SegmentKind::Nodes
-                ) && !segment.pinned
-                    && segment.live_bytes > 0
+                segment.is_cleanable()
                     && worth(segment)
                     && !state.refused.contains(id)
                     && !state.awaiting.contains(id)
@@ -349,7 +390,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 };
                 self.may_go_on().await;
                 while let Err(fault) = self.redirty(&header, &first_key) {
-                    self.load(fault, &mut loaded).await?;
+                    if !self.take_node(&fault, at, &buffer, &mut loaded) {
+                        self.load(fault, &mut loaded).await?;
+                    }
                 }
             }
             self.credit(dead * u64::from(blocks) / u64::from(count));
@@ -357,6 +400,28 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         self.cleaner.borrow_mut().awaiting.insert(victim);
         Ok(())
+    }
+
+    /// Takes in the node that is asked for from blocks that were read already, beginning at `start`, if it is among them, and as it should be.
+    fn take_node(
+        &self,
+        fault: &Fault,
+        start: BlockIndex,
+        blocks: &Buffer,
+        loaded: &mut Loaded,
+    ) -> bool {
+        let Fault::Node(pointer) = fault else {
+            return false;
+        };
+        let index = pointer.block.0.checked_sub(start.0);
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        let block = index.and_then(|index| blocks.bytes().chunks_exact(BLOCK_SIZE).nth(index));
+        let Some(block) = block else {
+            return false;
+        };
+        let cache = Rc::clone(&self.volume.borrow().cache);
+        let taken = cache.borrow_mut().insert(*pointer, block);
+        taken.map(|node| loaded.nodes.hold(node)).is_ok()
     }
 
     /// The node at `own`, from whichever copy has one there.
@@ -395,13 +460,22 @@ impl<D: BlockDevice> FileSystem<D> {
         u64::from(short) * PACE_STEPS / u64::from(span.max(1))
     }
 
+    /// How much more is garbage than may be, up to a third of `PACE_STEPS` where that is half as much again: a commit waits for twice as much to be freed as it writes, at most.
+    fn litter(&self) -> u64 {
+        let most = self.garbage_bytes_max();
+        let over = self.garbage_bytes().saturating_sub(most);
+        let span = (most / 2).max(1);
+        over.min(span) / (span / (PACE_STEPS / 3)).max(1)
+    }
+
     /// Counts a commit of `bytes` bytes against what the cleaner frees: up to fourfold, so that segments become
     /// more again whatever trees and survivors take besides.
     pub(crate) fn charge(&self, bytes: u64) {
-        let charged = bytes + bytes * 3 * self.scarcity() / PACE_STEPS;
-        let few = self.wants_cleaning();
+        let steps = self.scarcity().max(self.litter()).min(PACE_STEPS);
+        let charged = bytes + bytes * 3 * steps / PACE_STEPS;
+        let is_pressed = self.is_pressed();
         let mut state = self.cleaner.borrow_mut();
-        if few {
+        if is_pressed {
             state.taken_bytes += charged;
         } else {
             state.taken_bytes = state.freed_bytes;
@@ -410,7 +484,7 @@ impl<D: BlockDevice> FileSystem<D> {
         self.changed.notify();
     }
 
-    /// Whether a commit may go ahead: while segments are few, commits take no more than the cleaner has freed, but for
+    /// Whether a commit may go ahead: while segments are few, or too much is garbage, commits take no more than the cleaner has freed, but for
     /// a group's worth. So each waits for the cleaning of at most four times what it writes, and of no segment as a whole.
     pub(crate) fn pace(&self) -> bool {
         let slack = u64::from(self.superblock.group_blocks_max()) * BLOCK;
@@ -418,6 +492,6 @@ impl<D: BlockDevice> FileSystem<D> {
             let state = self.cleaner.borrow();
             state.in_vain || state.taken_bytes <= state.freed_bytes + slack
         };
-        credit || !self.wants_cleaning() || self.is_ending()
+        credit || !self.is_pressed() || self.is_ending()
     }
 }

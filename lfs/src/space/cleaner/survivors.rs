@@ -47,6 +47,25 @@ impl Survivor {
     }
 }
 
+/// Blocks of a victim that were read, and begin at `start`: as many as the largest group has, since most are smaller.
+#[derive(Default)]
+struct ReadAhead {
+    start: u64,
+    blocks: Buffer,
+}
+
+impl ReadAhead {
+    /// What there is of it from `block` on.
+    fn from(&self, block: BlockIndex) -> &[u8] {
+        let skipped = block.0.saturating_sub(self.start);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        let bytes = self.blocks.bytes();
+        bytes
+            .get(skipped.saturating_mul(BLOCK_SIZE)..)
+            .unwrap_or_default()
+    }
+}
+
 /// Survivors of one generation that wait for more of them.
 #[derive(Default)]
 pub(super) struct Pending {
@@ -83,9 +102,11 @@ impl<D: BlockDevice> FileSystem<D> {
         let start = self.superblock.segment_start(victim).0;
         let end = start + u64::from(self.superblock.segment_blocks);
         let mut block = start;
+        let mut ahead = ReadAhead::default();
         while block < end {
             self.checkpoint_first().await;
-            let Some(group) = self.read_group(kind, BlockIndex(block), end).await? else {
+            let group = self.read_group(kind, BlockIndex(block), end, &mut ahead);
+            let Some(group) = group.await? else {
                 break;
             };
             let (header, buffer) = group;
@@ -141,6 +162,44 @@ impl<D: BlockDevice> FileSystem<D> {
         kind: GroupKind,
         block: BlockIndex,
         end: u64,
+        ahead: &mut ReadAhead,
+    ) -> Result<Option<(GroupHeader, Buffer)>, FileError> {
+        if self.device.copies() > 1 {
+            return self.read_group_of_copies(kind, block, end).await;
+        }
+        if ahead.from(block).is_empty() {
+            let most = u64::from(self.superblock.group_blocks_max());
+            let blocks = (end - block.0).min(most);
+            let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+            (ahead.start, ahead.blocks) = (block.0, self.read_blocks(block, blocks).await?);
+        }
+        let there = ahead.from(block);
+        let header = GroupHeader::decode(kind, self.superblock.id, block, there);
+        let Some((header, _)) = header else {
+            return Ok(None);
+        };
+        let blocks = header.blocks() as usize;
+        if block.0 + blocks as u64 > end {
+            return Ok(None);
+        }
+        let mut group = Buffer::zeroed(blocks).map_err(|_| FileError::OutOfMemory)?;
+        let there = there.get(..blocks * BLOCK_SIZE).unwrap_or(there);
+        let (first, rest) = group.bytes_mut().split_at_mut(there.len());
+        first.copy_from_slice(there);
+        if !rest.is_empty() {
+            let start = block.0 + (there.len() / BLOCK_SIZE) as u64;
+            let read = self.read_blocks(BlockIndex(start), rest.len() / BLOCK_SIZE);
+            rest.copy_from_slice(read.await?.bytes());
+        }
+        Ok(Some((header, group)))
+    }
+
+    /// The same on a mirror: a header that one copy has, and data from a copy that has them right, if there is one.
+    async fn read_group_of_copies(
+        &self,
+        kind: GroupKind,
+        block: BlockIndex,
+        end: u64,
     ) -> Result<Option<(GroupHeader, Buffer)>, FileError> {
         let id = self.superblock.id;
         let decode = |bytes: &[u8]| GroupHeader::decode(kind, id, block, bytes).ok_or(());
@@ -155,7 +214,7 @@ impl<D: BlockDevice> FileSystem<D> {
             return Ok(None);
         }
         let buffer = self.read_blocks(block, header.blocks() as usize).await?;
-        if self.device.copies() > 1 && !header.has_data(buffer.bytes()) {
+        if !header.has_data(buffer.bytes()) {
             // Damage must not be moved while a copy has the data right.
             let again = Buffer::zeroed(buffer.len_blocks()).map_err(|_| FileError::OutOfMemory)?;
             let check = |bytes: &[u8]| header.has_data(bytes).then_some(()).ok_or(());

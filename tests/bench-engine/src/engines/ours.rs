@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ::tests::qmp::BlockCounts;
 use kvstore::{CommitError, DatabaseIndex, Missing, Options, Store, TransactError, Transaction};
@@ -164,6 +165,10 @@ impl Host for Tasks {
             ended.push(task.await.expect("a client is through"));
         }
         ended
+    }
+
+    async fn rest(&self, time: Duration) {
+        tokio::time::sleep(time).await;
     }
 
     async fn close(self) {
