@@ -465,16 +465,25 @@ impl Config {
         usize::try_from(self.limit(limit)).unwrap_or(usize::MAX)
     }
 
+    /// For how long what was overwritten is kept, as a store is to be opened with it.
+    pub fn history_ms(&self) -> i64 {
+        self.limit_ms(Limit::HistorySecs)
+    }
+
+    /// A number of seconds, in milliseconds.
+    fn limit_ms(&self, limit: Limit) -> i64 {
+        i64::try_from(self.limit(limit).saturating_mul(1000)).unwrap_or(i64::MAX)
+    }
+
     /// What the store is told of it.
     pub(crate) fn store_settings(&self) -> StoreSettings {
-        let ms = |secs: u64| i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX);
         StoreSettings {
             transactions: TransactionLimits {
-                idle_ms: ms(self.limit(Limit::TransactionIdleSecs)),
-                age_ms: ms(self.limit(Limit::TransactionAgeSecs)),
+                idle_ms: self.limit_ms(Limit::TransactionIdleSecs),
+                age_ms: self.limit_ms(Limit::TransactionAgeSecs),
                 bytes: self.limit_usize(Limit::TransactionBytes),
             },
-            history_ms: ms(self.limit(Limit::HistorySecs)),
+            history_ms: self.history_ms(),
             garbage_percent_max: u32::try_from(self.limit(Limit::GarbagePercent))
                 .unwrap_or(u32::MAX),
             large_value_bytes: self.limit_usize(Limit::LargeValueBytes),

@@ -2,6 +2,10 @@
 //!
 //! Time and memory are bounded by the replay window: what the log says goes into memtables, of which there are as many as
 //! when it was written; with a smaller budget than then it may not fit, and opening is refused before anything is written.
+//!
+//! Where history is kept, so is what commits of the log overwrote. It is as much as it was when they were made, unless none was kept then or there was more memory: if memtables
+//! come to take more than they should, no more of it is kept, and history begins with the last commit. Whatever is left out here, the log still has, until a flush moves the
+//! horizon and the floor in one checkpoint: the floor that a manifest says always holds.
 
 use alloc::vec::Vec;
 
@@ -28,8 +32,11 @@ pub(crate) async fn replay<D: BlockDevice>(
     let oldest = Timestamp(recovery.oldest_state().0);
     let limit = options.open_memory_bytes_max;
     let engine = Engine::new(manifest, horizon, options.hash_seed);
-    let memtable_bytes = memtable_bytes_of(Budget::new(limit).most(Share::Memtables));
-    engine.memtable_bytes.set(memtable_bytes);
+    let memtables_bytes = Budget::new(limit).most(Share::Memtables);
+    engine
+        .memtable_bytes
+        .set(memtable_bytes_of(memtables_bytes));
+    engine.set_history(options.history_ms, engine.floor.get());
     let mut last = horizon;
     let (mut bytes, mut snapshots) = (0, 0);
     keep_snapshots(&engine, recovery, &mut snapshots);
@@ -45,6 +52,9 @@ pub(crate) async fn replay<D: BlockDevice>(
             return Err(OpenError::OutOfMemory { limit });
         }
         engine.apply(last, payload);
+        if engine.pool.used_bytes() > memtables_bytes {
+            engine.keeps_history.set(false);
+        }
         let next_slot = engine.next_slot.get().max(slots_end(payload));
         engine.next_slot.set(next_slot);
         engine.freeze_if_full(last);
@@ -58,6 +68,8 @@ pub(crate) async fn replay<D: BlockDevice>(
     engine.last_removal.set(last);
     // That was before.
     engine.written_bytes.set(0);
+    engine.set_history(options.history_ms, last);
+    engine.forget_behind(last);
     match up_to {
         Some(up_to) if last != up_to || up_to < oldest => {
             while recovery.next_commit().await?.is_some() {}

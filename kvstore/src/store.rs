@@ -45,6 +45,9 @@ pub struct Options {
     pub open_memory_bytes_max: usize,
     /// A random number, nobody's to guess, so that nobody can choose keys that collide.
     pub hash_seed: u64,
+    /// For how long what was overwritten or deleted is kept: see [`Store::set_history_retention`]; can be changed later. What there is of it is there from the
+    /// start, if this is not 0.
+    pub history_ms: i64,
 }
 
 /// What a store can take.
@@ -200,15 +203,10 @@ impl<D: BlockDevice> Store<D> {
         }
     }
 
-    /// Sets for how long what was overwritten or deleted is kept, in milliseconds; 0: not at all. What is gone does not come back.
+    /// Sets for how long what was overwritten or deleted is kept, in milliseconds; 0: not at all. What is gone does not come back: where nothing was kept,
+    /// history begins now.
     pub fn set_history_retention(&self, ms: i64) {
-        self.engine.history_ms.set(ms);
-        let keeps = ms > 0;
-        if keeps && !self.engine.keeps_history.replace(keeps) {
-            // From now on.
-            self.engine.floor.set(self.committed());
-        }
-        self.engine.keeps_history.set(keeps);
+        self.engine.set_history(ms, self.committed());
     }
 
     /// Sets how much of the disk may be garbage, in hundredths of what lives, before commits wait for the cleaner although there is room; 0: as much as there is room for. While nothing
@@ -453,7 +451,7 @@ impl<D: BlockDevice> Store<D> {
             snapshots: engine.pins.count() as u64,
             expired_keys: engine.expired_keys.get(),
             transactions: engine.open.stats(),
-            floor: engine.floor.get(),
+            floor: engine.oldest_retained(self.committed()),
             files: self.file_stats(),
             mirror: self.filesystem.device().mirror_status(),
             scrub: self.filesystem.scrub_status(),
@@ -626,7 +624,7 @@ pub struct Stats {
     pub expired_keys: u64,
     /// Transactions between BEGIN and COMMIT.
     pub transactions: OpenTransactions,
-    /// History is kept behind this commit, if it is.
+    /// The oldest state that can be seen, beside those of snapshots: the newest, where no history is kept.
     pub floor: Timestamp,
     /// The file system below.
     pub files: FileStats,

@@ -87,7 +87,7 @@ impl Setup {
     }
 
     /// Sets one of the variables of `make run`: `MEM`, `DISK_SIZE`, `QEMU_ARGS`. Of the hosted server only those of disks and
-    /// keys mean something.
+    /// keys mean something, and `CONFIG`, a parameter that it is started with.
     #[must_use]
     pub fn with(mut self, variable: &'static str, value: &str) -> Self {
         self.settings.retain(|(name, _)| *name != variable);
@@ -196,6 +196,7 @@ impl Setup {
             for (variable, value) in &self.settings {
                 let option = match *variable {
                     "DISK_SIZE" => "--disk-size",
+                    "CONFIG" => "--config",
                     "DISK2" if !value.is_empty() => "--disk2",
                     "KEY_FILE" if !value.is_empty() => "--key-file",
                     _ => continue,

@@ -90,6 +90,7 @@ fn open(disk: SimDisk) -> Opened {
         memory_bytes_max: 1 << 30,
         open_memory_bytes_max: 1 << 30,
         hash_seed: 1,
+        history_ms: 0,
     };
     let mut executor = Executor::new(1);
     let start = Instant::now();

@@ -374,6 +374,7 @@ fn play(seed: u64, levels: &[Level], transactions: usize, misses: bool) -> (Coun
             memory_bytes_max: 2 << 20,
             open_memory_bytes_max: 16 << 20,
             hash_seed: 1,
+            history_ms: 0,
         };
         Store::open(target, options).await.unwrap()
     });

@@ -88,6 +88,7 @@ async fn serve() -> Result<(), AnyError> {
         // More than clients may fill, so that a store that was full opens again.
         open_memory_bytes_max: heap_bytes - heap_bytes / 4,
         hash_seed,
+        history_ms: config.history_ms(),
     };
     for disk in &disks {
         let disk = disk.clone();

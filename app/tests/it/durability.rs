@@ -241,6 +241,33 @@ fn what_was_acknowledged_is_there_after_shutdown_and_start() {
 }
 
 #[test]
+fn history_goes_back_over_a_restart_that_it_is_given_to() {
+    let seed = support::seed(8);
+    let keep = [("history-retention", "3600")];
+    let mut world = World::new(seed, &keep);
+    let mut client = world.connect();
+    world.run(async move {
+        for value in ["1", "2", "3"] {
+            assert_eq!(client.call(&["SET", "k", value]).await, Value::ok());
+        }
+    });
+    let disk = world.disk.snapshot(seed);
+    for (settings, expected) in [(&keep[..], &["3", "2", "1"][..]), (&[], &["3"])] {
+        let mut world = World::on_disk(disk.snapshot(seed), None, seed, settings);
+        let mut client = world.connect();
+        let history = world.run(async move { client.call(&["HISTORY", "k"]).await });
+        let Value::List(_, pairs) = &history else {
+            panic!("{history}")
+        };
+        let values = pairs.iter().map(|pair| match pair {
+            Value::List(_, pair) => pair[1].text(),
+            other => panic!("{other}"),
+        });
+        assert!(values.eq(expected.iter().copied()), "{history}");
+    }
+}
+
+#[test]
 fn replies_that_are_due_are_sent_before_a_shutdown_closes() {
     let mut world = World::new(support::seed(7), &[]);
     let (mut writer, mut other) = (client(&mut world), client(&mut world));

@@ -33,6 +33,8 @@ pub(crate) fn store_options() -> Outcome<Options> {
         memory_bytes_max: MEMORY_BYTES_MAX,
         open_memory_bytes_max: MEMORY_BYTES_MAX,
         hash_seed: u64::from_le_bytes(seed),
+        // How far back it is kept is for servers to say.
+        history_ms: i64::MAX,
     })
 }
 
@@ -53,6 +55,11 @@ impl OpenStore {
         let key = key::given()?;
         let key = key.as_ref().map(Key::unlock);
         Self::open_with(disks, async |device, options| {
+            // What a restore overwrites is in the middle of it.
+            let options = Options {
+                history_ms: 0,
+                ..options
+            };
             Store::open_unfinished(device, options, key.as_ref()).await
         })
         .await

@@ -149,6 +149,21 @@ impl Engine {
         self.digests.borrow_mut().forget(self.open.oldest());
     }
 
+    /// Sets for how long history is kept, in milliseconds. `newest`: what there is of it, if none was kept so far, begins with that commit.
+    pub(crate) fn set_history(&self, ms: i64, newest: Timestamp) {
+        self.history_ms.set(ms);
+        let keeps = ms > 0;
+        if !self.keeps_history.replace(keeps) && keeps {
+            self.floor.set(newest);
+        }
+    }
+
+    /// A power cut took what was committed behind `last`: other commits will have these numbers.
+    pub(crate) fn forget_behind(&self, last: Timestamp) {
+        self.timeline.borrow_mut().forget_behind(last);
+        self.floor.set(self.floor.get().min(last));
+    }
+
     /// Whether the state of commit `at` can be seen still.
     pub(crate) fn is_retained(&self, at: Timestamp, newest: Timestamp) -> bool {
         let is_kept = self.kept.borrow().contains_key(&at);

@@ -72,6 +72,12 @@ impl Timeline {
         self.samples.drain(..later.saturating_sub(1));
     }
 
+    /// What was behind `last` has not been committed after all.
+    pub fn forget_behind(&mut self, last: Timestamp) {
+        let later = self.samples.partition_point(|sample| sample.commit <= last);
+        self.samples.truncate(later);
+    }
+
     /// How many samples there are.
     pub fn len(&self) -> usize {
         self.samples.len()
@@ -161,6 +167,19 @@ fn second(ms: i64) -> i64 {
 mod tests {
     use super::*;
     use crate::testing::random;
+
+    #[test]
+    fn commits_that_a_power_cut_took_gave_their_times_to_others() {
+        let mut timeline = Timeline::default();
+        for (second, commit) in [(10, 1), (20, 2), (30, 7)] {
+            timeline.note(second * 1000, Timestamp(commit)).unwrap();
+        }
+        timeline.forget_behind(Timestamp(6));
+        assert_eq!(timeline.before(35_000), Timestamp(2));
+        timeline.note(40_000, Timestamp(7)).unwrap();
+        assert_eq!(timeline.before(39_000), Timestamp(2));
+        assert_eq!(timeline.before(40_000), Timestamp(7));
+    }
 
     /// Against the list of all commits with their times, with a clock that goes back at times.
     #[test]

@@ -63,6 +63,7 @@ const OPTIONS: Options = Options {
     memory_bytes_max: 4 << 20,
     open_memory_bytes_max: 16 << 20,
     hash_seed: 1,
+    history_ms: 0,
 };
 
 fn formatted(segments: usize, seed: u64) -> SimDisk {

@@ -4,17 +4,19 @@
 //! - the store opens: a power cut alone is never taken for damage;
 //! - what it holds is exactly the state after some commit: every transaction all or nothing, in order;
 //! - that commit is not older than any that was acknowledged before the cut;
+//! - where history is kept, older states are what they were as far back as it says that it goes;
 //! - the recovered store works on, and a second power cut is survived as well.
 
 use crate::common;
+use crate::history as past;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    Acknowledged, Model, contents, formatted, newest_acknowledged, open, random_writes, seed,
-    transact,
+    Acknowledged, Model, contents, formatted, newest_acknowledged, open_keeping, random_writes,
+    seed, transact,
 };
 use kvstore::{CommitError, Timestamp};
 use lfs::sim::{Executor, Random, SimDisk};
@@ -25,13 +27,16 @@ struct History {
     /// The state after each commit.
     states: BTreeMap<Timestamp, Model>,
     acknowledged: Vec<Acknowledged>,
+    /// For how long the store keeps them.
+    history_ms: i64,
 }
 
 impl History {
-    fn starting_at(timestamp: Timestamp, model: Model) -> Self {
+    fn starting_at(timestamp: Timestamp, model: Model, history_ms: i64) -> Self {
         Self {
             states: BTreeMap::from([(timestamp, model)]),
             acknowledged: Vec::new(),
+            history_ms,
         }
     }
 
@@ -45,6 +50,8 @@ impl History {
 
 struct Workload {
     tasks: u64,
+    /// Milliseconds of history that are kept.
+    history_ms: i64,
     commits: u64,
     ops: u64,
     value_bytes_max: u64,
@@ -54,9 +61,11 @@ struct Workload {
 fn run(disk: &SimDisk, workload: &Workload, start: Option<&History>, seed: u64) -> History {
     let mut random = Random::new(seed);
     let mut executor = Executor::new(seed);
-    let store = open(&mut executor, disk).expect("a disk that was recovered opens again");
+    let store = open_keeping(&mut executor, disk, workload.history_ms);
+    let store = store.expect("a disk that was recovered opens again");
     let model = start.map_or_else(Model::new, |history| history.last().clone());
-    let history = Rc::new(RefCell::new(History::starting_at(store.committed(), model)));
+    let history = History::starting_at(store.committed(), model, workload.history_ms);
+    let history = Rc::new(RefCell::new(history));
     for _ in 1..workload.tasks {
         let writer = write(&store, disk, workload, &history, random.next_u64());
         executor.spawn(writer);
@@ -111,7 +120,8 @@ fn write(
 /// Checks what recovery makes of `disk` after a power cut at `events`.
 fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Timestamp {
     let mut executor = Executor::new(events as u64);
-    let store = open(&mut executor, disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let store = open_keeping(&mut executor, disk, history.history_ms)
+        .unwrap_or_else(|error| panic!("{context}: {error}"));
     let recovered = store.committed();
     let newest = newest_acknowledged(&history.acknowledged, events);
     assert!(
@@ -129,6 +139,10 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Tim
         &contents(&mut executor, &store) == expected,
         "{context}: not the state after {recovered:?}"
     );
+    if history.history_ms > 0 {
+        let (states, context) = (history.states.clone(), context.to_owned());
+        executor.run(async move { past::check(&store, &states, &context).await });
+    }
     recovered
 }
 
@@ -179,6 +193,7 @@ fn short_workloads_survive_a_power_cut_at_every_point() {
     for round in 0..6 {
         let workload = Workload {
             tasks: 2,
+            history_ms: 0,
             commits: 4,
             ops: 2,
             value_bytes_max: 200,
@@ -194,6 +209,53 @@ fn short_workloads_survive_a_power_cut_at_every_point() {
 }
 
 #[test]
+fn history_survives_a_power_cut_at_every_point() {
+    let seed = seed(16);
+    let mut recoveries = 0;
+    for round in 0..3 {
+        let workload = Workload {
+            tasks: 2,
+            history_ms: past::FOR_EVER,
+            commits: 4,
+            ops: 2,
+            value_bytes_max: 200,
+        };
+        let disk = formatted(100, seed + round);
+        let history = run(&disk, &workload, None, seed + round);
+        for events in 0..=disk.event_count() {
+            recoveries += crash_everywhere(&disk, &history, events, seed ^ events as u64);
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 500);
+}
+
+#[test]
+fn long_history_survives_power_cuts_at_random_points() {
+    let seed = seed(17);
+    let mut recoveries = 0;
+    for round in 0..3 {
+        let mut random = Random::new(seed + round);
+        // Some of it goes where the disk is short.
+        let workload = Workload {
+            tasks: 2,
+            history_ms: past::FOR_EVER,
+            commits: 40,
+            ops: 5,
+            value_bytes_max: 3000,
+        };
+        let disk = formatted(128, random.next_u64());
+        let history = run(&disk, &workload, None, random.next_u64());
+        for _ in 0..4 {
+            let events = random.index(disk.event_count() + 1);
+            recoveries += crash_everywhere(&disk, &history, events, random.next_u64());
+        }
+    }
+    println!("{recoveries} recoveries");
+    assert!(recoveries > 150);
+}
+
+#[test]
 fn long_workloads_survive_power_cuts_at_random_points() {
     let seed = seed(12);
     let mut recoveries = 0;
@@ -201,6 +263,7 @@ fn long_workloads_survive_power_cuts_at_random_points() {
         let mut random = Random::new(seed + round);
         let workload = Workload {
             tasks: 4,
+            history_ms: 0,
             commits: 150,
             ops: 5,
             value_bytes_max: 6000,
@@ -225,6 +288,7 @@ fn segments_that_are_used_again_at_once_survive_power_cuts() {
         // Many times the disk, which has hardly more segments than log and runs need.
         let workload = Workload {
             tasks: 3,
+            history_ms: 0,
             commits: 600,
             ops: 6,
             value_bytes_max: 700,
@@ -249,6 +313,7 @@ fn transactions_larger_than_a_commit_group_are_all_or_nothing() {
         // A group holds 16 KiB at most here, a commit 96 KiB.
         let workload = Workload {
             tasks: 2,
+            history_ms: 0,
             commits: 25,
             ops: 4,
             value_bytes_max: 20_000,
@@ -270,6 +335,7 @@ fn a_recovered_store_survives_the_next_power_cut() {
         let mut random = Random::new(seed + round);
         let workload = Workload {
             tasks: 3,
+            history_ms: 0,
             commits: 12,
             ops: 3,
             value_bytes_max: 3000,
@@ -287,7 +353,7 @@ fn a_recovered_store_survives_the_next_power_cut() {
             let recovered = check(&after.snapshot(0), &history, events, &context);
             let (_, model) = history.states.range(..=recovered).next_back().unwrap();
             let model = model.clone();
-            start = Some(History::starting_at(recovered, model));
+            start = Some(History::starting_at(recovered, model, 0));
             disk = after;
         }
     }

@@ -12,6 +12,7 @@ mod backup;
 mod common;
 mod crash;
 mod files;
+mod history;
 mod incremental;
 mod limits;
 mod memory;

@@ -21,6 +21,7 @@ const OPTIONS: Options = Options {
     memory_bytes_max: 8 << 20,
     open_memory_bytes_max: 16 << 20,
     hash_seed: 1,
+    history_ms: 0,
 };
 
 /// The body: see the module. Says whether the stream was complete and all of it carried out, for tests that know.

@@ -12,6 +12,7 @@ const OPTIONS: Options = Options {
     memory_bytes_max: 4 << 20,
     open_memory_bytes_max: 8 << 20,
     hash_seed: 1,
+    history_ms: 0,
 };
 
 /// An empty file system.

@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use redis::{Commands, ConnectionLike, Value};
-use tests::client::RawClient;
+use redis::{Commands, ConnectionLike, Value, cmd};
+use tests::client::{RawClient, info};
 use tests::machine::{Setup, Target};
 
 on!([riscv64 aarch64 hosted] {
@@ -13,6 +13,7 @@ on!([riscv64 aarch64 hosted] {
     every_database_is_kept,
     relaxed_writes_are_safe_once_waited_for,
 });
+on!([hosted] { history_goes_back_over_restarts });
 
 fn expiries_are_moments_not_durations(target: Target) {
     let setup = Setup::new(target);
@@ -182,6 +183,37 @@ fn relaxed_writes_are_safe_once_waited_for(target: Target) {
         "a switch lasts until the end of the machine"
     );
     machine.shutdown();
+}
+
+/// A clean end, then a power cut: both times the past is what it was.
+fn history_goes_back_over_restarts(target: Target) {
+    let setup = Setup::new(target).with("CONFIG", "history-retention=3600");
+    let mut commits: Vec<(u64, i64)> = Vec::new();
+    for boot in 0..3 {
+        let mut machine = setup.boot();
+        let mut connection = machine.connect();
+        for (commit, value) in &commits {
+            cmd("BEGIN")
+                .arg(&["AS", "OF", &commit.to_string()])
+                .exec(&mut connection)
+                .unwrap();
+            assert_eq!(connection.get("price"), Ok(*value), "at {commit}");
+            cmd("COMMIT").exec(&mut connection).unwrap();
+        }
+        for _ in 0..100 {
+            let value = connection.incr("price", 1).unwrap();
+            commits.push((info(&mut connection, "log_committed"), value));
+        }
+        let history: Vec<(u64, Option<i64>)> =
+            cmd("HISTORY").arg("price").query(&mut connection).unwrap();
+        let values = history.into_iter().map(|(_, value)| value);
+        assert!(values.eq((1..=commits.len() as i64).rev().map(Some)));
+        if boot == 0 {
+            machine.shutdown();
+        } else {
+            machine.power_cut();
+        }
+    }
 }
 
 fn unix_ms() -> i64 {

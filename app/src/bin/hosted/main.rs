@@ -81,6 +81,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
         // Room for data that was written under a larger limit than today's.
         open_memory_bytes_max: memory_bytes / 4 * 3,
         hash_seed: u64::from_le_bytes(random().map_err(no_chance)?),
+        history_ms: config.history_ms(),
     };
     let ids = NewIds {
         file_system: FileSystemId(random().map_err(no_chance)?),

@@ -82,6 +82,11 @@ impl World {
         settings: &[(&str, &str)],
         misses: Option<u64>,
     ) -> Self {
+        let mut config = Config::for_machine(128 << 20);
+        for (name, value) in settings {
+            config.set_at_start(name, value).unwrap();
+        }
+        let history_ms = config.history_ms();
         let mut executor = Executor::new(seed);
         let target = disk.clone();
         let store = executor.run(async move {
@@ -94,16 +99,13 @@ impl World {
                 memory_bytes_max: 64 << 20,
                 open_memory_bytes_max: 64 << 20,
                 hash_seed: 1,
+                history_ms,
             };
             Store::open(target, options).await.unwrap()
         });
         let store = Rc::new(store);
         if let Some(seed) = misses {
             store.miss_at_random(seed);
-        }
-        let mut config = Config::for_machine(128 << 20);
-        for (name, value) in settings {
-            config.set_at_start(name, value).unwrap();
         }
         let server = Server::new(Rc::clone(&store), executor.clock(), [42; 32], config);
         let (running, clock) = (Rc::clone(&store), executor.clock());

@@ -15,6 +15,9 @@ pub type TestStore = Store<SimDisk>;
 /// Databases that tests use.
 pub const DATABASES: u8 = 2;
 
+/// Keys of each that they use.
+pub const KEYS: u64 = 12;
+
 /// The seed, printed so that a failure can be replayed with `SILTSTONE_SEED`.
 pub fn seed(default: u64) -> u64 {
     let seed = seed_from(std::env::var("SILTSTONE_SEED").ok().as_deref(), default);
@@ -33,14 +36,20 @@ pub const OPTIONS: Options = Options {
     memory_bytes_max: 8 << 20,
     open_memory_bytes_max: 16 << 20,
     hash_seed: 1,
+    history_ms: 0,
 };
 
 /// A formatted disk of `segments` segments.
 pub fn formatted(segments: usize, seed: u64) -> SimDisk {
+    formatted_as(FORMAT, segments, seed)
+}
+
+/// The same, of this form.
+pub fn formatted_as(format: FormatOptions, segments: usize, seed: u64) -> SimDisk {
     let disk = SimDisk::new(segments * 8, seed);
     let target = disk.clone();
     Executor::new(seed).run(async move {
-        lfs::format(&target, FORMAT, FileSystemId([0xA5; 16]))
+        lfs::format(&target, format, FileSystemId([0xA5; 16]))
             .await
             .unwrap();
     });
@@ -49,8 +58,21 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
 
 /// Opens the store and lets it run in the background of `executor`.
 pub fn open(executor: &mut Executor, disk: &SimDisk) -> Result<Rc<TestStore>, OpenError> {
+    open_keeping(executor, disk, 0)
+}
+
+/// The same, with so many milliseconds of history.
+pub fn open_keeping(
+    executor: &mut Executor,
+    disk: &SimDisk,
+    history_ms: i64,
+) -> Result<Rc<TestStore>, OpenError> {
     let disk = disk.clone();
-    let store = Rc::new(executor.run(async move { Store::open(disk, OPTIONS).await })?);
+    let options = Options {
+        history_ms,
+        ..OPTIONS
+    };
+    let store = Rc::new(executor.run(async move { Store::open(disk, options).await })?);
     let (running, clock) = (Rc::clone(&store), executor.clock());
     executor.spawn(async move { running.run(&clock).await });
     Ok(store)
@@ -135,7 +157,7 @@ pub fn random_writes(
     for _ in 0..=random.below(ops) {
         let db = u8::try_from(random.below(u64::from(DATABASES))).unwrap();
         let index = DatabaseIndex(db);
-        let key = format!("key{}", random.below(12)).into_bytes();
+        let key = format!("key{}", random.below(KEYS)).into_bytes();
         let at = (db, key.clone());
         match random.below(20) {
             0 => {
@@ -143,7 +165,7 @@ pub fn random_writes(
                 model.retain(|(of, _), _| *of != db);
             }
             1 => {
-                let (from, to) = (random.below(12), random.below(12));
+                let (from, to) = (random.below(12), random.below(KEYS));
                 let (from, to) = (
                     format!("key{from}").into_bytes(),
                     format!("key{to}").into_bytes(),
@@ -172,7 +194,7 @@ pub fn random_writes(
                 model.insert(at, value);
             }
         }
-        let key = format!("key{}", random.below(12)).into_bytes();
+        let key = format!("key{}", random.below(KEYS)).into_bytes();
         let found = transaction.get(index, &key)?;
         let found = found.map(|entry| entry.value.to_vec());
         assert_eq!(found.as_ref(), model.get(&(db, key)), "own writes are seen");

@@ -138,6 +138,7 @@ impl Host for Tasks {
             memory_bytes_max: size(memory_bytes),
             open_memory_bytes_max: size(memory_bytes),
             hash_seed: 7,
+            history_ms: 0,
         };
         let store = Store::open(device.clone(), options).await;
         let store = store.expect("a store");
