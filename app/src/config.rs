@@ -94,6 +94,8 @@ pub enum Limit {
     GarbagePercent,
     /// `history-retention`.
     HistorySecs,
+    /// `history-max-bytes`.
+    HistoryBytes,
     /// `large-value-threshold`.
     LargeValueBytes,
 }
@@ -184,7 +186,7 @@ const BUFFER_MAX: u64 = 1 << 30;
 const YEARS: u64 = 100_000_000;
 
 /// All parameters, in the order of their names.
-const PARAMETERS: [Parameter; 34] = [
+const PARAMETERS: [Parameter; 35] = [
     // When replies to writes leave. `always` (default), `everysec`, `no`.
     Parameter {
         name: "appendfsync",
@@ -350,6 +352,8 @@ const PARAMETERS: [Parameter; 34] = [
     number("garbage-max-percent", Limit::GarbagePercent, 20, 0, 100_000),
     // Seconds for which what was overwritten is kept, for AS OF and HISTORY.
     number("history-retention", Limit::HistorySecs, 0, 0, YEARS),
+    // What that may take of the disk before the oldest goes; 0: a quarter of what it can hold.
+    memory("history-max-bytes", Limit::HistoryBytes, 0, 0, u64::MAX),
     // Values from this size on are kept where their commit wrote them.
     number(
         "large-value-threshold",
@@ -409,6 +413,7 @@ impl Default for Config {
 pub(crate) struct StoreSettings {
     pub(crate) transactions: TransactionLimits,
     pub(crate) history_ms: i64,
+    pub(crate) history_bytes: u64,
     pub(crate) garbage_percent_max: u32,
     pub(crate) large_value_bytes: usize,
     pub(crate) cache_policy: CachePolicy,
@@ -484,6 +489,7 @@ impl Config {
                 bytes: self.limit_usize(Limit::TransactionBytes),
             },
             history_ms: self.history_ms(),
+            history_bytes: self.limit(Limit::HistoryBytes),
             garbage_percent_max: u32::try_from(self.limit(Limit::GarbagePercent))
                 .unwrap_or(u32::MAX),
             large_value_bytes: self.limit_usize(Limit::LargeValueBytes),

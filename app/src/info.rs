@@ -179,13 +179,15 @@ fn tables(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
     write!(
         out,
         "engine_runs:{}\r\nengine_run_bytes:{}\r\nengine_versions:{}\r\nengine_tombstones:{}\r\n\
-         engine_history_bytes:{}\r\nengine_dropped_bytes:{}\r\nengine_compaction_status:{status}\r\n\
+         engine_history_bytes:{}\r\nengine_history_bytes_max:{}\r\nengine_history_floor:{}\r\nengine_dropped_bytes:{}\r\nengine_compaction_status:{status}\r\n\
          engine_bytes_written:{}\r\nengine_write_amplification:",
         store.runs,
         store.run_bytes,
         store.versions,
         store.tombstones,
         store.history_bytes,
+        store.history_bytes_max,
+        store.floor.0,
         store.dropped_bytes,
         store.written_bytes,
     )?;

@@ -259,6 +259,7 @@ impl<D: BlockDevice, C: Clock> Engine for Server<D, C> {
     fn set_store(&self, settings: &StoreSettings) {
         self.store.set_transaction_limits(settings.transactions);
         self.store.set_history_retention(settings.history_ms);
+        self.store.set_history_bytes_max(settings.history_bytes);
         self.store
             .set_garbage_percent_max(settings.garbage_percent_max);
         self.store.set_large_value_bytes(settings.large_value_bytes);

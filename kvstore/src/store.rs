@@ -209,6 +209,11 @@ impl<D: BlockDevice> Store<D> {
         self.engine.set_history(ms, self.committed());
     }
 
+    /// Sets how many bytes of the disk history may take: when it takes more, the oldest of it is let go of. 0: a quarter of what the disk can hold.
+    pub fn set_history_bytes_max(&self, bytes: u64) {
+        self.engine.history_bytes_max.set(bytes);
+    }
+
     /// Sets how much of the disk may be garbage, in hundredths of what lives, before commits wait for the cleaner although there is room; 0: as much as there is room for. While nothing
     /// is committed it is two thirds of that.
     pub fn set_garbage_percent_max(&self, percent: u32) {
@@ -444,7 +449,8 @@ impl<D: BlockDevice> Store<D> {
             run_bytes: tables().map(|table| table.bytes).sum(),
             versions: tables().map(|table| table.stats.entries).sum(),
             tombstones: tables().map(|table| table.stats.tombstones).sum(),
-            history_bytes: tables().map(|table| table.stats.history_bytes).sum(),
+            history_bytes: maintenance::history_bytes(self),
+            history_bytes_max: maintenance::history_bytes_max(self),
             dropped_bytes: maintenance::pending_slots(self) * SLOT_BYTES,
             written_bytes: engine.written_bytes.get(),
             compaction_fails: self.compaction.failure().is_some(),
@@ -610,8 +616,10 @@ pub struct Stats {
     pub versions: u64,
     /// Of these, such as say that there is nothing.
     pub tombstones: u64,
-    /// Bytes of keys and values in them that only history has.
+    /// Bytes of the disk that what only history has takes, large values with it, as far as merges have found it; some of it is let go of, and not dropped yet.
     pub history_bytes: u64,
+    /// What it may come to before the oldest of it is let go of.
+    pub history_bytes_max: u64,
     /// Bytes of large values that nobody sees and that are not free yet, as far as merges have found them.
     pub dropped_bytes: u64,
     /// Bytes of keys and values that were committed.

@@ -71,8 +71,8 @@ pub struct Met<'v> {
 pub struct Kept<'k> {
     /// What it says.
     pub version: VersionRef<'k>,
-    /// It is kept for history alone.
-    pub is_history: bool,
+    /// What followed it, if anything did: then it is kept for history alone.
+    pub ended: Option<Timestamp>,
 }
 
 /// What became of a key.
@@ -140,7 +140,7 @@ struct Pending {
     inherited: u8,
     /// It has a part in the count.
     counts: bool,
-    is_history: bool,
+    ended: Option<Timestamp>,
 }
 
 impl<'p> Keeper<'p> {
@@ -191,7 +191,7 @@ impl<'p> Keeper<'p> {
         pending.timestamp = version.timestamp;
         pending.below = version.below;
         pending.counts = counts;
-        pending.is_history = ended.is_some();
+        pending.ended = ended;
         pending.inherited = 0;
         if expired {
             (pending.kind, pending.expires_at_ms) = (Content::Tombstone.kind(), NEVER);
@@ -316,7 +316,7 @@ impl Pending {
                 below: self.below,
                 content: Content::of_checked(self.kind, &self.bytes),
             },
-            is_history: self.is_history,
+            ended: self.ended,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::varint::{put_varint, take_array, take_bytes, take_len, take_varint, u
 use crate::{DATABASE_COUNT, KEY_BYTES_MAX, Key, Timestamp};
 
 /// What this layout is called.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The largest body that a checkpoint has in itself.
 pub const INLINE_BYTES_MAX: usize = 2048;
@@ -311,6 +311,7 @@ impl TableRef {
         let is_consistent = flags & !(SWEPT | HAS_END | JOINED) == 0
             && stats.tombstones <= stats.entries
             && stats.expiring <= stats.entries
+            && stats.retained_bytes <= stats.history_bytes
             && (is_empty || stats.least_timestamp <= stats.greatest_timestamp)
             && head_end.is_some_and(|end| end <= len);
         if !is_consistent {
@@ -383,6 +384,7 @@ mod tests {
             }
             *objects += 1 + random.below(3);
             let (least, entries) = (random.below(1000), statistic(random).max(1));
+            let history_bytes = statistic(random);
             let len = any(random).max(20);
             tables.push(TableRef {
                 object: ObjectId(*objects),
@@ -398,7 +400,9 @@ mod tests {
                     tombstones: random.below(entries),
                     expiring: random.below(entries),
                     key_bytes: statistic(random),
-                    history_bytes: statistic(random),
+                    history_bytes,
+                    retained_bytes: random.below(history_bytes + 1),
+                    floor: Timestamp(any(random)),
                     large_bytes: statistic(random),
                     least_timestamp: Timestamp(least),
                     greatest_timestamp: Timestamp(least + random.below(1000)),

@@ -15,7 +15,7 @@ use super::merge::Merge;
 use super::range_set::{Covering, RangeSet};
 use super::recount::Corrections;
 use super::table::{ChunkSink, Pushed, TableBuilder, TableSummary, separator};
-use super::types::{Missing, OutOfMemory, Piece};
+use super::types::{Content, Missing, OutOfMemory, Piece};
 use crate::{Key, Timestamp};
 
 /// Bytes that a range delete takes in a table, about, and those of all that a table keeps room for.
@@ -80,6 +80,7 @@ pub struct Rewrite<'r> {
     /// The range deletes of all that is newer than the sources.
     newer: Vec<Box<dyn Covering + 'r>>,
     hash_seed: u64,
+    floor: Timestamp,
     builder: TableBuilder,
     /// Where the table begins.
     from: Vec<u8>,
@@ -134,10 +135,12 @@ impl<'r> Rewrite<'r> {
         let mut first = Vec::new();
         first.try_reserve_exact(from.len())?;
         first.extend_from_slice(from);
-        let builder = new_table(hash_seed, &kept_ranges);
+        let floor = rules.floor;
+        let builder = new_table(hash_seed, floor, &kept_ranges);
         Ok(Self {
             merge,
             keeper: Keeper::new(rules),
+            floor,
             ranges,
             kept_ranges,
             newer,
@@ -278,9 +281,13 @@ impl<'r> Rewrite<'r> {
         let is_taken = self.builder.push(sink, &self.key, &kept.version)? == Pushed::Taken;
         if is_taken {
             self.is_unwritten = false;
-            if kept.is_history {
-                let bytes = self.key.len() + kept.version.content.bytes().len();
-                self.builder.note_history(bytes as u64);
+            if let Some(ended) = kept.ended {
+                let value = match kept.version.content {
+                    Content::Large(large) => large.own_bytes(),
+                    content => content.bytes().len() as u64,
+                };
+                self.builder
+                    .note_history(self.key.len() as u64 + value, ended);
             }
             self.settle()?;
         }
@@ -315,7 +322,7 @@ impl<'r> Rewrite<'r> {
         if is_nowhere || (self.builder.is_empty() && has_ranges.is_none()) {
             return Ok(None);
         }
-        let next = new_table(self.hash_seed, &self.kept_ranges);
+        let next = new_table(self.hash_seed, self.floor, &self.kept_ranges);
         let full = core::mem::replace(&mut self.builder, next);
         let table = full.finish(sink, &self.from, to, &self.kept_ranges)?;
         let ended = Ended {
@@ -345,8 +352,9 @@ impl<'r> Rewrite<'r> {
     }
 }
 
-fn new_table(hash_seed: u64, ranges: &RangeSet) -> TableBuilder {
+fn new_table(hash_seed: u64, floor: Timestamp, ranges: &RangeSet) -> TableBuilder {
     let mut builder = TableBuilder::new(hash_seed, true);
+    builder.set_floor(floor);
     builder.reserve_bytes((ranges.len() * RANGE_BYTES).min(RANGES_BYTES_MAX));
     builder
 }
@@ -362,7 +370,7 @@ mod tests {
     use crate::engine::table::{Dropped, RunCursor, RunRanges, TableRef};
     use crate::engine::testing::{Random, random_key, seed};
     use crate::engine::tree::tests::World;
-    use crate::engine::types::{Content, LargeRef, NEVER, Piece, VersionRef};
+    use crate::engine::types::{LargeRef, NEVER, Piece, VersionRef};
 
     /// Runs, and what is in the memtable.
     fn world(random: &mut Random) -> World {

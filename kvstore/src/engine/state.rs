@@ -51,6 +51,8 @@ pub(crate) struct Engine {
     pub(crate) floor: Cell<Timestamp>,
     /// For how long history is kept, in milliseconds.
     pub(crate) history_ms: Cell<i64>,
+    /// Bytes of the disk that history may take; 0: a part of it.
+    pub(crate) history_bytes_max: Cell<u64>,
     /// Whether there is history that is kept.
     pub(crate) keeps_history: Cell<bool>,
     /// The next slot of the value file.
@@ -115,6 +117,7 @@ impl Engine {
             timeline: RefCell::new(manifest.timeline),
             floor: Cell::new(manifest.floor),
             history_ms: Cell::new(0),
+            history_bytes_max: Cell::new(0),
             keeps_history: Cell::new(false),
             next_slot: Cell::new(manifest.next_slot),
             last_removal: Cell::new(Timestamp(0)),

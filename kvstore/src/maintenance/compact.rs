@@ -12,6 +12,7 @@ use core::cell::RefCell;
 use lfs::{BlockDevice, Clock};
 
 use super::chunks::{Chunks, Newer};
+use super::history::{is_history_over, raise_floor};
 use super::install::{Change, CountsBy, install};
 use super::shape::{Now, Work, next_work};
 use super::space::{make_room, table_bytes};
@@ -150,6 +151,7 @@ async fn next<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<bo
             unix_ms: now_ms(store, clock),
             floor: raise_floor(store, clock),
             pins: &pins,
+            is_history_over: is_history_over(store),
         };
         next_work(store, &now)
     };
@@ -169,21 +171,6 @@ async fn next<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Result<bo
 /// The time by which what expires is judged: what the clock says, and no later than what the store was told, by which others judge.
 pub(super) fn now_ms<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> i64 {
     clock.unix_ms().min(store.now_ms.get())
-}
-
-/// Moves the floor, behind which history is kept, and says where it is.
-pub(super) fn raise_floor<D: BlockDevice>(store: &Store<D>, clock: &impl Clock) -> Timestamp {
-    let engine = &store.engine;
-    let floor = if engine.keeps_history.get() && !store.compaction.is_urgent() {
-        let since_ms = clock.unix_ms().saturating_sub(engine.history_ms.get());
-        engine.timeline.borrow().before(since_ms)
-    } else {
-        store.committed()
-    };
-    // It never goes back: what is behind it may have been dropped.
-    let floor = floor.max(engine.floor.get());
-    engine.floor.set(floor);
-    floor
 }
 
 /// Makes a step of a job.

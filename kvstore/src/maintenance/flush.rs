@@ -9,6 +9,7 @@ use alloc::rc::Rc;
 use lfs::{BlockDevice, Clock, CommitNumber};
 
 use super::chunks::{Chunks, Newer};
+use super::history::raise_floor;
 use super::install::{Change, CountsBy, install, vouch};
 use super::space::{make_room, may_flush, table_bytes};
 use super::tables::{self, Turns, Written};
@@ -223,7 +224,7 @@ async fn write_run<'s, D: BlockDevice>(
     let pins = store.engine.pins.timestamps()?;
     let rules = Rules {
         pins: &pins,
-        floor: compact::raise_floor(store, clock),
+        floor: raise_floor(store, clock),
         now_ms: compact::now_ms(store, clock),
         bottom: store.engine.tree.borrow().runs().is_empty(),
     };

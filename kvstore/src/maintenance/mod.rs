@@ -6,6 +6,7 @@
 //! - `count`: keys are counted anew where a range delete has made their number uncertain;
 //! - `expire`: keys that expire soon are found in runs;
 //! - `tables`: sources become tables, in turns; `chunks`: what is read for that; `install`: the one way to make a checkpoint;
+//! - `history`: how far back history goes, and what it takes;
 //! - `pace`: how much compaction does for what is committed, and when commits wait for it; `space`: what has to stay free.
 //!
 //! Flushes and compaction go on at the same time: a long step does not hold up a flush, on which writers depend. They take turns only for the
@@ -18,6 +19,7 @@ mod compact;
 mod count;
 mod expire;
 mod flush;
+mod history;
 mod install;
 mod pace;
 mod shape;
@@ -37,6 +39,7 @@ use lfs::{
     BlockDevice, CheckpointError, Clock, FileError, ObjectId, ObjectReadError, ObjectWriteError,
 };
 
+pub(crate) use self::history::{history_bytes, history_bytes_max};
 use self::pace::Pace;
 use self::space::Reserved;
 pub(crate) use self::sweep::pending_slots;

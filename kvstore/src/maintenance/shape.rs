@@ -8,6 +8,7 @@ use core::ops::Range;
 
 use lfs::{BlockDevice, Usage};
 
+use super::history::{history_in, retained_in};
 use super::space::table_bytes;
 use super::step::commits_overlap;
 use crate::Timestamp;
@@ -147,6 +148,8 @@ pub(super) struct Now<'p> {
     pub(super) unix_ms: i64,
     pub(super) floor: Timestamp,
     pub(super) pins: &'p [Timestamp],
+    /// History takes more than it may.
+    pub(super) is_history_over: bool,
 }
 
 /// What a job is made of.
@@ -236,7 +239,7 @@ pub(super) fn output_of(runs: &[RunRef], inputs: &Range<usize>, into: u8) -> Opt
 }
 
 /// What of a base table's bytes, and of the values that it names, would go if it were written anew. It is never more than goes for certain, but for what
-/// expires, which is taken to be spread evenly: so no table is written again and again in vain.
+/// expires, and for history where that takes more than it may; both are taken to be spread evenly: so no table is written again and again in vain.
 fn droppable_bytes(table: &TableRef, segment_bytes: u64, now: &Now<'_>) -> u64 {
     let stats = &table.stats;
     let bytes = space_of(table.bytes, segment_bytes);
@@ -248,9 +251,13 @@ fn droppable_bytes(table: &TableRef, segment_bytes: u64, now: &Now<'_>) -> u64 {
     }
     let whole = bytes.saturating_add(stats.large_bytes);
     let expired = part_of(whole, expired_entries(stats, now.unix_ms), stats.entries);
-    let raw = stats.key_bytes.saturating_add(stats.inline_bytes);
-    let history = if is_history_over(stats, now) {
-        part_of(whole, stats.history_bytes.min(raw), raw)
+    let history = if is_pinned(stats, now.pins) {
+        0
+    } else if stats.greatest_timestamp <= now.floor {
+        history_in(table, segment_bytes)
+    } else if now.is_history_over {
+        let retained = |floor| retained_in(table, segment_bytes, floor);
+        retained(stats.floor) - retained(stats.floor.max(now.floor))
     } else {
         0
     };
@@ -268,18 +275,15 @@ fn expired_entries(stats: &TableStats, now_ms: i64) -> u64 {
     u64::try_from(expired).unwrap_or(0).min(stats.expiring)
 }
 
-/// Whether nobody sees what something else in the table followed.
-fn is_history_over(stats: &TableStats, now: &Now<'_>) -> bool {
-    let first = now.pins.partition_point(|pin| *pin < stats.least_timestamp);
-    let is_pinned = now
-        .pins
-        .get(first)
-        .is_some_and(|pin| *pin < stats.greatest_timestamp);
-    stats.history_bytes > 0 && stats.greatest_timestamp <= now.floor && !is_pinned
+/// Whether somebody may see what something else in the table followed.
+fn is_pinned(stats: &TableStats, pins: &[Timestamp]) -> bool {
+    let first = pins.partition_point(|pin| *pin < stats.least_timestamp);
+    pins.get(first)
+        .is_some_and(|pin| *pin < stats.greatest_timestamp)
 }
 
 /// `whole · part / of`.
-fn part_of(whole: u64, part: u64, of: u64) -> u64 {
+pub(super) fn part_of(whole: u64, part: u64, of: u64) -> u64 {
     let part = u128::from(whole) * u128::from(part) / u128::from(of.max(1));
     u64::try_from(part).unwrap_or(u64::MAX)
 }
@@ -295,6 +299,7 @@ mod tests {
         unix_ms: 1000,
         floor: Timestamp(50),
         pins: &[],
+        is_history_over: false,
     };
 
     fn droppable(stats: TableStats, dropped: Dropped, now: &Now<'_>) -> u64 {
@@ -371,6 +376,26 @@ mod tests {
         assert_eq!(with(50, &[1, 19, 50, 60]), 1000);
         assert_eq!(with(50, &[20]), 0);
         assert_eq!(with(50, &[1, 49]), 0);
+        // Some of it is over. That counts where history takes more than it may.
+        let retained = TableStats {
+            retained_bytes: 500,
+            floor: Timestamp(30),
+            ..stats
+        };
+        let over = |floor, is_history_over| {
+            let now = Now {
+                floor: Timestamp(floor),
+                is_history_over,
+                ..NOW
+            };
+            droppable(retained, Dropped::Pending, &now)
+        };
+        assert_eq!(over(40, false), 0);
+        assert_eq!(over(40, true), 500);
+        assert_eq!(
+            (over(29, true), over(30, true), over(50, true)),
+            (0, 0, 1000)
+        );
     }
 
     #[test]

@@ -27,16 +27,16 @@ struct History {
     /// The state after each commit.
     states: BTreeMap<Timestamp, Model>,
     acknowledged: Vec<Acknowledged>,
-    /// For how long the store keeps them.
-    history_ms: i64,
+    /// Milliseconds for which the store keeps them.
+    kept_ms: i64,
 }
 
 impl History {
-    fn starting_at(timestamp: Timestamp, model: Model, history_ms: i64) -> Self {
+    fn starting_at(timestamp: Timestamp, model: Model, kept_ms: i64) -> Self {
         Self {
             states: BTreeMap::from([(timestamp, model)]),
             acknowledged: Vec::new(),
-            history_ms,
+            kept_ms,
         }
     }
 
@@ -120,7 +120,7 @@ fn write(
 /// Checks what recovery makes of `disk` after a power cut at `events`.
 fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Timestamp {
     let mut executor = Executor::new(events as u64);
-    let store = open_keeping(&mut executor, disk, history.history_ms)
+    let store = open_keeping(&mut executor, disk, history.kept_ms)
         .unwrap_or_else(|error| panic!("{context}: {error}"));
     let recovered = store.committed();
     let newest = newest_acknowledged(&history.acknowledged, events);
@@ -139,7 +139,7 @@ fn check(disk: &SimDisk, history: &History, events: usize, context: &str) -> Tim
         &contents(&mut executor, &store) == expected,
         "{context}: not the state after {recovered:?}"
     );
-    if history.history_ms > 0 {
+    if history.kept_ms > 0 {
         let (states, context) = (history.states.clone(), context.to_owned());
         executor.run(async move { past::check(&store, &states, &context).await });
     }

@@ -4,6 +4,7 @@
 //! all of it is kept, whatever is flushed and merged and however often the power is cut.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use kvstore::{BeginError, BeginOptions, DatabaseIndex, Options, Store, Timestamp, Transaction};
 use lfs::sim::{Executor, Random, SimDisk};
@@ -83,14 +84,14 @@ async fn work(
     for _ in 0..commits {
         let (start, before) = (random.clone(), states.last_key_value().unwrap().1.clone());
         let (mut after, mut wrote) = (Model::new(), false);
-        let write = |transaction: &mut Transaction<'_, SimDisk>| {
+        let attempt = |transaction: &mut Transaction<'_, SimDisk>| {
             *random = start.clone();
             after = before.clone();
             random_writes(random, transaction, &mut after, 4, 1500)?;
             wrote = !transaction.is_read_only();
             Ok(())
         };
-        let ((), at) = transact(store, clock.unix_ms(), write).await.unwrap();
+        let ((), at) = transact(store, clock.unix_ms(), attempt).await.unwrap();
         if wrote {
             states.insert(at, after);
         }
@@ -175,6 +176,85 @@ fn what_is_said_to_be_kept_is_whatever_retention_is_set_to() {
             disk = cut(&disk, &mut random);
         }
     }
+}
+
+/// Overwrites some keys with values that do not compress, so many bytes long; the state after each tenth commit.
+async fn overwrite(store: &TestStore, commits: u64, len: usize) -> States {
+    let (mut states, mut model) = (States::new(), Model::new());
+    let mut random = Random::new(5);
+    for number in 0..commits {
+        let value = (0..len).map(|_| random.next_u64().to_le_bytes()[0]);
+        let (key, value) = (format!("key{}", number % KEYS), value.collect::<Vec<_>>());
+        let put = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.put(DatabaseIndex(0), key.as_bytes(), &value[..], None);
+            Ok(())
+        };
+        let ((), at) = transact(store, 0, put).await.unwrap();
+        model.insert((0, key.clone().into_bytes()), value.clone());
+        if number % 10 == 0 {
+            states.insert(at, model.clone());
+        }
+    }
+    states
+}
+
+#[test]
+fn of_history_beyond_its_bytes_the_oldest_goes() {
+    const MOST: u64 = 1 << 20;
+    // Among keys, and in the value file.
+    for (len, commits) in [(400, 12_000), (3000, 3000)] {
+        let disk = formatted(1000, 1);
+        let mut executor = Executor::new(1);
+        let store = open_keeping(&mut executor, &disk, FOR_EVER).unwrap();
+        store.set_memtable_bytes_max(100 << 10);
+        store.set_history_bytes_max(MOST);
+        let (working, clock) = (Rc::clone(&store), executor.clock());
+        let (oldest, newest) = executor.run(async move {
+            let states = overwrite(&working, commits, len).await;
+            // Until what was let go of is gone.
+            clock.sleep_ms(60_000).await;
+            let oldest = check(&working, &states, "some of it").await;
+            (oldest.0, working.committed().0)
+        });
+        let stats = store.stats();
+        assert_eq!(stats.history_bytes_max, MOST);
+        // Tables that have little to be dropped keep it until they are merged.
+        let bytes = stats.history_bytes;
+        assert!(bytes <= MOST + MOST / 2, "{bytes} bytes");
+        // Most of what it may take it takes.
+        let kept = (newest - oldest) * len as u64;
+        assert!(kept > MOST / 2, "{kept} bytes, from {oldest} to {newest}");
+        assert!(stats.disk_bytes < 4 * MOST, "{} bytes", stats.disk_bytes);
+        // Less is kept, and no more of it comes back, when it may take less; after a restart as well.
+        let (working, clock) = (Rc::clone(&store), executor.clock());
+        executor.run(async move {
+            working.set_history_bytes_max(MOST / 4);
+            clock.sleep_ms(60_000).await;
+            working.shutdown().await.unwrap();
+        });
+        let less = store.stats();
+        let bytes = less.history_bytes;
+        assert!(bytes <= MOST / 2, "{bytes} bytes");
+        assert!(less.floor.0 > oldest);
+        let mut executor = Executor::new(2);
+        let store = open_keeping(&mut executor, &disk.snapshot(1), FOR_EVER).unwrap();
+        assert_eq!(store.stats().floor, less.floor);
+    }
+}
+
+#[test]
+fn a_full_disk_lets_history_go_before_it_refuses_writes() {
+    let disk = formatted(200, 1);
+    let mut executor = Executor::new(1);
+    let store = open_keeping(&mut executor, &disk, FOR_EVER).unwrap();
+    store.set_memtable_bytes_max(100 << 10);
+    store.set_history_bytes_max(u64::MAX);
+    let working = Rc::clone(&store);
+    executor.run(async move {
+        // Four times the disk.
+        let states = overwrite(&working, 9000, 3000).await;
+        assert!(check(&working, &states, "what there is room for").await > Timestamp(0));
+    });
 }
 
 #[test]

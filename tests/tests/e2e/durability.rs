@@ -206,8 +206,9 @@ fn history_goes_back_over_restarts(target: Target) {
         }
         let history: Vec<(u64, Option<i64>)> =
             cmd("HISTORY").arg("price").query(&mut connection).unwrap();
-        let values = history.into_iter().map(|(_, value)| value);
-        assert!(values.eq((1..=commits.len() as i64).rev().map(Some)));
+        let newest_first = commits.iter().rev();
+        let expected = newest_first.map(|(commit, value)| (*commit, Some(*value)));
+        assert!(history.into_iter().eq(expected), "after {boot} restarts");
         if boot == 0 {
             machine.shutdown();
         } else {

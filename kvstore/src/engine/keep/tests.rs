@@ -427,13 +427,13 @@ fn history_says_so_and_expiry_too() {
             let mut version = version(at, 1, Vec::new());
             version.below = at > 1;
             if let Some(found) = keeper.meet(&met(&version)).unwrap() {
-                kept.insert(found.version.timestamp.0, found.is_history);
+                kept.insert(found.version.timestamp.0, found.ended.is_some());
             }
         }
         let end = keeper.end_key().unwrap();
         kept.extend(
             end.kept
-                .map(|kept| (kept.version.timestamp.0, kept.is_history)),
+                .map(|kept| (kept.version.timestamp.0, kept.ended.is_some())),
         );
         assert_eq!((end.count, end.expired), (0, false));
         kept

@@ -201,9 +201,18 @@ impl TableBuilder {
         self.dropped.len() > DROPPED_MAX
     }
 
-    /// Counts bytes that are kept for history alone.
-    pub fn note_history(&mut self, bytes: u64) {
-        self.head.stats.history_bytes += bytes;
+    /// It is written with this floor.
+    pub fn set_floor(&mut self, floor: Timestamp) {
+        self.head.stats.floor = floor;
+    }
+
+    /// Counts bytes that are kept for history alone, and were followed by something at `ended`.
+    pub fn note_history(&mut self, bytes: u64, ended: Timestamp) {
+        let stats = &mut self.head.stats;
+        stats.history_bytes += bytes;
+        if ended > stats.floor {
+            stats.retained_bytes += bytes;
+        }
     }
 
     /// Ends the table, which has what is between `from` and `to`: of `ranges` it takes what is there.

@@ -14,7 +14,7 @@ use crate::engine::varint::{
     put_varint, take_array, take_bytes, take_len, take_varint, unzigzag, zigzag,
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Bytes of the bounds of a chunk of range deletes, at most: they may be too wide, but not too long.
 pub(super) const BOUND_BYTES_MAX: usize = 32;
@@ -39,8 +39,12 @@ pub struct TableStats {
     pub inline_bytes: u64,
     /// Bytes of large values that versions name, whoever owns them.
     pub large_bytes: u64,
-    /// Bytes of keys and values that are kept for history alone.
+    /// Bytes of keys and values that are kept for history alone; of large values what the version owns.
     pub history_bytes: u64,
+    /// Of these, bytes of what was followed behind the floor, so that not only pins keep it.
+    pub retained_bytes: u64,
+    /// The floor when the table was written.
+    pub floor: Timestamp,
     /// Dropped slots that are listed.
     pub dropped_slots: u64,
     /// The oldest version or range delete.
@@ -64,6 +68,8 @@ impl Default for TableStats {
             inline_bytes: 0,
             large_bytes: 0,
             history_bytes: 0,
+            retained_bytes: 0,
+            floor: Timestamp(0),
             dropped_slots: 0,
             least_timestamp: Timestamp(u64::MAX),
             greatest_timestamp: Timestamp(0),
@@ -103,7 +109,7 @@ impl TableStats {
         }
     }
 
-    fn numbers(&self) -> [u64; 13] {
+    fn numbers(&self) -> [u64; 15] {
         [
             self.entries.min(STATISTIC_MAX),
             self.tombstones.min(STATISTIC_MAX),
@@ -113,6 +119,8 @@ impl TableStats {
             self.inline_bytes.min(STATISTIC_MAX),
             self.large_bytes.min(STATISTIC_MAX),
             self.history_bytes.min(STATISTIC_MAX),
+            self.retained_bytes.min(STATISTIC_MAX),
+            self.floor.0,
             self.dropped_slots.min(STATISTIC_MAX),
             self.least_timestamp.0,
             self.greatest_timestamp.0,
@@ -135,6 +143,8 @@ impl TableStats {
             inline_bytes: take(bytes)?,
             large_bytes: take(bytes)?,
             history_bytes: take(bytes)?,
+            retained_bytes: take(bytes)?,
+            floor: Timestamp(take_varint(bytes)?),
             dropped_slots: take(bytes)?,
             least_timestamp: Timestamp(take_varint(bytes)?),
             greatest_timestamp: Timestamp(take_varint(bytes)?),
