@@ -143,7 +143,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// can go on; but for [`FileError::Fault`], which puts it in vain.
     ///
     /// # Errors
-    /// What `body` returns. In an open transaction besides: [`FileError::NotPermitted`] for changes of one that only reads, [`FileError::NotFound`] when the files of
+    /// What `body` returns. In an open transaction besides: [`FileError::NotPermitted`] for changes of one that only reads, [`FileError::NotRetained`] when the files of
     /// the time that it sees are not kept, and what ends it: [`FileError::ConflictOn`], [`FileError::TransactionEnded`].
     pub fn files<T>(
         &mut self,

@@ -368,6 +368,9 @@ pub enum FileError {
     /// `EROFS`: see [`ReadOnly`]; also writes to a snapshot.
     #[error("read-only file system")]
     ReadOnly,
+    /// The state of that commit is not kept: it is neither the newest nor a snapshot's.
+    #[error("the files of that commit are not kept")]
+    NotRetained,
     /// `ENOMEM`.
     #[error("not enough memory")]
     OutOfMemory,

@@ -170,6 +170,9 @@ pub(crate) fn of_file(error: &FileError) -> Failure {
         FileError::OutOfMemory => "ENOMEM not enough memory",
         FileError::Device(_) => "EIO input/output error",
         FileError::TransactionTooLarge => "ERR the command writes more than one commit can hold",
+        FileError::NotRetained => {
+            "NOTRETAINED the files of that commit are not kept: no snapshot shows them"
+        }
         FileError::ReadOnly => IO_ERROR,
         FileError::Fault(_) => return MISSING,
         FileError::ConflictOn(conflict) => return of_file_conflict(conflict),

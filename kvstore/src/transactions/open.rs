@@ -267,7 +267,7 @@ impl Rest {
         loaded: &lfs::Loaded,
         body: impl FnOnce(&mut lfs::Transaction<'_>) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
-        let files = self.files.as_mut().ok_or(FileError::NotFound)?;
+        let files = self.files.as_mut().ok_or(FileError::NotRetained)?;
         if let Some(statement) = &mut self.statement
             && statement.files.is_none()
         {
@@ -333,7 +333,7 @@ impl<D: BlockDevice> Store<D> {
         } else {
             let begun = self.filesystem.begin_read(CommitNumber(at.0), file_time_ns);
             begun.map(Some).or_else(|error| match error {
-                FileError::NotFound => Ok(None),
+                FileError::NotRetained => Ok(None),
                 error => Err(error),
             })
         };

@@ -166,11 +166,11 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Begins a transaction that only reads, at a commit that a snapshot shows, or the newest.
     ///
     /// # Errors
-    /// [`FileError::NotFound`] when no snapshot shows it; else as [`begin`](Self::begin).
+    /// [`FileError::NotRetained`] when no snapshot shows it; else as [`begin`](Self::begin).
     pub fn begin_read(&self, at: CommitNumber, now_ns: i64) -> Result<OpenTransaction, FileError> {
         let is_shown = self.volume.borrow().snapshots.contains_key(&at);
         if at != self.appended() && !is_shown {
-            return Err(FileError::NotFound);
+            return Err(FileError::NotRetained);
         }
         let id = self
             .open
