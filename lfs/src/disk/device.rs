@@ -75,6 +75,25 @@ pub trait BlockDevice {
     /// On an error none of those writes may be taken for durable.
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>>;
 
+    /// As [`write`](Self::write), where a flush is to follow: a device that can do both in one request does. True: all that such a flush would make durable is.
+    /// False: it is still to be asked for. The next such writes go to the `ahead` blocks behind the buffer's: nothing in these is meant, and nobody else
+    /// asks for them, so a device may make them ready.
+    ///
+    /// # Errors
+    /// As of a failed flush.
+    fn write_to_flush(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> impl Future<Output = (Buffer, Result<bool, DeviceError>)> {
+        let _ = ahead;
+        async move {
+            let (buffer, written) = self.write(start, buffer).await;
+            (buffer, written.map(|()| false))
+        }
+    }
+
     /// Tells the device that the content of `count` blocks is of no more use. A hint.
     ///
     /// # Errors
@@ -175,6 +194,15 @@ impl<D: BlockDevice> BlockDevice for &D {
 
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>> {
         (**self).flush()
+    }
+
+    fn write_to_flush(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> impl Future<Output = (Buffer, Result<bool, DeviceError>)> {
+        (**self).write_to_flush(start, buffer, ahead)
     }
 
     fn discard(

@@ -128,6 +128,13 @@ impl Superblock {
         (segment < self.segment_count_max).then_some(SegmentId(segment))
     }
 
+    /// Blocks that a segment has left when its first ones, up to block `end` of the device, are used.
+    pub(crate) fn blocks_left_behind(&self, end: u64) -> u64 {
+        let segment_blocks = u64::from(self.segment_blocks);
+        let used = end.saturating_sub(self.first_segment_block) % segment_blocks;
+        (segment_blocks - used) % segment_blocks
+    }
+
     /// Blocks that a device must have for the first `count` segments.
     pub(crate) fn blocks_for(&self, count: u32) -> u64 {
         self.segment_start(SegmentId(count)).0

@@ -11,12 +11,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
+use super::ahead::Ahead;
 use super::lock;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry};
 
@@ -50,6 +51,25 @@ struct Shared {
     failure: OnceLock<io::Error>,
     /// Whether a flush has failed. One at a time: the host tells of what it could not write once, and whoever asks next is told that all is well.
     flush_failed: Mutex<bool>,
+    /// What was made ready for durable writes. One at a time.
+    ahead: Mutex<Ahead>,
+}
+
+impl Shared {
+    fn flush(&self) -> io::Result<()> {
+        let failed = self.flush_failed.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(io::Error::other("an earlier flush has failed"));
+        }
+        let flushed = self.file.sync_data();
+        *failed = flushed.is_err();
+        flushed
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl FileDevice {
@@ -128,6 +148,7 @@ impl FileDevice {
                 block_count: AtomicU64::new(0),
                 failure: OnceLock::new(),
                 flush_failed: Mutex::new(false),
+                ahead: Mutex::default(),
             }),
         };
         device.measure()?;
@@ -210,25 +231,27 @@ impl FileDevice {
         &self,
         start: BlockIndex,
         buffer: Buffer,
-        request: impl FnOnce(&File, u64, &mut Buffer) -> io::Result<()> + Send + 'static,
+        request: impl FnOnce(&Shared, u64, &mut Buffer) -> io::Result<()> + Send + 'static,
     ) -> (Buffer, Result<(), DeviceError>) {
         let offset = match self.offset(start, buffer.len_blocks() as u64) {
             Ok(offset) => offset,
             Err(error) => return (buffer, Err(error)),
         };
-        self.on_thread(buffer, move |file, buffer| request(file, offset, buffer))
-            .await
+        self.on_thread(buffer, move |shared, buffer| {
+            request(shared, offset, buffer)
+        })
+        .await
     }
 
     /// Runs `request` on a thread that may block, and notes it when the host does not carry it out.
     async fn on_thread(
         &self,
         mut buffer: Buffer,
-        request: impl FnOnce(&File, &mut Buffer) -> io::Result<()> + Send + 'static,
+        request: impl FnOnce(&Shared, &mut Buffer) -> io::Result<()> + Send + 'static,
     ) -> (Buffer, Result<(), DeviceError>) {
         let shared = Arc::clone(&self.shared);
         let done = tokio::task::spawn_blocking(move || {
-            let done = request(&shared.file, &mut buffer).map_err(|error| {
+            let done = request(&shared, &mut buffer).map_err(|error| {
                 // What came first counts.
                 let _ = shared.failure.set(error);
                 DeviceError::Io
@@ -270,8 +293,8 @@ impl BlockDevice for FileDevice {
             }
             return (buffer, Ok(()));
         }
-        self.transfer(start, buffer, |file, offset, buffer| {
-            file.read_exact_at(buffer.bytes_mut(), offset)
+        self.transfer(start, buffer, |shared, offset, buffer| {
+            shared.file.read_exact_at(buffer.bytes_mut(), offset)
         })
         .await
     }
@@ -280,8 +303,8 @@ impl BlockDevice for FileDevice {
         if self.shared.access == Access::Read {
             return (buffer, Err(DeviceError::Unsupported));
         }
-        self.transfer(start, buffer, |file, offset, buffer| {
-            file.write_all_at(buffer.bytes(), offset)
+        self.transfer(start, buffer, |shared, offset, buffer| {
+            shared.file.write_all_at(buffer.bytes(), offset)
         })
         .await
     }
@@ -291,18 +314,31 @@ impl BlockDevice for FileDevice {
             // Nothing was written, so all of it is durable.
             return Ok(());
         }
-        let shared = Arc::clone(&self.shared);
-        let flush = move |file: &File, _: &mut Buffer| {
-            let failed = shared.flush_failed.lock();
-            let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
-            if *failed {
-                return Err(io::Error::other("an earlier flush has failed"));
-            }
-            let flushed = file.sync_data();
-            *failed = flushed.is_err();
-            flushed
-        };
+        let flush = |shared: &Shared, _: &mut Buffer| shared.flush();
         self.on_thread(Buffer::default(), flush).await.1
+    }
+
+    async fn write_to_flush(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> (Buffer, Result<bool, DeviceError>) {
+        if self.shared.access == Access::Read {
+            return (buffer, Err(DeviceError::Unsupported));
+        }
+        let blocks = buffer.len_blocks() as u64;
+        let ahead_end = start.0.saturating_add(blocks).saturating_add(ahead);
+        let ahead_end = ahead_end.min(self.block_count()) * BLOCK_SIZE as u64;
+        let written = self.transfer(start, buffer, move |shared, offset, buffer| {
+            shared.file.write_all_at(buffer.bytes(), offset)?;
+            let written = offset..offset + buffer.bytes().len() as u64;
+            // After the write, which needs what room the host has more than they do.
+            shared.ahead().prepare(&shared.file, &written, ahead_end);
+            shared.flush()
+        });
+        let (buffer, written) = written.await;
+        (buffer, written.map(|()| true))
     }
 
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
@@ -314,8 +350,11 @@ impl BlockDevice for FileDevice {
         let shared = Arc::clone(&self.shared);
         // On block devices this is a discard that reads as zeros afterwards, where they have that.
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let done =
-            tokio::task::spawn_blocking(move || fallocate(&shared.file, hole, offset, length));
+        let done = tokio::task::spawn_blocking(move || {
+            let done = fallocate(&shared.file, hole, offset, length);
+            shared.ahead().forget(&(offset..offset + length));
+            done
+        });
         match done.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Errno::OPNOTSUPP | Errno::NODEV)) => Err(DeviceError::Unsupported),
@@ -414,6 +453,28 @@ mod tests {
     }
 
     #[test]
+    fn durable_writes_are_read_and_stay_on_the_device() {
+        let (_directory, path) = image(16 * BLOCK_SIZE as u64);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        run(async {
+            for number in 0..16_u8 {
+                let start = BlockIndex(u64::from(number));
+                // More than there is.
+                let written = device.write_to_flush(start, block(number + 1), 100).await;
+                assert_eq!(written.1, Ok(true));
+            }
+            let outside = device.write_to_flush(BlockIndex(16), block(1), 0).await;
+            assert_eq!(outside.1, Err(DeviceError::OutOfRange));
+            for number in 0..16_u8 {
+                let (read, _) = device.read(BlockIndex(u64::from(number)), block(0)).await;
+                assert_eq!(read.bytes(), block(number + 1).bytes());
+            }
+        });
+        let len = std::fs::metadata(&path).expect("there").len();
+        assert_eq!(len, 16 * BLOCK_SIZE as u64);
+    }
+
+    #[test]
     fn requests_outside_the_device_are_refused() {
         let (_directory, path) = image(16 * BLOCK_SIZE as u64 + 100);
         let device = FileDevice::open(&path, Access::Write).expect("opens");
@@ -435,6 +496,8 @@ mod tests {
         run(async {
             let refused = Err(DeviceError::Unsupported);
             assert_eq!(device.write(BlockIndex(0), block(1)).await.1, refused);
+            let durable = device.write_to_flush(BlockIndex(0), block(1), 9).await;
+            assert_eq!(durable.1, Err(DeviceError::Unsupported));
             assert_eq!(device.discard(BlockIndex(0), 1).await, refused);
         });
     }

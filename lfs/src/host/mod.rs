@@ -1,6 +1,7 @@
 //! Linux under the file system: what programs that work on images there have in common (feature `host`).
 //!
-//! - [`FileDevice`]: a file or block device as the disk, locked (`lock`) against other programs and machines;
+//! - [`FileDevice`]: a file or block device as the disk, locked (`lock`) against other programs and machines, its blocks made ready (`ahead`) for
+//!   small durable writes;
 //! - [`HostClock`], [`entropy`]: time and chance;
 //! - [`run`], [`interrupted`]: the executor, on tokio's runtime, and the signals that end a program;
 //! - [`read_secret`], [`parse_size`]: what such programs are told on their command lines.
@@ -9,6 +10,7 @@
 //!
 //! Not here: what a program does with all that. The rest of this crate knows nothing of it.
 
+mod ahead;
 mod clock;
 mod device;
 mod lock;

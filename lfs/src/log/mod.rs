@@ -750,13 +750,18 @@ impl Log {
         let blocks = group.buffer.len_blocks();
         let end = group.block.0 + blocks as u64;
         self.in_flight.replace(Some(group.block.0..end));
-        let (buffer, written) = device.write(group.block, group.buffer).await;
+        let flush = self.number_flush();
+        let ahead = self.superblock.blocks_left_behind(end);
+        let written = device.write_to_flush(group.block, group.buffer, ahead);
+        let (buffer, written) = written.await;
         self.in_flight.replace(None);
-        if written.is_err() {
+        let Ok(is_flushed) = written else {
             return self.fail();
-        }
+        };
         self.keep_buffer(buffer);
-        if self.flush(device).await.is_err() {
+        if is_flushed {
+            self.flushed(flush);
+        } else if self.flush(device).await.is_err() {
             return;
         }
         let mut state = self.state.borrow_mut();
@@ -776,19 +781,29 @@ impl Log {
     }
 
     async fn flush(&self, device: &impl BlockDevice) -> Result<(), ReadOnly> {
-        let number = {
-            let mut state = self.state.borrow_mut();
-            state.flushes_started += 1;
-            state.counters.flushes += 1;
-            state.flushes_started
-        };
+        let number = self.number_flush();
         if device.flush().await.is_err() {
             self.fail();
             return Err(ReadOnly);
         }
-        self.state.borrow_mut().flushes_done = number;
-        self.progress.notify();
+        self.flushed(number);
         Ok(())
+    }
+
+    /// The number of a flush that begins now: it covers what the device has completed by then.
+    fn number_flush(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        state.flushes_started += 1;
+        state.flushes_started
+    }
+
+    /// The flush of this number has returned, and with it those before.
+    fn flushed(&self, number: u64) {
+        let mut state = self.state.borrow_mut();
+        state.flushes_done = number;
+        state.counters.flushes += 1;
+        drop(state);
+        self.progress.notify();
     }
 
     /// What the writer should do now, if anything.

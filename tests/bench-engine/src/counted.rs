@@ -72,6 +72,22 @@ impl BlockDevice for CountedDevice {
         self.device.flush().await
     }
 
+    async fn write_to_flush(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> (Buffer, Result<bool, DeviceError>) {
+        let bytes = buffer.bytes().len() as u64;
+        let (buffer, written) = self.device.write_to_flush(start, buffer, ahead).await;
+        self.count(|counts| {
+            counts.writes += 1;
+            counts.bytes_written += bytes;
+            counts.flushes += u64::from(written == Ok(true));
+        });
+        (buffer, written)
+    }
+
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
         self.device.discard(start, count).await
     }

@@ -560,6 +560,37 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
         self.settle(None).await
     }
 
+    async fn write_to_flush(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> (Buffer, Result<bool, DeviceError>) {
+        let member = self.state(|state| state.lead());
+        let is_alone = self.state(|state| state.is_alone()) && !self.inner.read_only;
+        let Some(device) = self.device(member).filter(|_| is_alone) else {
+            let (buffer, written) = self.write(start, buffer).await;
+            return (buffer, written.map(|()| false));
+        };
+        let end = start.0.saturating_add(buffer.len_blocks() as u64);
+        if buffer.is_empty() || end > self.inner.block_count.get() {
+            return (buffer, Err(DeviceError::OutOfRange));
+        }
+        let ahead = ahead.min(self.inner.block_count.get() - end);
+        let write = device.write_to_flush(start, buffer, ahead);
+        let done = self.on_member(member, Request::Changes, write).await;
+        let gone = || (Buffer::default(), Err(DeviceError::Gone));
+        let (buffer, mut written) = done.unwrap_or_else(gone);
+        if let Err(error) = written {
+            // It may have been the flush.
+            self.state(|state| state.break_with(error));
+        }
+        if let Some(error) = self.state(|state| state.broken()) {
+            written = Err(error);
+        }
+        (buffer, written)
+    }
+
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
         if self.inner.read_only {
             return Err(DeviceError::Unsupported);

@@ -210,6 +210,11 @@ impl State {
         }
     }
 
+    /// Whether it is no mirror but a disk alone.
+    pub(super) fn is_alone(&self) -> bool {
+        self.record(self.lead).is_none()
+    }
+
     pub(super) fn lead(&self) -> usize {
         self.lead
     }
