@@ -5,6 +5,7 @@
 //! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
 //! it is open is noticed within a second.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
@@ -16,9 +17,11 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
 use super::lock;
+use super::standby::Standby;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry};
 
 /// How often a device is asked whether it has become larger.
@@ -53,9 +56,25 @@ struct Shared {
     flush_failed: Mutex<bool>,
     /// What was made ready for durable writes. One at a time.
     ahead: Mutex<Ahead>,
+    /// Who carries out durable writes.
+    standby: Arc<Standby>,
 }
 
 impl Shared {
+    /// Carries out `request`, and notes it when the host does not.
+    fn carry_out(
+        &self,
+        mut buffer: Buffer,
+        request: impl FnOnce(&Self, &mut Buffer) -> io::Result<()>,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let done = request(self, &mut buffer).map_err(|error| {
+            // What came first counts.
+            let _ = self.failure.set(error);
+            DeviceError::Io
+        });
+        (buffer, done)
+    }
+
     fn flush(&self) -> io::Result<()> {
         let failed = self.flush_failed.lock();
         let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
@@ -149,6 +168,7 @@ impl FileDevice {
                 failure: OnceLock::new(),
                 flush_failed: Mutex::new(false),
                 ahead: Mutex::default(),
+                standby: Arc::new(Standby::new()),
             }),
         };
         device.measure()?;
@@ -243,24 +263,30 @@ impl FileDevice {
         .await
     }
 
-    /// Runs `request` on a thread that may block, and notes it when the host does not carry it out.
+    /// Runs `request` on a thread that may block.
     async fn on_thread(
         &self,
-        mut buffer: Buffer,
+        buffer: Buffer,
         request: impl FnOnce(&Shared, &mut Buffer) -> io::Result<()> + Send + 'static,
     ) -> (Buffer, Result<(), DeviceError>) {
         let shared = Arc::clone(&self.shared);
-        let done = tokio::task::spawn_blocking(move || {
-            let done = request(&shared, &mut buffer).map_err(|error| {
-                // What came first counts.
-                let _ = shared.failure.set(error);
-                DeviceError::Io
-            });
-            (buffer, done)
-        });
-        // Only a panic or the end of the runtime loses the buffer.
-        let lost = |_| (Buffer::default(), Err(DeviceError::Gone));
-        done.await.unwrap_or_else(lost)
+        let done = tokio::task::spawn_blocking(move || shared.carry_out(buffer, request));
+        done.await.unwrap_or_else(|_| lost())
+    }
+
+    /// The same, on the thread that stands by.
+    async fn on_standby(
+        &self,
+        buffer: Buffer,
+        request: impl FnOnce(&Shared, &mut Buffer) -> io::Result<()> + Send + 'static,
+    ) -> (Buffer, Result<(), DeviceError>) {
+        let shared = Arc::clone(&self.shared);
+        let (sender, done) = oneshot::channel();
+        self.shared.standby.run(Box::new(move || {
+            // Nobody may wait for it any more.
+            let _ = sender.send(shared.carry_out(buffer, request));
+        }));
+        done.await.unwrap_or_else(|_| lost())
     }
 }
 
@@ -330,7 +356,11 @@ impl BlockDevice for FileDevice {
         let blocks = buffer.len_blocks() as u64;
         let ahead_end = start.0.saturating_add(blocks).saturating_add(ahead);
         let ahead_end = ahead_end.min(self.block_count()) * BLOCK_SIZE as u64;
-        let written = self.transfer(start, buffer, move |shared, offset, buffer| {
+        let offset = match self.offset(start, blocks) {
+            Ok(offset) => offset,
+            Err(error) => return (buffer, Err(error)),
+        };
+        let written = self.on_standby(buffer, move |shared, buffer| {
             shared.file.write_all_at(buffer.bytes(), offset)?;
             let written = offset..offset + buffer.bytes().len() as u64;
             // After the write, which needs what room the host has more than they do.
@@ -362,6 +392,11 @@ impl BlockDevice for FileDevice {
             Err(_) => Err(DeviceError::Gone),
         }
     }
+}
+
+/// What comes of a request when a panic or the end of the runtime loses its buffer.
+fn lost() -> (Buffer, Result<(), DeviceError>) {
+    (Buffer::default(), Err(DeviceError::Gone))
 }
 
 /// Reads what the host has in memory, if it has all of it: whether it did. It does not wait for a disk.
