@@ -1,6 +1,6 @@
 //! Sources become tables: what flushes and compaction have in common.
 //!
-//! It goes on in turns of up to [`VERSIONS_PER_TURN`] versions or [`BYTES_PER_TURN`]; between them full buffers are written, what is missing is read, and others are let go
+//! It goes on in turns of up to [`VERSIONS_PER_TURN`] versions, or [`VERSIONS_PER_SHORT_TURN`], or [`BYTES_PER_TURN`]; between them full buffers are written, what is missing is read, and others are let go
 //! first. What writers will look at of a table is in the cache from the start, so that a table which takes the place of others costs them no reads. Each table fills the segments that a table has, or what is left ends before.
 
 use alloc::vec::Vec;
@@ -21,6 +21,9 @@ use crate::store::Store;
 
 /// Versions that are gone through before others get a turn.
 const VERSIONS_PER_TURN: usize = 256;
+
+/// The same while somebody waits for the device: a commit goes on as soon as the device lets it.
+const VERSIONS_PER_SHORT_TURN: usize = 64;
 
 /// Bytes of keys and values that are.
 const BYTES_PER_TURN: u64 = 32 << 10;
@@ -127,13 +130,19 @@ async fn fill<D: BlockDevice>(
     chunks: &Chunks<'_, D>,
     turns: &impl Turns,
 ) -> Result<Progress, JobError> {
+    let store = sink.store;
     loop {
         if !turns.goes_on() {
             return Err(JobError::Closing);
         }
         let before = rewrite.met_bytes();
         let mut stepped = Ok(Progress::More);
-        for _ in 0..VERSIONS_PER_TURN {
+        let versions = if store.filesystem.is_waited_for() {
+            VERSIONS_PER_SHORT_TURN
+        } else {
+            VERSIONS_PER_TURN
+        };
+        for _ in 0..versions {
             stepped = rewrite.step(sink, 1);
             let is_enough = rewrite.met_bytes() - before >= BYTES_PER_TURN;
             if is_enough || stepped != Ok(Progress::More) {

@@ -335,7 +335,7 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Whether somebody waits for the device: work in the background lets them go first.
-    pub(crate) fn is_waited_for(&self) -> bool {
+    pub fn is_waited_for(&self) -> bool {
         self.loading.get() > 0 || self.log.is_waited_for()
     }
 
