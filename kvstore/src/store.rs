@@ -529,8 +529,8 @@ impl<D: BlockDevice> Store<D> {
         self.compaction
             .committed(bytes, written.saturating_sub(bytes));
         self.bound_garbage();
-        self.engine.freeze_if_full(timestamp);
-        if self.engine.tree.borrow().frozen_count() > 0 {
+        if self.engine.freeze_if_full(timestamp) {
+            // Once: all who wait for the log look again.
             self.flush_due.set(true);
             self.filesystem.nudge();
         }

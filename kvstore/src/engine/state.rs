@@ -202,21 +202,21 @@ impl Engine {
         tree.frozen_count() >= FROZEN_MAX && self.is_active_full(&tree)
     }
 
-    /// Freezes the active memtable if it is full, which has all commits up to `last`.
-    pub(crate) fn freeze_if_full(&self, last: Timestamp) {
+    /// Freezes the active memtable if it is full, which has all commits up to `last`. Whether it did.
+    pub(crate) fn freeze_if_full(&self, last: Timestamp) -> bool {
         let is_full = self.is_active_full(&self.tree.borrow());
-        if is_full {
-            self.freeze(last);
-        }
+        is_full && self.freeze(last)
     }
 
-    /// Freezes the active memtable, if it has anything, and there may be one more.
-    pub(crate) fn freeze(&self, last: Timestamp) {
+    /// Freezes the active memtable, if it has anything, and there may be one more. Whether it did.
+    pub(crate) fn freeze(&self, last: Timestamp) -> bool {
         // Without memory for it, it goes on to fill.
-        if self.tree.borrow_mut().freeze(last) == Ok(true) {
+        let is_frozen = self.tree.borrow_mut().freeze(last) == Ok(true);
+        if is_frozen {
             self.counts.borrow_mut().freeze();
             self.has_garbage.set(false);
         }
+        is_frozen
     }
 
     fn is_active_full(&self, tree: &Tree) -> bool {
