@@ -159,10 +159,10 @@ impl Memtable {
         let Some(node) = self.find(hash, key) else {
             let stored = self.arena.allocate(key.len());
             self.arena.write(stored, 0, key);
+            // Next to its key, which whoever looks for another one compares.
+            let node = self.order.insert(&mut self.arena, key, stored, hash);
             let newest = versions::push(&mut self.arena, None, version);
-            let node = self
-                .order
-                .insert(&mut self.arena, key, stored, hash, newest);
+            order::set_newest(&mut self.arena, node, newest);
             let (arena, hasher) = (&self.arena, &self.hasher);
             if let Some(shard) = self.shards.get_mut(shard_of(hash)) {
                 shard.insert_unique(hash, node.number(), |node| hash_of(arena, hasher, *node));

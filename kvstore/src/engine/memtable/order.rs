@@ -69,14 +69,13 @@ impl Order {
         self.next(arena, node, 0)
     }
 
-    /// Adds `key`, which is not there and is stored at `stored`; the arena has room for the node.
+    /// Adds `key`, which is not there and is stored at `stored`, without a version yet; the arena has room for the node.
     pub(super) fn insert(
         &mut self,
         arena: &mut Arena,
         key: &[u8],
         stored: Handle,
         hash: u64,
-        newest: Handle,
     ) -> Handle {
         let height = height_of(hash);
         let node = arena.allocate(node_bytes(height));
@@ -90,7 +89,7 @@ impl Order {
         let height_bits = u32::try_from(height).unwrap_or(0) << 24;
         arena.write(node, 0, &stored.to_bytes());
         arena.write(node, LEN_AT, &(height_bits | len).to_le_bytes());
-        arena.write(node, NEWEST_AT, &newest.to_bytes());
+        arena.write(node, NEWEST_AT, &Handle::NONE.to_bytes());
         for (level, last) in before.into_iter().enumerate().take(height) {
             let next = self.next(arena, last, level);
             arena.write(node, LINKS_AT + 4 * level, &next.to_bytes());
