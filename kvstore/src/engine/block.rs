@@ -8,7 +8,6 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
-use core::ops::Range;
 
 use lfs::{Algorithm, DecompressError};
 
@@ -221,14 +220,24 @@ pub struct Block {
 
 /// An entry of a block, whose bytes are where it says.
 #[derive(Debug, Clone)]
-struct Entry {
+pub(super) struct Entry {
     shared: usize,
-    suffix: Range<usize>,
-    content: Range<usize>,
+    /// The rest of its key, and behind that its content.
+    suffix_at: usize,
+    content_at: usize,
+    end: usize,
     kind: u8,
     below: bool,
     timestamp: Timestamp,
     expires_at_ms: i64,
+}
+
+/// Between which two entries of a block a place in the order of versions is.
+struct Gap {
+    before: Option<Entry>,
+    behind: Option<Entry>,
+    /// The one behind is a version of the key that was sought.
+    is_of_key: bool,
 }
 
 impl Block {
@@ -275,7 +284,7 @@ impl Block {
                     return Err(Malformed.into());
                 }
             }
-            let suffix = self.slice(&entry.suffix);
+            let suffix = self.suffix(&entry);
             let shared = key.get(entry.shared..).ok_or(Malformed)?;
             let behind = match suffix.cmp(shared) {
                 Ordering::Greater => true,
@@ -283,7 +292,7 @@ impl Block {
                 Ordering::Less => false,
             };
             let len = entry.shared + suffix.len();
-            let content = Content::parse(entry.kind, self.slice(&entry.content))?;
+            let content = Content::parse(entry.kind, self.content(&entry))?;
             let lasting = entry.expires_at_ms == NEVER || content != Content::Tombstone;
             if !behind || len > ENGINE_KEY_BYTES_MAX || !lasting {
                 return Err(Malformed.into());
@@ -292,7 +301,7 @@ impl Block {
             key.truncate(entry.shared);
             key.extend_from_slice(suffix);
             last = Some(entry.timestamp);
-            at = entry.content.end;
+            at = entry.end;
             number += 1;
         }
         let restarts = number.div_ceil(RESTART_ENTRIES);
@@ -307,12 +316,87 @@ impl Block {
         size_of::<Self>() + self.bytes.capacity()
     }
 
+    /// The first entry at or behind (`key`, `at`), and whether it is a version of `key`.
+    pub(super) fn first_from(&self, key: &[u8], at: Timestamp) -> Option<(Entry, bool)> {
+        let gap = self.search(key, |timestamp| timestamp > at, |_| ());
+        gap.behind.map(|behind| (behind, gap.is_of_key))
+    }
+
+    /// The last entry at or before (`key`, `at`), or else the first one.
+    pub(super) fn last_to(&self, key: &[u8], at: Timestamp) -> Option<Entry> {
+        let gap = self.search(key, |timestamp| timestamp >= at, |_| ());
+        gap.before.or(gap.behind)
+    }
+
+    /// What an entry says.
+    pub(super) fn version(&self, entry: &Entry) -> VersionRef<'_> {
+        VersionRef {
+            timestamp: entry.timestamp,
+            expires_at_ms: entry.expires_at_ms,
+            below: entry.below,
+            content: Content::of_checked(entry.kind, self.content(entry)),
+        }
+    }
+
+    /// Seeks the place before all keys that are greater than `key`, and before all its versions but those that `is_before` tells of. `pass` is given
+    /// the entries on the way there, from one that shares nothing with the one before it.
+    fn search(
+        &self,
+        key: &[u8],
+        is_before: impl Fn(Timestamp) -> bool,
+        mut pass: impl FnMut(&Entry),
+    ) -> Gap {
+        let is_passed = |order, entry: &Entry| match order {
+            Ordering::Less => true,
+            Ordering::Equal => is_before(entry.timestamp),
+            Ordering::Greater => false,
+        };
+        let (mut low, mut high) = (0, self.restarts);
+        while low < high {
+            let middle = low.midpoint(high);
+            let entry = self.restart(middle).and_then(|at| self.entry(at));
+            if entry.is_some_and(|entry| is_passed(self.suffix(&entry).cmp(key), &entry)) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        let mut at = self.restart(low.saturating_sub(1)).unwrap_or(0);
+        let mut gap = Gap {
+            before: None,
+            behind: None,
+            is_of_key: false,
+        };
+        // Bytes that the entry before has in common with `key`.
+        let mut common = 0;
+        while let Some(entry) = self.entry(at) {
+            // What has more in common with the entry before than `key` has is on the same side of `key`.
+            let mut order = Ordering::Less;
+            if gap.before.is_none() || entry.shared <= common {
+                let suffix = self.suffix(&entry);
+                let rest = key.get(entry.shared..).unwrap_or_default();
+                let more = shared_bytes(suffix, rest);
+                common = entry.shared + more;
+                order = suffix.get(more).cmp(&rest.get(more));
+            }
+            if !is_passed(order, &entry) {
+                gap.is_of_key = order == Ordering::Equal;
+                gap.behind = Some(entry);
+                break;
+            }
+            pass(&entry);
+            at = entry.end;
+            gap.before = Some(entry);
+        }
+        gap
+    }
+
     /// The entry at `at`; `None` at the end, or if there is none.
+    #[inline]
     fn entry(&self, at: usize) -> Option<Entry> {
         let entries = self.bytes.get(..self.entries_end)?;
         let mut rest = entries.get(at..)?;
-        let (shared, unshared) = (take_len(&mut rest)?, take_len(&mut rest)?);
-        let [flags] = take_array(&mut rest)?;
+        let (shared, unshared, flags) = take_entry_head(&mut rest)?;
         if flags & !(KIND_BITS | EXPIRES | BELOW) != 0 {
             return None;
         }
@@ -333,8 +417,9 @@ impl Block {
         let end = content_at.checked_add(content)?;
         (end <= entries.len()).then_some(Entry {
             shared,
-            suffix: suffix_at..content_at,
-            content: content_at..end,
+            suffix_at,
+            content_at,
+            end,
             kind,
             below: flags & BELOW != 0,
             timestamp: Timestamp(timestamp),
@@ -348,9 +433,34 @@ impl Block {
         (number < self.restarts).then_some(u32::from_le_bytes(take_array(&mut restart)?) as usize)
     }
 
-    fn slice(&self, range: &Range<usize>) -> &[u8] {
-        self.bytes.get(range.clone()).unwrap_or_default()
+    /// Makes `key`, of the entry before, that of `entry`.
+    fn follow(&self, entry: &Entry, key: &mut Vec<u8>) {
+        key.truncate(entry.shared);
+        key.extend_from_slice(self.suffix(entry));
     }
+
+    fn suffix(&self, entry: &Entry) -> &[u8] {
+        let suffix = self.bytes.get(entry.suffix_at..entry.content_at);
+        suffix.unwrap_or_default()
+    }
+
+    fn content(&self, entry: &Entry) -> &[u8] {
+        let content = self.bytes.get(entry.content_at..entry.end);
+        content.unwrap_or_default()
+    }
+}
+
+/// Takes what an entry begins with: bytes that its key shares, bytes that it does not, flags.
+#[inline]
+fn take_entry_head(bytes: &mut &[u8]) -> Option<(usize, usize, u8)> {
+    // Both lengths have one byte, as nearly always.
+    if let [shared @ ..0x80, unshared @ ..0x80, flags, ref rest @ ..] = **bytes {
+        *bytes = rest;
+        return Some((shared.into(), unshared.into(), flags));
+    }
+    let (shared, unshared) = (take_len(bytes)?, take_len(bytes)?);
+    let [flags] = take_array(bytes)?;
+    Some((shared, unshared, flags))
 }
 
 /// Where the entries end, how many restarts there are, the least timestamp and the first expiry.
@@ -392,17 +502,22 @@ impl BlockCursor {
 
     /// To the last entry.
     pub fn last(&mut self) {
-        self.last_where(None, |_| false);
+        let last = self.block.restarts.checked_sub(1);
+        let restart = last.and_then(|last| self.block.restart(last));
+        self.stand_at(restart.unwrap_or(0));
+        while !self.is_last() {
+            self.advance();
+        }
     }
 
     /// To the last entry at or before (`key`, `at`); false if there is none, and then nowhere.
     pub fn seek_at_or_before(&mut self, key: &[u8], at: Timestamp) -> bool {
-        self.last_where(Some(key), |timestamp| timestamp >= at)
+        self.stand_before(key, |timestamp| timestamp >= at)
     }
 
     /// To the last entry before `key`, of all its versions the oldest; false if there is none.
     pub fn seek_before(&mut self, key: &[u8]) -> bool {
-        self.last_where(Some(key), |_| false)
+        self.stand_before(key, |_| false)
     }
 
     /// To the entry before; false if there is none, and then nowhere.
@@ -412,14 +527,14 @@ impl BlockCursor {
         };
         let spare = core::mem::take(&mut self.spare);
         let key = core::mem::replace(&mut self.key, spare);
-        let found = self.last_where(Some(&key), |timestamp| timestamp > here);
+        let found = self.stand_before(&key, |timestamp| timestamp > here);
         self.spare = key;
         found
     }
 
     /// To the next entry; false if there is none, and then nowhere.
     pub fn advance(&mut self) -> bool {
-        let end = self.entry.as_ref().map(|entry| entry.content.end);
+        let end = self.entry.as_ref().map(|entry| entry.end);
         match end {
             Some(end) => self.stand_at(end),
             None => false,
@@ -428,37 +543,44 @@ impl BlockCursor {
 
     /// Whether there is no entry behind the one it stands on.
     pub fn is_last(&self) -> bool {
-        let end = self.entry.as_ref().map(|entry| entry.content.end);
+        let end = self.entry.as_ref().map(|entry| entry.end);
         end.is_none_or(|end| end >= self.block.entries_end)
     }
 
     /// Whether it stands on a version of the block's first key.
     pub fn is_first_key(&self) -> bool {
         let first = self.block.entry(0);
-        self.entry.is_some()
-            && first.is_some_and(|first| self.block.slice(&first.suffix) == self.key)
+        self.entry.is_some() && first.is_some_and(|first| self.block.suffix(&first) == self.key)
+    }
+
+    /// The key that it stands on.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     /// The version it stands on, and its key.
     pub fn version(&self) -> Option<(&[u8], VersionRef<'_>)> {
         let entry = self.entry.as_ref()?;
-        let content = self.block.slice(&entry.content);
-        let version = VersionRef {
-            timestamp: entry.timestamp,
-            expires_at_ms: entry.expires_at_ms,
-            below: entry.below,
-            content: Content::of_checked(entry.kind, content),
-        };
-        Some((&self.key, version))
+        Some((&self.key, self.block.version(entry)))
     }
 
     /// To the first entry at or behind (`key`, `at`); false if there is none, and then nowhere.
     pub fn seek_here(&mut self, key: &[u8], at: Timestamp) -> bool {
-        if self.last_where(Some(key), |timestamp| timestamp > at) {
-            self.advance()
-        } else {
-            self.stand_at(0)
+        let (block, own) = (&*self.block, &mut self.key);
+        let is_before = |timestamp| timestamp > at;
+        let gap = block.search(key, is_before, |entry| block.follow(entry, own));
+        self.entry = gap.behind;
+        if let Some(entry) = &self.entry {
+            block.follow(entry, own);
         }
+        self.entry.is_some()
+    }
+
+    /// The block and the entry that it stands on, if that is a version of `key` that is not newer than `at`.
+    pub(super) fn found(self, key: &[u8], at: Timestamp) -> Option<(Rc<Block>, Entry)> {
+        let is_it = self.key == key;
+        let entry = self.entry.filter(|entry| is_it && entry.timestamp <= at);
+        entry.map(|entry| (self.block, entry))
     }
 
     /// To the newest version here of the key it stands on.
@@ -472,59 +594,18 @@ impl BlockCursor {
     fn stand_at(&mut self, at: usize) -> bool {
         self.entry = self.block.entry(at);
         if let Some(entry) = &self.entry {
-            self.key.truncate(entry.shared);
-            self.key.extend_from_slice(self.block.slice(&entry.suffix));
+            self.block.follow(entry, &mut self.key);
         }
         self.entry.is_some()
     }
 
-    /// To the last entry whose key is before `key`, or is it and was written when `same` says so; without a key, to
-    /// the last one of all. False if there is none, and then nowhere.
-    fn last_where(&mut self, key: Option<&[u8]>, same: impl Fn(Timestamp) -> bool) -> bool {
-        let wanted = |prefix: &[u8], suffix: &[u8], timestamp| match key {
-            None => true,
-            Some(key) => match compare_parts(prefix, suffix, key) {
-                Ordering::Less => true,
-                Ordering::Equal => same(timestamp),
-                Ordering::Greater => false,
-            },
-        };
-        let block = Rc::clone(&self.block);
-        // The last restart that is wanted.
-        let (mut low, mut high) = (0, block.restarts);
-        while low < high {
-            let middle = low.midpoint(high);
-            let entry = block.restart(middle).and_then(|at| block.entry(at));
-            let is_wanted =
-                entry.is_some_and(|entry| wanted(&[], block.slice(&entry.suffix), entry.timestamp));
-            if is_wanted {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        self.entry = None;
-        let Some(restart) = low.checked_sub(1).and_then(|last| block.restart(last)) else {
-            return false;
-        };
-        self.stand_at(restart);
-        while let Some(end) = self.entry.as_ref().map(|entry| entry.content.end)
-            && let Some(next) = block.entry(end)
-            && let Some(prefix) = self.key.get(..next.shared)
-            && wanted(prefix, block.slice(&next.suffix), next.timestamp)
-        {
-            self.stand_at(end);
-        }
-        true
-    }
-}
-
-/// The key `prefix ‖ suffix` against `key`.
-fn compare_parts(prefix: &[u8], suffix: &[u8], key: &[u8]) -> Ordering {
-    match key.split_at_checked(prefix.len()) {
-        Some((start, rest)) => prefix.cmp(start).then_with(|| suffix.cmp(rest)),
-        // It is the longer one, unless it differs before.
-        None => prefix.cmp(key),
+    /// To the last entry whose key is before `key`, or is it and was written when `is_before` says so. False if there
+    /// is none, and then nowhere.
+    fn stand_before(&mut self, key: &[u8], is_before: impl Fn(Timestamp) -> bool) -> bool {
+        let (block, own) = (&*self.block, &mut self.key);
+        let gap = block.search(key, is_before, |entry| block.follow(entry, own));
+        self.entry = gap.before;
+        self.entry.is_some()
     }
 }
 
@@ -535,7 +616,11 @@ impl Cursor for BlockCursor {
     }
 
     fn seek_back(&mut self, key: Option<&[u8]>) -> Result<(), Missing> {
-        if self.last_where(key, |_| false) {
+        match key {
+            Some(key) => _ = self.seek_before(key),
+            None => self.last(),
+        }
+        if self.entry.is_some() {
             self.seek_newest();
         }
         Ok(())
@@ -552,7 +637,7 @@ impl Cursor for BlockCursor {
         }
         let spare = core::mem::take(&mut self.spare);
         let key = core::mem::replace(&mut self.key, spare);
-        let found = self.last_where(Some(&key), |_| false);
+        let found = self.stand_before(&key, |_| false);
         self.spare = key;
         if found {
             self.seek_newest();

@@ -73,7 +73,7 @@ impl Engine {
         }
         let reader = Reader::new(self, loaded, faults, wanted);
         let found = tree.get_in_runs(&reader, key, at, hidden_below)?;
-        let version = found.as_ref().and_then(Found::version);
+        let version = found.as_ref().map(Found::version);
         Ok(LookedUp {
             row: version.map_or(Row::ABSENT, |version| Row::of(&version)),
             is_new: is_newest,

@@ -16,7 +16,10 @@ use super::memtable::Memtable;
 use super::merge::{Merge, Source};
 use super::pool::ChunkPool;
 use super::range_set::Covering as _;
-use super::table::{ChunkSource, Dropped, Found, RunCursor, RunRanges, run_get};
+use super::table::{
+    ChunkSource, Dropped, Found, RunCursor, RunRanges, TableRanges, TableRef, table_get,
+    table_holding,
+};
 use super::types::{Missing, OutOfMemory, VersionRef};
 use crate::Timestamp;
 
@@ -54,9 +57,9 @@ pub enum InMemtables<'t> {
 
 impl Seen<'_> {
     /// The version.
-    pub fn version(&self) -> Option<VersionRef<'_>> {
+    pub fn version(&self) -> VersionRef<'_> {
         match self {
-            Self::InMemory(version) => Some(*version),
+            Self::InMemory(version) => *version,
             Self::InTable(found) => found.version(),
         }
     }
@@ -216,25 +219,19 @@ impl Tree {
         at: Timestamp,
         mut hidden_below: Option<Timestamp>,
     ) -> Result<Option<Found>, Missing> {
-        let mut until = Vec::new();
         for run in &self.runs {
             if hidden_below > Some(run.last) {
                 return Ok(None);
             }
-            let tables = &run.tables[..];
-            let ranges = RunRanges {
-                tables,
-                source,
-                since: None,
+            let Some(table) = table_holding(&run.tables, key) else {
+                continue;
             };
-            let (covering, _) = ranges.covering_until(key, at, &mut until)?;
-            hidden_below = hidden_below.max(covering);
-            if let Some(found) = run_get(tables, source, key, at)? {
-                let shown = found.version().is_some_and(|version| {
-                    let is_hidden = hidden_below.is_some_and(|below| version.timestamp < below);
-                    version.is_value() && !is_hidden
-                });
-                return Ok(shown.then_some(found));
+            hidden_below = hidden_below.max(newest_covering(table, source, key, at)?);
+            if let Some(found) = table_get(table, source, key, at)? {
+                let version = found.version();
+                let is_hidden = hidden_below.is_some_and(|below| version.timestamp < below);
+                let is_shown = version.is_value() && !is_hidden;
+                return Ok(is_shown.then_some(found));
             }
         }
         Ok(None)
@@ -254,19 +251,13 @@ impl Tree {
         let mut newest = in_memory
             .filter_map(|memtable| memtable.ranges().newest_covering(key, at))
             .max();
-        let mut until = Vec::new();
         for run in &self.runs {
             if newest >= Some(run.last) {
                 break;
             }
-            let tables = &run.tables[..];
-            let ranges = RunRanges {
-                tables,
-                source,
-                since: None,
-            };
-            let (covering, _) = ranges.covering_until(key, at, &mut until)?;
-            newest = newest.max(covering);
+            if let Some(table) = table_holding(&run.tables, key) {
+                newest = newest.max(newest_covering(table, source, key, at)?);
+            }
         }
         Ok(newest)
     }
@@ -336,6 +327,20 @@ impl Tree {
         }));
         Ok(sources)
     }
+}
+
+/// The newest range delete of a table that covers `key` at that time.
+fn newest_covering<S: ChunkSource>(
+    table: &TableRef,
+    source: &S,
+    key: &[u8],
+    at: Timestamp,
+) -> Result<Option<Timestamp>, Missing> {
+    if table.stats.range_deletes == 0 {
+        return Ok(None);
+    }
+    let (newest, _) = TableRanges { table, source }.covering_until(key, at, &mut Vec::new())?;
+    Ok(newest)
 }
 
 #[cfg(test)]
@@ -418,7 +423,7 @@ pub(crate) mod tests {
         pub(crate) fn check(&self, key: &[u8], at: Timestamp) {
             let found = retried(&self.chunks, 100, || {
                 let seen = self.tree.get(&self.chunks, key, at)?;
-                Ok(seen.map(|seen| Owned::of(&seen.version().unwrap())))
+                Ok(seen.map(|seen| Owned::of(&seen.version())))
             });
             let expected = self.expected(key, at);
             // Whose the pieces of a large value are is not for readers.

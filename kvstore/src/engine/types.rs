@@ -333,8 +333,11 @@ pub fn engine_key(db: DatabaseIndex, key: &[u8]) -> SmallVec<[u8; 64]> {
 
 /// Bytes that two keys have in common at their start.
 pub(crate) fn shared_bytes(one: &[u8], other: &[u8]) -> usize {
-    let pairs = one.iter().zip(other);
-    pairs.take_while(|(one, other)| one == other).count()
+    let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    let whole = 8 * words.take_while(|(one, other)| one == other).count();
+    let rest = |bytes| <[u8]>::get(bytes, whole..).unwrap_or_default().iter();
+    let pairs = rest(one).zip(rest(other));
+    whole + pairs.take_while(|(one, other)| one == other).count()
 }
 
 #[cfg(test)]

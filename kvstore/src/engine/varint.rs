@@ -24,7 +24,23 @@ pub(super) fn varint_len(value: u64) -> usize {
 
 /// Takes one off the front of `bytes`. `None` when it ends early, is longer than it needs to be, or exceeds 64 bits:
 /// every number has one form.
+#[inline]
 pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    // Nearly all have one byte or two.
+    match **bytes {
+        [byte, ref rest @ ..] if byte < 0x80 => {
+            *bytes = rest;
+            Some(u64::from(byte))
+        }
+        [low, high @ 1..0x80, ref rest @ ..] => {
+            *bytes = rest;
+            Some(u64::from(low & 0x7f) | u64::from(high) << 7)
+        }
+        _ => take_long_varint(bytes),
+    }
+}
+
+fn take_long_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for (at, &byte) in bytes.iter().enumerate().take(VARINT_BYTES_MAX) {
         let bits = u64::from(byte & 0x7f);
@@ -45,6 +61,7 @@ pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// Takes a length or count: one that fits into 32 bits.
+#[inline]
 pub(super) fn take_len(bytes: &mut &[u8]) -> Option<usize> {
     usize::try_from(u32::try_from(take_varint(bytes)?).ok()?).ok()
 }
@@ -57,6 +74,7 @@ pub(super) fn take_bytes<'b>(bytes: &mut &'b [u8], len: usize) -> Option<&'b [u8
 }
 
 /// Takes `N` bytes off the front.
+#[inline]
 pub(super) fn take_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, rest) = bytes.split_first_chunk::<N>()?;
     *bytes = rest;

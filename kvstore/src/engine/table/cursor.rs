@@ -2,10 +2,8 @@
 
 use alloc::rc::Rc;
 
-use super::{
-    ChunkSource, Head, TableRef, decode_refs, get_block, get_filter, get_head, get_partition,
-};
-use crate::engine::block::BlockCursor;
+use super::{ChunkSource, Head, TableRef, get_block, get_filter, get_head, get_partition, refs_in};
+use crate::engine::block::{Block, BlockCursor, Entry};
 use crate::engine::filter::{filter_may_contain, key_hash};
 use crate::engine::types::{ChunkRef, Cursor, Missing, VersionRef};
 use crate::{Key, Timestamp};
@@ -14,12 +12,15 @@ use crate::{Key, Timestamp};
 const AHEAD_MAX: u32 = 32;
 
 /// A version that was found, and the block that it is in.
-pub struct Found(BlockCursor);
+pub struct Found {
+    block: Rc<Block>,
+    entry: Entry,
+}
 
 impl Found {
     /// The version.
-    pub fn version(&self) -> Option<VersionRef<'_>> {
-        self.0.version().map(|(_, version)| version)
+    pub fn version(&self) -> VersionRef<'_> {
+        self.block.version(&self.entry)
     }
 }
 
@@ -38,27 +39,21 @@ pub fn table_get<S: ChunkSource>(
     }
     let reader = Reader { table, source };
     let head = reader.head()?;
-    let Some(partitions) = partition_of(&head, key, at) else {
+    let Some(partitions) = &head.partitions else {
         return Ok(None);
     };
-    let [_, filter] = refs_of(&partitions);
+    let [partition, filter] = partitions.refs_of(key, at);
     let filter = get_filter(source, table.object, filter, 0)?;
     if !filter_may_contain(&filter, key_hash(head.hash_seed(), key)) {
         return Ok(None);
     }
-    let mut place = reader.place_in(partitions, key, at)?;
-    if !place.entries.seek_here(key, at) {
-        // What is sought may be the first of the next block, if the key goes on there.
-        match reader.next_place(&place, 0, Some(key))? {
-            Some(next) => place = next,
-            None => return Ok(None),
-        }
-    }
-    let is_it = place
-        .entries
-        .version()
-        .is_some_and(|(found, version)| found == key && version.timestamp <= at);
-    Ok(is_it.then_some(Found(place.entries)))
+    let partition = get_partition(source, table.object, partition, 0)?;
+    let [block] = partition.refs_of(key, at);
+    let block = get_block(source, table.object, block, 0)?;
+    let Some((entry, is_of_key)) = block.first_from(key, at) else {
+        return reader.first_of_next(&head, key, at);
+    };
+    Ok(is_of_key.then_some(Found { block, entry }))
 }
 
 /// A key of the table, about uniformly at random as `random` is: of a random block of a random partition a random one.
@@ -132,11 +127,7 @@ impl Place {
 }
 
 fn refs_of<const R: usize>(index: &BlockCursor) -> [ChunkRef; R] {
-    let refs = index
-        .version()
-        .and_then(|(_, version)| decode_refs(version.content));
-    // Whoever parsed the index has seen them; and a cursor that is asked stands on one.
-    refs.unwrap_or([ChunkRef { offset: 0, len: 0 }; R])
+    refs_in(index.version().map(|(_, version)| version))
 }
 
 impl<S: ChunkSource> Reader<'_, S> {
@@ -167,6 +158,22 @@ impl<S: ChunkSource> Reader<'_, S> {
             blocks,
             entries,
         })
+    }
+
+    /// The first version in the block behind that of (`key`, `at`), if the key goes on there.
+    fn first_of_next(
+        &self,
+        head: &Head,
+        key: &[u8],
+        at: Timestamp,
+    ) -> Result<Option<Found>, Missing> {
+        let Some(partitions) = partition_of(head, key, at) else {
+            return Ok(None);
+        };
+        let place = self.place_in(partitions, key, at)?;
+        let next = self.next_place(&place, 0, Some(key))?;
+        let found = next.and_then(|next| next.entries.found(key, at));
+        Ok(found.map(|(block, entry)| Found { block, entry }))
     }
 
     /// The first entry of the next block; if `only` is given, only if that block begins with a version of it.

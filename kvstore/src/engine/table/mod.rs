@@ -12,22 +12,25 @@
 mod builder;
 mod cursor;
 mod head;
+mod index;
 mod run;
 
 pub use builder::{Pushed, TableBuilder, TableSummary, separator};
 pub use cursor::{Found, TableCursor, table_get, table_random_key};
 pub use head::{DroppedSlots, Head, RangesRef, STATISTIC_MAX, TableStats};
-pub use run::{RunCursor, RunRanges, run_get};
+pub use index::Index;
+pub use run::{RunCursor, RunRanges, table_holding};
+
+use index::{put_ref, refs_in, take_ref};
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use lfs::ObjectId;
 
-use super::block::{Block, BlockCursor};
+use super::block::Block;
 use super::range_set::{Covering, RangeSet};
-use super::types::{BlockError, ChunkRef, Content, Malformed, Missing, OutOfMemory};
-use super::varint::{put_varint, take_len, take_varint};
+use super::types::{BlockError, ChunkRef, Missing, OutOfMemory};
 use crate::{DatabaseIndex, Key, Timestamp};
 
 pub use lfs::CHUNK_BYTES_MAX;
@@ -183,56 +186,8 @@ pub enum Dropped {
     Swept,
 }
 
-/// A block whose entries say where chunks are: separators and, as inline values, `R` places each.
-#[derive(Debug)]
-pub struct Index<const R: usize>(Rc<Block>);
-
 /// Where the blocks of a part of a table are.
 pub type Partition = Index<1>;
-
-impl<const R: usize> Index<R> {
-    pub(super) fn parse(stored: &[u8]) -> Result<Self, BlockError> {
-        let block = Rc::new(Block::parse(stored)?);
-        let mut cursor = BlockCursor::new(Rc::clone(&block));
-        cursor.first();
-        while let Some((_, version)) = cursor.version() {
-            decode_refs::<R>(version.content).ok_or(Malformed)?;
-            cursor.advance();
-        }
-        Ok(Self(block))
-    }
-
-    fn cursor(&self) -> BlockCursor {
-        BlockCursor::new(Rc::clone(&self.0))
-    }
-
-    fn memory_bytes(&self) -> usize {
-        self.0.memory_bytes()
-    }
-}
-
-fn put_ref(target: &mut Vec<u8>, chunk: ChunkRef) {
-    put_varint(target, chunk.offset);
-    put_varint(target, u64::from(chunk.len));
-}
-
-fn take_ref(bytes: &mut &[u8]) -> Option<ChunkRef> {
-    let offset = take_varint(bytes)?;
-    let len = take_len(bytes).filter(|len| *len <= CHUNK_BYTES_MAX)?;
-    let len = u32::try_from(len).ok()?;
-    Some(ChunkRef { offset, len })
-}
-
-fn decode_refs<const R: usize>(content: Content<'_>) -> Option<[ChunkRef; R]> {
-    let Content::Inline(mut bytes) = content else {
-        return None;
-    };
-    let mut refs = [ChunkRef { offset: 0, len: 0 }; R];
-    for place in &mut refs {
-        *place = take_ref(&mut bytes)?;
-    }
-    bytes.is_empty().then_some(refs)
-}
 
 macro_rules! chunk_getters {
     ($($name:ident: $kind:ident -> $type:ty;)*) => {

@@ -2,23 +2,15 @@
 
 use alloc::vec::Vec;
 
-use super::{ChunkSource, Found, TableCursor, TableRanges, TableRef, table_get};
+use super::{ChunkSource, TableCursor, TableRanges, TableRef};
 use crate::Timestamp;
 use crate::engine::range_set::Covering;
 use crate::engine::types::{Cursor, Missing, VersionRef};
 
-/// The newest version of `key` in the run that is not newer than `at`.
-///
-/// # Errors
-/// Something is not in memory.
-pub fn run_get<S: ChunkSource>(
-    tables: &[TableRef],
-    source: &S,
-    key: &[u8],
-    at: Timestamp,
-) -> Result<Option<Found>, Missing> {
+/// The table that has what there is of `key`, range deletes included.
+pub fn table_holding<'t>(tables: &'t [TableRef], key: &[u8]) -> Option<&'t TableRef> {
     let table = tables.get(first_ending_behind(tables, key));
-    table.map_or(Ok(None), |table| table_get(table, source, key, at))
+    table.filter(|table| table.has(key))
 }
 
 /// The first table that does not end before `key` or at it.
@@ -177,6 +169,7 @@ mod tests {
 
     use super::*;
     use crate::engine::range_set::RangeSet;
+    use crate::engine::table::table_get;
     use crate::engine::table::tests::{Chunks, part_of, random_model, retried};
     use crate::engine::testing::{Model, Owned, Random, random_key, seed, walks_as_the_model};
 
@@ -242,9 +235,10 @@ mod tests {
             for _ in 0..50 {
                 let (key, at) = (random_key(&mut random), Timestamp(random.below(newest + 2)));
                 let found = retried(&run.chunks, 8, || {
-                    run_get(&run.tables, &run.chunks, &key, at)
+                    let table = table_holding(&run.tables, &key);
+                    table.map_or(Ok(None), |table| table_get(table, &run.chunks, &key, at))
                 });
-                let found = found.map(|found| Owned::of(&found.version().unwrap()));
+                let found = found.map(|found| Owned::of(&found.version()));
                 let expected = run.model.range((key.clone(), Reverse(at))..).next();
                 let expected = expected.filter(|((of, _), _)| *of == key);
                 assert_eq!(found.as_ref(), expected.map(|(_, version)| version));
