@@ -23,7 +23,23 @@ pub(crate) fn varint_len(value: u64) -> usize {
 
 /// Takes one off the front of `bytes`. `None` when it ends early, is longer than it needs to be, or
 /// exceeds 64 bits: every number has one form.
+#[inline]
 pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    // Nearly all have one byte or two.
+    match **bytes {
+        [byte, ref rest @ ..] if byte < 0x80 => {
+            *bytes = rest;
+            Some(u64::from(byte))
+        }
+        [low, high @ 1..0x80, ref rest @ ..] => {
+            *bytes = rest;
+            Some(u64::from(low & 0x7f) | u64::from(high) << 7)
+        }
+        _ => take_long_varint(bytes),
+    }
+}
+
+fn take_long_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for (at, &byte) in bytes.iter().enumerate().take(VARINT_BYTES_MAX) {
         let bits = u64::from(byte & 0x7f);

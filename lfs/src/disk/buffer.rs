@@ -4,6 +4,7 @@
 //! it to a DMA engine as it is. Requests own their buffer until they complete and then give it back.
 
 use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -85,8 +86,63 @@ impl Buffer {
     }
 }
 
+/// Buffers of requests that are through, for the next ones: small ones, and few.
+#[derive(Default)]
+pub(crate) struct SpareBuffers(RefCell<Vec<Buffer>>);
+
+/// Blocks of a buffer that is kept, and buffers that are, at most: 128 KiB.
+const SPARE_BLOCKS_MAX: usize = 2;
+const SPARE_MAX: usize = 16;
+
+impl SpareBuffers {
+    /// A buffer of `blocks` blocks to be read into: there can be anything in it.
+    pub(crate) fn take(&self, blocks: usize) -> Result<Buffer, BufferAllocError> {
+        let mut spare = self.0.borrow_mut();
+        let found = spare
+            .iter()
+            .rposition(|buffer| buffer.len_blocks() == blocks);
+        match found {
+            Some(found) => Ok(spare.swap_remove(found)),
+            None => Buffer::zeroed(blocks),
+        }
+    }
+
+    /// Keeps a buffer for the next request.
+    pub(crate) fn give_back(&self, buffer: Buffer) {
+        let mut spare = self.0.borrow_mut();
+        let is_small = (1..=SPARE_BLOCKS_MAX).contains(&buffer.len_blocks());
+        if is_small && spare.len() < SPARE_MAX && spare.try_reserve(1).is_ok() {
+            spare.push(buffer);
+        }
+    }
+}
+
 impl core::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Buffer({} blocks)", self.blocks.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_buffers_are_kept_for_the_next_reads_and_few_of_them() {
+        let spare = SpareBuffers::default();
+        let mut written = spare.take(2).expect("memory");
+        written.bytes_mut().fill(7);
+        spare.give_back(written);
+        assert_eq!(spare.take(1).expect("memory").bytes(), [0; BLOCK_SIZE]);
+        let again = spare.take(2).expect("memory");
+        assert_eq!(again.bytes(), [7; 2 * BLOCK_SIZE]);
+        for blocks in [0, SPARE_BLOCKS_MAX + 1] {
+            spare.give_back(Buffer::zeroed(blocks).expect("memory"));
+        }
+        assert_eq!(spare.0.borrow().len(), 0);
+        for _ in 0..2 * SPARE_MAX {
+            spare.give_back(Buffer::zeroed(1).expect("memory"));
+        }
+        assert_eq!(spare.0.borrow().len(), SPARE_MAX);
     }
 }

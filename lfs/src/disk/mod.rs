@@ -16,6 +16,7 @@ pub(crate) mod layout;
 mod mirror;
 pub(crate) mod superblock;
 
+pub(crate) use buffer::SpareBuffers;
 pub use buffer::{BLOCK_SIZE, Buffer, BufferAllocError};
 pub(crate) use copies::{
     OneCopy, PARTS_MAX, chosen_parts, put_together, read_both, read_checked, read_checked_within,

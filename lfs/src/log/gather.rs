@@ -220,40 +220,32 @@ impl OpenGroup {
         (group, sum, len(blocks))
     }
 
-    /// Copies gathered data, if all of `address..` lies in this group.
-    pub(crate) fn peek(&self, address: u64, target: &mut [u8]) -> bool {
+    /// Gathered data: `len` bytes from `address` on, if all of them lie in this group.
+    pub(crate) fn get(&self, address: u64, len: usize) -> Option<&[u8]> {
         let end = GROUP_HEADER_BYTES + self.data_len;
-        copy_from(self.block, &self.buffer, end, address, target)
+        bytes_of(self.block, &self.buffer, end, address, len)
     }
 }
 
 impl SealedGroup {
-    /// Copies bytes of the group, if all of `address..` lies in it.
-    pub(crate) fn peek(&self, address: u64, target: &mut [u8]) -> bool {
+    /// The `len` bytes from `address` on, if all of them lie in the group.
+    pub(crate) fn get(&self, address: u64, len: usize) -> Option<&[u8]> {
         let end = self.buffer.bytes().len();
-        copy_from(self.block, &self.buffer, end, address, target)
+        bytes_of(self.block, &self.buffer, end, address, len)
     }
 }
 
-fn copy_from(
+fn bytes_of(
     block: BlockIndex,
     buffer: &Buffer,
     end: usize,
     address: u64,
-    target: &mut [u8],
-) -> bool {
-    let Some(start) = address
-        .checked_sub(block.0 * BLOCK_SIZE as u64)
-        .and_then(|start| usize::try_from(start).ok())
-    else {
-        return false;
-    };
-    match buffer.bytes().get(..end).unwrap_or_default().get(start..) {
-        Some(bytes) if bytes.len() >= target.len() => {
-            let (bytes, _) = bytes.split_at(target.len());
-            target.copy_from_slice(bytes);
-            true
-        }
-        _ => false,
-    }
+    len: usize,
+) -> Option<&[u8]> {
+    let start = address.checked_sub(block.0 * BLOCK_SIZE as u64)?;
+    let start = usize::try_from(start).ok()?;
+    buffer
+        .bytes()
+        .get(..end)?
+        .get(start..start.checked_add(len)?)
 }

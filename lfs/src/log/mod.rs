@@ -37,7 +37,7 @@ use crate::seal::SharedVault;
 use crate::space::{SegmentKind, Segments};
 use crate::{
     AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, CommitNumber,
-    Counters, ReadOnly,
+    Counters, ReadOnly, StoredRange,
 };
 use gather::SealedGroup;
 
@@ -657,14 +657,24 @@ impl Log {
         self.progress.notify();
     }
 
-    /// Copies data that are not written yet; false when they are not in memory.
-    pub(crate) fn peek(&self, address: u64, target: &mut [u8]) -> bool {
+    /// A copy of bytes that are not written yet; `None` when they are not in memory.
+    pub(crate) fn copy_unwritten(&self, range: StoredRange) -> Option<Rc<[u8]>> {
+        self.unwritten(range, |bytes| Rc::from(bytes))
+    }
+
+    /// What `look` makes of bytes that are not written yet; `None` when they are not in memory.
+    pub(crate) fn unwritten<T>(
+        &self,
+        range: StoredRange,
+        look: impl FnOnce(&[u8]) -> T,
+    ) -> Option<T> {
+        let (address, len) = (range.address, range.len_bytes as usize);
         let state = self.state.borrow();
-        state.sealed.iter().any(|group| group.peek(address, target))
-            || state
-                .open
-                .as_ref()
-                .is_some_and(|group| group.peek(address, target))
+        let mut sealed = state.sealed.iter();
+        let open = state.open.as_ref();
+        let bytes = sealed.find_map(|group| group.get(address, len));
+        let bytes = bytes.or_else(|| open.and_then(|group| group.get(address, len)));
+        bytes.map(look)
     }
 
     /// Waits until no write is under way that contains the byte at `address`.

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use crate::checkpoint::{Checkpoint, ObjectInfo};
+use crate::disk::SpareBuffers;
 use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::{Reserves, SegmentId, Superblock};
 use crate::log::{Log, Part, Record};
@@ -79,6 +80,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) scrub_rate: Cell<Option<u64>>,
     /// How many are loading something from the device.
     pub(crate) loading: Cell<usize>,
+    /// Buffers that reads are done with.
+    pub(crate) spare_buffers: SpareBuffers,
 }
 
 pub(crate) struct Object {
@@ -163,6 +166,7 @@ impl<D: BlockDevice> FileSystem<D> {
             scrub: RefCell::default(),
             scrub_rate: Cell::default(),
             loading: Cell::default(),
+            spare_buffers: SpareBuffers::default(),
             volume: RefCell::new(volume),
         }
     }
@@ -441,7 +445,7 @@ impl<D: BlockDevice> FileSystem<D> {
             let vault = Rc::clone(&self.vault);
             Located::new(self.superblock, vault, id, &object.info, chunk)?
         };
-        let read = located.read(&self.device).await;
+        let read = located.read(&self.device, &self.spare_buffers).await;
         read.map_err(|error| match error {
             // Its segments may be somebody else's by now.
             ObjectReadError::Damaged { .. } if !self.objects.borrow().contains_key(&id) => {

@@ -341,7 +341,7 @@ fn root_directory(
     )
     .ok()?;
     let loaded = Loaded::default();
-    let no_log = |_, _: &mut [u8]| false;
+    let no_log = |_| None;
     let mut transaction =
         Transaction::new(&volume, At::Newest, &loaded, &no_log, options.created_ns);
     let (mode, owner) = (0o755, 0);

@@ -31,7 +31,7 @@ use super::unlock::{Unlock, unlock};
 use crate::checkpoint::{Checkpoint, read_slot};
 use crate::disk::layout::{NUMBER_MAX, SECTOR_SIZE, VALUE_OBJECT, checksum};
 use crate::disk::superblock::{SegmentId, State, Superblock, SuperblockFault};
-use crate::disk::{put_together, read_checked, read_together};
+use crate::disk::{SpareBuffers, put_together, read_checked, read_together};
 use crate::log::{
     Commit, GroupHeader, GroupKind, Log, LogCursor, Replay, ReplayFault, clock_after,
 };
@@ -254,7 +254,7 @@ impl<D: BlockDevice> Recovery<D> {
         let info = info.ok_or(ObjectReadError::NotFound)?;
         let vault = Rc::clone(&self.vault);
         let located = Located::new(self.superblock, vault, id, info, chunk)?;
-        located.read(&self.device).await
+        located.read(&self.device, &SpareBuffers::default()).await
     }
 
     /// Begins to read an object of the checkpoint.

@@ -30,10 +30,10 @@ pub use writer::ObjectWriter;
 use chunk::Unopened;
 
 use crate::checkpoint::ObjectInfo;
-use crate::disk::read_checked_within;
 use crate::disk::superblock::{SegmentId, Superblock};
+use crate::disk::{SpareBuffers, read_checked_within};
 use crate::seal::SharedVault;
-use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, ObjectId, ObjectReadError};
+use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, ObjectId, ObjectReadError};
 
 /// Bytes that a chunk holds, at most.
 pub const CHUNK_BYTES_MAX: usize = 128 << 10;
@@ -100,11 +100,15 @@ impl Located {
     }
 
     /// What the chunk holds: with one request, unless it is damaged in the copy that is read, or goes on in another segment.
-    pub(crate) async fn read(&self, device: &impl BlockDevice) -> Result<Vec<u8>, ObjectReadError> {
+    pub(crate) async fn read(
+        &self,
+        device: &impl BlockDevice,
+        spare: &SpareBuffers,
+    ) -> Result<Vec<u8>, ObjectReadError> {
         let blocks = ObjectBlocks::new(device, self.superblock, self.first_segment, &self.segments);
         let form = Form::new(&self.superblock, &self.vault);
         let mut bytes = Vec::new();
-        read_one(&blocks, &form, self.id, self.chunk, &mut bytes).await?;
+        read_one(&blocks, &form, spare, self.id, self.chunk, &mut bytes).await?;
         Ok(bytes)
     }
 }
@@ -113,6 +117,7 @@ impl Located {
 async fn read_one<D: BlockDevice>(
     blocks: &ObjectBlocks<'_, D>,
     form: &Form<'_>,
+    spare: &SpareBuffers,
     id: ObjectId,
     chunk: ChunkRef,
     bytes: &mut Vec<u8>,
@@ -131,9 +136,11 @@ async fn read_one<D: BlockDevice>(
         let stored = read.get(within.clone()).unwrap_or_default();
         form.open(id, chunk.offset, stored, bytes)
     };
-    let buffer = Buffer::zeroed(count).map_err(|_| ObjectReadError::OutOfMemory)?;
+    let buffer = spare.take(count);
+    let buffer = buffer.map_err(|_| ObjectReadError::OutOfMemory)?;
     let start = BlockIndex(first);
-    let (_, found) = read_checked_within(blocks, start, buffer, within.clone(), check).await;
+    let (buffer, found) = read_checked_within(blocks, start, buffer, within.clone(), check).await;
+    spare.give_back(buffer);
     match found.map_err(ObjectReadError::Device)? {
         Ok(()) => Ok(()),
         Err(Unopened::OutOfMemory) => Err(ObjectReadError::OutOfMemory),

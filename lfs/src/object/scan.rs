@@ -13,6 +13,7 @@ use super::chunk::{Form, Unopened};
 use super::writer::PIECE_BYTES;
 use super::{ChunkRef, ObjectBlocks, read_one};
 use crate::checkpoint::ObjectInfo;
+use crate::disk::SpareBuffers;
 use crate::disk::superblock::Superblock;
 use crate::seal::SharedVault;
 use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, ObjectId, ObjectReadError};
@@ -246,7 +247,16 @@ impl ObjectScan {
             };
             tried = Some(len);
             let chunk = ChunkRef { offset: at, len };
-            match read_one(&blocks, &outline.form(), outline.id, chunk, bytes).await {
+            match read_one(
+                &blocks,
+                &outline.form(),
+                &SpareBuffers::default(),
+                outline.id,
+                chunk,
+                bytes,
+            )
+            .await
+            {
                 Ok(()) => return Ok(len),
                 Err(ObjectReadError::OutOfMemory) => return Err(ObjectReadError::OutOfMemory),
                 Err(failed) => error = failed,

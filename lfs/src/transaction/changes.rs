@@ -54,11 +54,11 @@ impl<D: BlockDevice> FileSystem<D> {
             return Err(FileError::Conflict);
         }
         let mark = changes.set.mark();
-        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        let unwritten = |range| self.log.copy_unwritten(range);
         let volume = self.volume.borrow();
         let set = core::mem::take(&mut changes.set);
         let mut transaction =
-            Transaction::new(&volume, At::Newest, loaded, &peek, changes.now_ns).with_set(set);
+            Transaction::new(&volume, At::Newest, loaded, &unwritten, changes.now_ns).with_set(set);
         let result = body(&mut transaction);
         changes.set = transaction.into_set();
         if result.is_err() {

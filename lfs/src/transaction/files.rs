@@ -164,10 +164,10 @@ impl<D: BlockDevice> FileSystem<D> {
         loaded: &Loaded,
         body: &mut impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
     ) -> Result<(T, CommitNumber), CommitStop> {
-        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        let unwritten = |range| self.log.copy_unwritten(range);
         let (value, mut set) = {
             let volume = self.volume.borrow();
-            let mut transaction = Transaction::new(&volume, At::Newest, loaded, &peek, now_ns);
+            let mut transaction = Transaction::new(&volume, At::Newest, loaded, &unwritten, now_ns);
             let value = body(&mut transaction)?;
             (value, transaction.into_set())
         };
@@ -214,7 +214,7 @@ impl<D: BlockDevice> FileSystem<D> {
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, FileError>,
     ) -> Result<T, FileError> {
         let mut loaded = Loaded::default();
-        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        let unwritten = |range| self.log.copy_unwritten(range);
         loop {
             let result = {
                 let volume = self.volume.borrow();
@@ -222,7 +222,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 if matches!(at, At::Snapshot(commit) if !volume.snapshots.contains_key(&commit)) {
                     return Err(FileError::NotFound);
                 }
-                let mut transaction = Transaction::new(&volume, at, &loaded, &peek, 0);
+                let mut transaction = Transaction::new(&volume, at, &loaded, &unwritten, 0);
                 let result = body(&mut transaction);
                 if result.is_ok() && !transaction.into_set().is_empty() {
                     return Err(FileError::ReadOnly);
@@ -373,10 +373,9 @@ impl<D: BlockDevice> FileSystem<D> {
         range: StoredRange,
         copy: u8,
     ) -> Result<Rc<[u8]>, FileError> {
-        let mut bytes = alloc::vec![0; range.len_bytes as usize];
         self.log.settled(range.address).await;
-        if self.log.peek(range.address, &mut bytes) {
-            return Ok(Rc::from(bytes));
+        if let Some(bytes) = self.log.copy_unwritten(range) {
+            return Ok(bytes);
         }
         self.read_stored_copy(range, copy).await
     }
@@ -387,30 +386,36 @@ impl<D: BlockDevice> FileSystem<D> {
         range: StoredRange,
         copy: u8,
     ) -> Result<Rc<[u8]>, FileError> {
-        self.read_bytes(range, |start, buffer| {
-            self.device.read_copy(copy, start, buffer)
-        })
-        .await
+        let read = |start, buffer| self.device.read_copy(copy, start, buffer);
+        self.open_blocks(range, read, |bytes| Rc::from(bytes)).await
     }
 
     /// Reads bytes of the log, wherever they are by now.
     pub(crate) async fn read_stored(&self, range: StoredRange) -> Result<Rc<[u8]>, FileError> {
-        let len = range.len_bytes as usize;
-        self.log.settled(range.address).await;
-        let mut bytes = alloc::vec![0; len];
-        if self.log.peek(range.address, &mut bytes) {
-            return Ok(Rc::from(bytes));
-        }
-        self.read_bytes(range, |start, buffer| self.device.read(start, buffer))
-            .await
+        self.open_stored(range, |bytes| Rc::from(bytes)).await
     }
 
-    /// The bytes of a range, from the whole blocks that `read` gives.
-    async fn read_bytes<F>(
+    /// What `open` makes of bytes of the log, wherever they are by now.
+    pub(crate) async fn open_stored<T>(
+        &self,
+        range: StoredRange,
+        open: impl Fn(&[u8]) -> T,
+    ) -> Result<T, FileError> {
+        self.log.settled(range.address).await;
+        if let Some(opened) = self.log.unwritten(range, &open) {
+            return Ok(opened);
+        }
+        let read = |start, buffer| self.device.read(start, buffer);
+        self.open_blocks(range, read, open).await
+    }
+
+    /// What `open` makes of the bytes of a range, out of the whole blocks that `read` gives.
+    async fn open_blocks<F, T>(
         &self,
         range: StoredRange,
         read: impl FnOnce(BlockIndex, Buffer) -> F,
-    ) -> Result<Rc<[u8]>, FileError>
+        open: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, FileError>
     where
         F: Future<Output = (Buffer, Result<(), DeviceError>)>,
     {
@@ -419,12 +424,15 @@ impl<D: BlockDevice> FileSystem<D> {
         let first = range.address / block;
         let end = range.address.saturating_add(len as u64).div_ceil(block);
         let blocks = usize::try_from(end - first).map_err(|_| FileError::OutOfMemory)?;
-        let buffer = Buffer::zeroed(blocks).map_err(|_| FileError::OutOfMemory)?;
+        let buffer = self.spare_buffers.take(blocks);
+        let buffer = buffer.map_err(|_| FileError::OutOfMemory)?;
         let (buffer, read) = read(BlockIndex(first), buffer).await;
         read.map_err(FileError::Device)?;
         let at = usize::try_from(range.address - first * block).unwrap_or(usize::MAX);
         let found = buffer.bytes().get(at..at.saturating_add(len));
-        Ok(Rc::from(found.unwrap_or_default()))
+        let opened = open(found.unwrap_or_default());
+        self.spare_buffers.give_back(buffer);
+        Ok(opened)
     }
 
     /// Commits what a transaction changed, with what the layer above records, in this step or not at all; then `set` is
@@ -764,10 +772,10 @@ impl<D: BlockDevice> FileSystem<D> {
 }
 
 /// Something that is being loaded.
-struct Loading<'f, D: BlockDevice>(&'f FileSystem<D>);
+pub(super) struct Loading<'f, D: BlockDevice>(&'f FileSystem<D>);
 
 impl<'f, D: BlockDevice> Loading<'f, D> {
-    fn begin(filesystem: &'f FileSystem<D>) -> Self {
+    pub(super) fn begin(filesystem: &'f FileSystem<D>) -> Self {
         filesystem.loading.update(|count| count + 1);
         Self(filesystem)
     }

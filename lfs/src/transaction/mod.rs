@@ -95,7 +95,7 @@ pub struct Transaction<'v> {
     at: At,
     loaded: &'v Loaded,
     /// Bytes of data that were appended but not written yet.
-    peek: &'v dyn Fn(u64, &mut [u8]) -> bool,
+    unwritten: &'v dyn Fn(StoredRange) -> Option<Rc<[u8]>>,
     set: WriteSet,
     /// What was read, of a transaction that stays open.
     reads: Option<ReadSet>,
@@ -108,14 +108,14 @@ impl<'v> Transaction<'v> {
         volume: &'v Volume,
         at: At,
         loaded: &'v Loaded,
-        peek: &'v dyn Fn(u64, &mut [u8]) -> bool,
+        unwritten: &'v dyn Fn(StoredRange) -> Option<Rc<[u8]>>,
         now_ns: i64,
     ) -> Self {
         Self {
             volume,
             at,
             loaded,
-            peek,
+            unwritten,
             set: WriteSet::new(volume.next_object.get()),
             reads: None,
             now_ns,
@@ -326,8 +326,7 @@ impl<'v> Transaction<'v> {
         {
             return Some(Rc::clone(bytes));
         }
-        let mut bytes = alloc::vec![0; range.len_bytes as usize];
-        (self.peek)(range.address, &mut bytes).then(|| Rc::from(bytes))
+        (self.unwritten)(range)
     }
 
     /// Stages that `object` has no data from one block's start up to that of another.

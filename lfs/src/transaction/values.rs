@@ -7,11 +7,15 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use super::files::Loading;
 use super::volume::after;
 use super::write_set::{Loaded, Staged};
 use super::{At, Run, piece_of};
 use crate::disk::layout::VALUE_OBJECT;
-use crate::{BLOCK_SIZE, BlockDevice, FileError, FileSystem, Transaction};
+use crate::tree::Key;
+use crate::{
+    BLOCK_SIZE, BlockDevice, FileError, FileSystem, ItemKey, ItemKind, StoredRange, Transaction,
+};
 
 /// Offsets in the value file are below this.
 pub const VALUE_OFFSETS: u64 = 1 << 62;
@@ -44,9 +48,9 @@ impl<D: BlockDevice> FileSystem<D> {
         len: usize,
         loaded: &Loaded,
     ) -> Result<Vec<u8>, FileError> {
-        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        let unwritten = |range| self.log.copy_unwritten(range);
         let volume = self.volume.borrow();
-        let transaction = Transaction::new(&volume, At::Newest, loaded, &peek, 0);
+        let transaction = Transaction::new(&volume, At::Newest, loaded, &unwritten, 0);
         let end = offset.saturating_add(len as u64);
         let runs = transaction.layout(VALUE_OBJECT, offset, end)?;
         let there = runs.iter().map(Run::range).map(|(start, end)| end - start);
@@ -60,6 +64,48 @@ impl<D: BlockDevice> FileSystem<D> {
         bytes.resize(len, 0);
         transaction.read_runs(runs, VALUE_OBJECT, offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// The same, read from the device where it is not in memory: what was written there once is never anything else.
+    ///
+    /// # Errors
+    /// Those of [`read_value`](Self::read_value) but for faults, and those of [`load`](Self::load).
+    pub async fn load_value(&self, offset: u64, len: usize) -> Result<Vec<u8>, FileError> {
+        let _counted = Loading::begin(self);
+        let mut loaded = Loaded::default();
+        loop {
+            // Nearly always it is all of one extent, and right.
+            if loaded.data.is_empty()
+                && let Some(bytes) = self.load_whole(offset, len).await
+            {
+                return Ok(bytes);
+            }
+            self.refresh(&mut loaded);
+            match self.read_value(offset, len, &loaded) {
+                Err(FileError::Fault(fault)) => self.load(fault, &mut loaded).await?,
+                read => return read,
+            }
+        }
+    }
+
+    /// A value that is all of one extent, opened where it was read; `None` if it is not, or something is missing or wrong.
+    async fn load_whole(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let key = ItemKey::new(VALUE_OBJECT, ItemKind::Extent, offset);
+        let item = self.volume.borrow().live.get(&Key::live(key)).ok()?;
+        let at = piece_of(key, &item?).ok()?;
+        let range = StoredRange {
+            address: at.piece.address,
+            len_bytes: at.piece.stored_len,
+        };
+        if at.piece.len as usize != len {
+            return None;
+        }
+        let identity = at.piece.identity(VALUE_OBJECT, offset, at.birth);
+        let open = |stored: &[u8]| {
+            let sealer = self.vault.sealer();
+            at.piece.read(sealer, identity, stored, &(0..len as u64))
+        };
+        self.open_stored(range, open).await.ok()?.ok()
     }
 
     /// Lets go of what of `loaded` may have moved since it was loaded: before it is read from again, when something was awaited in between.

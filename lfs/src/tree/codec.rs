@@ -475,7 +475,17 @@ impl<'b> Reader<'b> {
         self.take(N)?.try_into().ok()
     }
 
+    #[inline]
     fn varint(&mut self) -> Option<u64> {
+        // Nearly all have one byte.
+        if let [byte @ ..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Some(u64::from(*byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;

@@ -220,11 +220,11 @@ impl<D: BlockDevice> FileSystem<D> {
     ) -> Result<T, FileError> {
         let at = self.state_of(transaction)?;
         let mark = transaction.set.mark();
-        let peek = |address, target: &mut [u8]| self.log.peek(address, target);
+        let unwritten = |range| self.log.copy_unwritten(range);
         let volume = self.volume.borrow();
         let set = core::mem::take(&mut transaction.set);
         let reads = core::mem::take(&mut transaction.reads);
-        let mut view = Transaction::new(&volume, at, loaded, &peek, now_ns)
+        let mut view = Transaction::new(&volume, at, loaded, &unwritten, now_ns)
             .with_set(set)
             .with_reads(reads);
         let result = body(&mut view);
