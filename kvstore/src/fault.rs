@@ -17,10 +17,11 @@ use crate::misses::{KeysRead, LoadedKeys, mix};
 use crate::store::Store;
 use crate::transactions::locks::{Owner, Ticket};
 use crate::transactions::registry::LockOwner;
+use crate::values::{LoadedValues, ValueFault};
 use crate::{CommitError, DatabaseIndex, Timestamp, Transaction};
 
 /// Faults that one attempt notes at most: those behind the first are a guess.
-pub const FAULTS_MAX: usize = 64;
+pub const FAULTS_MAX: usize = 128;
 
 /// Bytes of tables that one transaction can have loaded. It bounds keys only: of files, and of large values, a
 /// transaction has at hand what it needs, however much that is.
@@ -29,7 +30,7 @@ pub const LOADED_KEY_BYTES_MAX: usize = 8 << 20;
 /// Something that has to be loaded first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// What files, and large values, are made of.
+    /// What files are made of.
     File(lfs::Fault),
     /// What keys are made of.
     Keys(KeysFault),
@@ -48,6 +49,7 @@ pub struct KeysFault(KeysNeed);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum KeysNeed {
     Chunk(ChunkFault),
+    Value(ValueFault),
     /// As if it were on the disk only.
     Simulated(KeysRead),
     /// It was tried, and cannot be.
@@ -57,6 +59,10 @@ enum KeysNeed {
 impl KeysFault {
     pub(crate) fn chunk(fault: ChunkFault) -> Self {
         Self(KeysNeed::Chunk(fault))
+    }
+
+    pub(crate) fn value(fault: ValueFault) -> Self {
+        Self(KeysNeed::Value(fault))
     }
 
     pub(crate) fn simulated(read: KeysRead) -> Self {
@@ -120,6 +126,7 @@ pub enum TransactError {
 pub struct Loaded {
     pub(crate) files: lfs::Loaded,
     pub(crate) chunks: LoadedChunks,
+    pub(crate) values: LoadedValues,
     pub(crate) keys: LoadedKeys,
     /// Who waits for locks on its behalf, and holds turns.
     waiting: Option<LockOwner>,
@@ -152,7 +159,8 @@ impl Drop for Counted {
 impl Loaded {
     /// Memory that it keeps.
     pub fn memory_bytes(&self) -> usize {
-        self.files.memory_bytes() + self.chunks.memory_bytes() + self.keys.memory_bytes()
+        let keys = self.chunks.memory_bytes() + self.keys.memory_bytes();
+        self.files.memory_bytes() + keys + self.values.memory_bytes()
     }
 
     /// Its transaction is through: empties it. Costs nothing when nothing had to be loaded.
@@ -200,7 +208,7 @@ impl<D: BlockDevice> Store<D> {
         loaded.used = true;
         loaded.keys.begin_load();
         let begins_with_file = matches!(faults.first(), Some(Fault::File(_)));
-        let (mut files, mut chunks) = (Vec::new(), Vec::new());
+        let (mut files, mut chunks, mut values) = (Vec::new(), Vec::new(), Vec::new());
         for (number, fault) in faults.into_iter().enumerate() {
             let done = match fault {
                 Fault::File(fault) => {
@@ -228,6 +236,10 @@ impl<D: BlockDevice> Store<D> {
                     chunks.push(fault);
                     Ok(())
                 }
+                Fault::Keys(KeysFault(KeysNeed::Value(fault))) => {
+                    values.push(fault);
+                    Ok(())
+                }
             };
             match done {
                 Err(error) if number == 0 => return Err(error),
@@ -240,6 +252,9 @@ impl<D: BlockDevice> Store<D> {
             Err(error) if begins_with_file => Err(LoadError::File(error)),
             _ => self.load_chunks(chunks, &mut loaded.chunks).await,
         };
+        if done.is_ok() && !values.is_empty() {
+            self.load_values(values, &mut loaded.values).await;
+        }
         loaded.count(&self.engine.loaded_bytes);
         self.share_memory();
         done
@@ -257,13 +272,18 @@ impl<D: BlockDevice> Store<D> {
         file_time_ns: i64,
         mut body: impl FnMut(&mut Transaction<'_, D>) -> Result<T, Missing>,
     ) -> Result<(T, Timestamp), TransactError> {
-        let mut loaded = Loaded::default();
+        let mut loaded = self.unused.take().unwrap_or_default();
         loop {
             let mut transaction = self.transaction(now_ms, file_time_ns, &mut loaded);
             let result = body(&mut transaction);
             let faults = if let Ok(value) = result {
                 match transaction.commit() {
-                    Ok(timestamp) => return Ok((value, timestamp)),
+                    Ok(timestamp) => {
+                        if !loaded.used && !self.misses.are_on() {
+                            self.unused.set(Some(loaded));
+                        }
+                        return Ok((value, timestamp));
+                    }
                     Err(CommitError::Fault(faults)) => faults,
                     Err(error) => return Err(error.into()),
                 }

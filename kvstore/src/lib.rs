@@ -4,7 +4,7 @@
 //! - [`Store`]: all of it, over one device; `recovery`: how it is opened;
 //! - [`Transaction`], `write_set`: reads and writes that commit as one; `files`: files in the same commit;
 //! - `transactions`, [`OpenTransaction`]: those that stay open while others commit, what they conflict on, locks;
-//! - [`Fault`], [`Loaded`]: what has to be loaded before a transaction can be run; `misses`: as if it had, for tests;
+//! - [`Fault`], [`Loaded`]: what has to be loaded before a transaction can be run; `values`: large values among it; `misses`: as if it had, for tests;
 //! - `engine`: memtables, tables and their manifest, the cache, what a commit says in the log; which versions are needed, and what to merge next;
 //! - `maintenance`: flushes, compaction, sweeps of large values, and the room and pace they have;
 //! - [`Snapshot`], `view`: pins a timestamp, and with it the versions it sees; [`Walk`]: the keys that it, or an open transaction, shows, in steps;
@@ -45,6 +45,7 @@ mod transaction;
 #[doc(hidden)]
 pub mod transactions;
 mod value;
+mod values;
 mod view;
 mod walk;
 #[doc(hidden)]

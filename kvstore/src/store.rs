@@ -97,6 +97,8 @@ pub struct Store<D: BlockDevice> {
     pub(crate) garbage_percent_max: Cell<u32>,
     /// Memory for the payload of the commit at hand.
     pub(crate) payload: RefCell<Vec<u8>>,
+    /// What the next transaction that is run until nothing is missing may take for what it loads.
+    pub(crate) unused: Cell<Option<Box<Loaded>>>,
     /// Of the scrub under way, or of the last one.
     pub(crate) damage: RefCell<Damage>,
     pub(crate) misses: Misses,
@@ -188,6 +190,7 @@ impl<D: BlockDevice> Store<D> {
             large_value_bytes: Cell::new(LARGE_VALUE_BYTES),
             garbage_percent_max: Cell::new(GARBAGE_PERCENT),
             payload: RefCell::default(),
+            unused: Cell::default(),
             damage: RefCell::default(),
             misses: Misses::default(),
         };

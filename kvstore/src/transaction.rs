@@ -20,12 +20,14 @@ use crate::engine::cache::CacheKey;
 use crate::engine::cached::{CacheEntry, Row, RowContent};
 use crate::engine::loads::{ChunkFault, Wanted};
 use crate::engine::look_up::Probe;
+use crate::engine::state::Engine;
 use crate::engine::types::{LargeRef, Missing as NotInMemory, Piece, Pieces, engine_key};
 use crate::fault::{FAULTS_MAX, Fault, KeysFault, LoadError, Loaded, Missing};
 use crate::misses::KeysRead;
 use crate::store::Store;
 use crate::transactions::open::Rest;
 use crate::transactions::reads::TooLarge;
+use crate::values::{ValueFault, cached_as};
 use crate::write_set::{Grown, Write, WriteSet};
 use crate::{CommitError, DatabaseIndex, Entry, KEY_BYTES_MAX, Key, Timestamp, Value};
 
@@ -36,9 +38,6 @@ pub(crate) use commit::{Growth, content_growth};
 
 /// Entries of the cache that a transaction makes of what it read, at most.
 const FOUND_MAX: usize = 64;
-
-/// Large values up to this are cached.
-const CACHED_VALUE_BYTES_MAX: usize = 64 << 10;
 
 /// What reads at the newest state read at.
 const NEWEST: Timestamp = Timestamp(u64::MAX);
@@ -69,15 +68,10 @@ pub struct Transaction<'s, D: BlockDevice> {
     chunk_faults: RefCell<Vec<ChunkFault>>,
     /// Something was: what was read is not all there is, and nothing may come of it.
     in_vain: bool,
-    /// What was read, for the cache. It goes there at the end, so that nothing that was found leaves the cache meanwhile.
-    found: Vec<Found>,
+    /// What was read of keys, for the cache. It goes there at the end, so that nothing that was found leaves the cache meanwhile.
+    found: Vec<(Key, Row)>,
     /// Random keys that were asked for.
     draws: u64,
-}
-
-enum Found {
-    Row(Key, Row),
-    Value(u64, Value),
 }
 
 /// Its own, or somebody else's.
@@ -193,6 +187,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// What has to be loaded before this transaction can be run; what is needed first comes first. Nothing unless it
     /// [is in vain](Self::is_in_vain).
     pub fn take_faults(&mut self) -> Vec<Fault> {
+        // The next attempt need not look for it again.
+        self.remember();
         let mut faults = core::mem::take(&mut self.faults);
         let chunks = self.chunk_faults.take();
         faults.extend(
@@ -342,7 +338,13 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             joined.insert(0, *last);
             pieces.pop();
         }
-        let mut bytes = self.read_extents(&joined)?;
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(behind).is_err() {
+            return Err(self.fail(LoadError::OutOfMemory));
+        }
+        if !joined.is_empty() {
+            bytes.extend_from_slice(&self.loaded_part(&joined, None)?);
+        }
         bytes.extend_from_slice(tail);
         Ok(Grown {
             pieces,
@@ -492,8 +494,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         };
         self.depends_on = self.depends_on.max(since);
         if found.is_new && self.found.len() < FOUND_MAX {
-            self.found
-                .push(Found::Row(Key::from(key), found.row.clone()));
+            self.found.push((Key::from(key), found.row.clone()));
         }
         Ok(found.row)
     }
@@ -509,60 +510,36 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
     }
 
-    /// Reads the first pieces of a large value.
+    /// The first pieces of a large value.
     fn read_pieces(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
-        let len: usize = pieces.iter().map(|piece| piece.bytes as usize).sum();
-        let Some(last) = pieces.last() else {
-            return Ok(Value::default());
-        };
-        // Behind which pieces one comes is always the same.
-        let cached_as = last.slot;
-        let is_small = len <= CACHED_VALUE_BYTES_MAX;
-        if is_small
-            && let Some(CacheEntry::Value(value)) = self
-                .store
-                .engine
-                .cache
-                .borrow_mut()
-                .get(&CacheKey::Value(cached_as))
-        {
-            return Ok(value.clone());
+        match cached_value(&self.store.engine, pieces) {
+            Some(value) => Ok(value),
+            None => self.loaded_value(pieces),
         }
-        let value = Value::from(self.read_extents(pieces)?);
-        if is_small && self.found.len() < FOUND_MAX {
-            self.found.push(Found::Value(cached_as, value.clone()));
-        }
-        Ok(value)
     }
 
-    fn read_extents(&mut self, pieces: &[Piece]) -> Result<Vec<u8>, Missing> {
-        let len: usize = pieces.iter().map(|piece| piece.bytes as usize).sum();
-        let mut bytes = Vec::new();
-        if bytes.try_reserve_exact(len).is_err() {
-            return Err(self.fail(LoadError::OutOfMemory));
-        }
-        let mut is_missing = false;
-        for (offset, len) in pieces.iter().flat_map(Piece::extents) {
-            let read = self
-                .store
-                .filesystem
-                .read_value(offset, len, &self.loaded.files);
-            match read {
-                Ok(extent) => bytes.extend_from_slice(&extent),
-                Err(FileError::Fault(fault)) => {
-                    is_missing = true;
-                    self.note(Fault::File(fault));
-                    if self.has_all_faults() {
-                        break;
-                    }
+    /// The same as it was loaded for this transaction.
+    fn loaded_value(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
+        self.loaded_part(pieces, cached_as(pieces))
+    }
+
+    /// Some pieces in a row of a large value, as they were loaded.
+    fn loaded_part(&mut self, pieces: &[Piece], cached_as: Option<u64>) -> Result<Value, Missing> {
+        match self.loaded.values.get(pieces) {
+            Some(Ok(value)) => Ok(value.clone()),
+            Some(Err(error)) => {
+                let error = LoadError::File(error.clone());
+                Err(self.fail(error))
+            }
+            None => {
+                self.in_vain = true;
+                if !self.has_all_faults() {
+                    let fault = ValueFault::new(pieces, cached_as);
+                    self.faults.push(Fault::Keys(KeysFault::value(fault)));
                 }
-                Err(error) => return Err(self.fail(LoadError::File(error))),
+                Err(Missing::new())
             }
         }
-        if is_missing {
-            return Err(self.miss());
-        }
-        Ok(bytes)
     }
 
     /// Whether what `read` needs is there, if a test wants it otherwise (`misses`).
@@ -615,13 +592,20 @@ impl<D: BlockDevice> Transaction<'_, D> {
             return;
         }
         let mut cache = self.store.engine.cache.borrow_mut();
-        for found in self.found.drain(..) {
-            match found {
-                Found::Row(key, row) => cache.insert(&CacheKey::Row(&key), CacheEntry::Row(row)),
-                Found::Value(slot, value) => {
-                    cache.insert(&CacheKey::Value(slot), CacheEntry::Value(value));
-                }
-            }
+        for (key, row) in self.found.drain(..) {
+            cache.insert(&CacheKey::Row(&key), CacheEntry::Row(row));
         }
+    }
+}
+
+/// The first pieces of a large value, if they are in the cache.
+fn cached_value(engine: &Engine, pieces: &[Piece]) -> Option<Value> {
+    if pieces.is_empty() {
+        return Some(Value::default());
+    }
+    let slot = cached_as(pieces)?;
+    match engine.cache.borrow_mut().get(&CacheKey::Value(slot)) {
+        Some(CacheEntry::Value(value)) => Some(value.clone()),
+        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use lfs::{BlockDevice, FileError, together};
+use lfs::{BlockDevice, together};
 
 use crate::engine::cached::{Row, RowContent};
 use crate::engine::loads::{ChunkFault, LoadedChunks, Reader, Wanted};
@@ -205,25 +205,12 @@ impl<D: BlockDevice> Store<D> {
             if behind <= offset || start >= end {
                 continue;
             }
-            let extent = self.read_extent(at, extent_bytes).await?;
+            let extent = self.filesystem.load_value(at, extent_bytes).await;
+            let extent = extent.map_err(LoadError::File)?;
             let part = offset.saturating_sub(start)..end.min(behind) - start;
             bytes.extend_from_slice(extent.get(part).unwrap_or_default());
         }
         Ok(bytes)
-    }
-
-    async fn read_extent(&self, at: u64, len: usize) -> Result<Vec<u8>, LoadError> {
-        let mut loaded = lfs::Loaded::default();
-        loop {
-            self.filesystem.refresh(&mut loaded);
-            let fault = match self.filesystem.read_value(at, len, &loaded) {
-                Ok(bytes) => return Ok(bytes),
-                Err(FileError::Fault(fault)) => fault,
-                Err(error) => return Err(LoadError::File(error)),
-            };
-            let load = self.filesystem.load(fault, &mut loaded).await;
-            load.map_err(LoadError::File)?;
-        }
     }
 }
 

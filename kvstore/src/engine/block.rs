@@ -553,11 +553,6 @@ impl BlockCursor {
         self.entry.is_some() && first.is_some_and(|first| self.block.suffix(&first) == self.key)
     }
 
-    /// The key that it stands on.
-    pub(super) fn key(&self) -> &[u8] {
-        &self.key
-    }
-
     /// The version it stands on, and its key.
     pub fn version(&self) -> Option<(&[u8], VersionRef<'_>)> {
         let entry = self.entry.as_ref()?;
@@ -647,6 +642,10 @@ impl Cursor for BlockCursor {
 
     fn current(&self) -> Option<(&[u8], VersionRef<'_>)> {
         self.version()
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.entry.is_some().then_some(&self.key[..])
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the cache holds: rows, chunks of tables, large values.
 
-use alloc::boxed::Box;
+use smallvec::SmallVec;
 
 use super::cache::Cost;
 use super::table::Cached;
@@ -46,8 +46,8 @@ pub(crate) enum RowContent {
     Absent,
     /// A value.
     Inline(Value),
-    /// The coded form of a large one.
-    Large(Box<[u8]>),
+    /// The coded form of a large one: of one piece nearly always.
+    Large(SmallVec<[u8; 16]>),
 }
 
 impl Row {
@@ -71,6 +71,20 @@ impl Row {
         }
     }
 
+    /// The version that it is the row of.
+    pub(crate) fn version(&self) -> VersionRef<'_> {
+        VersionRef {
+            timestamp: self.timestamp,
+            expires_at_ms: self.expires_at_ms,
+            below: false,
+            content: match &self.content {
+                RowContent::Absent => Content::Tombstone,
+                RowContent::Inline(value) => Content::Inline(value),
+                RowContent::Large(_) => self.large().map_or(Content::Tombstone, Content::Large),
+            },
+        }
+    }
+
     /// Whether it has a value, expired or not.
     pub(crate) fn is_value(&self) -> bool {
         !matches!(self.content, RowContent::Absent)
@@ -79,7 +93,7 @@ impl Row {
     /// The large value that it has.
     pub(crate) fn large(&self) -> Option<LargeRef<'_>> {
         match &self.content {
-            RowContent::Large(bytes) => LargeRef::parse(bytes).ok(),
+            RowContent::Large(bytes) => Some(LargeRef::of_checked(bytes)),
             _ => None,
         }
     }
@@ -105,12 +119,7 @@ impl Row {
 
     /// What it adds to the data, with a key of so many bytes.
     pub(crate) fn bytes(&self, key_bytes: usize) -> Growth {
-        let content = match &self.content {
-            RowContent::Absent => Content::Tombstone,
-            RowContent::Inline(value) => Content::Inline(value),
-            RowContent::Large(_) => self.large().map_or(Content::Tombstone, Content::Large),
-        };
-        content_growth(&content, key_bytes)
+        content_growth(&self.version().content, key_bytes)
     }
 
     fn memory_bytes(&self) -> usize {

@@ -10,6 +10,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 use super::range_set::Covering;
 use super::types::{Content, Cursor, Missing, VersionRef};
@@ -69,8 +70,19 @@ pub struct Merge<'c> {
     since: Option<Timestamp>,
     backward: bool,
     phase: Phase,
+    /// Something that was asked about has range deletes that hide something.
+    hides: bool,
+    /// The newest source with `key`, and whether it is the only one: of others nothing need be found out.
+    nearest: Nearest,
     /// The key that it came to.
     key: Vec<u8>,
+}
+
+/// Which source has the next key, the newest of those that do.
+#[derive(Clone, Copy, Default)]
+struct Nearest {
+    source: usize,
+    is_alone: bool,
 }
 
 /// Where a scan is.
@@ -99,6 +111,8 @@ impl<'c> Merge<'c> {
             since: None,
             backward: false,
             phase: Phase::Between,
+            hides: false,
+            nearest: Nearest::default(),
             key: Vec::new(),
         }
     }
@@ -159,7 +173,7 @@ impl<'c> Merge<'c> {
     }
 
     fn turn(&mut self, backward: bool) {
-        self.backward = backward;
+        (self.backward, self.hides) = (backward, false);
         self.phase = Phase::Between;
         for member in &mut self.members {
             (member.strayed, member.ended, member.hides.known) = (false, false, false);
@@ -168,7 +182,7 @@ impl<'c> Merge<'c> {
 
     /// The version that it stands on when it gives all of them, its key, and the number of its source.
     pub fn version(&self) -> Option<(usize, &[u8], VersionRef<'_>)> {
-        let source = self.nearest()?;
+        let Nearest { source, .. } = self.nearest()?;
         let (key, version) = self.members.get(source)?.current()?;
         Some((source, key, version))
     }
@@ -179,7 +193,7 @@ impl<'c> Merge<'c> {
     /// Something is not in memory. Then it stands where it stood.
     pub fn next_version(&mut self) -> Result<(), Missing> {
         let nearest = self.nearest();
-        let member = nearest.and_then(|source| self.members.get_mut(source));
+        let member = nearest.and_then(|nearest| self.members.get_mut(nearest.source));
         member.map_or(Ok(()), |member| member.source.cursor.next())
     }
 
@@ -202,9 +216,10 @@ impl<'c> Merge<'c> {
                 let Some(nearest) = self.nearest() else {
                     return Ok(ScanStep::End);
                 };
-                let here = self.members.get(nearest).and_then(Member::current);
+                self.nearest = nearest;
+                let here = self.members.get(nearest.source).and_then(Member::key);
                 self.key.clear();
-                self.key.extend_from_slice(here.map_or(&[], |(key, _)| key));
+                self.key.extend_from_slice(here.unwrap_or_default());
                 if *look == 0 {
                     out.clear();
                     out.extend_from_slice(&self.key);
@@ -231,19 +246,27 @@ impl<'c> Merge<'c> {
     /// The source that shows a value of the key at the time; it stands on it.
     fn resolve(&mut self, look: &mut usize) -> Result<Option<usize>, Missing> {
         let (key, at) = (&self.key[..], self.at);
+        let Nearest { source, is_alone } = self.nearest;
         // All that stand on it are gone through, though one alone is shown.
-        let standing = self.members.iter().filter_map(Member::current);
+        let last = if is_alone {
+            source + 1
+        } else {
+            self.members.len()
+        };
+        let may_stand = self.members.get(source..last).unwrap_or_default();
+        let standing = may_stand.iter().filter_map(Member::current);
         for (_, version) in standing.filter(|(here, _)| *here == key) {
             *look = look.saturating_sub(looks_for_version(key, &version));
         }
         let mut hidden_below = None;
-        for (number, member) in self.members.iter_mut().enumerate() {
+        for (number, member) in self.members.iter_mut().enumerate().take(last) {
             // Nothing from here on is newer than what hides it.
             if hidden_below > Some(member.source.last) {
                 return Ok(None);
             }
             hidden_below = hidden_below.max(member.hides_below(key, at, self.backward)?);
-            if !member.stands_on(key) {
+            self.hides |= hidden_below.is_some();
+            if number < source || !member.stands_on(key) {
                 continue;
             }
             if member
@@ -270,11 +293,22 @@ impl<'c> Merge<'c> {
     /// Moves all sources off the key that was dealt with.
     fn leave(&mut self) -> Result<(), Missing> {
         let key = &self.key[..];
+        let Nearest { source, is_alone } = self.nearest;
+        if is_alone
+            && !self.hides
+            && !self.backward
+            && let Some(member) = self.members.get_mut(source)
+        {
+            return member.leave_forward(key);
+        }
         // What hides sources from here on, and up to where: the newest, with the key that ends it.
         let mut hides: Option<(Timestamp, Option<Vec<u8>>)> = None;
-        for member in &mut self.members {
+        for (number, member) in self.members.iter_mut().enumerate() {
+            let has_key = !is_alone || number == source;
             if self.backward {
-                member.leave_backward(key)?;
+                if has_key {
+                    member.leave_backward(key)?;
+                }
                 continue;
             }
             let hidden = hides
@@ -283,7 +317,8 @@ impl<'c> Merge<'c> {
             match hidden {
                 Some((_, None)) => member.ended = true,
                 Some((_, Some(until))) => member.leave_to(key, until)?,
-                None => member.leave_forward(key)?,
+                None if has_key => member.leave_forward(key)?,
+                None => {}
             }
             if let Some((below, until)) = member.hides.hidden_from(key)
                 && hides.as_ref().is_none_or(|(newest, _)| *newest < below)
@@ -294,25 +329,30 @@ impl<'c> Merge<'c> {
         Ok(())
     }
 
-    /// Which source stands on the next key, the newest of those that do.
-    fn nearest(&self) -> Option<usize> {
-        let mut nearest: Option<(usize, &[u8])> = None;
-        for (number, member) in self.members.iter().enumerate() {
-            let Some((key, _)) = member.current() else {
+    fn nearest(&self) -> Option<Nearest> {
+        let mut found: Option<(Nearest, &[u8])> = None;
+        for (source, member) in self.members.iter().enumerate() {
+            let Some(key) = member.key() else {
                 continue;
             };
-            let is_nearer = nearest.is_none_or(|(_, nearest)| {
+            let order = found.as_ref().map(|(_, nearest)| {
+                let order = key.cmp(nearest);
                 if self.backward {
-                    key > nearest
+                    order.reverse()
                 } else {
-                    key < nearest
+                    order
                 }
             });
-            if is_nearer {
-                nearest = Some((number, key));
+            match (order, &mut found) {
+                (Some(Ordering::Greater), _) => {}
+                (Some(Ordering::Equal), Some((nearest, _))) => nearest.is_alone = false,
+                _ => {
+                    let is_alone = true;
+                    found = Some((Nearest { source, is_alone }, key));
+                }
             }
         }
-        nearest.map(|(number, _)| number)
+        found.map(|(nearest, _)| nearest)
     }
 }
 
@@ -345,8 +385,15 @@ impl Member<'_> {
         self.source.cursor.current()
     }
 
+    fn key(&self) -> Option<&[u8]> {
+        if self.ended {
+            return None;
+        }
+        self.source.cursor.key()
+    }
+
     fn stands_on(&self, key: &[u8]) -> bool {
-        self.current().is_some_and(|(here, _)| here == key)
+        self.key() == Some(key)
     }
 
     /// The newest of its range deletes that cover `key` at that time.
@@ -387,7 +434,7 @@ impl Member<'_> {
     /// To `until`, what is before it being hidden, if it stands before it.
     fn leave_to(&mut self, key: &[u8], until: &[u8]) -> Result<(), Missing> {
         self.strayed = false;
-        if *until > *key && self.current().is_some_and(|(here, _)| here < until) {
+        if *until > *key && self.key().is_some_and(|here| here < until) {
             self.source.cursor.seek(until, Timestamp(u64::MAX))?;
         }
         Ok(())

@@ -87,6 +87,11 @@ impl<'b> LargeRef<'b> {
         Self::check(bytes).ok_or(Malformed)
     }
 
+    /// As [`parse`](Self::parse), of what was parsed before.
+    pub(super) fn of_checked(bytes: &'b [u8]) -> Self {
+        Self(bytes)
+    }
+
     fn check(bytes: &'b [u8]) -> Option<Self> {
         let mut rest = bytes;
         let (total, count) = (take_len(&mut rest)?, take_len(&mut rest)?);
@@ -154,7 +159,11 @@ impl<'b> LargeRef<'b> {
         for _ in 0..3 {
             take_varint(&mut rest);
         }
-        core::iter::from_fn(|| take_piece(&mut rest)).collect()
+        let mut pieces = Pieces::new();
+        while let Some(piece) = take_piece(&mut rest) {
+            pieces.push(piece);
+        }
+        pieces
     }
 }
 
@@ -212,7 +221,7 @@ impl<'b> Content<'b> {
     pub(super) fn of_checked(kind: u8, bytes: &'b [u8]) -> Self {
         match kind {
             1 => Self::Inline(bytes),
-            2 => Self::Large(LargeRef(bytes)),
+            2 => Self::Large(LargeRef::of_checked(bytes)),
             _ => Self::Tombstone,
         }
     }
@@ -235,6 +244,11 @@ impl VersionRef<'_> {
     /// Whether it has a value, expired or not: what counts as a key.
     pub fn is_value(&self) -> bool {
         self.content != Content::Tombstone
+    }
+
+    /// When its time comes, in Unix milliseconds.
+    pub fn expiry(&self) -> Option<i64> {
+        (self.expires_at_ms != NEVER).then_some(self.expires_at_ms)
     }
 
     /// Whether it has a value whose time has not come.
@@ -321,6 +335,9 @@ pub trait Cursor {
 
     /// The version it stands on; `None` before the first seek, behind the last one and before the first one.
     fn current(&self) -> Option<(&[u8], VersionRef<'_>)>;
+
+    /// The key of that version.
+    fn key(&self) -> Option<&[u8]>;
 }
 
 /// The engine's name for `key` of `db`.

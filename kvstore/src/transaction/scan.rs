@@ -6,12 +6,14 @@ use core::iter;
 
 use lfs::BlockDevice;
 
-use super::{NEWEST, Transaction};
+use super::{NEWEST, Transaction, cached_value};
 use crate::engine::cached::Row;
 use crate::engine::loads::{Reader, Wanted};
 use crate::engine::merge::{ScanStep, looks_for};
 use crate::engine::table::table_random_key;
-use crate::engine::types::{Missing as NotInMemory, OutOfMemory, engine_key};
+use crate::engine::types::{
+    Content, Missing as NotInMemory, OutOfMemory, Pieces, VersionRef, engine_key,
+};
 use crate::fault::{Fault, LOADED_KEY_BYTES_MAX, LoadError, Missing};
 use crate::misses::KeysRead;
 use crate::write_set::{Write, Writes};
@@ -23,6 +25,9 @@ const LOOKS_MIN: usize = 256;
 
 /// Random places that are tried before the first live key will do.
 const RANDOM_TRIES: usize = 16;
+
+/// Keys of a range for which there is room from the beginning, at most.
+const RANGE_RESERVED: usize = 128;
 
 /// Pairs of a key's history, at most.
 const HISTORY_MAX: usize = 65_536;
@@ -47,19 +52,19 @@ enum Held {
 }
 
 impl Held {
-    fn stored(self) -> Option<Row> {
+    fn stored(&self) -> Option<VersionRef<'_>> {
         match self {
             Self::Own => None,
-            Self::Stored(row) => Some(row),
+            Self::Stored(row) => Some(row.version()),
         }
     }
 }
 
-/// A key that a walk gives, and what the store has of it, unless the transaction has written it.
-type Given = (Key, Option<Row>);
+/// What takes a key that a walk gives, and what the store has of it, unless the transaction has written it.
+type Give<'g> = dyn FnMut(&[u8], Option<VersionRef<'_>>) -> Result<(), OutOfMemory> + 'g;
 
-/// What takes a key that a walk gives, and what the store has of it.
-type Give<'g> = dyn FnMut(&[u8], Option<Row>) -> Result<(), OutOfMemory> + 'g;
+/// A key of a range whose value is not there yet: its place, and where the value is, unless the transaction has written it.
+type Pending = (usize, Option<Pieces>);
 
 /// Where a walk has come to.
 enum Walked {
@@ -266,50 +271,87 @@ impl<D: BlockDevice> Transaction<'_, D> {
         if start >= end {
             return Ok(Vec::new());
         }
-        let (mut given, mut bytes): (Vec<Given>, _) = (Vec::new(), 0);
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        if entries.try_reserve(limit.min(RANGE_RESERVED)).is_err() {
+            return Err(self.fail(LoadError::OutOfMemory));
+        }
+        let mut pending: Vec<Pending> = Vec::new();
         let part = Part {
             db,
             from: start,
             end: Some(end),
             reverse,
         };
-        self.walk(part, limit, &mut { usize::MAX }, &mut |key, row| {
-            let row = row.filter(|_| with_values);
-            bytes += key.len() + row.as_ref().map_or(0, Row::value_len);
+        let engine = &self.store.engine;
+        self.walk(part, limit, &mut { usize::MAX }, &mut |key, version| {
+            bytes += key.len();
+            let mut entry = None;
+            if with_values {
+                let mut later = |pieces| -> Result<_, OutOfMemory> {
+                    pending.try_reserve(1)?;
+                    pending.push((entries.len(), pieces));
+                    Ok(Value::default())
+                };
+                let value = match version.map(|version| version.content) {
+                    None => later(None)?,
+                    Some(Content::Tombstone) => Value::default(),
+                    Some(Content::Inline(inline)) => {
+                        bytes += inline.len();
+                        Value::from(inline)
+                    }
+                    Some(Content::Large(large)) => {
+                        bytes += large.total() as usize;
+                        let pieces = large.pieces();
+                        match cached_value(engine, &pieces) {
+                            Some(value) => value,
+                            None => later(Some(pieces))?,
+                        }
+                    }
+                };
+                entry = Some(Entry {
+                    value,
+                    expires_at_ms: version.and_then(|version| version.expiry()),
+                });
+            }
             if bytes > LOADED_KEY_BYTES_MAX {
                 return Err(OutOfMemory);
             }
-            given.try_reserve(1)?;
-            given.push((key.into(), row));
+            entries.try_reserve(1)?;
+            entries.push((Key::from(key), entry));
             Ok(())
         })?;
-        let mut entries = Vec::new();
-        if entries.try_reserve_exact(given.len()).is_err() {
-            return Err(self.fail(LoadError::OutOfMemory));
-        }
+        self.resolve(db, pending, &mut entries)?;
+        Ok(entries)
+    }
+
+    /// Puts values into their places.
+    fn resolve(
+        &mut self,
+        db: DatabaseIndex,
+        pending: Vec<Pending>,
+        entries: &mut [(Key, Option<Entry>)],
+    ) -> Result<(), Missing> {
         let mut missing = None;
-        for (key, row) in given {
-            let entry = match row {
-                _ if !with_values => Ok(None),
-                Some(row) => self.value_of(&row).map(|value| {
-                    let expires_at_ms = row.expiry();
-                    Some(Entry {
-                        value,
-                        expires_at_ms,
-                    })
-                }),
-                None => self.get(db, &key),
+        for (place, pieces) in pending {
+            let Some((key, entry)) = entries.get_mut(place) else {
+                continue;
             };
-            match entry {
-                Ok(entry) => entries.push((key, entry)),
-                // The others tell what they will need.
-                Err(one) => missing = Some(one),
+            let found = match (pieces, &mut *entry) {
+                (Some(pieces), Some(entry)) => {
+                    let value = self.loaded_value(&pieces);
+                    value.map(|value| entry.value = value)
+                }
+                _ => self.get(db, key).map(|own| *entry = own),
+            };
+            // The others tell what they will need.
+            if let Err(one) = found {
+                missing = Some(one);
             }
             if self.has_all_faults() {
                 break;
             }
         }
-        missing.map_or(Ok(entries), Err)
+        missing.map_or(Ok(()), Err)
     }
 
     /// What `key` had, newest first, up to where history is kept: the commit that made it so, and the value, or nothing. What
@@ -478,11 +520,9 @@ impl<D: BlockDevice> Transaction<'_, D> {
         };
         let (mut given, mut found) = (0, Vec::new());
         loop {
-            let (mut row, mut is_more) = (None, false);
+            let (mut live, mut is_more) = (None, false);
             match merge.next_visible(looks, &mut found)? {
-                ScanStep::Key(version) if version.is_live_at(self.now_ms) => {
-                    row = Some(Row::of(&version));
-                }
+                ScanStep::Key(version) if version.is_live_at(self.now_ms) => live = Some(version),
                 ScanStep::Key(_) => {}
                 ScanStep::More => is_more = true,
                 ScanStep::End => found.clear(),
@@ -511,19 +551,19 @@ impl<D: BlockDevice> Transaction<'_, D> {
             if is_more {
                 return Ok(Walked::More(here.into()));
             }
-            let held = match over.filter(|(key, _)| *key == here) {
-                Some((key, what)) => {
-                    over = laid.next();
-                    self.laid(db, key, what)?
+            let before = given;
+            if let Some((key, what)) = over.filter(|(key, _)| *key == here) {
+                over = laid.next();
+                if let Some(held) = self.laid(db, key, what)? {
+                    give(here, held.stored())?;
+                    given += 1;
                 }
-                None => row.filter(|_| !hides(here)).map(Held::Stored),
-            };
-            if let Some(held) = held {
-                give(here, held.stored())?;
+            } else if live.is_some() && !hides(here) {
+                give(here, live)?;
                 given += 1;
-                if given >= limit {
-                    return Ok(Walked::More(goes_on(here)));
-                }
+            }
+            if given > before && given >= limit {
+                return Ok(Walked::More(goes_on(here)));
             }
         }
     }

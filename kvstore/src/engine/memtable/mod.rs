@@ -383,6 +383,11 @@ impl Cursor for MemCursor<'_> {
         let version = versions::read(&self.memtable.arena, self.version)?;
         Some((order::key_of(&self.memtable.arena, self.node), version))
     }
+
+    fn key(&self) -> Option<&[u8]> {
+        let arena = &self.memtable.arena;
+        self.node.is_some().then(|| order::key_of(arena, self.node))
+    }
 }
 
 #[cfg(test)]

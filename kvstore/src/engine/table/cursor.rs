@@ -115,8 +115,7 @@ struct Place {
 
 impl Place {
     fn stands_on(&self, key: &[u8]) -> bool {
-        let here = self.entries.version();
-        here.is_some_and(|(found, _)| found == key)
+        self.entries.key() == Some(key)
     }
 
     /// Whether the block begins with a key that has newer versions in the one before.
@@ -133,8 +132,7 @@ fn refs_of<const R: usize>(index: &BlockCursor) -> [ChunkRef; R] {
 impl<S: ChunkSource> Reader<'_, S> {
     /// Whether it is within the table's bounds.
     fn is_inside(&self, place: &Place) -> bool {
-        let here = place.entries.version();
-        here.is_some_and(|(key, _)| self.table.has(key))
+        place.entries.key().is_some_and(|key| self.table.has(key))
     }
 
     fn head(&self) -> Result<Rc<Head>, Missing> {
@@ -286,7 +284,9 @@ impl<'t, S: ChunkSource> TableCursor<'t, S> {
             return Ok(self.stand_on(next));
         }
         place.entries.advance();
-        let is_inside = self.reader.is_inside(place);
+        // Keys only go up: it was inside where it stood.
+        let (key, end) = (place.entries.key(), &self.reader.table.to);
+        let is_inside = key.is_some_and(|key| end.as_ref().is_none_or(|end| *key < **end));
         if !is_inside {
             place.entries.retreat();
         }
@@ -448,5 +448,9 @@ impl<S: ChunkSource> Cursor for TableCursor<'_, S> {
 
     fn current(&self) -> Option<(&[u8], VersionRef<'_>)> {
         self.place.as_ref()?.entries.version()
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.place.as_ref()?.entries.key()
     }
 }

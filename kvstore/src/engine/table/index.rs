@@ -11,7 +11,7 @@ use super::CHUNK_BYTES_MAX;
 use crate::Timestamp;
 use crate::engine::block::{Block, BlockCursor};
 use crate::engine::types::{
-    BlockError, ChunkRef, Content, Malformed, OutOfMemory, VersionRef, shared_bytes,
+    BlockError, ChunkRef, Content, Cursor as _, Malformed, OutOfMemory, VersionRef, shared_bytes,
 };
 use crate::engine::varint::{put_varint, take_len, take_varint};
 
@@ -31,10 +31,10 @@ impl<const R: usize> Index<R> {
         let block = Rc::new(Block::parse(stored)?);
         let mut cursor = BlockCursor::new(Rc::clone(&block));
         cursor.last();
-        let last = cursor.key().to_vec();
+        let last = cursor.key().unwrap_or_default().to_vec();
         cursor.first();
-        let common = last.get(..shared_bytes(cursor.key(), &last));
-        let common = common.unwrap_or_default();
+        let common = shared_bytes(cursor.key().unwrap_or_default(), &last);
+        let common = last.get(..common).unwrap_or_default();
         let (mut starts, mut refs) = (Vec::new(), Vec::new());
         while let Some((key, version)) = cursor.version() {
             starts.try_reserve(1).map_err(OutOfMemory::from)?;
@@ -124,4 +124,69 @@ fn decode_refs<const R: usize>(content: Content<'_>) -> Option<[ChunkRef; R]> {
         *place = take_ref(&mut bytes)?;
     }
     bytes.is_empty().then_some(refs)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+
+    use super::*;
+    use crate::engine::block::BlockBuilder;
+    use crate::engine::testing::{Random, seed};
+    use crate::engine::types::{NEVER, VersionRef};
+
+    /// A key behind `prefix` that is like others in its first bytes, and may end with zeros.
+    fn key(random: &mut Random, prefix: &[u8]) -> Vec<u8> {
+        let mut key = prefix.to_vec();
+        for _ in 0..random.index(12) {
+            key.push([0, 0, 1, 0xFF][random.index(4)]);
+        }
+        key
+    }
+
+    /// The number that goes for eight bytes leads where a search of the block does, also where keys begin alike, end within them, or are outside of
+    /// what all begin with.
+    #[test]
+    fn numbers_lead_to_the_same_entry_as_the_block() {
+        let mut random = Random::new(seed(44));
+        let mut by_number = 0;
+        for round in 0..300 {
+            let prefix = &b"\x00common"[..[0, 1, 7][round % 3]];
+            let keys: BTreeSet<_> = (0..=random.index(70))
+                .map(|_| key(&mut random, prefix))
+                .collect();
+            let mut builder = BlockBuilder::new();
+            for (number, key) in (1..).zip(&keys) {
+                let mut refs = Vec::new();
+                put_ref(
+                    &mut refs,
+                    ChunkRef {
+                        offset: number,
+                        len: 9,
+                    },
+                );
+                let version = VersionRef {
+                    timestamp: Timestamp(u64::MAX),
+                    expires_at_ms: NEVER,
+                    below: false,
+                    content: Content::Inline(&refs),
+                };
+                builder.push(key, &version).unwrap();
+            }
+            let mut stored = Vec::new();
+            builder.finish(false, &mut stored).unwrap();
+            let index = Index::<1>::parse(&stored).unwrap();
+            for _ in 0..100 {
+                let beside = [&b""[..], b"\x00cz", b"\x00a", b"\x01"][random.index(4)];
+                let prefix = if random.one_in(4) { beside } else { prefix };
+                let sought = key(&mut random, prefix);
+                let at = Timestamp([3, u64::MAX][random.index(2)]);
+                let entry = index.block.last_to(&sought, at).unwrap();
+                let expected: [ChunkRef; 1] = refs_in(Some(index.block.version(&entry)));
+                assert_eq!(index.refs_of(&sought, at), expected, "{sought:?}");
+                by_number += usize::from(index.last_to(&sought).is_some());
+            }
+        }
+        assert!(by_number > 10_000, "{by_number}");
+    }
 }

@@ -125,6 +125,10 @@ impl<S: ChunkSource> Cursor for RunCursor<'_, S> {
     fn current(&self) -> Option<(&[u8], VersionRef<'_>)> {
         self.open.as_ref()?.1.current()
     }
+
+    fn key(&self) -> Option<&[u8]> {
+        self.open.as_ref()?.1.key()
+    }
 }
 
 /// The range deletes of a run.
