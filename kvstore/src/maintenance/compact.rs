@@ -501,7 +501,7 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
         store.changed.notify();
     }
     let is_waited_for = || !store.compaction_allows() || store.compaction.is_urgent();
-    store.filesystem.take_turn(is_waited_for).await;
+    store.filesystem.take_turn(bytes, is_waited_for).await;
     let may_work = || pace.may_work() || store.compaction.is_urgent();
     while !may_work() && !store.is_ending() {
         let commits = pace.commits();

@@ -46,9 +46,9 @@ use gather::SealedGroup;
 const TURNS_MAX: usize = 8;
 const TURNS_IDLE: usize = 2;
 
-/// Steps of work in the background, of some requests each, that go ahead while a group is written: what is done
+/// Bytes of work in the background that go ahead while a group is written, if the group has fewer: what is done
 /// meanwhile makes those wait who wait for the group.
-const STEPS_PER_GROUP: u32 = 6;
+const WORK_PER_GROUP: u64 = 32 << 10;
 
 /// Segments that commits of ordinary size may take.
 const COMMIT_SEGMENTS: usize = AHEAD;
@@ -75,8 +75,8 @@ pub(crate) struct Log {
     is_letting_in: Cell<bool>,
     /// A group is being written, or flushed.
     is_writing: Cell<bool>,
-    /// Steps that were made in the background since it is.
-    steps: Cell<u32>,
+    /// Bytes of work in the background that may go ahead meanwhile.
+    work_left: Cell<u64>,
     /// Durability moved on, room came free, a flush ended, or the log failed.
     progress: Notify,
     /// Something for the writer to do.
@@ -249,7 +249,7 @@ impl Log {
             in_flight: RefCell::new(None),
             is_letting_in: Cell::new(false),
             is_writing: Cell::new(false),
-            steps: Cell::new(0),
+            work_left: Cell::new(0),
             progress: Notify::default(),
             work: Notify::default(),
         }
@@ -696,7 +696,8 @@ impl Log {
         loop {
             match self.work.until(|| self.next_step()).await {
                 Step::Group(group) => {
-                    self.steps.set(0);
+                    let bytes = group.buffer.bytes().len() as u64;
+                    self.work_left.set(bytes.max(WORK_PER_GROUP));
                     self.is_writing.set(true);
                     self.write_group(device, group).await;
                     self.is_writing.set(false);
@@ -742,18 +743,19 @@ impl Log {
         }
     }
 
-    /// Gives way before a step in the background, and waits for the group that is being written when there were enough of them, unless somebody
-    /// waits for the step: then who waited would come too late for the next group as well.
-    pub(crate) async fn take_turn(&self, is_waited_for: impl Fn() -> bool) {
+    /// Gives way after a turn of work in the background, and waits for the group that is being written when that was enough, unless somebody
+    /// waits for the work: then who waited would come too late for the next group as well.
+    pub(crate) async fn take_turn(&self, bytes: u64, is_waited_for: impl Fn() -> bool) {
+        let left = self.work_left.get();
+        self.work_left.set(left.saturating_sub(bytes));
         self.give_way().await;
         let may = || {
             !self.is_writing.get()
-                || self.steps.get() < STEPS_PER_GROUP
+                || self.work_left.get() > 0
                 || is_waited_for()
                 || self.has_ended()
         };
         self.progress.until(|| may().then_some(())).await;
-        self.steps.set(self.steps.get() + 1);
     }
 
     async fn write_group(&self, device: &impl BlockDevice, group: SealedGroup) {

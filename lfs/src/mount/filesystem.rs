@@ -297,10 +297,10 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.give_way().await;
     }
 
-    /// The same, before a step of some requests: while commits are being written, a few such steps go ahead until they are durable, whoever makes them, and no more,
-    /// unless somebody waits for the step. That is asked again after every [`nudge`](Self::nudge).
-    pub async fn take_turn(&self, is_waited_for: impl Fn() -> bool) {
-        self.log.take_turn(is_waited_for).await;
+    /// The same after a turn of work of so many bytes: while commits are being written, as much goes ahead as they have, or 32 KiB, until they are durable,
+    /// unless somebody waits for the work. That is asked again after every [`nudge`](Self::nudge).
+    pub async fn take_turn(&self, bytes: u64, is_waited_for: impl Fn() -> bool) {
+        self.log.take_turn(bytes, is_waited_for).await;
     }
 
     /// Waits until `commit` is durable, and makes the log write it now rather than gather more.
