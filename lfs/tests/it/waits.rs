@@ -5,14 +5,16 @@
 
 use crate::common;
 
+use std::cell::Cell;
 use std::rc::Rc;
 
+use embassy_futures::join::join3;
 use embassy_futures::yield_now;
 
 use crate::common::counting::{CountingDisk, Reads};
 use crate::common::world::random_bytes;
 use crate::common::{FORMAT, ID, TestFileSystem, mount};
-use lfs::sim::{Executor, Random, SimDisk};
+use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{
     BlockDevice, Clock, FileError, FileKind, FileSystem, FormatOptions, InodeNumber, ItemKey,
     ItemKind, NewInode, ROOT, SetAttributes, Transaction, View,
@@ -268,4 +270,47 @@ fn who_finds_no_room_is_not_kept_waiting_by_a_checkpoint() {
     println!("{longest} us at most, {waited} waited for");
     assert!(waited > 2);
     assert!(longest < PATIENCE_US);
+}
+
+/// While a group is being written, work in the background goes on for as many bytes as are allowed beside a small one, and as far as it likes where somebody waits for it.
+#[test]
+fn work_beside_a_group_ends_when_it_was_enough() {
+    const TURN_BYTES: u64 = 8 << 10;
+    const ALLOWED_BYTES: u64 = 32 << 10;
+    const TURNS: u64 = 10;
+    let disk = disk_with_files();
+    let mut executor = Executor::new(3);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        for is_waited_for in [false, true] {
+            disk.set_holds(|request| matches!(request, Request::Write(..)));
+            let written = filesystem.transact(0, |transaction| {
+                let file = touched(transaction)?[0];
+                transaction.files().write(file, 0, b"changed")
+            });
+            let ((), commit) = written.await.unwrap();
+            let turns = Cell::new(0);
+            let work = async {
+                // The group is on its way.
+                clock.sleep_ms(10).await;
+                assert_eq!(disk.held_count(), 1);
+                for _ in 0..TURNS {
+                    filesystem.take_turn(TURN_BYTES, || is_waited_for).await;
+                    turns.set(turns.get() + 1);
+                }
+            };
+            let look = async {
+                clock.sleep_ms(100).await;
+                let allowed = ALLOWED_BYTES / TURN_BYTES - 1;
+                let expected = if is_waited_for { TURNS } else { allowed };
+                assert_eq!(turns.get(), expected, "waited for: {is_waited_for}");
+                disk.set_holds(|_| false);
+                disk.release();
+            };
+            let (durable, ..) = join3(filesystem.wait_durable(commit), work, look).await;
+            durable.unwrap();
+            assert_eq!(turns.get(), TURNS);
+        }
+    });
 }
