@@ -42,6 +42,9 @@ impl From<FileError> for CommitStop {
     }
 }
 
+/// Nodes for which there must be room when a snapshot is made.
+const SNAPSHOT_NODES: u64 = 2;
+
 /// Snapshots there may be at once.
 const SNAPSHOTS_MAX: usize = 1000;
 /// Bytes of a snapshot's name at most.
@@ -488,11 +491,17 @@ impl<D: BlockDevice> FileSystem<D> {
         let shrinking = set.tidying || (!growing && takes_little);
         let grown = taken + changes.len() * 64;
         let with_nodes = grown + nodes.new * BLOCK_SIZE;
-        let kept_free = if changes.iter().all(Change::is_of_values) {
+        let mut kept_free = if changes.iter().all(Change::is_of_values) {
             0
         } else {
             self.value_reserve.get()
         };
+        let snapshot = |change: &Change| matches!(change, Change::Put(key, _) if key.kind == ItemKind::Snapshot);
+        if changes.iter().any(snapshot) {
+            // What it shows is kept when it is deleted, which is refused nobody, even what was deleted before and is not reclaimed yet: that may take a new
+            // node of the history, where what it takes the place of is not free before the node is there.
+            kept_free += SNAPSHOT_NODES * BLOCK_SIZE as u64;
+        }
         if growing && !self.has_space_for(with_nodes as u64, kept_free) {
             self.open.borrow_mut().end_oldest_for_space();
             return Err(CommitStop::Error(FileError::NoSpace));
