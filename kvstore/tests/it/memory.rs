@@ -134,6 +134,8 @@ fn needs_vary_and_memory_is_never_above_its_limit() {
     let mut executor = Executor::new(seed);
     let store = open(&mut executor, &disk).unwrap();
     let clock = executor.clock();
+    // So that writers wait for no cleaner, and memtables fill while others are flushed.
+    store.set_garbage_percent_max(0);
     executor.run(async move {
         let mut users = Users {
             store: Rc::clone(&store),
