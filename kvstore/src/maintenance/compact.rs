@@ -127,7 +127,6 @@ async fn rest<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, or_until: im
     pause(store, clock, ms, or_until).await;
     if clock.monotonic_us().saturating_sub(since_us) >= ms * 1000 {
         pace.note_idle(commits);
-        store.bound_garbage();
         if pace.is_idle() && store.engine.has_garbage.get() {
             // What it takes the place of is found by a flush.
             store.flush_due.set(true);

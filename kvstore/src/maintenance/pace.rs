@@ -45,7 +45,9 @@ impl Pace {
     /// A commit was made, of so many bytes, and so many of large values besides.
     pub(super) fn committed(&self, bytes: u64, value_bytes: u64) {
         self.is_idle.set(false);
-        self.committed.set(self.committed.get().wrapping_add(bytes));
+        // One that changes files alone counts as well.
+        let counted = self.committed.get().wrapping_add(bytes.max(1));
+        self.committed.set(counted);
         let gain = self.gain();
         let work = bytes.saturating_add(value_bytes).saturating_mul(gain);
         let tokens = self.tokens.get().saturating_add(work);

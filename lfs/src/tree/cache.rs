@@ -167,12 +167,14 @@ impl NodeCache {
         pointer: NodePointer,
         block: &[u8],
     ) -> Result<NodeHandle, Damaged> {
-        let expected = self.wishes.remove(&pointer);
+        // What is not the node is still to be, and another copy may be it.
+        let expected = self.wishes.get(&pointer).copied();
         let decoded = codec::decode(block, &self.vault, pointer, expected.as_ref());
         let (_, node) = decoded.map_err(|defect| Damaged {
             block: pointer.block,
             defect,
         })?;
+        self.wishes.remove(&pointer);
         // Two may have asked for the same node: the first one's is held already.
         if let Some(node) = self.slot(pointer).map(|slot| Rc::clone(&slot.node)) {
             return Ok(NodeHandle(node));

@@ -286,3 +286,38 @@ fn garbage_is_bounded_whatever_room_there_is() {
         );
     });
 }
+
+/// What survivors take besides themselves is much where they are small, and comes out of each victim as it went in: a cleaner that worked for it would never end.
+#[test]
+fn garbage_that_cannot_be_cleaned_up_is_left_alone() {
+    const PERCENT: u32 = 5;
+    const DISK_BYTES: u64 = 32 << 20;
+    const EXTENTS: u64 = 30_000;
+    let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
+    let mut executor = Executor::new(1);
+    let target = disk.clone();
+    executor.run(async move {
+        let options = FormatOptions::for_device_bytes(DISK_BYTES);
+        let formatted = common::key::format(&target, options, common::ID);
+        formatted.await.unwrap();
+    });
+    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        let new = NewInode::new(FileKind::File, 0o644);
+        let create = filesystem.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
+        let (inode, _) = create.await.unwrap();
+        // Not to be joined with others, each hardly anything when it is compressed.
+        for number in 0..EXTENTS {
+            let at = number * 2 * UNIT;
+            let write = filesystem.transact(0, |tx| tx.files().write(inode, at, &[7; 4096]));
+            write.await.unwrap();
+        }
+        filesystem.set_garbage_max(Some(PERCENT));
+        clock.sleep_ms(60_000).await;
+        let before = filesystem.counters().segments_cleaned;
+        assert!(before > 0);
+        clock.sleep_ms(600_000).await;
+        assert_eq!(filesystem.counters().segments_cleaned, before);
+    });
+}

@@ -45,6 +45,9 @@ const PACE_STEPS: u64 = 64;
 /// Segments that may be garbage however little data there is: what the cleaner leaves of each victim, and more, is lost in them.
 const GARBAGE_SEGMENTS: u64 = 4;
 
+/// So many victims must give more than one segment, all together, where only garbage is what the cleaner works for.
+const GARBAGE_VICTIMS: u32 = WORTH_ONE_IN;
+
 /// What the cleaner remembers.
 #[derive(Default)]
 pub(crate) struct CleanerState {
@@ -66,6 +69,8 @@ pub(crate) struct CleanerState {
     pub spent_bytes: u64,
     /// Whether it last found nothing to gain, or could not go on: then it is not worth waiting for.
     pub in_vain: bool,
+    /// Garbage that came out again as it went in, for 1,024 bytes that are meant: what survivors take besides themselves, which is much where they are small.
+    lasting_garbage: u64,
 }
 
 impl<D: BlockDevice> FileSystem<D> {
@@ -138,13 +143,25 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     async fn clean_victims(&self) -> Result<(), FileError> {
-        let is_wanted = || {
-            self.wants_more_cleaning()
-                || self.wants_room_for_objects()
-                // Below what it began at: several victims fill the groups of their survivors.
-                || self.garbage_bytes() > self.garbage_bytes_max() / 8 * 7
-        };
-        while is_wanted() && !self.is_ending() {
+        let wants_room = || self.wants_more_cleaning() || self.wants_room_for_objects();
+        // Below what it began at: several victims fill the groups of their survivors.
+        let is_littered = || self.garbage_bytes() > self.garbage_bytes_max() / 8 * 7;
+        // Victims that only garbage was the reason for, and what all had brought before them.
+        let (mut of_garbage, mut brought) = (0, self.brought());
+        while (wants_room() || is_littered()) && !self.is_ending() {
+            if wants_room() {
+                of_garbage = 0;
+            } else if of_garbage == GARBAGE_VICTIMS {
+                self.write_all_survivors().await?;
+                let before = core::mem::replace(&mut brought, self.brought());
+                if brought <= before + self.superblock.segment_bytes() as i64 {
+                    self.note_lasting_garbage();
+                    break;
+                }
+                of_garbage = 0;
+                self.cleaner.borrow_mut().lasting_garbage = 0;
+            }
+            of_garbage += 1;
             self.checkpoint_first().await;
             if self.holds_up() {
                 self.write_all_survivors().await?;
@@ -166,7 +183,10 @@ impl<D: BlockDevice> FileSystem<D> {
                     let nodes = segment.kind == SegmentKind::Nodes;
                     let live = if nodes { segment.live_bytes } else { 0 };
                     let given = self.superblock.segment_bytes() as u64 - u64::from(live);
-                    self.cleaner.borrow_mut().given_bytes += given;
+                    let mut state = self.cleaner.borrow_mut();
+                    state.given_bytes += given;
+                    // As long as it brings something it is worth waiting for.
+                    state.in_vain &= state.given_bytes <= state.spent_bytes;
                 }
                 Err(FileError::Damaged { .. }) => {
                     self.cleaner.borrow_mut().refused.insert(victim);
@@ -177,6 +197,20 @@ impl<D: BlockDevice> FileSystem<D> {
             self.log.nudge();
         }
         self.write_all_survivors().await
+    }
+
+    /// What the victims of this run have given, less what their survivors took.
+    fn brought(&self) -> i64 {
+        let state = self.cleaner.borrow();
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        signed(state.given_bytes) - signed(state.spent_bytes)
+    }
+
+    /// The garbage that there is comes out of victims as it went in: it is left alone until there is more, for what is meant.
+    fn note_lasting_garbage(&self) {
+        let live_bytes = self.segments.borrow().live_bytes().max(1);
+        let lasting = self.garbage_bytes().saturating_mul(1024) / live_bytes;
+        self.cleaner.borrow_mut().lasting_garbage = lasting;
     }
 
     async fn write_all_survivors(&self) -> Result<(), FileError> {
@@ -236,7 +270,11 @@ impl<D: BlockDevice> FileSystem<D> {
         };
         let live_bytes = self.segments.borrow().live_bytes();
         let segments = GARBAGE_SEGMENTS * self.superblock.segment_bytes() as u64;
-        (live_bytes / 100).saturating_mul(percent.into()) + segments
+        let lasting = self.cleaner.borrow().lasting_garbage;
+        // An eighth more than what came out again, or it would be tried again at once.
+        let lasting = (live_bytes / 1024).saturating_mul(lasting + lasting / 4);
+        let wanted = (live_bytes / 100).saturating_mul(percent.into());
+        wanted.max(lasting) + segments
     }
 
     /// Whether commits pay for the cleaner's work: segments are few, or more is garbage than may be.
@@ -245,7 +283,7 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Lets so many hundredths of what is meant be garbage, besides, whatever room there is; without a number, what there is room for. Beyond, the cleaner works, and commits wait
-    /// for as much of its work as they cause, and up to four times that where it is half as much again. What the log still needs for replay, and what segments are open for, does not count.
+    /// for as much of its work as they cause, and up to twice that where it is half as much again. What the log still needs for replay, and what segments are open for, does not count.
     pub fn set_garbage_max(&self, percent: Option<u32>) {
         if self.garbage_percent_max.replace(percent) != percent {
             self.changed.notify();
@@ -390,6 +428,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 };
                 self.may_go_on().await;
                 while let Err(fault) = self.redirty(&header, &first_key) {
+                    if self.is_ending() {
+                        return Err(FileError::ReadOnly);
+                    }
                     if !self.take_node(&fault, at, &buffer, &mut loaded) {
                         self.load(fault, &mut loaded).await?;
                     }

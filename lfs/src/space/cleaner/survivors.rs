@@ -165,13 +165,18 @@ impl<D: BlockDevice> FileSystem<D> {
         ahead: &mut ReadAhead,
     ) -> Result<Option<(GroupHeader, Buffer)>, FileError> {
         if self.device.copies() > 1 {
-            return self.read_group_of_copies(kind, block, end).await;
+            return self.read_group_alone(kind, block, end).await;
         }
         if ahead.from(block).is_empty() {
             let most = u64::from(self.superblock.group_blocks_max());
             let blocks = (end - block.0).min(most);
             let blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
-            (ahead.start, ahead.blocks) = (block.0, self.read_blocks(block, blocks).await?);
+            match self.read_blocks(block, blocks).await {
+                Ok(read) => (ahead.start, ahead.blocks) = (block.0, read),
+                // It may be a block that nobody needs.
+                Err(FileError::Device(_)) => return self.read_group_alone(kind, block, end).await,
+                Err(error) => return Err(error),
+            }
         }
         let there = ahead.from(block);
         let header = GroupHeader::decode(kind, self.superblock.id, block, there);
@@ -194,8 +199,8 @@ impl<D: BlockDevice> FileSystem<D> {
         Ok(Some((header, group)))
     }
 
-    /// The same on a mirror: a header that one copy has, and data from a copy that has them right, if there is one.
-    async fn read_group_of_copies(
+    /// The same, and no other blocks; on a mirror, by a header that one copy has, with data from a copy that has them right, if there is one.
+    async fn read_group_alone(
         &self,
         kind: GroupKind,
         block: BlockIndex,
@@ -214,7 +219,7 @@ impl<D: BlockDevice> FileSystem<D> {
             return Ok(None);
         }
         let buffer = self.read_blocks(block, header.blocks() as usize).await?;
-        if !header.has_data(buffer.bytes()) {
+        if self.device.copies() > 1 && !header.has_data(buffer.bytes()) {
             // Damage must not be moved while a copy has the data right.
             let again = Buffer::zeroed(buffer.len_blocks()).map_err(|_| FileError::OutOfMemory)?;
             let check = |bytes: &[u8]| header.has_data(bytes).then_some(()).ok_or(());
