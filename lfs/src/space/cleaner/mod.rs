@@ -154,7 +154,8 @@ impl<D: BlockDevice> FileSystem<D> {
             } else if of_garbage == GARBAGE_VICTIMS {
                 self.write_all_survivors().await?;
                 let before = core::mem::replace(&mut brought, self.brought());
-                if brought <= before + self.superblock.segment_bytes() as i64 {
+                let segment = i64::try_from(self.superblock.segment_bytes()).unwrap_or(i64::MAX);
+                if brought.saturating_sub(before) <= segment {
                     self.note_lasting_garbage();
                     break;
                 }
