@@ -186,14 +186,13 @@ fn crash_everywhere(disk: &SimDisk, history: &History, events: usize, seed: u64)
     recoveries
 }
 
-#[test]
-fn short_workloads_survive_a_power_cut_at_every_point() {
-    let seed = seed(11);
+/// Runs short workloads with that retention of history, as many as `rounds`, and cuts each at every point: how many recoveries that were.
+fn crash_short_workloads(rounds: u64, history_ms: i64, seed: u64) -> usize {
     let mut recoveries = 0;
-    for round in 0..6 {
+    for round in 0..rounds {
         let workload = Workload {
             tasks: 2,
-            history_ms: 0,
+            history_ms,
             commits: 4,
             ops: 2,
             value_bytes_max: 200,
@@ -205,29 +204,17 @@ fn short_workloads_survive_a_power_cut_at_every_point() {
         }
     }
     println!("{recoveries} recoveries");
-    assert!(recoveries > 1000);
+    recoveries
+}
+
+#[test]
+fn short_workloads_survive_a_power_cut_at_every_point() {
+    assert!(crash_short_workloads(6, 0, seed(11)) > 1000);
 }
 
 #[test]
 fn history_survives_a_power_cut_at_every_point() {
-    let seed = seed(16);
-    let mut recoveries = 0;
-    for round in 0..3 {
-        let workload = Workload {
-            tasks: 2,
-            history_ms: past::FOR_EVER,
-            commits: 4,
-            ops: 2,
-            value_bytes_max: 200,
-        };
-        let disk = formatted(100, seed + round);
-        let history = run(&disk, &workload, None, seed + round);
-        for events in 0..=disk.event_count() {
-            recoveries += crash_everywhere(&disk, &history, events, seed ^ events as u64);
-        }
-    }
-    println!("{recoveries} recoveries");
-    assert!(recoveries > 500);
+    assert!(crash_short_workloads(3, past::FOR_EVER, seed(16)) > 500);
 }
 
 #[test]

@@ -124,6 +124,29 @@ fn filled(options: FormatOptions, percent: u64) -> Filled {
     }
 }
 
+/// Overwrites units at random, each durable: the most that is taken meanwhile, and the most that was copied while one was waited for.
+async fn overwrite_at_random(
+    filesystem: &common::TestFileSystem,
+    (inode, units): (InodeNumber, u64),
+    count: u64,
+    seed: u64,
+) -> (u64, u64) {
+    let mut random = Random::new(seed);
+    let (mut most, mut longest) = (0, 0);
+    let cleaned = || filesystem.counters().bytes_cleaned_written;
+    for _ in 0..count {
+        let unit = random.below(units);
+        let bytes = unit_bytes(&mut random, 64);
+        let before = cleaned();
+        let write = filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
+        let ((), commit) = write.await.unwrap();
+        longest = longest.max(cleaned() - before);
+        filesystem.wait_durable(commit).await.unwrap();
+        most = most.max(filesystem.usage().taken_bytes);
+    }
+    (most, longest)
+}
+
 /// Who writes alone on a file system that is full to nine tenths waits for no segment to be cleaned. Segments are not the smallest:
 /// what the cleaner does while a checkpoint is made grows with them.
 #[test]
@@ -141,19 +164,8 @@ fn nobody_waits_for_a_segment_to_be_cleaned() {
         units,
     } = filled(options, 90);
     let (longest, cleaned) = executor.run(async move {
-        let mut random = Random::new(2);
-        let cleaned = || filesystem.counters().bytes_cleaned_written / UNIT;
-        let mut longest = 0;
-        for _ in 0..units * 2 {
-            let unit = random.below(units);
-            let bytes = unit_bytes(&mut random, 64);
-            let before = cleaned();
-            let write = filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
-            let ((), commit) = write.await.unwrap();
-            longest = longest.max(cleaned() - before);
-            filesystem.wait_durable(commit).await.unwrap();
-        }
-        (longest, filesystem.counters().segments_cleaned)
+        let (_, longest) = overwrite_at_random(&filesystem, (inode, units), units * 2, 2).await;
+        (longest / UNIT, filesystem.counters().segments_cleaned)
     });
     println!("{longest} blocks while one waited, {cleaned} segments cleaned");
     assert!(cleaned > 200);
@@ -213,29 +225,6 @@ fn hot_and_cold_data_are_kept_apart() {
     );
     assert!(commits_per_group >= 1200);
     assert!(bytes_per_byte <= 170);
-}
-
-/// Overwrites units at random, each durable: the most that is taken meanwhile, and the most that was copied while one was waited for.
-async fn overwrite_at_random(
-    filesystem: &common::TestFileSystem,
-    (inode, units): (InodeNumber, u64),
-    count: u64,
-    seed: u64,
-) -> (u64, u64) {
-    let mut random = Random::new(seed);
-    let (mut most, mut longest) = (0, 0);
-    let cleaned = || filesystem.counters().bytes_cleaned_written;
-    for _ in 0..count {
-        let unit = random.below(units);
-        let bytes = unit_bytes(&mut random, 64);
-        let before = cleaned();
-        let write = filesystem.transact(0, |tx| tx.files().write(inode, unit * UNIT, &bytes));
-        let ((), commit) = write.await.unwrap();
-        longest = longest.max(cleaned() - before);
-        filesystem.wait_durable(commit).await.unwrap();
-        most = most.max(filesystem.usage().taken_bytes);
-    }
-    (most, longest)
 }
 
 /// On a disk that is nearly empty nothing makes the cleaner work but how much is garbage: while there are commits it keeps to the bound, and nobody waits for

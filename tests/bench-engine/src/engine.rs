@@ -150,7 +150,7 @@ pub trait Host: Sized {
     /// Runs all of them to their ends, at once.
     async fn run<C: Client>(&self, clients: Vec<C>) -> Vec<C>;
 
-    /// Lets it do what it does when nobody asks for anything.
+    /// Leaves it alone for so long. The time is what is asked about, what an engine does when nobody asks for anything, and all have the same: no engine here tells when it is through.
     async fn rest(&self, time: Duration);
 
     async fn close(self);

@@ -610,7 +610,7 @@ fn a_cache_that_shrinks_gives_all_memory_back() {
     }
 }
 
-/// Hot as they were, they would outlast what is asked for now.
+/// Chunks of a replaced table that were used often would stay longer than those of the table that took its place, which are asked for.
 #[test]
 fn chunks_of_tables_that_are_gone_are_removed_and_no_others() {
     let mut random = random(23);
