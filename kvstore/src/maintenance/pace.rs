@@ -203,6 +203,11 @@ mod tests {
         assert!(!pace.may_work());
         pace.note_idle(commits);
         assert!(!pace.is_idle());
+        // A commit of files alone is one.
+        let commits = pace.commits();
+        pace.committed(0, 0);
+        pace.note_idle(commits);
+        assert!(!pace.is_idle());
         pace.committed(u64::MAX, 0);
         pace.rest();
         assert!(!pace.may_work());

@@ -5,8 +5,8 @@ use crate::common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use lfs::sim::{Executor, Random, SimDisk};
-use lfs::{Clock, Counters, FileKind, FormatOptions, InodeNumber, NewInode, ROOT};
+use lfs::sim::{Executor, Random, Request, SimDisk};
+use lfs::{Clock, Counters, DeviceError, FileKind, FormatOptions, InodeNumber, NewInode, ROOT};
 
 const DISK_BYTES: u64 = 128 << 20;
 const UNIT: u64 = 4096;
@@ -88,6 +88,7 @@ fn what_is_dead_within_a_compressed_extent_is_left_behind() {
 /// A file system of `DISK_BYTES` with one file, which takes `percent` of the capacity.
 struct Filled {
     executor: Executor,
+    disk: SimDisk,
     filesystem: Rc<common::TestFileSystem>,
     inode: InodeNumber,
     units: u64,
@@ -118,6 +119,7 @@ fn filled(options: FormatOptions, percent: u64) -> Filled {
     });
     Filled {
         executor,
+        disk,
         filesystem,
         inode,
         units,
@@ -162,6 +164,7 @@ fn nobody_waits_for_a_segment_to_be_cleaned() {
         filesystem,
         inode,
         units,
+        ..
     } = filled(options, 90);
     let (longest, cleaned) = executor.run(async move {
         let (_, longest) = overwrite_at_random(&filesystem, (inode, units), units * 2, 2).await;
@@ -182,6 +185,7 @@ fn hot_and_cold_data_are_kept_apart() {
         filesystem,
         inode,
         units,
+        ..
     } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 80);
     let mut overwrite = |count: u64| {
         let before = filesystem.counters();
@@ -238,6 +242,7 @@ fn garbage_is_bounded_whatever_room_there_is() {
         filesystem,
         inode,
         units,
+        ..
     } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 20);
     let clock = executor.clock();
     executor.run(async move {
@@ -308,5 +313,48 @@ fn garbage_that_cannot_be_cleaned_up_is_left_alone() {
         assert!(before > 0);
         clock.sleep_ms(600_000).await;
         assert_eq!(filesystem.counters().segments_cleaned, before);
+    });
+}
+
+/// Blocks that cannot be read keep the segments that they are in from being cleaned, and no others: the victim that would bring most was tried again and again.
+#[test]
+fn blocks_that_cannot_be_read_do_not_stop_the_cleaner() {
+    const PERCENT: u32 = 25;
+    const UNREADABLE: usize = 4;
+    let Filled {
+        mut executor,
+        disk,
+        filesystem,
+        inode,
+        units,
+    } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 20);
+    executor.run(async move {
+        let written = DISK_BYTES / UNIT / 10;
+        let bad = (1..=UNREADABLE as u64).map(|number| written / 8 * number);
+        let bad = bad.collect::<Vec<_>>();
+        disk.set_faults(move |request| {
+            let Request::Read(start, blocks) = request else {
+                return None;
+            };
+            let range = start.0..start.0 + blocks as u64;
+            let is_bad = bad.iter().any(|block| range.contains(block));
+            is_bad.then_some(DeviceError::Io)
+        });
+        filesystem.set_garbage_max(Some(PERCENT));
+        let data = (inode, units);
+        overwrite_at_random(&filesystem, data, 3 * units, 3).await;
+        let before = filesystem.counters().segments_cleaned;
+        let (most, _) = overwrite_at_random(&filesystem, data, 3 * units, 4).await;
+        let cleaned = filesystem.counters().segments_cleaned - before;
+        let usage = filesystem.usage();
+        println!(
+            "{most} bytes taken, {} live, {cleaned} cleaned",
+            usage.live_bytes
+        );
+        // All that was written, or nearly, had to be made room for.
+        assert!(
+            cleaned * usage.segment_bytes > 2 * units * UNIT,
+            "{cleaned} cleaned"
+        );
     });
 }

@@ -53,6 +53,8 @@ const GARBAGE_VICTIMS: u32 = WORTH_ONE_IN;
 pub(crate) struct CleanerState {
     /// Segments that could not be cleaned: what is in them is damaged and stays where it is.
     refused: BTreeSet<SegmentId>,
+    /// Segments that the device could not read in this run: the next one tries them again, and this one goes on with others.
+    unreadable: BTreeSet<SegmentId>,
     /// Segments of nodes whose nodes the next checkpoint writes elsewhere.
     awaiting: BTreeSet<SegmentId>,
     /// Victims, and what is left to do with each: survivors to be written, and one more while it is gone through.
@@ -108,6 +110,7 @@ impl<D: BlockDevice> FileSystem<D> {
         {
             let mut state = self.cleaner.borrow_mut();
             (state.given_bytes, state.spent_bytes) = (0, 0);
+            state.unreadable.clear();
         }
         let cleaned = self.clean_victims().await;
         let mut state = self.cleaner.borrow_mut();
@@ -134,6 +137,9 @@ impl<D: BlockDevice> FileSystem<D> {
         state.in_work.remove(&victim);
         let mut segments = self.segments.borrow_mut();
         segments.set_pinned(victim, false);
+        if state.unreadable.contains(&victim) {
+            return;
+        }
         // All survivors are written: what is still meant is told of by no group there.
         let of_extents = |kind| matches!(kind, SegmentKind::Log | SegmentKind::Survivors);
         let left = segments.get(victim);
@@ -191,6 +197,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 }
                 Err(FileError::Damaged { .. }) => {
                     self.cleaner.borrow_mut().refused.insert(victim);
+                }
+                Err(FileError::Device(_)) => {
+                    self.cleaner.borrow_mut().unreadable.insert(victim);
                 }
                 Err(error) => return Err(error),
             }
@@ -401,6 +410,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 segment.is_cleanable()
                     && worth(segment)
                     && !state.refused.contains(id)
+                    && !state.unreadable.contains(id)
                     && !state.awaiting.contains(id)
                     && !state.in_work.contains_key(id)
             })

@@ -236,3 +236,26 @@ fn a_node_in_two_places_is_damage_where_it_does_not_belong() {
     let too_high = TreeRoot { pointer, level: 16 };
     assert!(Tree::open(TreeKind::Live, Some(too_high), Rc::clone(&bench.cache)).is_err());
 }
+
+/// What had failed once was taken for what it should be when it was read again, and whoever needed it asked for ever: of a mirror the other copy is read, the cleaner has
+/// read it before.
+#[test]
+fn a_node_that_is_damage_is_damage_however_often_it_is_read() {
+    let leaf = [(extent(1, 10), Item::new(1, b"x"))].into_iter();
+    let bench = put_all(TreeKind::Live, leaf);
+    let pointer = bench.root.unwrap().pointer;
+    let block = &bench.disk.blocks[&pointer.block];
+    let mut cache = NodeCache::new(vault(), 1 << 20);
+    let wrong = Expected {
+        tree: TreeKind::History,
+        level: 0,
+        range: KeyRange {
+            low: Key::MIN,
+            high: None,
+        },
+    };
+    assert!(cache.find(pointer, &wrong).is_none());
+    for _ in 0..3 {
+        assert!(cache.insert(pointer, block).is_err());
+    }
+}
