@@ -5,7 +5,8 @@
 //!
 //! **From [`SOFT`] memtables of debt on commits wait for it.** Each commit of `b` bytes adds 4·b, and at most 16·b from [`HARD`] memtables on, to what is owed,
 //! and while something is owed and compaction is at work, commits wait. So, since none goes ahead while something is owed: **a commit waits until 16 times
-//! the bytes committed since the last one that waited have been worked on, and one turn, at most**. Work is counted by what is gone through, not by what comes
+//! the bytes committed since the last one that waited have been worked on, and one turn, at most**. A turn is more than a small commit owes: what was done beyond that
+//! pays for the next ones. Work is counted by what is gone through, not by what comes
 //! of it, so the bound is one of reads as well as of writes. Where compaction itself waits (for a checkpoint, its turn to make one, a retry), commits do not.
 
 use core::cell::Cell;
@@ -23,6 +24,9 @@ const GAINS: [u64; 3] = [1, 8, 32];
 /// Work that may be saved up.
 const TOKENS_MAX: u64 = 32 << 20;
 
+/// Work that may be paid ahead: about a turn.
+const PAID_MAX: u64 = 32 << 10;
+
 /// What compaction may do, and what commits wait for.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -33,6 +37,8 @@ pub(super) struct Pace {
     tokens: Cell<u64>,
     /// Work that commits wait for, in halves of bytes.
     owed: Cell<u64>,
+    /// Work beyond what commits waited for, in halves of bytes, which is taken off what the next ones owe.
+    paid: Cell<u64>,
     /// Compaction is at work, and not waiting itself.
     is_working: Cell<bool>,
     /// Nothing has been committed for a while.
@@ -54,7 +60,9 @@ impl Pace {
         self.tokens.set(tokens.min(2 * TOKENS_MAX));
         if self.is_behind() && self.is_working.get() {
             let owed = bytes.saturating_mul(gain);
-            self.owed.set(self.owed.get().saturating_add(owed));
+            let paid = self.paid.get().min(owed);
+            self.paid.set(self.paid.get() - paid);
+            self.owed.set(self.owed.get().saturating_add(owed - paid));
         }
     }
 
@@ -63,7 +71,10 @@ impl Pace {
         let had_to = !self.allows();
         let halves = bytes.saturating_mul(2);
         self.tokens.set(self.tokens.get().saturating_sub(halves));
-        self.owed.set(self.owed.get().saturating_sub(halves));
+        let owed = self.owed.get();
+        self.owed.set(owed.saturating_sub(halves));
+        let paid = self.paid.get().saturating_add(halves.saturating_sub(owed));
+        self.paid.set(paid.min(2 * PAID_MAX));
         had_to && self.allows()
     }
 
@@ -173,6 +184,13 @@ mod tests {
         assert!(!pace.worked(16 * 1024 - 1) && !pace.allows());
         assert!(pace.worked(1) && pace.allows());
         assert!(!pace.worked(1000), "nobody had to wait");
+        pace.committed(62, 0);
+        assert!(pace.allows(), "it was paid for");
+        pace.committed(1, 0);
+        assert!(!pace.allows());
+        assert!(pace.worked(u64::MAX / 2) && pace.allows());
+        pace.committed(PAID_MAX / 16, 0);
+        assert!(pace.allows(), "as much is");
         pace.committed(1, 0);
         assert!(!pace.allows());
         // A checkpoint holds up compaction, and nobody else.

@@ -5,7 +5,6 @@
 //! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
 //! it is open is noticed within a second.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
@@ -17,7 +16,6 @@ use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
-use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
 use super::lock;
@@ -246,23 +244,6 @@ impl FileDevice {
         }
     }
 
-    /// Runs `request` with the buffer on a thread that may block.
-    async fn transfer(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        request: impl FnOnce(&Shared, u64, &mut Buffer) -> io::Result<()> + Send + 'static,
-    ) -> (Buffer, Result<(), DeviceError>) {
-        let offset = match self.offset(start, buffer.len_blocks() as u64) {
-            Ok(offset) => offset,
-            Err(error) => return (buffer, Err(error)),
-        };
-        self.on_thread(buffer, move |shared, buffer| {
-            request(shared, offset, buffer)
-        })
-        .await
-    }
-
     /// Runs `request` on a thread that may block.
     async fn on_thread(
         &self,
@@ -274,19 +255,22 @@ impl FileDevice {
         done.await.unwrap_or_else(|_| lost())
     }
 
-    /// The same, on the thread that stands by.
-    async fn on_standby(
+    /// The same, with `buffer` at `start`, for what is waited for.
+    async fn at_once(
         &self,
+        start: BlockIndex,
         buffer: Buffer,
-        request: impl FnOnce(&Shared, &mut Buffer) -> io::Result<()> + Send + 'static,
+        request: impl FnOnce(&Shared, u64, &mut Buffer) -> io::Result<()> + Send + 'static,
     ) -> (Buffer, Result<(), DeviceError>) {
+        let offset = match self.offset(start, buffer.len_blocks() as u64) {
+            Ok(offset) => offset,
+            Err(error) => return (buffer, Err(error)),
+        };
         let shared = Arc::clone(&self.shared);
-        let (sender, done) = oneshot::channel();
-        self.shared.standby.run(Box::new(move || {
-            // Nobody may wait for it any more.
-            let _ = sender.send(shared.carry_out(buffer, request));
-        }));
-        done.await.unwrap_or_else(|_| lost())
+        let request =
+            move || shared.carry_out(buffer, |shared, buffer| request(shared, offset, buffer));
+        let done = self.shared.standby.run(request).await;
+        done.unwrap_or_else(lost)
     }
 }
 
@@ -319,7 +303,7 @@ impl BlockDevice for FileDevice {
             }
             return (buffer, Ok(()));
         }
-        self.transfer(start, buffer, |shared, offset, buffer| {
+        self.at_once(start, buffer, |shared, offset, buffer| {
             shared.file.read_exact_at(buffer.bytes_mut(), offset)
         })
         .await
@@ -329,10 +313,14 @@ impl BlockDevice for FileDevice {
         if self.shared.access == Access::Read {
             return (buffer, Err(DeviceError::Unsupported));
         }
-        self.transfer(start, buffer, |shared, offset, buffer| {
+        let offset = match self.offset(start, buffer.len_blocks() as u64) {
+            Ok(offset) => offset,
+            Err(error) => return (buffer, Err(error)),
+        };
+        let write = move |shared: &Shared, buffer: &mut Buffer| {
             shared.file.write_all_at(buffer.bytes(), offset)
-        })
-        .await
+        };
+        self.on_thread(buffer, write).await
     }
 
     async fn flush(&self) -> Result<(), DeviceError> {
@@ -356,11 +344,7 @@ impl BlockDevice for FileDevice {
         let blocks = buffer.len_blocks() as u64;
         let ahead_end = start.0.saturating_add(blocks).saturating_add(ahead);
         let ahead_end = ahead_end.min(self.block_count()) * BLOCK_SIZE as u64;
-        let offset = match self.offset(start, blocks) {
-            Ok(offset) => offset,
-            Err(error) => return (buffer, Err(error)),
-        };
-        let written = self.on_standby(buffer, move |shared, buffer| {
+        let written = self.at_once(start, buffer, move |shared, offset, buffer| {
             shared.file.write_all_at(buffer.bytes(), offset)?;
             let written = offset..offset + buffer.bytes().len() as u64;
             // After the write, which needs what room the host has more than they do.

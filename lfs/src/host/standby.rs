@@ -1,8 +1,8 @@
 //! A thread that stands by for a short while after a request, for the next one.
 //!
-//! To wake a thread takes as long as part of a durable write. Whoever commits one after the other asks for the next write soon after the last one: a
-//! thread that still looks for it begins at once. It does so while requests come sooner than [`AWAKE`] one after the other, and for no longer than that:
-//! it keeps a processor no busier than waking it would. Where there is one processor alone it would be in the way of whoever is to ask.
+//! To wake a thread takes as long as part of a durable write, or of a read. While requests come one soon after the other, within [`SOON`], and take no longer than that, nobody
+//! sleeps in between: a thread that has carried out one looks for the next for as long as [`AWAKE`], and whoever asked looks whether it is done, as often as others let
+//! it, for as long as [`SOON`]. One of each does. Where there is one processor alone they would be in each other's way.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -13,8 +13,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot::{self, error::TryRecvError};
+
 /// How long a thread looks for the next request.
 const AWAKE: Duration = Duration::from_micros(50);
+
+/// What comes or ends sooner is looked for: some times as long as a good disk takes for a durable write.
+const SOON: Duration = Duration::from_micros(250);
 
 type Request = Box<dyn FnOnce() + Send>;
 
@@ -30,8 +35,8 @@ enum Next {
 
 struct State {
     next: Next,
-    /// When the last request was through.
-    ended: Option<Instant>,
+    /// When the last request was through, and how long it took.
+    last: Option<(Instant, Duration)>,
 }
 
 /// Carries out requests, on a thread that stands by if there is one.
@@ -47,7 +52,7 @@ impl Standby {
     pub(super) fn new() -> Self {
         let state = State {
             next: Next::Woken,
-            ended: None,
+            last: None,
         };
         Self {
             state: Mutex::new(state),
@@ -56,31 +61,56 @@ impl Standby {
         }
     }
 
-    /// Carries out `request` on a thread of the runtime, which may block.
-    pub(super) fn run(self: &Arc<Self>, request: Request) {
+    /// Carries out `request` on a thread of the runtime, which may block, and waits until it is done. None when a panic or the end of the runtime keeps it from that.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        request: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, mut done) = oneshot::channel();
+        let is_soon = self.start(Box::new(move || {
+            // Nobody may wait for it any more.
+            let _ = sender.send(request());
+        }));
+        let began = Instant::now();
+        while is_soon && began.elapsed() < SOON {
+            match done.try_recv() {
+                Err(TryRecvError::Empty) => tokio::task::yield_now().await,
+                done => return done.ok(),
+            }
+        }
+        done.await.ok()
+    }
+
+    /// Has `request` carried out: whether it will be soon, if it is like the last one.
+    fn start(self: &Arc<Self>, request: Request) -> bool {
         let mut state = self.state();
+        let is_soon = self.is_of_use
+            && state
+                .last
+                .is_some_and(|(ended, took)| ended.elapsed() < SOON && took < SOON);
         if let Next::Standby = state.next {
             state.next = Next::Given(request);
             self.is_given.store(true, Ordering::Release);
-            return;
+            return is_soon;
         }
-        let is_soon = state.ended.is_some_and(|ended| ended.elapsed() < AWAKE);
         drop(state);
         let own = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            request();
-            let mut since = own.note_end();
-            while is_soon && let Some(request) = own.stand_by(since) {
-                request();
-                since = own.note_end();
+            let mut ended = own.carry_out(request);
+            while is_soon && let Some(request) = own.stand_by(ended) {
+                ended = own.carry_out(request);
             }
         });
+        is_soon
     }
 
-    fn note_end(&self) -> Instant {
-        let now = Instant::now();
-        self.state().ended = Some(now);
-        now
+    /// When it was through.
+    fn carry_out(&self, request: Request) -> Instant {
+        let began = Instant::now();
+        request();
+        let ended = Instant::now();
+        self.state().last = Some((ended, ended - began));
+        ended
     }
 
     /// The next request, if it is given soon.
@@ -91,9 +121,6 @@ impl Standby {
                 // One is enough.
                 return None;
             };
-            if !self.is_of_use {
-                return None;
-            }
             state.next = Next::Standby;
         }
         while !self.is_given.load(Ordering::Acquire) && since.elapsed() < AWAKE {
@@ -120,55 +147,48 @@ impl fmt::Debug for Standby {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-    use std::sync::mpsc;
-
     use super::*;
-
-    /// Asks for `count` requests, each when the one before is through; the threads they ran on.
-    fn one_by_one(count: usize, is_of_use: bool) -> Vec<std::thread::ThreadId> {
-        let standby = Arc::new(Standby {
-            is_of_use,
-            ..Standby::new()
-        });
-        let program = async move {
-            let (sender, through) = mpsc::channel();
-            let mut threads = Vec::new();
-            for _ in 0..count {
-                let sender = sender.clone();
-                standby.run(Box::new(move || {
-                    let _ = sender.send(std::thread::current().id());
-                }));
-                threads.push(through.recv().expect("carried out"));
-            }
-            threads
-        };
-        super::super::run(program).expect("a runtime")
-    }
 
     #[test]
     fn every_request_is_carried_out_by_a_thread_of_its_own_or_one_that_stands_by() {
         let own = std::thread::current().id();
         for is_of_use in [true, false] {
-            let threads = one_by_one(2000, is_of_use);
-            assert_eq!(threads.len(), 2000);
-            assert!(threads.iter().all(|thread| *thread != own));
+            let standby = Arc::new(Standby {
+                is_of_use,
+                ..Standby::new()
+            });
+            let program = async move {
+                for number in 0..2000 {
+                    let request = move || (number, std::thread::current().id());
+                    let (done, thread) = standby.run(request).await.expect("carried out");
+                    assert_eq!(done, number);
+                    assert_ne!(thread, own);
+                }
+            };
+            super::super::run(program).expect("a runtime");
         }
     }
 
     #[test]
     fn requests_of_many_at_once_are_carried_out() {
         let standby = Arc::new(Standby::new());
-        let (sender, through) = mpsc::channel();
         let program = async move {
-            for number in 0..500 {
-                let sender = sender.clone();
-                standby.run(Box::new(move || _ = sender.send(number)));
+            let all = (0..500).map(|number| standby.run(move || number));
+            let all = crate::together(all).await;
+            assert!(all.into_iter().eq((0..500).map(Some)));
+        };
+        super::super::run(program).expect("a runtime");
+    }
+
+    #[test]
+    fn what_panics_is_lost_and_no_more_than_that() {
+        let standby = Arc::new(Standby::new());
+        let program = async move {
+            for number in 0..200 {
+                let request = move || assert_ne!(number % 50, 49, "as is meant");
+                let done = standby.run(request).await;
+                assert_eq!(done.is_some(), number % 50 != 49);
             }
-            drop(sender);
-            let mut all = through.iter().collect::<Vec<_>>();
-            all.sort_unstable();
-            assert!(all.into_iter().eq(0..500));
         };
         super::super::run(program).expect("a runtime");
     }

@@ -748,14 +748,20 @@ impl Log {
     pub(crate) async fn take_turn(&self, bytes: u64, is_waited_for: impl Fn() -> bool) {
         let left = self.work_left.get();
         self.work_left.set(left.saturating_sub(bytes));
-        self.give_way().await;
         let may = || {
             !self.is_writing.get()
                 || self.work_left.get() > 0
                 || is_waited_for()
                 || self.has_ended()
         };
-        self.progress.until(|| may().then_some(())).await;
+        loop {
+            self.give_way().await;
+            if may() {
+                return;
+            }
+            // Then those who waited for the same group come first.
+            self.progress.until(|| may().then_some(())).await;
+        }
     }
 
     async fn write_group(&self, device: &impl BlockDevice, group: SealedGroup) {
