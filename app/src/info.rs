@@ -86,7 +86,7 @@ fn memory(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
     write!(
         out,
         "used_memory:{}\r\nused_memory_dataset:{}\r\nused_memory_memtables:{}\r\nused_memory_cache:{}\r\n\
-         used_memory_transactions:{}\r\nmem_clients_normal:{}\r\nmaxmemory:{}\r\n\
+         used_memory_transactions:{}\r\nused_memory_nodes:{}\r\nmem_clients_normal:{}\r\nmaxmemory:{}\r\n\
          maxmemory_policy:noeviction\r\nmem_pool_chunks_used:{}\r\nmem_pool_chunks_free:{}\r\n\
          cache_policy:{}\r\ncache_entries:{}\r\ncache_hits:{}\r\ncache_misses:{}\r\ncache_evicted:{}\r\n",
         store.memory_bytes,
@@ -94,6 +94,7 @@ fn memory(_: &Env, engine: &dyn Engine, out: &mut String) -> core::fmt::Result {
         used.memtables,
         used.cache,
         used.transactions,
+        used.nodes,
         used.connections,
         store.memory_bytes_max,
         store.pool_chunks_in_use,

@@ -6,7 +6,7 @@
 //! What is read for a transaction under way is the cache's loss, and is bounded by nothing but what one transaction may have loaded: it ends soon.
 //! Not here: what the file system has, and compaction for the tables it writes, which have bounds of their own.
 
-use lfs::BlockDevice;
+use lfs::{BlockDevice, NODE_CACHE_BYTES_MIN};
 
 use crate::engine::budget::{Budget, MemoryUse, Share};
 use crate::engine::cache::{ENTRY_BYTES, PolicyKind};
@@ -19,6 +19,9 @@ const MEMTABLE_PART: u64 = 16;
 
 /// ... which is never less than that.
 const MEMTABLE_BYTES_MIN: usize = 256 << 10;
+
+/// What nodes may grow by before the cache has to give them more: they do so while they are read, and nobody says.
+const NODES_STEP: usize = 256 << 10;
 
 /// Entries that the cache evicts in one step, beside those that make room for what others have taken in it.
 const VICTIMS_MAX: usize = 256;
@@ -76,6 +79,7 @@ impl<D: BlockDevice> Store<D> {
                 + engine.watches.borrow().memory_bytes()
                 + self.filesystem.transaction_memory_bytes(),
             connections: self.connection_bytes.get(),
+            nodes: self.node_bytes_max.get(),
         }
     }
 
@@ -87,7 +91,15 @@ impl<D: BlockDevice> Store<D> {
 
     /// Somebody has more than before, or much less: sets what each may take from now on.
     pub(crate) fn share_memory(&self) {
-        let (engine, budget, used) = (&self.engine, self.budget.get(), self.memory());
+        let (engine, budget) = (&self.engine, self.budget.get());
+        let nodes = self.filesystem.node_cache_bytes() + NODES_STEP;
+        let nodes = nodes.saturating_sub(NODE_CACHE_BYTES_MIN);
+        let nodes = nodes.min(budget.limit(Share::Nodes, &self.memory()));
+        self.node_bytes_max.set(nodes);
+        self.filesystem
+            .set_node_cache_bytes_max(NODE_CACHE_BYTES_MIN + nodes);
+
+        let used = self.memory();
         let memtables = budget.limit(Share::Memtables, &used);
         engine.memtables_bytes_max.set(memtables);
         let each = memtable_bytes_of(memtables).min(engine.memtable_bytes_max.get());

@@ -88,6 +88,8 @@ pub struct Store<D: BlockDevice> {
     pub(crate) now_ms: Cell<i64>,
     /// What memory there is.
     pub(crate) budget: Cell<Budget>,
+    /// What nodes of the file system's trees may take of it.
+    pub(crate) node_bytes_max: Cell<usize>,
     /// What of it the layer above has for its clients.
     pub(crate) connection_bytes: Cell<usize>,
     /// What all but the cache had when it was last shared out.
@@ -185,6 +187,7 @@ impl<D: BlockDevice> Store<D> {
             compaction: maintenance::Compaction::default(),
             now_ms: Cell::new(i64::MIN),
             budget: Cell::new(Budget::new(options.memory_bytes_max)),
+            node_bytes_max: Cell::new(0),
             connection_bytes: Cell::new(0),
             shared_bytes: Cell::new(0),
             large_value_bytes: Cell::new(LARGE_VALUE_BYTES),

@@ -110,7 +110,7 @@ pub use transaction::{
     OpenTransactionInfo, OpenTransactions, SnapshotId, SnapshotInfo, SomeItems, Transaction,
     TransactionId, Unseen, VALUE_OFFSETS, View,
 };
-pub use tree::{ITEM_BYTES_MAX, ItemKey, ItemKind};
+pub use tree::{ITEM_BYTES_MAX, ItemKey, ItemKind, NODE_CACHE_BYTES_MIN};
 
 /// Number of a commit: its place in the log. The first one is 1; 0 means "before everything".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -22,14 +22,17 @@ pub enum Share {
     Transactions,
     /// What the layer above has for its clients.
     Connections,
+    /// Nodes of the file system's trees, beyond what is theirs whatever the budget is.
+    Nodes,
 }
 
 impl Share {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::Memtables,
         Self::Cache,
         Self::Transactions,
         Self::Connections,
+        Self::Nodes,
     ];
 }
 
@@ -45,6 +48,8 @@ pub struct MemoryUse {
     pub transactions: usize,
     /// What the layer above has for its clients.
     pub connections: usize,
+    /// What nodes of the file system's trees may take beyond [`NODE_CACHE_BYTES_MIN`](lfs::NODE_CACHE_BYTES_MIN).
+    pub nodes: usize,
 }
 
 impl MemoryUse {
@@ -60,6 +65,7 @@ impl MemoryUse {
             Share::Cache => self.cache,
             Share::Transactions => self.transactions,
             Share::Connections => self.connections,
+            Share::Nodes => self.nodes,
         }
     }
 }
@@ -108,6 +114,7 @@ impl Budget {
             Share::Memtables => MEMTABLES_FLOOR.min(self.most(share)),
             Share::Cache => self.max / 8,
             Share::Transactions | Share::Connections => self.max / 16,
+            Share::Nodes => 0,
         }
     }
 
@@ -117,6 +124,7 @@ impl Budget {
             Share::Memtables => self.max / 8 * 3,
             Share::Transactions => self.max / 4,
             Share::Connections => self.max / 2,
+            Share::Nodes => self.max / 8,
             Share::Cache => self.max,
         }
     }
@@ -133,6 +141,7 @@ mod tests {
             Share::Cache => &mut used.cache,
             Share::Transactions => &mut used.transactions,
             Share::Connections => &mut used.connections,
+            Share::Nodes => &mut used.nodes,
         } = bytes;
     }
 

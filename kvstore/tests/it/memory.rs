@@ -288,3 +288,42 @@ fn a_policy_can_be_chosen_while_it_is_used() {
         }
     });
 }
+
+#[test]
+fn nodes_have_more_memory_where_more_values_are_read_and_give_it_back() {
+    const MEMORY: usize = 16 * MIB;
+    const VALUES: u32 = 100_000;
+    const BATCH: u32 = 50;
+    let disk = formatted(8000, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    store.set_memory_bytes_max(MEMORY);
+    executor.run(async move {
+        let check = |max: usize| {
+            let stats = store.stats();
+            assert!(stats.memory_bytes <= max, "{:?}", stats.memory);
+            assert!(stats.memory.nodes <= max / 8, "{:?}", stats.memory);
+        };
+        assert_eq!(store.stats().memory.nodes, 0, "there are none");
+        for first in (0..VALUES).step_by(BATCH as usize) {
+            let put = |transaction: &mut kvstore::Transaction<'_, _>| {
+                for number in first..first + BATCH {
+                    let value = [number as u8; 512];
+                    transaction.put(DB, &number.to_be_bytes(), &value[..], None);
+                }
+                Ok(())
+            };
+            crate::common::transact(&store, 0, put).await.unwrap();
+            check(MEMORY);
+        }
+        for number in (0..VALUES).step_by(10) {
+            let found = value_of(&store, DB, &number.to_be_bytes()).await;
+            assert_eq!(found.map(|entry| entry.value.len()), Some(512));
+            check(MEMORY);
+        }
+        let nodes = store.stats().memory.nodes;
+        assert!(nodes > MIB / 2, "{nodes}");
+        store.set_memory_bytes_max(MEMORY / 16);
+        assert_eq!(store.stats().memory.nodes, MEMORY_BYTES_MIN / 8);
+    });
+}

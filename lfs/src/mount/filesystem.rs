@@ -17,8 +17,12 @@ use crate::space::{CleanerState, Heads, SegmentKind, Segments};
 use crate::transaction::{SharedRegistry, Volume};
 use crate::{
     AppendError, BLOCK_SIZE, BackupId, BlockDevice, ChunkRef, CommitNumber, Counters, DeviceError,
-    ObjectId, ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus, Suite, Usage,
+    NODE_CACHE_BYTES_MIN, ObjectId, ObjectReadError, ObjectWriteError, ReadOnly, ScrubStatus,
+    Suite, Usage,
 };
+
+/// Nodes that leave memory at most when their bound is set.
+const NODES_SHRUNK: usize = 64;
 
 /// A mounted file system.
 ///
@@ -280,6 +284,20 @@ impl<D: BlockDevice> FileSystem<D> {
                 may.then_some(())
             })
             .await;
+    }
+
+    /// What unchanged nodes of the trees take in memory.
+    pub fn node_cache_bytes(&self) -> usize {
+        self.volume.borrow().cache.borrow().memory_bytes()
+    }
+
+    /// Sets what unchanged nodes may take in memory, in bytes: [`NODE_CACHE_BYTES_MIN`], at least, and when nobody says otherwise. Of what is too much some goes at once,
+    /// and the rest when nodes are read or this is called again; nodes that an operation has in hand stay until it is through.
+    pub fn set_node_cache_bytes_max(&self, bytes: usize) {
+        let volume = self.volume.borrow();
+        let mut cache = volume.cache.borrow_mut();
+        cache.set_memory_bytes_max(bytes.max(NODE_CACHE_BYTES_MIN));
+        cache.shrink(NODES_SHRUNK);
     }
 
     /// The newest commit taken.

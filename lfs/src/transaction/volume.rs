@@ -32,14 +32,11 @@ use crate::tree::{
 };
 use crate::{
     BlockDevice, BlockIndex, Buffer, CommitNumber, Description, Fault, FileError, ItemKey,
-    ItemKind, NodePointer, Structure, describe_item,
+    ItemKind, NODE_CACHE_BYTES_MIN, NodePointer, Structure, describe_item,
 };
 
 /// Bytes of an extent item's value at most.
 const PIECE_BYTES_MAX: usize = 32;
-
-/// Memory for unchanged nodes when nobody says otherwise.
-const NODE_CACHE_BYTES: usize = 2 << 20;
 
 pub(crate) struct Volume {
     pub superblock: Superblock,
@@ -92,7 +89,7 @@ impl Volume {
         segments: Rc<RefCell<Segments>>,
         checkpoint: &Checkpoint,
     ) -> Result<Self, Damaged> {
-        let cache = NodeCache::shared(Rc::clone(&vault), NODE_CACHE_BYTES);
+        let cache = NodeCache::shared(Rc::clone(&vault), NODE_CACHE_BYTES_MIN);
         let tree = |kind, root| Tree::open(kind, root, Rc::clone(&cache));
         Ok(Self {
             live: tree(TreeKind::Live, checkpoint.live_root)?,

@@ -25,6 +25,9 @@ use crate::seal::SharedVault;
 /// A cache that both trees and the loader use.
 pub(crate) type SharedCache = Rc<RefCell<NodeCache>>;
 
+/// What the cache of the nodes of a file system may always take in memory, in bytes: enough for those that lead to 80,000 values or files.
+pub const NODE_CACHE_BYTES_MIN: usize = 4 << 20;
+
 /// Wishes noted at most. One that is forgotten is noted again by the next lookup.
 const WISHES_MAX: usize = 1024;
 /// Nodes evicted at most for one insertion, so that no insertion takes long.
@@ -141,7 +144,6 @@ impl NodeCache {
     }
 
     /// Memory that the nodes take.
-    #[cfg(test)]
     pub(crate) fn memory_bytes(&self) -> usize {
         self.bytes
     }
@@ -153,7 +155,6 @@ impl NodeCache {
     }
 
     /// Changes the bound. Nodes beyond it go with the next insertions, or with [`shrink`](Self::shrink).
-    #[cfg(test)]
     pub(crate) fn set_memory_bytes_max(&mut self, bytes_max: usize) {
         self.bytes_max = bytes_max;
     }

@@ -37,6 +37,7 @@ use core::cell::Cell;
 use core::ops::ControlFlow;
 use core::ops::RangeInclusive;
 
+pub use cache::NODE_CACHE_BYTES_MIN;
 pub(crate) use cache::{Held, Missing, NodeCache, NodeHandle, SharedCache};
 pub(crate) use change::{MoreNodes, Put, Touched};
 pub(crate) use codec::{NodeHeader, inspect};
