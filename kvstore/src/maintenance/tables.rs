@@ -23,7 +23,7 @@ use crate::store::Store;
 const VERSIONS_PER_TURN: usize = 256;
 
 /// The same while somebody waits for the device: a commit goes on as soon as the device lets it.
-const VERSIONS_PER_SHORT_TURN: usize = 64;
+const VERSIONS_PER_SHORT_TURN: usize = 32;
 
 /// Bytes of keys and values that are.
 const BYTES_PER_TURN: u64 = 32 << 10;

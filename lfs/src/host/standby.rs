@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 /// How long a thread looks for the next request.
-const AWAKE: Duration = Duration::from_micros(50);
+const AWAKE: Duration = Duration::from_micros(100);
 
 /// What comes or ends sooner is looked for: some times as long as a good disk takes for a durable write.
 const SOON: Duration = Duration::from_micros(250);

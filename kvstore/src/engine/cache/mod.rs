@@ -26,6 +26,7 @@ use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use lfs::ObjectId;
+use smallvec::SmallVec;
 
 use self::chunked::Chunked;
 use self::lfu::Lfu;
@@ -36,7 +37,10 @@ use self::s3fifo::S3Fifo;
 const SHARDS: usize = 256;
 
 /// Memory of an entry beyond its own and its key's: slot, table, and what policies keep of it.
-pub(crate) const ENTRY_BYTES: usize = 144;
+pub(crate) const ENTRY_BYTES: usize = 168;
+
+/// Keys up to this take no memory of their own.
+const KEY_BYTES_INLINE: usize = 24;
 
 /// Entries that may go for one that comes. If that does not make room, it is not taken.
 const VICTIMS_MAX: usize = 256;
@@ -144,19 +148,21 @@ pub struct Cache<E> {
     stats: CacheStats,
 }
 
+/// What is looked at to find an entry is in one line of a processor's cache, key included if it is not long.
+#[repr(C, align(64))]
 struct Used<E> {
     key: OwnedKey,
     hash: u64,
+    /// Of a row: how many range deletes there were when it was last known not to be hidden.
+    seen: u64,
     cost: u32,
     /// Which policy has it: the one in force, or the former one.
     policy: bool,
-    /// Of a row: how many range deletes there were when it was last known not to be hidden.
-    seen: u64,
     entry: E,
 }
 
 enum OwnedKey {
-    Row(Box<[u8]>),
+    Row(SmallVec<[u8; KEY_BYTES_INLINE]>),
     Chunk(ObjectId, u64),
     Value(u64),
 }
@@ -233,8 +239,8 @@ impl<E: Cost> Cache<E> {
         self.take_over(MOVED_PER_STEP);
         self.remove(key);
         let key_bytes = match key {
-            CacheKey::Row(key) => key.len(),
-            CacheKey::Chunk(..) | CacheKey::Value(_) => 0,
+            CacheKey::Row(key) if key.len() > KEY_BYTES_INLINE => key.len(),
+            _ => 0,
         };
         let cost = ENTRY_BYTES + key_bytes + entry.memory_bytes();
         let Ok(cost_u32) = u32::try_from(cost) else {
@@ -412,7 +418,9 @@ impl<E: Cost> Cache<E> {
         let Some(used) = self.slots.get_mut(slot) else {
             return false;
         };
-        used.seen = seen;
+        if used.seen != seen {
+            used.seen = seen;
+        }
         if used.policy != turn {
             if let Some(former) = &mut self.former {
                 former.removed(slot);
@@ -459,7 +467,7 @@ impl<E: Cost> Cache<E> {
         let hash = self.hasher.hash_one(key);
         let is_key = |slot: &u32| {
             let used = self.slots.get(*slot);
-            used.is_some_and(|used| used.key.get() == *key)
+            used.is_some_and(|used| used.hash == hash && used.key.get() == *key)
         };
         self.shards.get(shard(hash))?.find(hash, is_key).copied()
     }
