@@ -110,6 +110,7 @@ struct Inner {
     released: Notify,
     random: RefCell<Random>,
     prompt: Cell<bool>,
+    combines_flushes: Cell<bool>,
     resized: Notify,
 }
 
@@ -158,6 +159,7 @@ impl SimDisk {
             released: Notify::default(),
             random: RefCell::new(Random::new(seed)),
             prompt: Cell::new(false),
+            combines_flushes: Cell::new(false),
             resized: Notify::default(),
         };
         Self {
@@ -189,7 +191,8 @@ impl SimDisk {
     /// A new disk with the present content, as after a clean power-off.
     #[must_use]
     pub fn snapshot(&self, seed: u64) -> Self {
-        Self::with_shared_image(Rc::clone(&self.inner.image.borrow()), seed)
+        let image = Rc::clone(&self.inner.image.borrow());
+        Self::with_shared_image(image, seed).combining_flushes(self.combines_flushes())
     }
 
     /// All bytes.
@@ -229,6 +232,22 @@ impl SimDisk {
     /// From now on requests take no time, or take some again.
     pub fn be_prompt(&self, prompt: bool) {
         self.inner.prompt.set(prompt);
+    }
+
+    /// From now on [`write_to_flush`](BlockDevice::write_to_flush) flushes as well, or only writes, as at first. Faults and holds are
+    /// asked of the write, and of the flush when that is through. A disk that is made of this one does as this one.
+    pub fn set_combines_flushes(&self, combines: bool) {
+        self.inner.combines_flushes.set(combines);
+    }
+
+    /// Whether it does.
+    pub fn combines_flushes(&self) -> bool {
+        self.inner.combines_flushes.get()
+    }
+
+    fn combining_flushes(self, combines: bool) -> Self {
+        self.set_combines_flushes(combines);
+        self
     }
 
     /// Asks `plan` about every request from now on; it may let it fail. A failed write may still have
@@ -339,7 +358,12 @@ impl SimDisk {
                 open.push(Rc::clone(write));
             }
         }
-        Crash { image, open }
+        let combines_flushes = self.combines_flushes();
+        Crash {
+            image,
+            open,
+            combines_flushes,
+        }
     }
 
     fn fault(&self, request: Request) -> Result<(), DeviceError> {
@@ -403,6 +427,7 @@ const GARBAGE: u8 = 0xA7;
 pub struct Crash {
     image: Image,
     open: Vec<Rc<Write>>,
+    combines_flushes: bool,
 }
 
 impl Crash {
@@ -423,7 +448,8 @@ impl Crash {
     /// The disk when of the open sectors, in the order they were written, those survive for which
     /// `survives` says so (it is called once for each).
     pub fn disk(&self, survives: impl FnMut(usize) -> bool, seed: u64) -> SimDisk {
-        SimDisk::with_image(self.image_with(survives), seed)
+        let disk = SimDisk::with_image(self.image_with(survives), seed);
+        disk.combining_flushes(self.combines_flushes)
     }
 
     fn image_with(&self, mut survives: impl FnMut(usize) -> bool) -> Image {
@@ -442,6 +468,7 @@ impl Crash {
     /// sectors is open until the next flush.
     pub fn reset(&self, seed: u64) -> SimDisk {
         let disk = SimDisk::with_image(self.image.clone(), seed);
+        disk.set_combines_flushes(self.combines_flushes);
         for write in &self.open {
             apply(&mut disk.image_mut(), write, |_| true);
         }
@@ -562,6 +589,20 @@ impl BlockDevice for SimDisk {
         result
     }
 
+    async fn write_to_flush(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        _ahead: u64,
+    ) -> (Buffer, Result<bool, DeviceError>) {
+        let (buffer, mut done) = self.write(start, buffer).await;
+        let combines = self.combines_flushes();
+        if combines && done.is_ok() {
+            done = self.flush().await;
+        }
+        (buffer, done.map(|()| combines))
+    }
+
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
         let count = usize::try_from(count).map_err(|_| DeviceError::OutOfRange)?;
         if self.in_range(start, count).is_none() {
@@ -584,5 +625,76 @@ impl BlockDevice for SimDisk {
         self.take_time().await;
         self.inner.completed.borrow_mut().push(number);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::pin::pin;
+    use core::task::Poll;
+
+    use embassy_futures::poll_once;
+
+    use super::*;
+    use crate::sim::Executor;
+
+    const FIRST: BlockIndex = BlockIndex(1);
+
+    fn disk(combines: bool) -> SimDisk {
+        let disk = SimDisk::new(4, 1);
+        disk.set_combines_flushes(combines);
+        disk
+    }
+
+    /// Two blocks of ones.
+    async fn write_to_flush(disk: &SimDisk) -> Result<bool, DeviceError> {
+        let mut buffer = Buffer::zeroed(2).expect("there is memory");
+        buffer.bytes_mut().fill(1);
+        disk.write_to_flush(FIRST, buffer, 0).await.1
+    }
+
+    /// What of it a power cut can take.
+    fn open_sectors(disk: &SimDisk) -> usize {
+        disk.crash_at(disk.event_count()).open_sectors()
+    }
+
+    #[test]
+    fn what_is_written_to_flush_is_durable_once_that_is_said_and_not_before() {
+        for combines in [false, true] {
+            let disk = disk(combines).snapshot(1);
+            disk.be_prompt(true);
+            disk.set_holds(|request| request == Request::Flush);
+            let mut writing = pin!(write_to_flush(&disk));
+            let done = poll_once(writing.as_mut());
+            assert_eq!(open_sectors(&disk), 2 * SECTORS);
+            if !combines {
+                assert_eq!(done, Poll::Ready(Ok(false)));
+                continue;
+            }
+            assert_eq!(done, Poll::Pending);
+            disk.release();
+            assert_eq!(poll_once(writing), Poll::Ready(Ok(true)));
+            assert_eq!(open_sectors(&disk), 0);
+            let after_cut = disk.crash_at(1).disk(|_| false, 1);
+            assert!(after_cut.combines_flushes());
+        }
+    }
+
+    #[test]
+    fn either_part_of_a_write_to_flush_may_fail() {
+        for fails in [Request::Write(FIRST, 2), Request::Flush] {
+            let disk = disk(true);
+            let target = disk.clone();
+            let asked = Rc::new(RefCell::new(Vec::new()));
+            let noted = Rc::clone(&asked);
+            disk.set_faults(move |request| {
+                noted.borrow_mut().push(request);
+                (request == fails).then_some(DeviceError::Io)
+            });
+            let done = Executor::new(1).run(async move { write_to_flush(&target).await });
+            assert_eq!(done, Err(DeviceError::Io));
+            assert_eq!(asked.borrow().last(), Some(&fails));
+            assert_eq!(open_sectors(&disk), 2 * SECTORS);
+        }
     }
 }

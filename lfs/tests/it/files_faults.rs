@@ -14,7 +14,7 @@ use std::rc::Rc;
 use crate::common::operation::{HANDLES, Observed, Operation, Target, TreePath, observe};
 use crate::common::posix::Model;
 use crate::common::world::{Machine, World, is_fault, random_bytes, same};
-use crate::common::{SEGMENT_BLOCKS, TestFileSystem, formatted, seed, try_mount};
+use crate::common::{SEGMENT_BLOCKS, TestFileSystem, formatted_of_either_kind, seed, try_mount};
 use lfs::sim::{Executor, Fate, Random, Request, SimDisk};
 use lfs::{BLOCK_SIZE, BlockIndex, CommitNumber, DeviceError, FileError, FileKind, NewInode, ROOT};
 
@@ -27,7 +27,7 @@ fn work(machine: &mut Machine, transactions: u64) {
 
 /// A machine that has worked for a while and is about to go on.
 fn machine(seed: u64) -> Machine {
-    let mut machine = Machine::new(formatted(SEGMENTS, seed), seed);
+    let mut machine = Machine::new(formatted_of_either_kind(SEGMENTS, seed), seed);
     work(&mut machine, 40);
     let machine = machine.reboot(seed);
     machine.world.borrow_mut().faulty = true;
@@ -554,7 +554,7 @@ fn mixed(seed: u64, tally: &mut Tally) {
     } else {
         SEGMENTS
     };
-    let mut machine = Machine::new(formatted(segments, seed), seed);
+    let mut machine = Machine::new(formatted_of_either_kind(segments, seed), seed);
     let mut spoiled = false;
     work(&mut machine, 40);
     machine.world.borrow_mut().faulty = true;

@@ -44,7 +44,16 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
     formatted_as(FORMAT, segments, seed)
 }
 
-/// The same, of this form.
+/// The same, of a kind that follows from the seed and is printed: one that flushes in the request that writes, or one that does not.
+pub fn formatted_of_either_kind(segments: usize, seed: u64) -> SimDisk {
+    let disk = formatted(segments, seed);
+    let combines = Random::new(!seed).one_in(2);
+    println!("disk of seed {seed}: combines flushes: {combines}");
+    disk.set_combines_flushes(combines);
+    disk
+}
+
+/// As [`formatted`], of this form.
 pub fn formatted_as(format: FormatOptions, segments: usize, seed: u64) -> SimDisk {
     let disk = SimDisk::new(segments * 8, seed);
     let target = disk.clone();

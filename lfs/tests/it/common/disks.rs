@@ -76,6 +76,13 @@ pub trait Disks: Clone + 'static {
         }
     }
 
+    /// See [`SimDisk::set_combines_flushes`].
+    fn set_combines_flushes(&self, combines: bool) {
+        for disk in self.all() {
+            disk.set_combines_flushes(combines);
+        }
+    }
+
     /// Makes each larger by so many blocks.
     fn enlarge(&self, blocks: usize) {
         for disk in self.all() {

@@ -14,7 +14,7 @@ pub mod world;
 
 use std::rc::Rc;
 
-use lfs::sim::{Executor, SimDisk, seed_from};
+use lfs::sim::{Executor, Random, SimDisk, seed_from};
 use lfs::{
     BlockDevice, CHUNK_BYTES_MAX, ChunkRef, CommitNumber, FileSystem, FileSystemId, FormatOptions,
     MountError, ObjectId, ObjectReadError, ObjectWriteError, ObjectWriter,
@@ -46,6 +46,15 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
     let target = disk.clone();
     Executor::new(seed).run(async move { key::format(&target, FORMAT, ID).await.unwrap() });
     disk.snapshot(seed)
+}
+
+/// The same, of a kind that follows from the seed and is printed: one that flushes in the request that writes, or one that does not.
+pub fn formatted_of_either_kind(segments: usize, seed: u64) -> SimDisk {
+    let disk = formatted(segments, seed);
+    let combines = Random::new(!seed).one_in(2);
+    println!("disk of seed {seed}: combines flushes: {combines}");
+    disk.set_combines_flushes(combines);
+    disk
 }
 
 /// What a mount found.

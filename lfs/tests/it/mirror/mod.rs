@@ -523,6 +523,35 @@ fn a_disk_that_loses_what_it_had_not_flushed_when_it_goes_gets_it_again() {
     }
 }
 
+/// One that is no part of a mirror is passed through, and so is what it flushes in the request that writes.
+#[test]
+fn a_disk_alone_may_fail_at_any_request() {
+    let mut random = Random::new(seed(65));
+    let base = first_disk(65);
+    for combines in [false, true] {
+        for first in 0.. {
+            let disk = [base.snapshot(first)];
+            disk[0].set_combines_flushes(combines);
+            let mut machine = Machine::boot(&disk, first).unwrap();
+            fail_from(&disk[0], first as usize, &Rc::new(Cell::new(true)));
+            let durable = (1..=4).take_while(|&version| machine.put(version).is_ok());
+            let acknowledged = durable.count() as u64;
+            drop(machine);
+            disk[0].clear_faults();
+            disk[0].power_cycle(|_| random.one_in(2));
+            let found = Machine::boot(&disk, first).unwrap().get().unwrap();
+            assert!(
+                (acknowledged..=acknowledged + 1).contains(&found),
+                "request {first} fails, combines flushes: {combines}: {acknowledged}, {found}"
+            );
+            if acknowledged == 4 {
+                assert!(first > 6, "{first}");
+                break;
+            }
+        }
+    }
+}
+
 /// Moments of two disks: how many events each had.
 type Timeline = Rc<RefCell<Vec<[usize; 2]>>>;
 
