@@ -22,7 +22,7 @@
 //! - `sim`: a disk that loses its power, and a seeded executor, for tests of every layer.
 //!
 //! Beside them is what all of them share: `error`, `fault` (what has to be done before an operation can go on), `notify`,
-//! `together` (futures under way at once), `varint`.
+//! `together` (futures under way at once), [`varint`].
 //!
 //! `DESIGN.md` says why it is so and argues each crash case.
 //!
@@ -56,7 +56,7 @@ mod space;
 mod together;
 mod transaction;
 mod tree;
-mod varint;
+pub mod varint;
 
 pub use backup::{
     BackupError, BackupFrame, BackupId, BackupPosition, BackupRange, BackupSection, BackupToken,

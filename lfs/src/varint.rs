@@ -1,12 +1,16 @@
-//! Integers of one to ten bytes: seven bits each, the lowest first, the top bit says that more follow.
+//! Integers of one to ten bytes: seven bits each, the lowest first, the top bit says that more follow; and what else
+//! decoders take off the front of bytes.
+//!
+//! Public for the formats of the layers above, which are made of the same.
 
 use alloc::vec::Vec;
 
-/// Bytes of the longest varint.
-pub(crate) const VARINT_BYTES_MAX: usize = 10;
+/// Bytes of the longest one.
+pub const VARINT_BYTES_MAX: usize = 10;
 
 /// Appends `value`.
-pub(crate) fn put_varint(target: &mut Vec<u8>, mut value: u64) {
+#[inline]
+pub fn put_varint(target: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         // The low seven bits.
         target.push((value & 0x7f) as u8 | 0x80);
@@ -16,15 +20,16 @@ pub(crate) fn put_varint(target: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Bytes that `value` takes.
-pub(crate) fn varint_len(value: u64) -> usize {
+#[inline]
+pub fn varint_len(value: u64) -> usize {
     let bits = u64::BITS - value.leading_zeros();
     bits.div_ceil(7).max(1) as usize
 }
 
-/// Takes one off the front of `bytes`. `None` when it ends early, is longer than it needs to be, or
-/// exceeds 64 bits: every number has one form.
+/// Takes one off the front of `bytes`. `None` when it ends early, is longer than it needs to be, or exceeds 64 bits:
+/// every number has one form.
 #[inline]
-pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     // Nearly all have one byte or two.
     match **bytes {
         [byte, ref rest @ ..] if byte < 0x80 => {
@@ -64,8 +69,9 @@ pub(crate) fn take_varint_u32(bytes: &mut &[u8]) -> Option<u32> {
     take_varint(bytes)?.try_into().ok()
 }
 
-/// Takes `len` bytes off the front.
-pub(crate) fn take_bytes<'b>(bytes: &mut &'b [u8], len: usize) -> Option<&'b [u8]> {
+/// Takes `len` bytes off the front. `None` when there are fewer.
+#[inline]
+pub fn take_bytes<'b>(bytes: &mut &'b [u8], len: usize) -> Option<&'b [u8]> {
     let (taken, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
     Some(taken)
