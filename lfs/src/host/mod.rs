@@ -1,7 +1,7 @@
 //! Linux under the file system: what programs that work on images there have in common (feature `host`).
 //!
 //! - [`FileDevice`]: a file or block device as the disk, locked (`lock`) against other programs and machines, its blocks made ready (`ahead`) for
-//!   small durable writes, which a thread stands by for (`standby`);
+//!   small durable writes, which a thread stands by for (`standby`, `handover`);
 //! - [`HostClock`], [`entropy`]: time and chance;
 //! - [`run`], [`interrupted`]: the executor, on tokio's runtime, and the signals that end a program;
 //! - [`read_secret`], [`parse_size`]: what such programs are told on their command lines.
@@ -13,8 +13,15 @@
 mod ahead;
 mod clock;
 mod device;
+mod handover;
 mod lock;
 mod standby;
+
+/// Those of [`handover`].
+mod atomics {
+    pub(super) use core::sync::atomic::{AtomicBool, Ordering};
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;

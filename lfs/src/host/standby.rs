@@ -1,19 +1,19 @@
 //! A thread that stands by for a short while after a request, for the next one.
 //!
 //! To wake a thread takes as long as part of a durable write, or of a read. While requests come one soon after the other, within [`SOON`], and take no longer than that, nobody
-//! sleeps in between: a thread that has carried out one looks for the next for as long as [`AWAKE`], and whoever asked looks whether it is done, as often as others let
-//! it, for as long as [`SOON`]. One of each does. Where there is one processor alone they would be in each other's way.
+//! sleeps in between: one thread that has carried out a request looks for the next for as long as [`AWAKE`], and whoever asked looks whether it is done, as often as
+//! others let it, for as long as [`SOON`]. Where there is one processor alone they would be in each other's way.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
-use core::mem;
-use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot::{self, error::TryRecvError};
+
+use super::handover::Handover;
 
 /// How long a thread looks for the next request.
 const AWAKE: Duration = Duration::from_micros(100);
@@ -23,40 +23,22 @@ const SOON: Duration = Duration::from_micros(250);
 
 type Request = Box<dyn FnOnce() + Send>;
 
-/// Who carries out the next request.
-enum Next {
-    /// A thread that is woken for it.
-    Woken,
-    /// One that stands by.
-    Standby,
-    /// One that stands by, and this is the request.
-    Given(Request),
-}
-
-struct State {
-    next: Next,
-    /// When the last request was through, and how long it took.
-    last: Option<(Instant, Duration)>,
-}
+/// When a request was through, and how long it took.
+type Last = (Instant, Duration);
 
 /// Carries out requests, on a thread that stands by if there is one.
 pub(super) struct Standby {
-    state: Mutex<State>,
-    /// Whether a request is given.
-    is_given: AtomicBool,
+    handover: Handover<Request>,
+    last: Mutex<Option<Last>>,
     /// Whether there is more than one processor.
     is_of_use: bool,
 }
 
 impl Standby {
     pub(super) fn new() -> Self {
-        let state = State {
-            next: Next::Woken,
-            last: None,
-        };
         Self {
-            state: Mutex::new(state),
-            is_given: AtomicBool::new(false),
+            handover: Handover::new(),
+            last: Mutex::new(None),
             is_of_use: available_parallelism().is_ok_and(|processors| processors.get() > 1),
         }
     }
@@ -83,17 +65,11 @@ impl Standby {
 
     /// Has `request` carried out: whether it will be soon, if it is like the last one.
     fn start(self: &Arc<Self>, request: Request) -> bool {
-        let mut state = self.state();
-        let is_soon = self.is_of_use
-            && state
-                .last
-                .is_some_and(|(ended, took)| ended.elapsed() < SOON && took < SOON);
-        if let Next::Standby = state.next {
-            state.next = Next::Given(request);
-            self.is_given.store(true, Ordering::Release);
+        let is_quick = |(ended, took): Last| ended.elapsed() < SOON && took < SOON;
+        let is_soon = self.is_of_use && self.last().is_some_and(is_quick);
+        let Err(request) = self.handover.give(request) else {
             return is_soon;
-        }
-        drop(state);
+        };
         let own = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
             let mut ended = own.carry_out(request);
@@ -109,33 +85,24 @@ impl Standby {
         let began = Instant::now();
         request();
         let ended = Instant::now();
-        self.state().last = Some((ended, ended - began));
+        *self.last() = Some((ended, ended - began));
         ended
     }
 
     /// The next request, if it is given soon.
     fn stand_by(&self, since: Instant) -> Option<Request> {
-        {
-            let mut state = self.state();
-            let Next::Woken = state.next else {
-                // One is enough.
-                return None;
-            };
-            state.next = Next::Standby;
+        // One is enough.
+        if !self.handover.begin() {
+            return None;
         }
-        while !self.is_given.load(Ordering::Acquire) && since.elapsed() < AWAKE {
+        while !self.handover.is_given() && since.elapsed() < AWAKE {
             core::hint::spin_loop();
         }
-        let mut state = self.state();
-        self.is_given.store(false, Ordering::Relaxed);
-        match mem::replace(&mut state.next, Next::Woken) {
-            Next::Given(request) => Some(request),
-            Next::Standby | Next::Woken => None,
-        }
+        self.handover.end()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last(&self) -> MutexGuard<'_, Option<Last>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,12 +170,12 @@ mod tests {
             .checked_sub(AWAKE)
             .expect("it is not that early");
         assert!(standby.stand_by(long_ago).is_none(), "nobody asked");
-        standby.state().next = Next::Standby;
+        assert!(standby.handover.begin());
         assert!(
             standby.stand_by(Instant::now()).is_none(),
             "another one does"
         );
-        let next = &mut standby.state().next;
-        assert!(matches!(next, Next::Standby), "and still does");
+        let given = standby.handover.give(Box::new(|| {}));
+        assert!(given.is_ok(), "and still does");
     }
 }
