@@ -4,7 +4,7 @@
 //! others may take, and has the cache give back what it may not have any more, in the same step.
 //!
 //! What is read for a transaction under way is the cache's loss, and is bounded by nothing but what one transaction may have loaded: it ends soon.
-//! Not here: what the file system has, and compaction for the tables it writes, which have bounds of their own.
+//! Not here: what the file system has but for its nodes beyond 4 MiB, and compaction for the tables it writes, which have bounds of their own.
 
 use lfs::{BlockDevice, NODE_CACHE_BYTES_MIN};
 
@@ -79,8 +79,14 @@ impl<D: BlockDevice> Store<D> {
                 + engine.watches.borrow().memory_bytes()
                 + self.filesystem.transaction_memory_bytes(),
             connections: self.connection_bytes.get(),
-            nodes: self.node_bytes_max.get(),
+            nodes: self.node_bytes_max.get().max(self.node_bytes()),
         }
+    }
+
+    /// What nodes of the file system's trees take beyond what is theirs.
+    fn node_bytes(&self) -> usize {
+        let bytes = self.filesystem.node_cache_bytes();
+        bytes.saturating_sub(NODE_CACHE_BYTES_MIN)
     }
 
     /// The most that a memtable takes before it is frozen.

@@ -54,7 +54,7 @@ struct Shared {
     flush_failed: Mutex<bool>,
     /// What was made ready for durable writes. One at a time.
     ahead: Mutex<Ahead>,
-    /// Who carries out durable writes.
+    /// Who carries out durable writes, and reads of what the host has not in memory.
     standby: Arc<Standby>,
 }
 

@@ -21,10 +21,10 @@ const AWAKE: Duration = Duration::from_micros(100);
 /// What comes or ends sooner is looked for: some times as long as a good disk takes for a durable write.
 const SOON: Duration = Duration::from_micros(250);
 
-type Request = Box<dyn FnOnce() + Send>;
-
 /// When a request was through, and how long it took.
 type Last = (Instant, Duration);
+
+type Request = Box<dyn FnOnce() -> Last + Send>;
 
 /// Carries out requests, on a thread that stands by if there is one.
 pub(super) struct Standby {
@@ -49,9 +49,14 @@ impl Standby {
         request: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (sender, mut done) = oneshot::channel();
+        let own = Arc::clone(self);
         let is_soon = self.start(Box::new(move || {
+            let began = Instant::now();
+            let answer = request();
+            let (ended, took) = own.note(began);
             // Nobody may wait for it any more.
-            let _ = sender.send(request());
+            let _ = sender.send(answer);
+            (ended, took)
         }));
         let began = Instant::now();
         while is_soon && began.elapsed() < SOON {
@@ -72,21 +77,23 @@ impl Standby {
         };
         let own = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            let mut ended = own.carry_out(request);
-            while is_soon && let Some(request) = own.stand_by(ended) {
-                ended = own.carry_out(request);
+            let (mut ended, mut took) = request();
+            while is_soon
+                && took < SOON
+                && let Some(request) = own.stand_by(ended)
+            {
+                (ended, took) = request();
             }
         });
         is_soon
     }
 
-    /// When it was through.
-    fn carry_out(&self, request: Request) -> Instant {
-        let began = Instant::now();
-        request();
+    /// A request is through that began then. Whoever asked looks at that for its next one.
+    fn note(&self, began: Instant) -> Last {
         let ended = Instant::now();
-        *self.last() = Some((ended, ended - began));
-        ended
+        let last = (ended, ended - began);
+        *self.last() = Some(last);
+        last
     }
 
     /// The next request, if it is given soon.
@@ -175,7 +182,7 @@ mod tests {
             standby.stand_by(Instant::now()).is_none(),
             "another one does"
         );
-        let given = standby.handover.give(Box::new(|| {}));
+        let given = standby.handover.give(Box::new(|| (Instant::now(), SOON)));
         assert!(given.is_ok(), "and still does");
     }
 }

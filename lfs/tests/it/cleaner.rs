@@ -320,7 +320,7 @@ fn garbage_that_cannot_be_cleaned_up_is_left_alone() {
 #[test]
 fn blocks_that_cannot_be_read_do_not_stop_the_cleaner() {
     const PERCENT: u32 = 25;
-    const UNREADABLE: usize = 4;
+    const UNREADABLE: usize = 40;
     let Filled {
         mut executor,
         disk,
@@ -330,7 +330,7 @@ fn blocks_that_cannot_be_read_do_not_stop_the_cleaner() {
     } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 20);
     executor.run(async move {
         let written = DISK_BYTES / UNIT / 10;
-        let bad = (1..=UNREADABLE as u64).map(|number| written / 8 * number);
+        let bad = (1..=UNREADABLE as u64).map(|number| written / 48 * number);
         let bad = bad.collect::<Vec<_>>();
         disk.set_faults(move |request| {
             let Request::Read(start, blocks) = request else {

@@ -36,8 +36,11 @@ use self::s3fifo::S3Fifo;
 /// Small tables that make up the large one, so that no step rehashes more than a small part.
 const SHARDS: usize = 256;
 
-/// Memory of an entry beyond its own and its key's: slot, table, and what policies keep of it.
-pub(crate) const ENTRY_BYTES: usize = 168;
+/// Memory of an entry beyond its own and its key's: slot, table (11 bytes at most), and what policies keep of it (24, and a ghost).
+pub(crate) const ENTRY_BYTES: usize = 192;
+
+/// What policies and the table keep of an entry.
+const LISTED_BYTES: usize = 64;
 
 /// Keys up to this take no memory of their own.
 const KEY_BYTES_INLINE: usize = 24;
@@ -180,8 +183,12 @@ struct Hidden {
 }
 
 impl<E: Cost> Cache<E> {
+    /// Fails to compile if an entry takes more than is counted.
+    const IS_COUNTED: () = assert!(size_of::<Used<E>>() + LISTED_BYTES <= ENTRY_BYTES);
+
     /// An empty cache. `hash_seed` should be nobody's to guess.
     pub fn new(kind: PolicyKind, bytes_max: usize, hash_seed: u64) -> Self {
+        let () = Self::IS_COUNTED;
         Self {
             shards: Vec::new(),
             hasher: FixedState::with_seed(hash_seed),

@@ -53,7 +53,7 @@ const GARBAGE_VICTIMS: u32 = WORTH_ONE_IN;
 pub(crate) struct CleanerState {
     /// Segments that could not be cleaned: what is in them is damaged and stays where it is.
     refused: BTreeSet<SegmentId>,
-    /// Segments that the device could not read in this run: the next one tries them again, and this one goes on with others.
+    /// Segments that the device could not read: they are tried again when there are no others.
     unreadable: BTreeSet<SegmentId>,
     /// Segments of nodes whose nodes the next checkpoint writes elsewhere.
     awaiting: BTreeSet<SegmentId>,
@@ -110,7 +110,6 @@ impl<D: BlockDevice> FileSystem<D> {
         {
             let mut state = self.cleaner.borrow_mut();
             (state.given_bytes, state.spent_bytes) = (0, 0);
-            state.unreadable.clear();
         }
         let cleaned = self.clean_victims().await;
         let mut state = self.cleaner.borrow_mut();
@@ -168,12 +167,12 @@ impl<D: BlockDevice> FileSystem<D> {
                 of_garbage = 0;
                 self.cleaner.borrow_mut().lasting_garbage = 0;
             }
-            of_garbage += 1;
             self.checkpoint_first().await;
             if self.holds_up() {
                 self.write_all_survivors().await?;
             }
             let Some((victim, segment)) = self.pick_victim() else {
+                self.cleaner.borrow_mut().unreadable.clear();
                 break;
             };
             let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
@@ -186,6 +185,7 @@ impl<D: BlockDevice> FileSystem<D> {
             };
             match cleaned {
                 Ok(()) => {
+                    of_garbage += 1;
                     self.log.count(|counters| counters.segments_cleaned += 1);
                     let nodes = segment.kind == SegmentKind::Nodes;
                     let live = if nodes { segment.live_bytes } else { 0 };
@@ -199,7 +199,12 @@ impl<D: BlockDevice> FileSystem<D> {
                     self.cleaner.borrow_mut().refused.insert(victim);
                 }
                 Err(FileError::Device(_)) => {
-                    self.cleaner.borrow_mut().unreadable.insert(victim);
+                    let mut state = self.cleaner.borrow_mut();
+                    state.unreadable.insert(victim);
+                    // A disk takes its time over what it cannot read: no commit waits for that.
+                    state.in_vain |= state.given_bytes <= state.spent_bytes;
+                    drop(state);
+                    embassy_futures::yield_now().await;
                 }
                 Err(error) => return Err(error),
             }

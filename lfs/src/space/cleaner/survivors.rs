@@ -415,7 +415,12 @@ impl<D: BlockDevice> FileSystem<D> {
             .count(|counters| counters.bytes_cleaned_written += (blocks * BLOCK_SIZE) as u64);
         self.cleaner.borrow_mut().spent_bytes += (blocks * BLOCK_SIZE) as u64;
         for (survivor, address) in survivors.iter().zip(places.addresses) {
-            self.move_references(survivor, address).await?;
+            // Of several victims: none of them is what could not be read.
+            let moved = self.move_references(survivor, address).await;
+            moved.map_err(|error| match error {
+                FileError::Device(_) => FileError::ReadOnly,
+                error => error,
+            })?;
             self.done_with(survivor.victim);
         }
         Ok(true)
