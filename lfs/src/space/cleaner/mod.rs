@@ -199,11 +199,12 @@ impl<D: BlockDevice> FileSystem<D> {
                     self.cleaner.borrow_mut().refused.insert(victim);
                 }
                 Err(FileError::Device(_)) => {
-                    let mut state = self.cleaner.borrow_mut();
-                    state.unreadable.insert(victim);
-                    // A disk takes its time over what it cannot read: no commit waits for that.
-                    state.in_vain |= state.given_bytes <= state.spent_bytes;
-                    drop(state);
+                    {
+                        let mut state = self.cleaner.borrow_mut();
+                        state.unreadable.insert(victim);
+                        // A disk takes its time over what it cannot read: no commit waits for that.
+                        state.in_vain |= state.given_bytes <= state.spent_bytes;
+                    }
                     embassy_futures::yield_now().await;
                 }
                 Err(error) => return Err(error),
