@@ -326,7 +326,7 @@ fn nodes_have_more_memory_where_more_values_are_read_and_give_it_back() {
         let less = 2 * MEMORY_BYTES_MIN;
         store.set_memory_bytes_max(less);
         // In steps.
-        for step in 0..nodes / MIB + 1 {
+        for step in 0..=nodes / MIB {
             store.set_connection_bytes(step);
         }
         assert_eq!(store.stats().memory.nodes, less / 8);
