@@ -240,6 +240,11 @@ impl SimDisk {
         self.inner.combines_flushes.set(combines);
     }
 
+    /// The same as `seed` says, which half of all do.
+    pub fn combine_flushes_by(&self, seed: u64) {
+        self.set_combines_flushes(Random::new(!seed).one_in(2));
+    }
+
     /// Whether it does.
     pub fn combines_flushes(&self) -> bool {
         self.inner.combines_flushes.get()

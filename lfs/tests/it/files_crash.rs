@@ -417,11 +417,9 @@ struct Workload {
 impl Workload {
     /// Does it on a copy of the base, which flushes in the request that writes or does not, as the seed says.
     fn run<'s, D: Disks>(self, base: &Base<D>, seed: u64, states: &'s States) -> Run<'s, D> {
-        let (disk, combines) = (base.disk.snapshot(seed), Random::new(!seed).one_in(2));
-        disk.set_combines_flushes(combines);
-        let mut run = self.run_on(disk, base.world.fork(), seed, states);
-        run.what = format!("{}, combines flushes: {combines}", run.what);
-        run
+        let disk = base.disk.snapshot(seed);
+        disk.combine_flushes_by(seed);
+        self.run_on(disk, base.world.fork(), seed, states)
     }
 
     fn run_on<D: Disks>(self, disk: D, mut world: World, seed: u64, states: &States) -> Run<'_, D> {

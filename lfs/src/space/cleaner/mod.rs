@@ -53,7 +53,7 @@ const GARBAGE_VICTIMS: u32 = WORTH_ONE_IN;
 pub(crate) struct CleanerState {
     /// Segments that could not be cleaned: what is in them is damaged and stays where it is.
     refused: BTreeSet<SegmentId>,
-    /// Segments that the device could not read: they are tried again when there are no others.
+    /// Segments that the device could not read: they are tried again when room is wanted and there are no others.
     unreadable: BTreeSet<SegmentId>,
     /// Segments of nodes whose nodes the next checkpoint writes elsewhere.
     awaiting: BTreeSet<SegmentId>,
@@ -172,7 +172,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 self.write_all_survivors().await?;
             }
             let Some((victim, segment)) = self.pick_victim() else {
-                self.cleaner.borrow_mut().unreadable.clear();
+                if wants_room() {
+                    self.cleaner.borrow_mut().unreadable.clear();
+                }
                 break;
             };
             let dead = self.superblock.segment_bytes() as u64 - u64::from(segment.live_bytes);
@@ -272,11 +274,13 @@ impl<D: BlockDevice> FileSystem<D> {
     fn garbage_bytes(&self) -> u64 {
         let segments = self.segments.borrow();
         let state = self.cleaner.borrow();
-        let awaiting = state.awaiting.iter().filter_map(|id| segments.get(*id));
-        let awaiting = awaiting.filter(|segment| segment.is_cleanable());
+        let given_up = state.refused.iter().chain(&state.unreadable);
+        let others = given_up.chain(&state.awaiting);
+        let others = others.filter_map(|id| segments.get(*id));
+        let others = others.filter(|segment| segment.is_cleanable());
         let size = self.superblock.segment_bytes() as u64;
-        let coming = awaiting.map(|segment| size - u64::from(segment.live_bytes));
-        segments.garbage_bytes().saturating_sub(coming.sum())
+        let dead = others.map(|segment| size - u64::from(segment.live_bytes));
+        segments.garbage_bytes().saturating_sub(dead.sum())
     }
 
     /// As many bytes of garbage as [may be](Self::set_garbage_max).

@@ -76,10 +76,10 @@ pub trait Disks: Clone + 'static {
         }
     }
 
-    /// See [`SimDisk::set_combines_flushes`].
-    fn set_combines_flushes(&self, combines: bool) {
+    /// See [`SimDisk::combine_flushes_by`].
+    fn combine_flushes_by(&self, seed: u64) {
         for disk in self.all() {
-            disk.set_combines_flushes(combines);
+            disk.combine_flushes_by(seed);
         }
     }
 

@@ -14,7 +14,7 @@ pub mod world;
 
 use std::rc::Rc;
 
-use lfs::sim::{Executor, Random, SimDisk, seed_from};
+use lfs::sim::{Executor, SimDisk, seed_from};
 use lfs::{
     BlockDevice, CHUNK_BYTES_MAX, ChunkRef, CommitNumber, FileSystem, FileSystemId, FormatOptions,
     MountError, ObjectId, ObjectReadError, ObjectWriteError, ObjectWriter,
@@ -48,12 +48,11 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
     disk.snapshot(seed)
 }
 
-/// The same, of a kind that follows from the seed and is printed: one that flushes in the request that writes, or one that does not.
+/// The same, which flushes in the request that writes or does not, as the seed says.
 pub fn formatted_of_either_kind(segments: usize, seed: u64) -> SimDisk {
     let disk = formatted(segments, seed);
-    let combines = Random::new(!seed).one_in(2);
-    println!("disk of seed {seed}: combines flushes: {combines}");
-    disk.set_combines_flushes(combines);
+    disk.combine_flushes_by(seed);
+    println!("seed {seed} combines flushes: {}", disk.combines_flushes());
     disk
 }
 
