@@ -7,11 +7,6 @@ use ::tests::qmp::BlockCounts;
 use lfs::host::FileDevice;
 use lfs::{BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
 
-thread_local! { pub static TRACE: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) }; }
-fn trace(kind: char, start: u64, blocks: usize) {
-    TRACE.with(|t| t.borrow_mut().push(format!("{kind}{start}+{blocks}")));
-}
-
 /// Clones share their count.
 #[derive(Clone)]
 pub struct CountedDevice {
@@ -53,7 +48,6 @@ impl BlockDevice for CountedDevice {
             counts.reads += 1;
             counts.bytes_read += buffer.bytes().len() as u64;
         });
-        trace('r', start.0, buffer.len_blocks());
         self.device.read(start, buffer).await
     }
 
@@ -62,13 +56,11 @@ impl BlockDevice for CountedDevice {
             counts.writes += 1;
             counts.bytes_written += buffer.bytes().len() as u64;
         });
-        trace('w', start.0, buffer.len_blocks());
         self.device.write(start, buffer).await
     }
 
     async fn flush(&self) -> Result<(), DeviceError> {
         self.count(|counts| counts.flushes += 1);
-        trace('F', 0, 0);
         self.device.flush().await
     }
 

@@ -198,25 +198,6 @@ impl Gaps {
             let gap = now.at.saturating_duration_since(last.at);
             self.microseconds.add(gap.as_micros() as u64);
             self.requests.add(requests.saturating_sub(last.requests));
-            crate::counted::TRACE.with(|t| {
-                let mut t = t.borrow_mut();
-                if requests.saturating_sub(last.requests) > 30 {
-                    use std::io::Write as _;
-                    let mut f = std::fs::OpenOptions::new()
-                        .append(true)
-                        .create(true)
-                        .open("/tmp/trace")
-                        .unwrap();
-                    writeln!(
-                        f,
-                        "{} {}",
-                        requests.saturating_sub(last.requests),
-                        t.join(" ")
-                    )
-                    .unwrap();
-                }
-                t.clear();
-            });
         }
         self.last = Some(now);
     }
