@@ -127,6 +127,7 @@ async fn rest<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, or_until: im
     pause(store, clock, ms, or_until).await;
     if clock.monotonic_us().saturating_sub(since_us) >= ms * 1000 {
         pace.note_idle(commits);
+        store.bound_garbage();
         if pace.is_idle() && store.engine.has_garbage.get() {
             // What it takes the place of is found by a flush.
             store.flush_due.set(true);
@@ -211,7 +212,6 @@ async fn carry_out_step<D: BlockDevice>(
         };
         handed_on = lists_to_hand_on(store, clock, &inputs).await?;
         let turns = Paced { store, clock };
-        store.compaction.pace.set_working(true);
         let written = write(&turns, &chunks, &inputs, &part, &handed_on, step).await;
         if store.compaction.pace.set_working(false) {
             store.changed.notify();
@@ -443,6 +443,8 @@ async fn write<'s, D: BlockDevice, C: Clock>(
             hand_on(chunks, &mut rewrite, table).await?;
         }
     }
+    // From here on it goes on in turns, each of which commits can wait for.
+    store.compaction.pace.set_working(true);
     tables::write(
         store,
         &mut rewrite,
@@ -501,6 +503,8 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
     }
     let is_waited_for = || !store.compaction_allows() || store.compaction.is_urgent();
     store.filesystem.take_turn(bytes, is_waited_for).await;
+    let flush_first = || store.compaction.flush_first(store) && !store.is_ending();
+    store.changed.until(|| (!flush_first()).then_some(())).await;
     let may_work = || pace.may_work() || store.compaction.is_urgent();
     while !may_work() && !store.is_ending() {
         let commits = pace.commits();

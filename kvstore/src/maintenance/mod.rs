@@ -179,6 +179,12 @@ impl Compaction {
         self.help.get() == Help::Wanted || self.is_room_wanted()
     }
 
+    /// Whether commits wait for a flush that is under way, and for nothing else: what is done besides only makes it take longer.
+    fn flush_first<D: BlockDevice>(&self, store: &Store<D>) -> bool {
+        let is_awaited = || store.filesystem.is_log_full() || store.engine.are_memtables_full();
+        self.is_flushing.get() && !self.is_urgent() && is_awaited()
+    }
+
     /// Something that was there is not needed any more.
     pub(crate) fn note_garbage(&self) {
         if self.room.get() == Room::Exhausted {

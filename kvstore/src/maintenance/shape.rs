@@ -42,14 +42,17 @@ fn stats_of(run: &RunRef, segment_bytes: u64) -> RunStats {
         tier: run.tier,
         bytes: run.tables.iter().map(space).sum(),
         tables: run.tables.len(),
-        large_bytes: run
-            .tables
-            .iter()
-            .fold(0, |sum, table| sum.saturating_add(table.stats.large_bytes)),
+        large_bytes: sum_of(run, |stats| stats.large_bytes),
         first: run.first,
         last: run.last,
         job: run.job,
     }
+}
+
+/// What the tables of a run have of something, together.
+fn sum_of(run: &RunRef, of: impl Fn(&TableStats) -> u64) -> u64 {
+    let all = run.tables.iter().map(|table| of(&table.stats));
+    all.fold(0, u64::saturating_add)
 }
 
 impl Shapes {
@@ -66,7 +69,7 @@ impl Shapes {
             ahead_bytes: 0,
         };
         let has_begun = runs.iter().any(|run| run.job == Some(BASE));
-        let mut base: Option<RunStats> = None;
+        let (mut base, mut base_entries) = (None::<RunStats>, 0_u64);
         for (place, run) in runs.iter().enumerate() {
             let stats = stats_of(run, segment_bytes);
             if run.tier < BASE {
@@ -77,6 +80,7 @@ impl Shapes {
             if has_begun && place + 1 == runs.len() {
                 shapes.ahead_bytes = stats.bytes;
             }
+            base_entries = base_entries.saturating_add(sum_of(run, |stats| stats.entries));
             base = Some(match base {
                 None => stats,
                 Some(before) => RunStats {
@@ -87,6 +91,15 @@ impl Shapes {
                     ..before
                 },
             });
+        }
+        for (stats, place) in shapes.runs.iter_mut().zip(&shapes.places) {
+            let tombstones = runs
+                .get(*place)
+                .map_or(0, |run| sum_of(run, |stats| stats.tombstones));
+            let hidden = base.map_or(0, |base| {
+                part_of(base.large_bytes, tombstones.min(base_entries), base_entries)
+            });
+            stats.large_bytes = stats.large_bytes.saturating_add(hidden);
         }
         shapes.runs.extend(base);
         shapes
@@ -445,6 +458,37 @@ mod tests {
         let shapes = Shapes::of_runs(&runs, SEGMENT);
         assert_eq!(shapes.ahead_bytes, shapes.runs[1].bytes);
         assert_eq!(output_of(&runs, &(0..2), BASE), None);
+    }
+
+    #[test]
+    fn a_tombstone_counts_for_a_large_value_of_the_base() {
+        let with = |mut run: RunRef, stats| {
+            run.tables[0].stats = stats;
+            run
+        };
+        let deletes = |tombstones| TableStats {
+            entries: tombstones,
+            tombstones,
+            ..TableStats::default()
+        };
+        let values = TableStats {
+            entries: 300,
+            large_bytes: 300 << 10,
+            ..TableStats::default()
+        };
+        let large_bytes = |tombstones| {
+            let runs = [
+                with(run(0, 90, 99, &[("a", "z")]), deletes(tombstones)),
+                with(run(BASE, 1, 89, &[("a", "z")]), values),
+            ];
+            Shapes::of_runs(&runs, SEGMENT).runs[0].large_bytes
+        };
+        assert_eq!(large_bytes(0), 0);
+        assert_eq!(large_bytes(200), 200 << 10);
+        // They may be of one key.
+        assert_eq!(large_bytes(1000), 300 << 10);
+        let alone = [with(run(0, 90, 99, &[("a", "z")]), deletes(5))];
+        assert_eq!(Shapes::of_runs(&alone, SEGMENT).runs[0].large_bytes, 0);
     }
 
     #[test]

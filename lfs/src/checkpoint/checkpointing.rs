@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a checkpoint waits for a commit's flush to cover its own writes before it makes one.
-const BARRIER_PATIENCE_MS: u64 = 1000;
+const BARRIER_PATIENCE_MS: u64 = 100;
 
 /// What a node takes in its segment.
 const NODE_BYTES: i64 = 4096;
@@ -55,9 +55,29 @@ pub(crate) struct Turn<'f, D: BlockDevice>(&'f FileSystem<D>);
 
 impl<'f, D: BlockDevice> Turn<'f, D> {
     pub(crate) async fn take(filesystem: &'f FileSystem<D>) -> Self {
+        let _waiting = Waiting::begin(filesystem);
         let free = || (!filesystem.checkpointing.replace(true)).then_some(());
         filesystem.changed.until(free).await;
         Self(filesystem)
+    }
+}
+
+/// Somebody waits for that right: checkpoints that nobody asked for come after it.
+struct Waiting<'f, D: BlockDevice>(&'f FileSystem<D>);
+
+impl<'f, D: BlockDevice> Waiting<'f, D> {
+    fn begin(filesystem: &'f FileSystem<D>) -> Self {
+        let waiting = &filesystem.checkpoints_waiting;
+        waiting.set(waiting.get() + 1);
+        Self(filesystem)
+    }
+}
+
+impl<D: BlockDevice> Drop for Waiting<'_, D> {
+    fn drop(&mut self) {
+        let waiting = &self.0.checkpoints_waiting;
+        waiting.set(waiting.get() - 1);
+        self.0.log.nudge();
     }
 }
 
@@ -106,7 +126,7 @@ impl<D: BlockDevice> FileSystem<D> {
     /// objects not kept become free. Durable on return, kept objects included.
     ///
     /// Costs what changed since the last one, one slot write and two flushes, which commits' flushes stand in for
-    /// when there are some within a second and nobody [waits for it](Self::hasten_checkpoints). Several at once wait for each other. Dropped before it is through it leaves the file system
+    /// when there are some within a tenth of a second and nobody [waits for it](Self::hasten_checkpoints). Several at once wait for each other. Dropped before it is through it leaves the file system
     /// read-only until the next mount, as a failed write does.
     ///
     /// # Errors

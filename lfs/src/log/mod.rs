@@ -599,8 +599,17 @@ impl Log {
 
     /// Whether the log is so long that a checkpoint should be made.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        let window = self.state.borrow().cursor.window.len();
-        window > self.window_usable() * 2 / 3
+        self.state.borrow().cursor.window.len() > self.window_usable() * 2 / 3
+    }
+
+    /// Whether it is so long that the layer above should begin what it does before a checkpoint: there is as much left for commits meanwhile.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.state.borrow().cursor.window.len() > self.window_usable() / 2
+    }
+
+    /// Whether commits wait for a checkpoint, or may be about to: the log is as long as replay may become.
+    pub(crate) fn is_window_full(&self) -> bool {
+        self.state.borrow().cursor.window.len() > self.window_usable()
     }
 
     /// Makes waiters look at their conditions again.

@@ -54,6 +54,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) value_reserve: Cell<u64>,
     /// Somebody makes a checkpoint.
     pub(crate) checkpointing: Cell<bool>,
+    /// How many wait until they may.
+    pub(crate) checkpoints_waiting: Cell<u32>,
     /// Segments that it frees.
     pub(crate) segments_due: Cell<u32>,
     /// How many can go on only after it.
@@ -154,6 +156,7 @@ impl<D: BlockDevice> FileSystem<D> {
             objects_wait: Cell::new(false),
             value_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
+            checkpoints_waiting: Cell::new(0),
             segments_due: Cell::new(0),
             checkpoint_awaited: Cell::new(0),
             checkpoint_due: Cell::new(false),
@@ -337,12 +340,17 @@ impl<D: BlockDevice> FileSystem<D> {
             .await;
     }
 
+    /// Whether the log is so long that commits wait for a checkpoint, or the next ones will.
+    pub fn is_log_full(&self) -> bool {
+        self.log.is_window_full()
+    }
+
     /// Whether the log is so long, or room so scarce, that a checkpoint of the layer above should be made.
     pub fn wants_checkpoint(&self) -> bool {
         let enough =
             self.reserves().segments_needed(self.log.commit_segments()) + self.segments_promised();
         let short = || self.segments.borrow().free() <= enough && self.log.segments_only_log() > 1;
-        self.layer_pins_log() && (self.log.wants_checkpoint() || short())
+        self.layer_pins_log() && (self.log.is_half_full() || short())
     }
 
     /// Whether the layer above still needs the log.

@@ -93,6 +93,10 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether a checkpoint should be made for the trees' or the log's sake.
     fn wants_own_checkpoint(&self) -> bool {
+        // The layer above waits for its turn: one of its brings all that, and it would have to wait for two.
+        if self.checkpoints_waiting.get() > 0 {
+            return false;
+        }
         let dirty = self.volume.borrow().dirty_nodes();
         // While the layer above has not moved its state on, the log stays as long as it is.
         let log = self.log.wants_checkpoint() && !self.layer_pins_log();

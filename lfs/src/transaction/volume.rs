@@ -319,44 +319,40 @@ impl Volume {
         }
     }
 
-    /// The data of `object` in `ranges` (sorted, without overlap) is about to be replaced or removed.
+    /// The data of `object` in `ranges` (sorted, without overlap) is about to be replaced or removed. What lies between them is not looked at.
     fn plan_free(
         &self,
         plan: &mut Plan,
         object: u64,
-        ranges: &[(u64, u64)],
+        mut ranges: &[(u64, u64)],
     ) -> Result<(), FileError> {
-        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
-            return Ok(());
-        };
         // No data are older than the first commit; and who sees values, the layer above says.
         let newest = self.newest_shown().filter(|_| object != VALUE_OBJECT);
         let newest = newest.unwrap_or(0);
-        let mut next_range = 0;
-        let mut next = self.first_piece_over(object, first.0)?;
-        while let Some((key, item)) = next {
-            let start = key.position;
-            if start >= last.1 {
+        let behind = |ranges: &[(u64, u64)], end| ranges.partition_point(|range| range.1 <= end);
+        let mut next = None;
+        while let Some(&(from, _)) = ranges.first() {
+            let found = match next.take() {
+                Some(key) => self.piece_from(&key)?,
+                None => self.first_piece_over(object, from)?,
+            };
+            let Some((key, item)) = found else {
                 break;
-            }
+            };
             let piece = Piece::decode(&item.value).ok_or(damaged_item())?;
-            if self.is_survivor(&piece) {
-                plan.outlived.push((object, start.max(first.0)));
-            }
+            let start = key.position;
             let end = start.saturating_add(u64::from(piece.len));
-            while ranges.get(next_range).is_some_and(|range| range.1 <= start) {
-                next_range += 1;
+            ranges = ranges.get(behind(ranges, start)..).unwrap_or_default();
+            let within = ranges.partition_point(|range| range.0 < end);
+            let within = ranges.get(..within).unwrap_or_default();
+            if self.is_survivor(&piece) {
+                let at = |range: &(u64, u64)| (object, start.max(range.0));
+                plan.outlived.extend(within.iter().map(at));
             }
-            cut(
-                plan,
-                &key,
-                &item,
-                &piece,
-                (start, end),
-                ranges.get(next_range..).unwrap_or_default(),
-                newest,
-            );
-            next = self.piece_from(&after(&key))?;
+            cut(plan, &key, &item, &piece, (start, end), within, newest);
+            ranges = ranges.get(behind(ranges, end)..).unwrap_or_default();
+            let goes_on = ranges.first().is_some_and(|range| range.0 < end);
+            next = goes_on.then(|| after(&key));
         }
         Ok(())
     }

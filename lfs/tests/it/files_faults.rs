@@ -273,11 +273,15 @@ impl Deeds {
     }
 
     /// Whether all that was acknowledged and is not in `found` was spoiled. A worker that waits for a commit waits for all
-    /// before it: what the next one promises was written after.
+    /// before it: what the next one promises was written after, or with it.
     fn explain(&self, found: CommitNumber, acknowledged: &[(CommitNumber, usize)]) -> bool {
         let mut since = (CommitNumber(0), 0);
+        let mut from = 0;
         acknowledged.iter().all(|&(commit, at)| {
-            let (before, from) = std::mem::replace(&mut since, (commit, at));
+            let (before, last) = std::mem::replace(&mut since, (commit, at));
+            if at > last {
+                from = last;
+            }
             let is_there = commit <= found || commit <= before;
             let is_spoiled = if at == 0 {
                 self.spoiled_earlier

@@ -438,3 +438,34 @@ fn a_damaged_value_is_said_and_others_can_be_read() {
         assert_eq!(read(&filesystem, 16_384, 4096).await, Ok(bytes_of(6, 4096)));
     });
 }
+
+/// What lies between ranges that one commit frees, or writes, is not gone through.
+#[test]
+fn a_change_far_apart_costs_what_it_changes() {
+    const VALUES: u64 = 4000;
+    let disk = formatted(256, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        for first in (0..VALUES).step_by(100) {
+            let write = |tx: &mut lfs::Transaction<'_>| {
+                // Apart, so that each is a piece of its own.
+                let mut slots = (first..first + 100).map(|slot| 2 * slot * BLOCK);
+                slots.try_for_each(|at| tx.write_value(at, &[1; 600]))
+            };
+            filesystem.transact(0, write).await.unwrap();
+        }
+        let looks = || filesystem.read(|tx| Ok(tx.looks()));
+        let before = looks().await.unwrap();
+        let apart =
+            [0, VALUES / 2, VALUES - 1].map(|slot| 2 * slot * BLOCK..(2 * slot + 1) * BLOCK);
+        filesystem.free_values(&apart).await.unwrap();
+        let cost = looks().await.unwrap() - before;
+        assert!(cost < 200, "{cost} looks at the tree to free three values");
+        let there = filesystem.values(0, 10_000).await.unwrap();
+        assert_eq!(there.len() as u64, VALUES - 3);
+        filesystem.shutdown(&clock).await.unwrap();
+    });
+    assert_clean(&disk);
+}

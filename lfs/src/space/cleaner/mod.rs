@@ -248,7 +248,7 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Waits while a checkpoint is under way that frees what commits are about to wait for: cleaning would make it take longer, and take
     /// segments that they could have. As long as they do have some, it goes on where even with those that are coming
-    /// there are few.
+    /// there are few. Waits as well while commits wait for the log to become shorter, if there are segments enough.
     async fn checkpoint_first(&self) {
         let near = || {
             let commit = self.log.commit_segments();
@@ -259,6 +259,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 && free + due >= reserves.segments_for_tidying() + commit
                 && !(self.wants_cleaning() && self.log.has_room())
         };
+        let is_wanted =
+            || self.wants_cleaning() || self.wants_room_for_objects() || self.objects_wait.get();
+        let near = || near() || (self.log.is_window_full() && !is_wanted());
         self.log
             .until(|| (!near() || self.is_ending()).then_some(()))
             .await;
@@ -340,6 +343,7 @@ impl<D: BlockDevice> FileSystem<D> {
         // What it found before is of before.
         self.cleaner.borrow_mut().in_vain = false;
         self.changed.notify();
+        self.log.nudge();
         let found = self.log.until(found).await;
         self.objects_wait.set(false);
         found
