@@ -1,7 +1,7 @@
 //! How much compaction does for what is committed, and when commits wait for it (`ENGINE.md`, section 5, "Pace").
 //!
 //! Compaction works in turns of some 32 KiB. For each byte that is committed it may do so many bytes of work; how many, follows its debt: what it is behind its
-//! schedule, in memtables. While nothing is committed it works as fast as the disk lets it.
+//! schedule, in memtables. While nothing is committed, and from [`HARD`] memtables of debt on, it works as fast as the disk lets it.
 //!
 //! **From [`SOFT`] memtables of debt on commits wait for it.** Each commit of `b` bytes adds 4·b, and at most 16·b from [`HARD`] memtables on, to what is owed,
 //! and while something is owed and compaction is at work, commits wait. So, since none goes ahead while something is owed: **a commit waits until 16 times
@@ -21,8 +21,8 @@ const HARD: u64 = 16;
 /// Bytes of work for a committed byte, in halves: with no debt, at [`SOFT`], and at [`HARD`].
 const GAINS: [u64; 3] = [1, 8, 32];
 
-/// Work that may be saved up.
-const TOKENS_MAX: u64 = 32 << 20;
+/// Work that may be saved up: some turns. More would let it go on at full speed beside commits that are few, when a burst of them is over.
+const TOKENS_MAX: u64 = 1 << 20;
 
 /// Work that may be paid ahead: about a turn.
 const PAID_MAX: u64 = 32 << 10;
@@ -85,8 +85,8 @@ impl Pace {
 
     /// Whether compaction may go on now.
     pub(super) fn may_work(&self) -> bool {
-        let is_waited_for = self.is_behind() || self.owed.get() > 0;
-        is_waited_for || self.tokens.get() > 0 || self.is_idle.get()
+        let is_hurried = self.is_far_behind() || self.owed.get() > 0;
+        is_hurried || self.tokens.get() > 0 || self.is_idle.get()
     }
 
     /// Compaction is at work from now on, or waits for something. True if commits need not wait any more that had to.
@@ -127,7 +127,16 @@ impl Pace {
 
     /// Whether commits wait for compaction.
     fn is_behind(&self) -> bool {
-        self.debt.get() >= SOFT.saturating_mul(self.unit.get()) && self.unit.get() > 0
+        self.owes(SOFT)
+    }
+
+    /// Whether they wait for as much as they ever do.
+    fn is_far_behind(&self) -> bool {
+        self.owes(HARD)
+    }
+
+    fn owes(&self, memtables: u64) -> bool {
+        self.debt.get() >= memtables.saturating_mul(self.unit.get()) && self.unit.get() > 0
     }
 
     /// Halves of a byte of work for each byte committed.
@@ -199,6 +208,22 @@ mod tests {
         assert!(pace.allows());
         pace.set_working(true);
         assert!(pace.allows());
+    }
+
+    /// It went on at full speed beside a single client, whose commits had to make its writes durable as well.
+    #[test]
+    fn behind_its_schedule_it_still_has_no_more_than_commits_bring_unless_it_is_far_behind() {
+        let behind = pace(10 * UNIT);
+        behind.set_working(true);
+        behind.committed(100, 0);
+        assert!(behind.may_work());
+        behind.worked(999);
+        assert!(behind.may_work() && !behind.allows());
+        behind.worked(1);
+        assert!(!behind.may_work() && behind.allows());
+        let far_behind = pace(16 * UNIT);
+        far_behind.set_working(true);
+        assert!(far_behind.may_work());
     }
 
     #[test]
