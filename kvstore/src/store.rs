@@ -532,8 +532,13 @@ impl<D: BlockDevice> Store<D> {
         // What is in the log's record is what memtables and runs get; large values are all that is not in it.
         let bytes = payload.len() as u64;
         let written = self.engine.written_bytes.get() - written_before;
-        self.compaction
-            .committed(bytes, written.saturating_sub(bytes));
+        if self
+            .compaction
+            .committed(bytes, written.saturating_sub(bytes))
+        {
+            // Compaction may rest until there is more to do.
+            self.changed.notify();
+        }
         self.bound_garbage();
         if self.engine.freeze_if_full(timestamp) {
             // Once: all who wait for the log look again.

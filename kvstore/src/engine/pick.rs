@@ -63,7 +63,7 @@ pub struct RunStats {
     pub bytes: u64,
     /// Its tables.
     pub tables: usize,
-    /// Bytes of large values that it names; and those of the base that its tombstones stand for, if values there are all of one size.
+    /// Bytes of large values that it names; while nothing is committed also those of the base that its tombstones stand for.
     pub large_bytes: u64,
     /// Its commits.
     pub first: Timestamp,

@@ -164,9 +164,9 @@ pub(crate) struct Compaction {
 }
 
 impl Compaction {
-    /// A commit was made, of so many bytes, and so many of large values besides.
-    pub(crate) fn committed(&self, bytes: u64, value_bytes: u64) {
-        self.pace.committed(bytes, value_bytes);
+    /// A commit was made, of so many bytes, and so many of large values besides. True if the next ones have to wait from here on.
+    pub(crate) fn committed(&self, bytes: u64, value_bytes: u64) -> bool {
+        self.pace.committed(bytes, value_bytes)
     }
 
     /// Whether something may be freed that a commit without room waits for.

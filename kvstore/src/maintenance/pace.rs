@@ -48,8 +48,9 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A commit was made, of so many bytes, and so many of large values besides.
-    pub(super) fn committed(&self, bytes: u64, value_bytes: u64) {
+    /// A commit was made, of so many bytes, and so many of large values besides. True if the next ones have to wait from here on.
+    pub(super) fn committed(&self, bytes: u64, value_bytes: u64) -> bool {
+        let went_ahead = self.allows();
         self.is_idle.set(false);
         // One that changes files alone counts as well.
         let counted = self.committed.get().wrapping_add(bytes.max(1));
@@ -64,6 +65,7 @@ impl Pace {
             self.paid.set(self.paid.get() - paid);
             self.owed.set(self.owed.get().saturating_add(owed - paid));
         }
+        went_ahead && !self.allows()
     }
 
     /// So many bytes were gone through. True if commits need not wait any more that had to.
@@ -215,8 +217,8 @@ mod tests {
     fn behind_its_schedule_it_still_has_no_more_than_commits_bring_unless_it_is_far_behind() {
         let behind = pace(10 * UNIT);
         behind.set_working(true);
-        behind.committed(100, 0);
-        assert!(behind.may_work());
+        assert!(behind.committed(100, 0), "it has to be told");
+        assert!(!behind.committed(0, 0) && behind.may_work());
         behind.worked(999);
         assert!(behind.may_work() && !behind.allows());
         behind.worked(1);

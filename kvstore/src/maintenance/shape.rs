@@ -69,7 +69,7 @@ impl Shapes {
             ahead_bytes: 0,
         };
         let has_begun = runs.iter().any(|run| run.job == Some(BASE));
-        let (mut base, mut base_entries) = (None::<RunStats>, 0_u64);
+        let mut base = None::<RunStats>;
         for (place, run) in runs.iter().enumerate() {
             let stats = stats_of(run, segment_bytes);
             if run.tier < BASE {
@@ -80,7 +80,6 @@ impl Shapes {
             if has_begun && place + 1 == runs.len() {
                 shapes.ahead_bytes = stats.bytes;
             }
-            base_entries = base_entries.saturating_add(sum_of(run, |stats| stats.entries));
             base = Some(match base {
                 None => stats,
                 Some(before) => RunStats {
@@ -92,17 +91,28 @@ impl Shapes {
                 },
             });
         }
-        for (stats, place) in shapes.runs.iter_mut().zip(&shapes.places) {
-            let tombstones = runs
-                .get(*place)
-                .map_or(0, |run| sum_of(run, |stats| stats.tombstones));
-            let hidden = base.map_or(0, |base| {
-                part_of(base.large_bytes, tombstones.min(base_entries), base_entries)
-            });
-            stats.large_bytes = stats.large_bytes.saturating_add(hidden);
-        }
         shapes.runs.extend(base);
         shapes
+    }
+
+    /// Also large values of the base that tombstones stand for, if all there are of one size: each of a key of its own there, and not more of them than it has.
+    fn with_hidden(mut self, runs: &[RunRef]) -> Self {
+        let Some((base, above)) = self.runs.split_last_mut() else {
+            return self;
+        };
+        let of_base = runs.iter().filter(|run| run.tier == BASE);
+        let entries = of_base.map(|run| sum_of(run, |stats| stats.entries)).sum();
+        let mut left = entries;
+        for (stats, run) in above.iter_mut().zip(&self.places) {
+            let tombstones = runs
+                .get(*run)
+                .map(|run| sum_of(run, |stats| stats.tombstones));
+            let hide = tombstones.unwrap_or(0).min(left);
+            left -= hide;
+            let hidden = part_of(base.large_bytes, hide, entries);
+            stats.large_bytes = stats.large_bytes.saturating_add(hidden);
+        }
+        self
     }
 
     /// Also what there is to drop in the base's tables.
@@ -188,6 +198,7 @@ pub(super) fn next_work<D: BlockDevice>(store: &Store<D>, now: &Now<'_>) -> Opti
     let tree = store.engine.tree.borrow();
     shapes = shapes.with_base_tables(tree.runs(), usage.segment_bytes, now);
     let tuning = if store.compaction.pace.is_idle() {
+        shapes = shapes.with_hidden(tree.runs());
         Tuning::at_rest()
     } else {
         Tuning::default()
@@ -476,19 +487,38 @@ mod tests {
             large_bytes: 300 << 10,
             ..TableStats::default()
         };
+        let large_bytes_of = |runs: &[RunRef]| {
+            let shapes = Shapes::of_runs(runs, SEGMENT).with_hidden(runs);
+            shapes
+                .runs
+                .iter()
+                .rev()
+                .skip(1)
+                .map(|run| run.large_bytes)
+                .sum::<u64>()
+        };
         let large_bytes = |tombstones| {
             let runs = [
                 with(run(0, 90, 99, &[("a", "z")]), deletes(tombstones)),
                 with(run(BASE, 1, 89, &[("a", "z")]), values),
             ];
-            Shapes::of_runs(&runs, SEGMENT).runs[0].large_bytes
+            large_bytes_of(&runs)
         };
         assert_eq!(large_bytes(0), 0);
         assert_eq!(large_bytes(200), 200 << 10);
         // They may be of one key.
         assert_eq!(large_bytes(1000), 300 << 10);
-        let alone = [with(run(0, 90, 99, &[("a", "z")]), deletes(5))];
-        assert_eq!(Shapes::of_runs(&alone, SEGMENT).runs[0].large_bytes, 0);
+        let twice = [
+            with(run(0, 95, 99, &[("a", "z")]), deletes(200)),
+            with(run(0, 90, 94, &[("a", "z")]), deletes(200)),
+            with(run(BASE, 1, 89, &[("a", "z")]), values),
+        ];
+        assert_eq!(large_bytes_of(&twice), 300 << 10);
+        let no_base = [
+            with(run(0, 95, 99, &[("a", "z")]), deletes(5)),
+            with(run(0, 90, 94, &[("a", "z")]), deletes(5)),
+        ];
+        assert_eq!(large_bytes_of(&no_base), 0);
     }
 
     #[test]

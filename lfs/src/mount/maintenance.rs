@@ -93,8 +93,8 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Whether a checkpoint should be made for the trees' or the log's sake.
     fn wants_own_checkpoint(&self) -> bool {
-        // The layer above waits for its turn: one of its brings all that, and it would have to wait for two.
-        if self.checkpoints_waiting.get() > 0 {
+        // One that is under way may bring that; and while the layer above waits for its turn, its own does, which would have to wait for two.
+        if self.checkpointing.get() || self.checkpoints_waiting.get() > 0 {
             return false;
         }
         let dirty = self.volume.borrow().dirty_nodes();

@@ -333,9 +333,9 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Waits for the cleaner, if it can make room for objects: true if the next checkpoint brings some, false if none will come by itself.
     pub async fn clean_for_objects(&self) -> bool {
         let found = || match self.segments_emptied() {
-            0 if self.cleans_in_vain() || !self.wants_room_for_objects() || self.is_ending() => {
-                Some(false)
-            }
+            // Victims that it is at count as room already, and give it when it is through with them.
+            0 if self.segments_in_work() == 0 && !self.wants_room_for_objects() => Some(false),
+            0 if self.cleans_in_vain() || self.is_ending() => Some(false),
             0 => None,
             _ => Some(true),
         };
