@@ -72,8 +72,8 @@ pub use check::{
 pub use checkpoint::Haste;
 pub use disk::{
     Advice, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, Clock, CommonPart,
-    DeviceError, DeviceGeometry, FileSystemId, MemberState, Mirror, MirrorError, MirrorStatus,
-    Side,
+    DeviceError, DeviceGeometry, Durable, FileSystemId, MemberState, Mirror, MirrorError,
+    MirrorStatus, Side,
 };
 pub use error::{
     AppendError, CheckpointError, Conflict, ConflictKind, FileError, FormatError, KeyAccessError,

@@ -36,6 +36,24 @@ pub enum DeviceError {
     Gone,
 }
 
+/// What is durable when a write returns that was to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durable {
+    /// Nothing new: a flush is still to be asked for.
+    Nothing,
+    /// What it wrote; of other writes nothing is known.
+    Written,
+    /// That, and every write that completed before it was asked for.
+    All,
+}
+
+impl Durable {
+    /// What [`BlockDevice::write_to_flush`] says.
+    pub fn of_flush(is_flushed: bool) -> Self {
+        if is_flushed { Self::All } else { Self::Nothing }
+    }
+}
+
 /// A disk.
 ///
 /// Many requests may be in flight; they may complete in any order and none waits for another.
@@ -91,6 +109,22 @@ pub trait BlockDevice {
         async move {
             let (buffer, written) = self.write(start, buffer).await;
             (buffer, written.map(|()| false))
+        }
+    }
+
+    /// The same where nothing but what it writes has to be durable, which a device may be quicker about.
+    ///
+    /// # Errors
+    /// As of a failed flush.
+    fn write_durable(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> impl Future<Output = (Buffer, Result<Durable, DeviceError>)> {
+        async move {
+            let (buffer, written) = self.write_to_flush(start, buffer, ahead).await;
+            (buffer, written.map(Durable::of_flush))
         }
     }
 
@@ -203,6 +237,15 @@ impl<D: BlockDevice> BlockDevice for &D {
         ahead: u64,
     ) -> impl Future<Output = (Buffer, Result<bool, DeviceError>)> {
         (**self).write_to_flush(start, buffer, ahead)
+    }
+
+    fn write_durable(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> impl Future<Output = (Buffer, Result<Durable, DeviceError>)> {
+        (**self).write_durable(start, buffer, ahead)
     }
 
     fn discard(

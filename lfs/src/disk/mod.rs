@@ -22,7 +22,7 @@ pub(crate) use copies::{
     OneCopy, PARTS_MAX, chosen_parts, put_together, read_both, read_checked, read_checked_within,
     read_in_part, read_together, take_parts,
 };
-pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry};
+pub use device::{Advice, BlockDevice, BlockIndex, Clock, DeviceError, DeviceGeometry, Durable};
 pub(crate) use mirror::RECORD_BLOCKS;
 pub use mirror::{CommonPart, MemberState, Mirror, MirrorError, MirrorStatus, Side};
 pub use superblock::FileSystemId;

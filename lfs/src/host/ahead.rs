@@ -52,6 +52,17 @@ impl Ahead {
         let _ = fill_holes(file, written.end..end);
     }
 
+    /// Whether a small write goes to these bytes, and they were made ready for it, and durably so. It is counted then.
+    pub(super) fn takes(&mut self, bytes: &Range<u64>) -> bool {
+        let len = bytes.end - bytes.start;
+        let is_ready = self.ready.contains(&bytes.start) && bytes.end <= self.ready.end;
+        let takes = len <= SMALL_BYTES_MAX && is_ready;
+        if takes {
+            self.small_bytes = (self.small_bytes + len).min(AHEAD_BYTES_MAX);
+        }
+        takes
+    }
+
     /// These bytes of the file may be holes again.
     pub(super) fn forget(&mut self, discarded: &Range<u64>) {
         if discarded.start < self.ready.end && self.ready.start < discarded.end {

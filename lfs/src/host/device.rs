@@ -5,10 +5,12 @@
 //! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
 //! it is open is noticed within a second.
 
+use alloc::format;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,7 +22,9 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::ahead::Ahead;
 use super::lock;
 use super::standby::Standby;
-use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry};
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry, Durable,
+};
 
 /// How often a device is asked whether it has become larger.
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,6 +50,8 @@ pub struct FileDevice {
 #[derive(Debug)]
 struct Shared {
     file: File,
+    /// The same once more, for writes that are durable when they return and go past the host's memory; where the host has that.
+    direct: OnceLock<Option<File>>,
     access: Access,
     block_count: AtomicU64,
     /// The first request that the host did not carry out.
@@ -82,6 +88,28 @@ impl Shared {
         let flushed = self.file.sync_data();
         *failed = flushed.is_err();
         flushed
+    }
+
+    /// Writes blocks so that they are durable when this returns, and asks for no more than that: whether the host can.
+    fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+        let failed = self.flush_failed.lock();
+        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            return Err(io::Error::other("an earlier flush has failed"));
+        }
+        let open = || open_direct(&self.file).ok();
+        let Some(direct) = self.direct.get_or_init(open) else {
+            return Ok(false);
+        };
+        match direct.write_all_at(bytes, offset) {
+            Ok(()) => Ok(true),
+            // Its blocks may be larger than ours.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+            Err(error) => {
+                *failed = true;
+                Err(error)
+            }
+        }
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
@@ -161,6 +189,7 @@ impl FileDevice {
         let device = Self {
             shared: Arc::new(Shared {
                 file,
+                direct: OnceLock::new(),
                 access,
                 block_count: AtomicU64::new(0),
                 failure: OnceLock::new(),
@@ -355,6 +384,42 @@ impl BlockDevice for FileDevice {
         (buffer, written.map(|()| true))
     }
 
+    async fn write_durable(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> (Buffer, Result<Durable, DeviceError>) {
+        if self.shared.access == Access::Read {
+            return (buffer, Err(DeviceError::Unsupported));
+        }
+        let bytes = buffer.bytes().len() as u64;
+        let ready = start.0 * BLOCK_SIZE as u64;
+        let is_ready = self.shared.ahead().takes(&(ready..ready + bytes));
+        if !is_ready {
+            let (buffer, written) = self.write_to_flush(start, buffer, ahead).await;
+            return (buffer, written.map(Durable::of_flush));
+        }
+        let durable = Arc::new(AtomicBool::new(false));
+        let is_durable = Arc::clone(&durable);
+        let written = self.at_once(start, buffer, move |shared, offset, buffer| {
+            let written = shared.write_durable(buffer.bytes(), offset)?;
+            is_durable.store(written, Ordering::Relaxed);
+            if !written {
+                shared.file.write_all_at(buffer.bytes(), offset)?;
+                shared.flush()?;
+            }
+            Ok(())
+        });
+        let (buffer, written) = written.await;
+        let durable = if durable.load(Ordering::Relaxed) {
+            Durable::Written
+        } else {
+            Durable::All
+        };
+        (buffer, written.map(|()| durable))
+    }
+
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
         if self.shared.access == Access::Read {
             return Err(DeviceError::Unsupported);
@@ -376,6 +441,15 @@ impl BlockDevice for FileDevice {
             Err(_) => Err(DeviceError::Gone),
         }
     }
+}
+
+/// Opens a file once more, so that what is written goes to the disk past the host's memory, and is durable when that returns.
+fn open_direct(file: &File) -> io::Result<File> {
+    let flags = OFlags::DIRECT | OFlags::DSYNC;
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// What comes of a request when a panic or the end of the runtime loses its buffer.
@@ -493,6 +567,45 @@ mod tests {
         assert_eq!(len, 16 * BLOCK_SIZE as u64);
     }
 
+    /// Past the host's memory where it can, and what was in that is not what is read afterwards.
+    #[test]
+    fn durable_writes_are_read_again_whatever_way_they_went() {
+        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        let has_direct = open_direct(&device.shared.file)
+            .and_then(|direct| direct.write_all_at(block(0).bytes(), 0))
+            .is_ok();
+        run(async {
+            let mut directly = 0;
+            for number in 0..60_u8 {
+                let start = BlockIndex(u64::from(number));
+                let ahead = 60 - u64::from(number);
+                let (before, _) = device.read(start, block(1)).await;
+                assert_eq!(before.bytes(), block(0).bytes());
+                let (_, written) = device.write_durable(start, block(number + 1), ahead).await;
+                let written = written.expect("written");
+                assert_ne!(written, Durable::Nothing);
+                directly += usize::from(written == Durable::Written);
+                let (read, _) = device.read(start, block(0)).await;
+                assert_eq!(read.bytes(), block(number + 1).bytes());
+            }
+            assert_eq!(
+                directly > 50,
+                has_direct,
+                "{directly} past the host's memory"
+            );
+            let outside = device.write_durable(BlockIndex(64), block(1), 0).await;
+            assert_eq!(outside.1, Err(DeviceError::OutOfRange));
+        });
+        let bytes = std::fs::read(&path).expect("readable");
+        let blocks = bytes.chunks_exact(BLOCK_SIZE).take(60);
+        assert!(
+            blocks
+                .zip(1..)
+                .all(|(found, byte)| found == block(byte).bytes())
+        );
+    }
+
     #[test]
     fn requests_outside_the_device_are_refused() {
         let (_directory, path) = image(16 * BLOCK_SIZE as u64 + 100);
@@ -515,7 +628,9 @@ mod tests {
         run(async {
             let refused = Err(DeviceError::Unsupported);
             assert_eq!(device.write(BlockIndex(0), block(1)).await.1, refused);
-            let durable = device.write_to_flush(BlockIndex(0), block(1), 9).await;
+            let flushed = device.write_to_flush(BlockIndex(0), block(1), 9).await;
+            assert_eq!(flushed.1, Err(DeviceError::Unsupported));
+            let durable = device.write_durable(BlockIndex(0), block(1), 9).await;
             assert_eq!(durable.1, Err(DeviceError::Unsupported));
             assert_eq!(device.discard(BlockIndex(0), 1).await, refused);
         });

@@ -37,7 +37,7 @@ use crate::seal::SharedVault;
 use crate::space::{SegmentKind, Segments};
 use crate::{
     AppendError, BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, BufferAllocError, CommitNumber,
-    Counters, ReadOnly, StoredRange,
+    Counters, Durable, ReadOnly, StoredRange,
 };
 use gather::SealedGroup;
 
@@ -104,6 +104,8 @@ struct State {
     flushes_done: u64,
     /// A flush at least this recent is wanted even if no group needs one.
     flush_wanted: u64,
+    /// The same, where one that comes with a group is waited for.
+    flush_hoped: u64,
     /// Segments that the next commit may take.
     commit_segments: usize,
     condition: Condition,
@@ -237,6 +239,7 @@ impl Log {
             flushes_started: 0,
             flushes_done: 0,
             flush_wanted: 0,
+            flush_hoped: 0,
             commit_segments: COMMIT_SEGMENTS,
             condition: Condition::Running,
             counters,
@@ -550,7 +553,12 @@ impl Log {
         patience: impl Future<Output = ()>,
         awaited: impl Fn() -> bool,
     ) -> Result<(), ReadOnly> {
-        let target = self.state.borrow().flushes_started + 1;
+        let target = {
+            let mut state = self.state.borrow_mut();
+            let target = state.flushes_started + 1;
+            state.flush_hoped = target;
+            target
+        };
         let settled = |in_haste: bool| {
             let state = self.state.borrow();
             if state.flushes_done >= target {
@@ -779,17 +787,25 @@ impl Log {
         self.in_flight.replace(Some(group.block.0..end));
         let flush = self.number_flush();
         let ahead = self.superblock.blocks_left_behind(end);
-        let written = device.write_to_flush(group.block, group.buffer, ahead);
-        let (buffer, written) = written.await;
+        let (buffer, written) = if self.is_flush_hoped_for() {
+            let written = device.write_to_flush(group.block, group.buffer, ahead);
+            let (buffer, written) = written.await;
+            (buffer, written.map(Durable::of_flush))
+        } else {
+            // It names nothing that was written otherwise and is not durable yet.
+            let written = device.write_durable(group.block, group.buffer, ahead);
+            written.await
+        };
         self.in_flight.replace(None);
-        let Ok(is_flushed) = written else {
+        let Ok(durable) = written else {
             return self.fail();
         };
         self.keep_buffer(buffer);
-        if is_flushed {
-            self.flushed(flush);
-        } else if self.flush(device).await.is_err() {
-            return;
+        match durable {
+            Durable::All => self.flushed(flush),
+            Durable::Written => self.count(|counters| counters.flushes += 1),
+            Durable::Nothing if self.flush(device).await.is_err() => return,
+            Durable::Nothing => {}
         }
         let mut state = self.state.borrow_mut();
         state.durable = state.durable.max(group.last_commit);
@@ -822,6 +838,12 @@ impl Log {
         let mut state = self.state.borrow_mut();
         state.flushes_started += 1;
         state.flushes_started
+    }
+
+    /// Whether somebody waits for a flush that covers what else was written.
+    fn is_flush_hoped_for(&self) -> bool {
+        let state = self.state.borrow();
+        state.flush_hoped > state.flushes_done
     }
 
     /// The flush of this number has returned, and with it those before.

@@ -10,7 +10,9 @@ use core::hash::BuildHasher;
 
 use super::Random;
 use crate::disk::layout::SECTOR_SIZE;
-use crate::{BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Notify};
+use crate::{
+    BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Durable, Notify,
+};
 
 type Block = Rc<Bytes>;
 /// Blocks are shared between images, so that taking one costs no more than a list.
@@ -110,7 +112,7 @@ struct Inner {
     released: Notify,
     random: RefCell<Random>,
     prompt: Cell<bool>,
-    combines_flushes: Cell<bool>,
+    flushing: Cell<Flushing>,
     resized: Notify,
 }
 
@@ -120,6 +122,8 @@ enum Event {
     Write(Rc<Write>),
     /// A flush returned: these writes, by their number, are on the disk.
     Flushed(Vec<usize>),
+    /// This one is, whatever becomes of others, and of those before that wrote to the same blocks.
+    Durable(usize),
     /// It has so many blocks from here on.
     Resized(usize),
     /// It lost its power and got it back: this is what was left.
@@ -132,6 +136,44 @@ struct Write {
     blocks: Vec<Block>,
     /// Of the sectors, how many reach the disk at most.
     sectors: usize,
+}
+
+impl Write {
+    fn to(&self) -> core::ops::Range<u64> {
+        self.start..self.start + self.blocks.len() as u64
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.to().end && other.start < self.to().end
+    }
+
+    /// What of it is not in `covers`, block by block.
+    fn without(&self, covers: &[core::ops::Range<u64>]) -> impl Iterator<Item = Self> {
+        let left = self.blocks.iter().zip(self.start..).enumerate();
+        let left = left.filter(|(_, (_, at))| !covers.iter().any(|cover| cover.contains(at)));
+        left.map(|(number, (block, at))| Self {
+            start: at,
+            blocks: alloc::vec![Rc::clone(block)],
+            sectors: self.sectors.saturating_sub(number * SECTORS).min(SECTORS),
+        })
+    }
+}
+
+/// How a disk makes durable what is written for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flushing {
+    /// With a flush that is a request of its own.
+    #[default]
+    Apart,
+    /// [`write_to_flush`](BlockDevice::write_to_flush) flushes as well.
+    Combined,
+    /// The same, and [`write_durable`](BlockDevice::write_durable) makes durable what it writes, and nothing else.
+    Alone,
+}
+
+impl Flushing {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Apart, Self::Combined, Self::Alone];
 }
 
 impl SimDisk {
@@ -159,7 +201,7 @@ impl SimDisk {
             released: Notify::default(),
             random: RefCell::new(Random::new(seed)),
             prompt: Cell::new(false),
-            combines_flushes: Cell::new(false),
+            flushing: Cell::default(),
             resized: Notify::default(),
         };
         Self {
@@ -192,7 +234,7 @@ impl SimDisk {
     #[must_use]
     pub fn snapshot(&self, seed: u64) -> Self {
         let image = Rc::clone(&self.inner.image.borrow());
-        Self::with_shared_image(image, seed).combining_flushes(self.combines_flushes())
+        Self::with_shared_image(image, seed).flushing_as(self.flushing())
     }
 
     /// All bytes.
@@ -234,24 +276,24 @@ impl SimDisk {
         self.inner.prompt.set(prompt);
     }
 
-    /// From now on [`write_to_flush`](BlockDevice::write_to_flush) flushes as well, or only writes, as at first. Faults and holds are
-    /// asked of the write, and of the flush when that is through. A disk that is made of this one does as this one.
-    pub fn set_combines_flushes(&self, combines: bool) {
-        self.inner.combines_flushes.set(combines);
+    /// From now on it flushes like that. Faults and holds are asked of a write, and of the flush when that is through. A disk that is made of this one does as this one.
+    pub fn set_flushing(&self, flushing: Flushing) {
+        self.inner.flushing.set(flushing);
     }
 
-    /// The same as `seed` says, which half of all do.
-    pub fn combine_flushes_by(&self, seed: u64) {
-        self.set_combines_flushes(Random::new(!seed).one_in(2));
+    /// The same as `seed` says, each of them a third of all.
+    pub fn flush_by(&self, seed: u64) {
+        let kind = Random::new(!seed).index(Flushing::ALL.len());
+        self.set_flushing(Flushing::ALL.get(kind).copied().unwrap_or_default());
     }
 
-    /// Whether it does.
-    pub fn combines_flushes(&self) -> bool {
-        self.inner.combines_flushes.get()
+    /// How it flushes.
+    pub fn flushing(&self) -> Flushing {
+        self.inner.flushing.get()
     }
 
-    fn combining_flushes(self, combines: bool) -> Self {
-        self.set_combines_flushes(combines);
+    fn flushing_as(self, flushing: Flushing) -> Self {
+        self.set_flushing(flushing);
         self
     }
 
@@ -334,7 +376,7 @@ impl SimDisk {
     /// What a power cut after the first `events` events can leave.
     pub fn crash_at(&self, events: usize) -> Crash {
         let log = self.inner.events.borrow();
-        let mut durable = BTreeSet::new();
+        let (mut durable, mut alone) = (BTreeSet::new(), Vec::new());
         let mut writes = Vec::new();
         let mut count = 0;
         let mut origin: &Image = &self.inner.origin;
@@ -346,6 +388,10 @@ impl SimDisk {
                     count += 1;
                 }
                 Event::Flushed(covered) => durable.extend(covered.iter().copied()),
+                Event::Durable(number) => {
+                    durable.insert(*number);
+                    alone.push(*number);
+                }
                 Event::Resized(blocks) => size = *blocks,
                 Event::Cycled(image) => {
                     writes.clear();
@@ -356,18 +402,29 @@ impl SimDisk {
         let mut image = origin.clone();
         image.resize(size, Bytes::filled(GARBAGE));
         let mut open = Vec::new();
-        for (number, write) in writes {
+        for &(number, write) in &writes {
             if durable.contains(&number) {
                 apply(&mut image, write, |_| true);
-            } else {
+                continue;
+            }
+            // What is durable there is newer.
+            let newer = alone.iter().filter(|newer| **newer > number);
+            let newer = writes
+                .iter()
+                .filter(|(other, _)| newer.clone().any(|newer| newer == other));
+            let covers = newer.filter(|(_, newer)| newer.overlaps(write));
+            let covers: Vec<_> = covers.map(|(_, newer)| newer.to()).collect();
+            if covers.is_empty() {
                 open.push(Rc::clone(write));
+            } else {
+                open.extend(write.without(&covers).map(Rc::new));
             }
         }
-        let combines_flushes = self.combines_flushes();
+        let flushing = self.flushing();
         Crash {
             image,
             open,
-            combines_flushes,
+            flushing,
         }
     }
 
@@ -379,6 +436,45 @@ impl SimDisk {
             .as_mut()
             .and_then(|plan| plan(request));
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Writes, and gives the number of the write, unless it was held.
+    async fn write_numbered(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+    ) -> (Buffer, Result<Option<usize>, DeviceError>) {
+        if self.in_range(start, buffer.len_blocks()).is_none() {
+            return (buffer, Err(DeviceError::OutOfRange));
+        }
+        let request = Request::Write(start, buffer.len_blocks());
+        let result = self.fault(request);
+        let blocks = buffer.bytes().chunks_exact(BLOCK_SIZE);
+        let blocks = blocks.map(|block| Bytes::new(block.to_vec()));
+        let mut write = Write {
+            start: start.0,
+            blocks: blocks.collect(),
+            sectors: buffer.len_blocks() * SECTORS,
+        };
+        let failed = result.is_err();
+        if !failed && let Some(fates) = &mut *self.inner.fates.borrow_mut() {
+            match fates(start, buffer.len_blocks()) {
+                Fate::Written => {}
+                Fate::Torn(sectors) => write.sectors = write.sectors.min(sectors),
+                Fate::Lost => write.sectors = 0,
+                Fate::Misdirected(elsewhere) => write.start = elsewhere.0,
+            }
+        }
+        if !failed && self.is_held(request, || Some(write.clone())).await {
+            return (buffer, result.map(|()| None));
+        }
+        let random = &self.inner.random;
+        let number = self.carry_out(write, |_| !failed || random.borrow_mut().one_in(2));
+        self.take_time().await;
+        if !failed {
+            self.inner.completed.borrow_mut().push(number);
+        }
+        (buffer, result.map(|()| Some(number)))
     }
 
     /// Waits for the release of a request that is held; false for one that is not. `write` gives what it writes.
@@ -432,7 +528,7 @@ const GARBAGE: u8 = 0xA7;
 pub struct Crash {
     image: Image,
     open: Vec<Rc<Write>>,
-    combines_flushes: bool,
+    flushing: Flushing,
 }
 
 impl Crash {
@@ -454,7 +550,7 @@ impl Crash {
     /// `survives` says so (it is called once for each).
     pub fn disk(&self, survives: impl FnMut(usize) -> bool, seed: u64) -> SimDisk {
         let disk = SimDisk::with_image(self.image_with(survives), seed);
-        disk.combining_flushes(self.combines_flushes)
+        disk.flushing_as(self.flushing)
     }
 
     fn image_with(&self, mut survives: impl FnMut(usize) -> bool) -> Image {
@@ -473,7 +569,7 @@ impl Crash {
     /// sectors is open until the next flush.
     pub fn reset(&self, seed: u64) -> SimDisk {
         let disk = SimDisk::with_image(self.image.clone(), seed);
-        disk.set_combines_flushes(self.combines_flushes);
+        disk.set_flushing(self.flushing);
         for write in &self.open {
             apply(&mut disk.image_mut(), write, |_| true);
         }
@@ -550,37 +646,8 @@ impl BlockDevice for SimDisk {
     }
 
     async fn write(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
-        if self.in_range(start, buffer.len_blocks()).is_none() {
-            return (buffer, Err(DeviceError::OutOfRange));
-        }
-        let request = Request::Write(start, buffer.len_blocks());
-        let result = self.fault(request);
-        let blocks = buffer.bytes().chunks_exact(BLOCK_SIZE);
-        let blocks = blocks.map(|block| Bytes::new(block.to_vec()));
-        let mut write = Write {
-            start: start.0,
-            blocks: blocks.collect(),
-            sectors: buffer.len_blocks() * SECTORS,
-        };
-        let failed = result.is_err();
-        if !failed && let Some(fates) = &mut *self.inner.fates.borrow_mut() {
-            match fates(start, buffer.len_blocks()) {
-                Fate::Written => {}
-                Fate::Torn(sectors) => write.sectors = write.sectors.min(sectors),
-                Fate::Lost => write.sectors = 0,
-                Fate::Misdirected(elsewhere) => write.start = elsewhere.0,
-            }
-        }
-        if !failed && self.is_held(request, || Some(write.clone())).await {
-            return (buffer, result);
-        }
-        let random = &self.inner.random;
-        let number = self.carry_out(write, |_| !failed || random.borrow_mut().one_in(2));
-        self.take_time().await;
-        if !failed {
-            self.inner.completed.borrow_mut().push(number);
-        }
-        (buffer, result)
+        let (buffer, written) = self.write_numbered(start, buffer).await;
+        (buffer, written.map(drop))
     }
 
     async fn flush(&self) -> Result<(), DeviceError> {
@@ -601,11 +668,32 @@ impl BlockDevice for SimDisk {
         _ahead: u64,
     ) -> (Buffer, Result<bool, DeviceError>) {
         let (buffer, mut done) = self.write(start, buffer).await;
-        let combines = self.combines_flushes();
+        let combines = self.flushing() != Flushing::Apart;
         if combines && done.is_ok() {
             done = self.flush().await;
         }
         (buffer, done.map(|()| combines))
+    }
+
+    async fn write_durable(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> (Buffer, Result<Durable, DeviceError>) {
+        if self.flushing() != Flushing::Alone {
+            let (buffer, done) = self.write_to_flush(start, buffer, ahead).await;
+            return (buffer, done.map(Durable::of_flush));
+        }
+        let (buffer, written) = self.write_numbered(start, buffer).await;
+        let durable = written.map(|number| {
+            let Some(number) = number else {
+                return Durable::Nothing;
+            };
+            self.happened(Event::Durable(number));
+            Durable::Written
+        });
+        (buffer, durable)
     }
 
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
@@ -645,10 +733,8 @@ mod tests {
 
     const FIRST: BlockIndex = BlockIndex(1);
 
-    fn disk(combines: bool) -> SimDisk {
-        let disk = SimDisk::new(4, 1);
-        disk.set_combines_flushes(combines);
-        disk
+    fn disk(flushing: Flushing) -> SimDisk {
+        SimDisk::new(4, 1).flushing_as(flushing)
     }
 
     /// Two blocks of ones.
@@ -665,14 +751,14 @@ mod tests {
 
     #[test]
     fn what_is_written_to_flush_is_durable_once_that_is_said_and_not_before() {
-        for combines in [false, true] {
-            let disk = disk(combines).snapshot(1);
+        for flushing in Flushing::ALL {
+            let disk = disk(flushing).snapshot(1);
             disk.be_prompt(true);
             disk.set_holds(|request| request == Request::Flush);
             let mut writing = pin!(write_to_flush(&disk));
             let done = poll_once(writing.as_mut());
             assert_eq!(open_sectors(&disk), 2 * SECTORS);
-            if !combines {
+            if flushing == Flushing::Apart {
                 assert_eq!(done, Poll::Ready(Ok(false)));
                 continue;
             }
@@ -681,14 +767,43 @@ mod tests {
             assert_eq!(poll_once(writing), Poll::Ready(Ok(true)));
             assert_eq!(open_sectors(&disk), 0);
             let after_cut = disk.crash_at(1).disk(|_| false, 1);
-            assert!(after_cut.combines_flushes());
+            assert_eq!(after_cut.flushing(), flushing);
         }
+    }
+
+    #[test]
+    fn a_durable_write_is_and_others_are_not() {
+        let disk = disk(Flushing::Alone);
+        let target = disk.clone();
+        Executor::new(1).run(async move {
+            let block = |byte| {
+                let mut buffer = Buffer::zeroed(2).expect("there is memory");
+                buffer.bytes_mut().fill(byte);
+                buffer
+            };
+            // Blocks 0 and 1, then 1 and 2.
+            target
+                .write(BlockIndex(0), block(1))
+                .await
+                .1
+                .expect("written");
+            let written = target.write_durable(BlockIndex(1), block(2), 0).await.1;
+            assert_eq!(written, Ok(Durable::Written));
+        });
+        assert_eq!(open_sectors(&disk), SECTORS);
+        let first_of = |disk: SimDisk| {
+            let bytes = disk.to_bytes();
+            [0, 1, 2].map(|block| bytes[block * BLOCK_SIZE])
+        };
+        let crash = disk.crash_at(disk.event_count());
+        assert_eq!(first_of(crash.disk(|_| false, 1)), [0, 2, 2]);
+        assert_eq!(first_of(crash.disk(|_| true, 1)), [1, 2, 2]);
     }
 
     #[test]
     fn either_part_of_a_write_to_flush_may_fail() {
         for fails in [Request::Write(FIRST, 2), Request::Flush] {
-            let disk = disk(true);
+            let disk = disk(Flushing::Combined);
             let target = disk.clone();
             let asked = Rc::new(RefCell::new(Vec::new()));
             let noted = Rc::clone(&asked);

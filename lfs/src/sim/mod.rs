@@ -12,7 +12,7 @@ mod random;
 mod view;
 
 pub use damage::{Damage, forge};
-pub use disk::{Crash, Fate, Request, SimDisk};
+pub use disk::{Crash, Fate, Flushing, Request, SimDisk};
 pub use executor::{Executor, SimClock};
 pub use random::{Random, seed_from};
 pub use view::MemoryView;

@@ -418,7 +418,7 @@ impl Workload {
     /// Does it on a copy of the base, which flushes in the request that writes or does not, as the seed says.
     fn run<'s, D: Disks>(self, base: &Base<D>, seed: u64, states: &'s States) -> Run<'s, D> {
         let disk = base.disk.snapshot(seed);
-        disk.combine_flushes_by(seed);
+        disk.flush_by(seed);
         self.run_on(disk, base.world.fork(), seed, states)
     }
 

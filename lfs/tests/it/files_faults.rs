@@ -93,7 +93,8 @@ fn a_request_that_fails_loses_nothing_that_was_acknowledged() {
         }
     }
     println!("{failed} requests failed");
-    assert!(failed > 200);
+    // Flushes are few where writes are durable by themselves.
+    assert!(failed > 150);
 }
 
 /// Whether mount and reads say that something is wrong; what they show instead is right.

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use ::tests::qmp::BlockCounts;
 use lfs::host::FileDevice;
-use lfs::{BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
+use lfs::{BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry, Durable};
+
+use crate::flushes;
 
 /// Clones share their count.
 #[derive(Clone)]
@@ -76,6 +78,26 @@ impl BlockDevice for CountedDevice {
             counts.writes += 1;
             counts.bytes_written += bytes;
             counts.flushes += u64::from(written == Ok(true));
+        });
+        (buffer, written)
+    }
+
+    async fn write_durable(
+        &self,
+        start: BlockIndex,
+        buffer: Buffer,
+        ahead: u64,
+    ) -> (Buffer, Result<Durable, DeviceError>) {
+        let bytes = buffer.bytes().len() as u64;
+        let (buffer, written) = self.device.write_durable(start, buffer, ahead).await;
+        if written == Ok(Durable::Written) {
+            // No call of the C library's says so.
+            flushes::note();
+        }
+        self.count(|counts| {
+            counts.writes += 1;
+            counts.bytes_written += bytes;
+            counts.flushes += u64::from(matches!(written, Ok(Durable::Written | Durable::All)));
         });
         (buffer, written)
     }

@@ -47,8 +47,8 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
 /// The same, which flushes in the request that writes or does not, as the seed says.
 pub fn formatted_of_either_kind(segments: usize, seed: u64) -> SimDisk {
     let disk = formatted(segments, seed);
-    disk.combine_flushes_by(seed);
-    println!("seed {seed} combines flushes: {}", disk.combines_flushes());
+    disk.flush_by(seed);
+    println!("seed {seed} flushes: {:?}", disk.flushing());
     disk
 }
 

@@ -76,10 +76,10 @@ pub trait Disks: Clone + 'static {
         }
     }
 
-    /// See [`SimDisk::combine_flushes_by`].
-    fn combine_flushes_by(&self, seed: u64) {
+    /// See [`SimDisk::flush_by`].
+    fn flush_by(&self, seed: u64) {
         for disk in self.all() {
-            disk.combine_flushes_by(seed);
+            disk.flush_by(seed);
         }
     }
 
