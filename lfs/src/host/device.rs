@@ -80,8 +80,7 @@ impl Shared {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let failed = self.flush_failed.lock();
-        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.flush_failed();
         if *failed {
             return Err(io::Error::other("an earlier flush has failed"));
         }
@@ -92,9 +91,7 @@ impl Shared {
 
     /// Writes blocks so that they are durable when this returns, and asks for no more than that: whether the host can.
     fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
-        let failed = self.flush_failed.lock();
-        let mut failed = failed.unwrap_or_else(PoisonError::into_inner);
-        if *failed {
+        if *self.flush_failed() {
             return Err(io::Error::other("an earlier flush has failed"));
         }
         let open = || open_direct(&self.file).ok();
@@ -106,10 +103,15 @@ impl Shared {
             // Its blocks may be larger than ours.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
             Err(error) => {
-                *failed = true;
+                *self.flush_failed() = true;
                 Err(error)
             }
         }
+    }
+
+    fn flush_failed(&self) -> MutexGuard<'_, bool> {
+        let failed = self.flush_failed.lock();
+        failed.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
@@ -393,10 +395,12 @@ impl BlockDevice for FileDevice {
         if self.shared.access == Access::Read {
             return (buffer, Err(DeviceError::Unsupported));
         }
-        let bytes = buffer.bytes().len() as u64;
-        let ready = start.0 * BLOCK_SIZE as u64;
-        let is_ready = self.shared.ahead().takes(&(ready..ready + bytes));
-        if !is_ready {
+        let offset = match self.offset(start, buffer.len_blocks() as u64) {
+            Ok(offset) => offset,
+            Err(error) => return (buffer, Err(error)),
+        };
+        let bytes = offset..offset + buffer.bytes().len() as u64;
+        if !self.shared.ahead().takes(&bytes) {
             let (buffer, written) = self.write_to_flush(start, buffer, ahead).await;
             return (buffer, written.map(Durable::of_flush));
         }
@@ -443,8 +447,12 @@ impl BlockDevice for FileDevice {
     }
 }
 
-/// Opens a file once more, so that what is written goes to the disk past the host's memory, and is durable when that returns.
+/// Opens a file once more, so that what is written goes to the disk past the host's memory, and is durable when that returns. Not a block device: where others write to
+/// the host's memory of the same blocks meanwhile, nothing there keeps the two apart.
 fn open_direct(file: &File) -> io::Result<File> {
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let flags = OFlags::DIRECT | OFlags::DSYNC;
     OpenOptions::new()
         .write(true)
@@ -594,8 +602,10 @@ mod tests {
                 has_direct,
                 "{directly} past the host's memory"
             );
-            let outside = device.write_durable(BlockIndex(64), block(1), 0).await;
-            assert_eq!(outside.1, Err(DeviceError::OutOfRange));
+            for outside in [64, u64::MAX] {
+                let written = device.write_durable(BlockIndex(outside), block(1), 0).await;
+                assert_eq!(written.1, Err(DeviceError::OutOfRange));
+            }
         });
         let bytes = std::fs::read(&path).expect("readable");
         let blocks = bytes.chunks_exact(BLOCK_SIZE).take(60);

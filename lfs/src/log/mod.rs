@@ -556,7 +556,7 @@ impl Log {
         let target = {
             let mut state = self.state.borrow_mut();
             let target = state.flushes_started + 1;
-            state.flush_hoped = target;
+            state.flush_hoped = state.flush_hoped.max(target);
             target
         };
         let settled = |in_haste: bool| {
@@ -574,7 +574,11 @@ impl Log {
             }
         };
         embassy_futures::select::select(self.progress.until(|| settled(true)), patience).await;
-        self.state.borrow_mut().flush_wanted = target;
+        {
+            let mut state = self.state.borrow_mut();
+            // Another one that waits may want a later flush.
+            state.flush_wanted = state.flush_wanted.max(target);
+        }
         if settled(false).is_none() {
             self.work.notify();
         }

@@ -48,8 +48,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) cleaner: RefCell<CleanerState>,
     /// Bytes that files leave to objects, those there are included.
     pub(crate) object_reserve: Cell<u64>,
-    /// Somebody waits for room for objects.
-    pub(crate) objects_wait: Cell<bool>,
+    /// How many wait for room for objects.
+    pub(crate) objects_wait: Cell<u32>,
     /// What files may not grow into: see [`FileSystem::reserve_for_values`].
     pub(crate) value_reserve: Cell<u64>,
     /// Somebody makes a checkpoint.
@@ -153,7 +153,7 @@ impl<D: BlockDevice> FileSystem<D> {
             heads: RefCell::default(),
             cleaner: RefCell::default(),
             object_reserve: Cell::new(0),
-            objects_wait: Cell::new(false),
+            objects_wait: Cell::new(0),
             value_reserve: Cell::new(0),
             checkpointing: Cell::new(false),
             checkpoints_waiting: Cell::new(0),

@@ -143,6 +143,15 @@ impl Write {
         self.start..self.start + self.blocks.len() as u64
     }
 
+    /// The blocks of which all reaches the disk.
+    fn whole(&self) -> core::ops::Range<u64> {
+        self.start
+            ..self
+                .to()
+                .end
+                .min(self.start + (self.sectors / SECTORS) as u64)
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         self.start < other.to().end && other.start < self.to().end
     }
@@ -413,7 +422,7 @@ impl SimDisk {
                 .iter()
                 .filter(|(other, _)| newer.clone().any(|newer| newer == other));
             let covers = newer.filter(|(_, newer)| newer.overlaps(write));
-            let covers: Vec<_> = covers.map(|(_, newer)| newer.to()).collect();
+            let covers: Vec<_> = covers.map(|(_, newer)| newer.whole()).collect();
             if covers.is_empty() {
                 open.push(Rc::clone(write));
             } else {

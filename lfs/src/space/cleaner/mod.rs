@@ -13,6 +13,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
+use core::cell::Cell;
 
 use self::survivors::Pending;
 use crate::disk::read_checked;
@@ -75,6 +76,22 @@ pub(crate) struct CleanerState {
     lasting_garbage: u64,
 }
 
+/// Somebody waits for room for objects, until this is dropped.
+struct Waits<'c>(&'c Cell<u32>);
+
+impl<'c> Waits<'c> {
+    fn begin(count: &'c Cell<u32>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 impl<D: BlockDevice> FileSystem<D> {
     pub(crate) async fn clean_loop(&self, clock: &impl Clock) {
         loop {
@@ -94,7 +111,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 Ok(true) => {}
                 // Nothing to gain before something changes.
                 Ok(false) => {
-                    let pressing = self.wants_cleaning() || self.objects_wait.get();
+                    let pressing = self.wants_cleaning() || self.objects_wait.get() > 0;
                     self.pause(clock, if pressing { 50 } else { 1000 }).await;
                 }
                 Err(_) if self.is_ending() => return,
@@ -259,8 +276,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 && free + due >= reserves.segments_for_tidying() + commit
                 && !(self.wants_cleaning() && self.log.has_room())
         };
-        let is_wanted =
-            || self.wants_cleaning() || self.wants_room_for_objects() || self.objects_wait.get();
+        let is_wanted = || {
+            self.wants_cleaning() || self.wants_room_for_objects() || self.objects_wait.get() > 0
+        };
         let near = || near() || (self.log.is_window_full() && !is_wanted());
         self.log
             .until(|| (!near() || self.is_ending()).then_some(()))
@@ -339,14 +357,12 @@ impl<D: BlockDevice> FileSystem<D> {
             0 => None,
             _ => Some(true),
         };
-        self.objects_wait.set(true);
+        let _waits = Waits::begin(&self.objects_wait);
         // What it found before is of before.
         self.cleaner.borrow_mut().in_vain = false;
         self.changed.notify();
         self.log.nudge();
-        let found = self.log.until(found).await;
-        self.objects_wait.set(false);
-        found
+        self.log.until(found).await
     }
 
     /// Whether the cleaner last found nothing to gain.
