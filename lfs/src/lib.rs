@@ -38,6 +38,7 @@ extern crate std;
 mod backup;
 mod check;
 mod checkpoint;
+mod counted;
 mod disk;
 mod error;
 mod extent;

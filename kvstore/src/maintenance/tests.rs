@@ -11,13 +11,14 @@ mod expiring;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use std::println;
 
 use lfs::sim::{Executor, Random, Request, SimClock, SimDisk};
 use lfs::{Clock as _, FileSystemId, FormatOptions, ObjectReadError};
 
 use super::chunks::Chunks;
-use super::{Help, JobError, sweep};
+use super::{Help, JobError, compact, sweep};
 use crate::engine::manifest::BASE;
 use crate::engine::table::RunCursor;
 use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
@@ -226,6 +227,44 @@ async fn check_snapshot(store: &TestStore, snapshot: &Snapshot, expected: &Model
         found,
         expected.map(|(_, key)| key.clone()).collect::<Vec<_>>()
     );
+}
+
+/// Virtual time passes only while nobody can do anything. Compaction that had done all it might was not told that commits had begun to wait for it, and all waited for its timer.
+#[test]
+fn compaction_goes_on_at_once_when_commits_begin_to_wait_for_it() {
+    let mut random = random(53);
+    let disk = formatted(400, 53);
+    let mut executor = Executor::new(53);
+    let store = open(&mut executor, &disk);
+    let clock = executor.clock();
+    // Its own compaction finds nothing to do.
+    executor.run(async move { clock.sleep_ms(1).await });
+    let (worker, clock) = (Rc::clone(&store), executor.clock());
+    let works = Rc::new(Cell::new(true));
+    let working = Rc::clone(&works);
+    store.compaction.pace.set_debt(10 << 20, 1 << 20);
+    store.compaction.pace.set_working(true);
+    executor.spawn(async move {
+        compact::work(&worker, &clock, 1 << 20).await;
+        working.set(false);
+    });
+    let clock = executor.clock();
+    executor.run(async move {
+        let since_us = clock.monotonic_us();
+        while store.compaction_allows() {
+            assert!(works.get());
+            let value = bytes(&mut random, 100);
+            let put = |transaction: &mut Transaction<'_, SimDisk>| {
+                transaction.put(DatabaseIndex(0), b"key", value.as_slice(), None);
+                Changes::default()
+            };
+            transact(&store, put).await;
+        }
+        for _ in 0..100 {
+            embassy_futures::yield_now().await;
+        }
+        assert_eq!((works.get(), clock.monotonic_us()), (false, since_us));
+    });
 }
 
 /// Flushes all that is committed.

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    Acknowledged, Model, contents, formatted_of_either_kind, newest_acknowledged, open_keeping,
+    Acknowledged, Model, contents, formatted_of_any_kind, newest_acknowledged, open_keeping,
     random_writes, seed, transact,
 };
 use kvstore::{CommitError, Timestamp};
@@ -197,7 +197,7 @@ fn crash_short_workloads(rounds: u64, history_ms: i64, seed: u64) -> usize {
             ops: 2,
             value_bytes_max: 200,
         };
-        let disk = formatted_of_either_kind(100, seed + round);
+        let disk = formatted_of_any_kind(100, seed + round);
         let history = run(&disk, &workload, None, seed + round);
         for events in 0..=disk.event_count() {
             recoveries += crash_everywhere(&disk, &history, events, seed ^ events as u64);
@@ -231,7 +231,7 @@ fn long_history_survives_power_cuts_at_random_points() {
             ops: 5,
             value_bytes_max: 3000,
         };
-        let disk = formatted_of_either_kind(128, random.next_u64());
+        let disk = formatted_of_any_kind(128, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..4 {
             let events = random.index(disk.event_count() + 1);
@@ -255,7 +255,7 @@ fn long_workloads_survive_power_cuts_at_random_points() {
             ops: 5,
             value_bytes_max: 6000,
         };
-        let disk = formatted_of_either_kind(128, random.next_u64());
+        let disk = formatted_of_any_kind(128, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..20 {
             let events = random.index(disk.event_count() + 1);
@@ -280,7 +280,7 @@ fn segments_that_are_used_again_at_once_survive_power_cuts() {
             ops: 6,
             value_bytes_max: 700,
         };
-        let disk = formatted_of_either_kind(98, random.next_u64());
+        let disk = formatted_of_any_kind(98, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for _ in 0..60 {
             let events = random.index(disk.event_count() + 1);
@@ -305,7 +305,7 @@ fn transactions_larger_than_a_commit_group_are_all_or_nothing() {
             ops: 4,
             value_bytes_max: 20_000,
         };
-        let disk = formatted_of_either_kind(128, random.next_u64());
+        let disk = formatted_of_any_kind(128, random.next_u64());
         let history = run(&disk, &workload, None, random.next_u64());
         for events in (0..=disk.event_count()).step_by(3) {
             recoveries += crash_everywhere(&disk, &history, events, random.next_u64());
@@ -327,7 +327,7 @@ fn a_recovered_store_survives_the_next_power_cut() {
             ops: 3,
             value_bytes_max: 3000,
         };
-        let mut disk = formatted_of_either_kind(128, random.next_u64());
+        let mut disk = formatted_of_any_kind(128, random.next_u64());
         let mut start: Option<History> = None;
         for boot in 0..6 {
             let history = run(&disk, &workload, start.as_ref(), random.next_u64());

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    Acknowledged, Model, TestStore, contents, formatted, formatted_of_either_kind,
+    Acknowledged, Model, TestStore, contents, formatted, formatted_of_any_kind,
     newest_acknowledged, open, random_writes, seed,
 };
 use kvstore::{CommitError, DatabaseIndex, Timestamp, TransactError, Transaction};
@@ -386,7 +386,7 @@ fn keys_and_files_of_a_transaction_survive_a_power_cut_together_or_not_at_all() 
     let mut recoveries = 0;
     for round in 0..60 {
         let mut random = Random::new(seed + round);
-        let disk = formatted_of_either_kind(128, random.next_u64());
+        let disk = formatted_of_any_kind(128, random.next_u64());
         let history = run(&disk, 8, 4, 3000, random.next_u64());
         for events in 0..=disk.event_count() {
             recoveries += crash(&disk, &history, events, &mut random);
@@ -402,7 +402,7 @@ fn long_mixed_workloads_survive_power_cuts_at_random_points() {
     let mut recoveries = 0;
     for round in 0..20 {
         let mut random = Random::new(seed + round);
-        let disk = formatted_of_either_kind(256, random.next_u64());
+        let disk = formatted_of_any_kind(256, random.next_u64());
         let history = run(&disk, 250, 5, 9000, random.next_u64());
         for _ in 0..30 {
             let events = random.index(disk.event_count() + 1);

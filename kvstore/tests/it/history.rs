@@ -12,7 +12,7 @@ use lfs::{Clock, FormatOptions};
 
 use crate::common::{
     DATABASES, FORMAT, KEYS, Model, OPTIONS, TestStore, contents_of, formatted, formatted_as,
-    formatted_of_either_kind, open, open_keeping, random_writes, seed, transact,
+    formatted_of_any_kind, open, open_keeping, random_writes, seed, transact,
 };
 use crate::transactions::run;
 
@@ -116,7 +116,7 @@ fn history_reaches_back_over_reboots_and_power_cuts() {
     let seed = seed(31);
     for round in 0..3 {
         let mut random = Random::new(seed + round);
-        let mut disk = formatted_of_either_kind(400, random.next_u64());
+        let mut disk = formatted_of_any_kind(400, random.next_u64());
         let mut states = States::from([(Timestamp(0), Model::new())]);
         for boot in 0..6 {
             let mut executor = Executor::new(random.next_u64());
@@ -147,7 +147,7 @@ fn what_is_said_to_be_kept_is_whatever_retention_is_set_to() {
     let seed = seed(32);
     for round in 0..8 {
         let mut random = Random::new(seed + round);
-        let mut disk = formatted_of_either_kind(200, random.next_u64());
+        let mut disk = formatted_of_any_kind(200, random.next_u64());
         let mut states = States::from([(Timestamp(0), Model::new())]);
         for boot in 0..6 {
             let retention = |random: &mut Random| [0, 0, 500, 5000, FOR_EVER][random.index(5)];

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::common::{
-    all_in, contents, formatted, formatted_of_either_kind, open, put, seed, transact, value_of,
+    all_in, contents, formatted, formatted_of_any_kind, open, put, seed, transact, value_of,
 };
 use kvstore::{CommitError, DatabaseIndex, Loaded, View, Walk};
 use lfs::sim::{Executor, Random, Request};
@@ -178,7 +178,7 @@ fn a_failing_device_loses_nothing_acknowledged_and_reads_go_on() {
     let seed = seed(43);
     for round in 0..40 {
         let mut random = Random::new(seed + round);
-        let disk = formatted_of_either_kind(128, random.next_u64());
+        let disk = formatted_of_any_kind(128, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let store = open(&mut executor, &disk).unwrap();
         let fail_after = random.below(200);

@@ -5,9 +5,9 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use core::cell::Cell;
 
 use super::{Checkpoint, ObjectInfo};
+use crate::counted::Counted;
 use crate::disk::layout::NUMBER_MAX;
 use crate::disk::superblock::SegmentId;
 use crate::log::Log;
@@ -55,7 +55,10 @@ pub(crate) struct Turn<'f, D: BlockDevice>(&'f FileSystem<D>);
 
 impl<'f, D: BlockDevice> Turn<'f, D> {
     pub(crate) async fn take(filesystem: &'f FileSystem<D>) -> Self {
-        let _waiting = Waiting::begin(filesystem);
+        let _waiting = Waiting {
+            log: &filesystem.log,
+            _counted: Counted::among(&filesystem.checkpoints_waiting),
+        };
         let free = || (!filesystem.checkpointing.replace(true)).then_some(());
         filesystem.changed.until(free).await;
         Self(filesystem)
@@ -63,21 +66,15 @@ impl<'f, D: BlockDevice> Turn<'f, D> {
 }
 
 /// Somebody waits for that right: checkpoints that nobody asked for come after it.
-struct Waiting<'f, D: BlockDevice>(&'f FileSystem<D>);
-
-impl<'f, D: BlockDevice> Waiting<'f, D> {
-    fn begin(filesystem: &'f FileSystem<D>) -> Self {
-        let waiting = &filesystem.checkpoints_waiting;
-        waiting.set(waiting.get() + 1);
-        Self(filesystem)
-    }
+struct Waiting<'f> {
+    log: &'f Log,
+    _counted: Counted<'f>,
 }
 
-impl<D: BlockDevice> Drop for Waiting<'_, D> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let waiting = &self.0.checkpoints_waiting;
-        waiting.set(waiting.get() - 1);
-        self.0.log.nudge();
+        // Whoever looks does so in a later step, when it is counted no more.
+        self.log.nudge();
     }
 }
 
@@ -103,22 +100,19 @@ impl<D: BlockDevice> Drop for Turn<'_, D> {
 }
 
 /// As long as there is one, checkpoints wait for no commit.
-pub struct Haste<'f>(&'f Cell<u32>);
-
-impl Drop for Haste<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
+pub struct Haste<'f> {
+    _counted: Counted<'f>,
 }
 
 impl<D: BlockDevice> FileSystem<D> {
     /// Says that somebody waits for checkpoints, until what this returns is dropped: they are flushed at once then, rather than with a commit that comes soon, which may be
     /// the one that waits.
     pub fn hasten_checkpoints(&self) -> Haste<'_> {
-        self.checkpoint_awaited
-            .set(self.checkpoint_awaited.get() + 1);
+        let haste = Haste {
+            _counted: Counted::among(&self.checkpoint_awaited),
+        };
         self.log.nudge();
-        Haste(&self.checkpoint_awaited)
+        haste
     }
 
     /// Makes a checkpoint in which the layer above has all up to `horizon` in the objects `keep`, exactly those

@@ -36,22 +36,15 @@ pub enum DeviceError {
     Gone,
 }
 
-/// What is durable when a write returns that was to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a write has made durable when it returns; more comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durable {
-    /// Nothing new: a flush is still to be asked for.
+    /// Nothing.
     Nothing,
-    /// What it wrote; of other writes nothing is known.
+    /// What it wrote.
     Written,
-    /// That, and every write that completed before it was asked for.
+    /// That, and every write that completed before it was asked for, as a flush does.
     All,
-}
-
-impl Durable {
-    /// What [`BlockDevice::write_to_flush`] says.
-    pub fn of_flush(is_flushed: bool) -> Self {
-        if is_flushed { Self::All } else { Self::Nothing }
-    }
 }
 
 /// A disk.
@@ -93,26 +86,9 @@ pub trait BlockDevice {
     /// On an error none of those writes may be taken for durable.
     fn flush(&self) -> impl Future<Output = Result<(), DeviceError>>;
 
-    /// As [`write`](Self::write), where a flush is to follow: a device that can do both in one request does. True: all that such a flush would make durable is.
-    /// False: it is still to be asked for. The next such writes go to the `ahead` blocks behind the buffer's: nothing in these is meant, and nobody else
+    /// As [`write`](Self::write), where `least` is to be durable soon: a device that can sees to it in the same request. What it says is durable when this returns; where that is less,
+    /// a flush is still to be asked for. The next such writes go to the `ahead` blocks behind the buffer's: nothing in these is meant, and nobody else
     /// asks for them, so a device may make them ready.
-    ///
-    /// # Errors
-    /// As of a failed flush.
-    fn write_to_flush(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        ahead: u64,
-    ) -> impl Future<Output = (Buffer, Result<bool, DeviceError>)> {
-        let _ = ahead;
-        async move {
-            let (buffer, written) = self.write(start, buffer).await;
-            (buffer, written.map(|()| false))
-        }
-    }
-
-    /// The same where nothing but what it writes has to be durable, which a device may be quicker about.
     ///
     /// # Errors
     /// As of a failed flush.
@@ -120,11 +96,13 @@ pub trait BlockDevice {
         &self,
         start: BlockIndex,
         buffer: Buffer,
+        least: Durable,
         ahead: u64,
     ) -> impl Future<Output = (Buffer, Result<Durable, DeviceError>)> {
+        let _ = (least, ahead);
         async move {
-            let (buffer, written) = self.write_to_flush(start, buffer, ahead).await;
-            (buffer, written.map(Durable::of_flush))
+            let (buffer, written) = self.write(start, buffer).await;
+            (buffer, written.map(|()| Durable::Nothing))
         }
     }
 
@@ -230,22 +208,14 @@ impl<D: BlockDevice> BlockDevice for &D {
         (**self).flush()
     }
 
-    fn write_to_flush(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        ahead: u64,
-    ) -> impl Future<Output = (Buffer, Result<bool, DeviceError>)> {
-        (**self).write_to_flush(start, buffer, ahead)
-    }
-
     fn write_durable(
         &self,
         start: BlockIndex,
         buffer: Buffer,
+        least: Durable,
         ahead: u64,
     ) -> impl Future<Output = (Buffer, Result<Durable, DeviceError>)> {
-        (**self).write_durable(start, buffer, ahead)
+        (**self).write_durable(start, buffer, least, ahead)
     }
 
     fn discard(

@@ -5,12 +5,10 @@
 //! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
 //! it is open is noticed within a second.
 
-use alloc::format;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,6 +18,7 @@ use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use super::ahead::Ahead;
+use super::direct::Direct;
 use super::lock;
 use super::standby::Standby;
 use crate::{
@@ -50,8 +49,8 @@ pub struct FileDevice {
 #[derive(Debug)]
 struct Shared {
     file: File,
-    /// The same once more, for writes that are durable when they return and go past the host's memory; where the host has that.
-    direct: OnceLock<Option<File>>,
+    /// The way to it past the host's memory.
+    direct: Direct,
     access: Access,
     block_count: AtomicU64,
     /// The first request that the host did not carry out.
@@ -66,11 +65,11 @@ struct Shared {
 
 impl Shared {
     /// Carries out `request`, and notes it when the host does not.
-    fn carry_out(
+    fn carry_out<T>(
         &self,
         mut buffer: Buffer,
-        request: impl FnOnce(&Self, &mut Buffer) -> io::Result<()>,
-    ) -> (Buffer, Result<(), DeviceError>) {
+        request: impl FnOnce(&Self, &mut Buffer) -> io::Result<T>,
+    ) -> (Buffer, Result<T, DeviceError>) {
         let done = request(self, &mut buffer).map_err(|error| {
             // What came first counts.
             let _ = self.failure.set(error);
@@ -82,31 +81,43 @@ impl Shared {
     fn flush(&self) -> io::Result<()> {
         let mut failed = self.flush_failed();
         if *failed {
-            return Err(io::Error::other("an earlier flush has failed"));
+            return Err(flush_has_failed());
         }
         let flushed = self.file.sync_data();
         *failed = flushed.is_err();
         flushed
     }
 
-    /// Writes blocks so that they are durable when this returns, and asks for no more than that: whether the host can.
-    fn write_durable(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+    /// Writes `bytes`, so that what is said is durable when this returns: not less than `least`. The next such writes go on up to `ahead_end`.
+    fn write_durable(
+        &self,
+        bytes: &[u8],
+        offset: u64,
+        least: Durable,
+        ahead_end: u64,
+    ) -> io::Result<Durable> {
+        let written = offset..offset + bytes.len() as u64;
+        if least < Durable::All && self.ahead().takes(&written) && self.write_past(bytes, offset)? {
+            return Ok(Durable::Written);
+        }
+        self.file.write_all_at(bytes, offset)?;
+        // After the write, which needs what room the host has more than they do.
+        self.ahead().prepare(&self.file, &written, ahead_end);
+        self.flush()?;
+        Ok(Durable::All)
+    }
+
+    /// Writes past the host's memory, durably: whether the host can.
+    fn write_past(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
         if *self.flush_failed() {
-            return Err(io::Error::other("an earlier flush has failed"));
+            return Err(flush_has_failed());
         }
-        let open = || open_direct(&self.file).ok();
-        let Some(direct) = self.direct.get_or_init(open) else {
-            return Ok(false);
-        };
-        match direct.write_all_at(bytes, offset) {
-            Ok(()) => Ok(true),
-            // Its blocks may be larger than ours.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
-            Err(error) => {
-                *self.flush_failed() = true;
-                Err(error)
-            }
+        let written = self.direct.write(&self.file, bytes, offset);
+        if written.is_err() {
+            // As little is known as after a failed flush.
+            *self.flush_failed() = true;
         }
+        written
     }
 
     fn flush_failed(&self) -> MutexGuard<'_, bool> {
@@ -191,7 +202,7 @@ impl FileDevice {
         let device = Self {
             shared: Arc::new(Shared {
                 file,
-                direct: OnceLock::new(),
+                direct: Direct::default(),
                 access,
                 block_count: AtomicU64::new(0),
                 failure: OnceLock::new(),
@@ -287,12 +298,12 @@ impl FileDevice {
     }
 
     /// The same, with `buffer` at `start`, for what is waited for.
-    async fn at_once(
+    async fn at_once<T: Send + 'static>(
         &self,
         start: BlockIndex,
         buffer: Buffer,
-        request: impl FnOnce(&Shared, u64, &mut Buffer) -> io::Result<()> + Send + 'static,
-    ) -> (Buffer, Result<(), DeviceError>) {
+        request: impl FnOnce(&Shared, u64, &mut Buffer) -> io::Result<T> + Send + 'static,
+    ) -> (Buffer, Result<T, DeviceError>) {
         let offset = match self.offset(start, buffer.len_blocks() as u64) {
             Ok(offset) => offset,
             Err(error) => return (buffer, Err(error)),
@@ -363,65 +374,23 @@ impl BlockDevice for FileDevice {
         self.on_thread(Buffer::default(), flush).await.1
     }
 
-    async fn write_to_flush(
+    async fn write_durable(
         &self,
         start: BlockIndex,
         buffer: Buffer,
+        least: Durable,
         ahead: u64,
-    ) -> (Buffer, Result<bool, DeviceError>) {
+    ) -> (Buffer, Result<Durable, DeviceError>) {
         if self.shared.access == Access::Read {
             return (buffer, Err(DeviceError::Unsupported));
         }
         let blocks = buffer.len_blocks() as u64;
         let ahead_end = start.0.saturating_add(blocks).saturating_add(ahead);
         let ahead_end = ahead_end.min(self.block_count()) * BLOCK_SIZE as u64;
-        let written = self.at_once(start, buffer, move |shared, offset, buffer| {
-            shared.file.write_all_at(buffer.bytes(), offset)?;
-            let written = offset..offset + buffer.bytes().len() as u64;
-            // After the write, which needs what room the host has more than they do.
-            shared.ahead().prepare(&shared.file, &written, ahead_end);
-            shared.flush()
-        });
-        let (buffer, written) = written.await;
-        (buffer, written.map(|()| true))
-    }
-
-    async fn write_durable(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        ahead: u64,
-    ) -> (Buffer, Result<Durable, DeviceError>) {
-        if self.shared.access == Access::Read {
-            return (buffer, Err(DeviceError::Unsupported));
-        }
-        let offset = match self.offset(start, buffer.len_blocks() as u64) {
-            Ok(offset) => offset,
-            Err(error) => return (buffer, Err(error)),
-        };
-        let bytes = offset..offset + buffer.bytes().len() as u64;
-        if !self.shared.ahead().takes(&bytes) {
-            let (buffer, written) = self.write_to_flush(start, buffer, ahead).await;
-            return (buffer, written.map(Durable::of_flush));
-        }
-        let durable = Arc::new(AtomicBool::new(false));
-        let is_durable = Arc::clone(&durable);
-        let written = self.at_once(start, buffer, move |shared, offset, buffer| {
-            let written = shared.write_durable(buffer.bytes(), offset)?;
-            is_durable.store(written, Ordering::Relaxed);
-            if !written {
-                shared.file.write_all_at(buffer.bytes(), offset)?;
-                shared.flush()?;
-            }
-            Ok(())
-        });
-        let (buffer, written) = written.await;
-        let durable = if durable.load(Ordering::Relaxed) {
-            Durable::Written
-        } else {
-            Durable::All
-        };
-        (buffer, written.map(|()| durable))
+        self.at_once(start, buffer, move |shared, offset, buffer| {
+            shared.write_durable(buffer.bytes(), offset, least, ahead_end)
+        })
+        .await
     }
 
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
@@ -447,21 +416,12 @@ impl BlockDevice for FileDevice {
     }
 }
 
-/// Opens a file once more, so that what is written goes to the disk past the host's memory, and is durable when that returns. Not a block device: where others write to
-/// the host's memory of the same blocks meanwhile, nothing there keeps the two apart.
-fn open_direct(file: &File) -> io::Result<File> {
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    let flags = OFlags::DIRECT | OFlags::DSYNC;
-    OpenOptions::new()
-        .write(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+fn flush_has_failed() -> io::Error {
+    io::Error::other("an earlier flush has failed")
 }
 
 /// What comes of a request when a panic or the end of the runtime loses its buffer.
-fn lost() -> (Buffer, Result<(), DeviceError>) {
+fn lost<T>() -> (Buffer, Result<T, DeviceError>) {
     (Buffer::default(), Err(DeviceError::Gone))
 }
 
@@ -561,10 +521,14 @@ mod tests {
             for number in 0..16_u8 {
                 let start = BlockIndex(u64::from(number));
                 // More than there is.
-                let written = device.write_to_flush(start, block(number + 1), 100).await;
-                assert_eq!(written.1, Ok(true));
+                let written = device
+                    .write_durable(start, block(number + 1), Durable::All, 100)
+                    .await;
+                assert_eq!(written.1, Ok(Durable::All));
             }
-            let outside = device.write_to_flush(BlockIndex(16), block(1), 0).await;
+            let outside = device
+                .write_durable(BlockIndex(16), block(1), Durable::All, 0)
+                .await;
             assert_eq!(outside.1, Err(DeviceError::OutOfRange));
             for number in 0..16_u8 {
                 let (read, _) = device.read(BlockIndex(u64::from(number)), block(0)).await;
@@ -580,9 +544,7 @@ mod tests {
     fn durable_writes_are_read_again_whatever_way_they_went() {
         let (_directory, path) = image(64 * BLOCK_SIZE as u64);
         let device = FileDevice::open(&path, Access::Write).expect("opens");
-        let has_direct = open_direct(&device.shared.file)
-            .and_then(|direct| direct.write_all_at(block(0).bytes(), 0))
-            .is_ok();
+        let has_direct = Direct::is_there(&device.shared.file, block(0).bytes());
         run(async {
             let mut directly = 0;
             for number in 0..60_u8 {
@@ -590,7 +552,9 @@ mod tests {
                 let ahead = 60 - u64::from(number);
                 let (before, _) = device.read(start, block(1)).await;
                 assert_eq!(before.bytes(), block(0).bytes());
-                let (_, written) = device.write_durable(start, block(number + 1), ahead).await;
+                let (_, written) = device
+                    .write_durable(start, block(number + 1), Durable::Written, ahead)
+                    .await;
                 let written = written.expect("written");
                 assert_ne!(written, Durable::Nothing);
                 directly += usize::from(written == Durable::Written);
@@ -603,7 +567,9 @@ mod tests {
                 "{directly} past the host's memory"
             );
             for outside in [64, u64::MAX] {
-                let written = device.write_durable(BlockIndex(outside), block(1), 0).await;
+                let written = device
+                    .write_durable(BlockIndex(outside), block(1), Durable::Written, 0)
+                    .await;
                 assert_eq!(written.1, Err(DeviceError::OutOfRange));
             }
         });
@@ -614,6 +580,55 @@ mod tests {
                 .zip(1..)
                 .all(|(found, byte)| found == block(byte).bytes())
         );
+    }
+
+    /// A small durable write to a block that the one before has made ready.
+    async fn write_small(device: &FileDevice, number: u8) -> Result<Durable, DeviceError> {
+        let (start, least) = (BlockIndex(number.into()), Durable::Written);
+        let written = device.write_durable(start, block(number + 1), least, 40);
+        written.await.1
+    }
+
+    #[test]
+    fn what_the_host_does_not_write_past_its_memory_is_written_the_other_way() {
+        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        // It takes a number, in few bytes, and says of anything else what a disk with larger blocks would say.
+        let number = OpenOptions::new()
+            .write(true)
+            .open("/proc/self/oom_score_adj");
+        device.shared.direct.to(number.expect("opens"));
+        run(async {
+            for number in 0..20 {
+                assert_eq!(write_small(&device, number).await, Ok(Durable::All));
+                let (read, _) = device.read(BlockIndex(number.into()), block(0)).await;
+                assert_eq!(read.bytes(), block(number + 1).bytes());
+            }
+            assert_eq!(device.flush().await, Ok(()));
+        });
+        assert!(device.failure().is_none());
+    }
+
+    #[test]
+    fn after_a_durable_write_that_failed_nothing_is_said_to_be_durable() {
+        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        // What was opened for reading cannot be written to.
+        device.shared.direct.to(File::open(&path).expect("opens"));
+        run(async {
+            assert_eq!(
+                write_small(&device, 0).await,
+                Ok(Durable::All),
+                "none is ready"
+            );
+            assert_eq!(write_small(&device, 1).await, Err(DeviceError::Io));
+            for number in 2..5 {
+                assert_eq!(write_small(&device, number).await, Err(DeviceError::Io));
+                assert_eq!(device.flush().await, Err(DeviceError::Io));
+            }
+        });
+        let failure = device.failure().and_then(io::Error::raw_os_error);
+        assert_eq!(failure, Some(Errno::BADF.raw_os_error()));
     }
 
     #[test]
@@ -638,9 +653,9 @@ mod tests {
         run(async {
             let refused = Err(DeviceError::Unsupported);
             assert_eq!(device.write(BlockIndex(0), block(1)).await.1, refused);
-            let flushed = device.write_to_flush(BlockIndex(0), block(1), 9).await;
-            assert_eq!(flushed.1, Err(DeviceError::Unsupported));
-            let durable = device.write_durable(BlockIndex(0), block(1), 9).await;
+            let durable = device
+                .write_durable(BlockIndex(0), block(1), Durable::Written, 9)
+                .await;
             assert_eq!(durable.1, Err(DeviceError::Unsupported));
             assert_eq!(device.discard(BlockIndex(0), 1).await, refused);
         });

@@ -791,15 +791,14 @@ impl Log {
         self.in_flight.replace(Some(group.block.0..end));
         let flush = self.number_flush();
         let ahead = self.superblock.blocks_left_behind(end);
-        let (buffer, written) = if self.is_flush_hoped_for() {
-            let written = device.write_to_flush(group.block, group.buffer, ahead);
-            let (buffer, written) = written.await;
-            (buffer, written.map(Durable::of_flush))
+        // It names nothing that was written otherwise and is not durable yet.
+        let least = if self.is_flush_hoped_for() {
+            Durable::All
         } else {
-            // It names nothing that was written otherwise and is not durable yet.
-            let written = device.write_durable(group.block, group.buffer, ahead);
-            written.await
+            Durable::Written
         };
+        let written = device.write_durable(group.block, group.buffer, least, ahead);
+        let (buffer, written) = written.await;
         self.in_flight.replace(None);
         let Ok(durable) = written else {
             return self.fail();
@@ -807,9 +806,12 @@ impl Log {
         self.keep_buffer(buffer);
         match durable {
             Durable::All => self.flushed(flush),
-            Durable::Written => self.count(|counters| counters.flushes += 1),
-            Durable::Nothing if self.flush(device).await.is_err() => return,
-            Durable::Nothing => {}
+            // As good as a flush, to this group alone.
+            Durable::Written if least == Durable::Written => {
+                self.count(|counters| counters.flushes += 1);
+            }
+            _ if self.flush(device).await.is_err() => return,
+            _ => {}
         }
         let mut state = self.state.borrow_mut();
         state.durable = state.durable.max(group.last_commit);
@@ -958,10 +960,31 @@ impl Log {
 mod tests {
     extern crate std;
 
+    use core::pin::pin;
+
+    use embassy_futures::poll_once;
+
     use super::*;
     use crate::disk::superblock::tests::example;
     use crate::seal::Vault;
-    use crate::sim::{Random, seed_from};
+    use crate::sim::{Flushing, Random, Request, SimDisk, seed_from};
+
+    /// A log at `cursor`.
+    fn log_at(superblock: Superblock, segments: Segments, cursor: LogCursor) -> Log {
+        let vault = Vault::plain(superblock.id);
+        let segments = Rc::new(RefCell::new(segments));
+        let counters = Counters::default();
+        let (last, checkpoint, log_blocks) = (CommitNumber(1), 1, 0);
+        Log::new(
+            superblock,
+            (segments, vault),
+            cursor,
+            last,
+            checkpoint,
+            log_blocks,
+            counters,
+        )
+    }
 
     /// A log of which only little is left, in one way or another.
     fn nearly_full(random: &mut Random) -> Log {
@@ -992,18 +1015,54 @@ mod tests {
         while segments.free() > left {
             segments.allocate(SegmentKind::Object, 0).unwrap();
         }
-        let vault = Vault::plain(superblock.id);
-        let segments = Rc::new(RefCell::new(segments));
-        let counters = Counters::default();
-        Log::new(
-            superblock,
-            (segments, vault),
-            cursor,
-            CommitNumber(1),
-            1,
-            0,
-            counters,
-        )
+        log_at(superblock, segments, cursor)
+    }
+
+    /// The one that ended first took back the flush that the other waits for.
+    #[test]
+    fn of_two_barriers_each_has_its_flush() {
+        let superblock = example();
+        let mut segments = Segments::new(&superblock, 100).unwrap();
+        let mut take = || segments.allocate(SegmentKind::Log, 0).unwrap();
+        let start = ReplayStart {
+            group: 1,
+            commit: 2,
+            continued: false,
+            previous_checksum: 0,
+        };
+        let mut cursor = LogCursor::at_start(take(), start);
+        cursor.ahead.extend([take(), take()]);
+        let log = log_at(superblock, segments, cursor);
+        let disk = SimDisk::new(2000, 1);
+        disk.set_flushing(Flushing::Combined);
+        disk.set_holds(|request| matches!(request, Request::Write(..)));
+
+        let mut writer = pin!(log.run(&disk));
+        let mut patient = pin!(log.barrier(core::future::pending(), || false));
+        assert!(poll_once(patient.as_mut()).is_pending());
+        let part = Part {
+            head: &[7; 500],
+            body: &[],
+            data: &[],
+        };
+        let commit = log.append(&[part], &mut Vec::new(), false).unwrap();
+        let mut durable = pin!(log.wait_durable(commit));
+        assert!(poll_once(durable.as_mut()).is_pending());
+        // Its group is on its way: it is the flush of the first, and too early for the second.
+        assert!(poll_once(writer.as_mut()).is_pending());
+        assert_eq!(disk.held_count(), 1);
+        let mut hasty = pin!(log.barrier(core::future::ready(()), || true));
+        assert!(poll_once(hasty.as_mut()).is_pending());
+        disk.release();
+        let mut is_patient = true;
+        let ended = (0..100).any(|_| {
+            assert!(poll_once(writer.as_mut()).is_pending());
+            if is_patient {
+                is_patient = poll_once(patient.as_mut()).is_pending();
+            }
+            !is_patient && poll_once(hasty.as_mut()).is_ready()
+        });
+        assert!(ended, "it waits for ever");
     }
 
     /// Whoever waited for room that was there would never wait, and never come through.

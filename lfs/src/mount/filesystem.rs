@@ -85,7 +85,7 @@ pub struct FileSystem<D: BlockDevice> {
     /// Bytes in a second that a scrub reads at most.
     pub(crate) scrub_rate: Cell<Option<u64>>,
     /// How many are loading something from the device.
-    pub(crate) loading: Cell<usize>,
+    pub(crate) loading: Cell<u32>,
     /// Buffers that reads are done with.
     pub(crate) spare_buffers: SpareBuffers,
 }

@@ -113,6 +113,8 @@ struct Inner {
     random: RefCell<Random>,
     prompt: Cell<bool>,
     flushing: Cell<Flushing>,
+    /// How often it lost its power.
+    cycles: Cell<u64>,
     resized: Notify,
 }
 
@@ -174,9 +176,9 @@ pub enum Flushing {
     /// With a flush that is a request of its own.
     #[default]
     Apart,
-    /// [`write_to_flush`](BlockDevice::write_to_flush) flushes as well.
+    /// [`write_durable`](BlockDevice::write_durable) flushes as well.
     Combined,
-    /// The same, and [`write_durable`](BlockDevice::write_durable) makes durable what it writes, and nothing else.
+    /// It makes durable what it writes and nothing else, if no more is asked for.
     Alone,
 }
 
@@ -211,6 +213,7 @@ impl SimDisk {
             random: RefCell::new(Random::new(seed)),
             prompt: Cell::new(false),
             flushing: Cell::default(),
+            cycles: Cell::new(0),
             resized: Notify::default(),
         };
         Self {
@@ -361,6 +364,7 @@ impl SimDisk {
         let image = crash.image_with(survives);
         self.inner.image.replace(Rc::new(image.clone()));
         self.inner.completed.borrow_mut().clear();
+        self.inner.cycles.set(self.inner.cycles.get() + 1);
         self.happened(Event::Cycled(image));
     }
 
@@ -670,39 +674,30 @@ impl BlockDevice for SimDisk {
         result
     }
 
-    async fn write_to_flush(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        _ahead: u64,
-    ) -> (Buffer, Result<bool, DeviceError>) {
-        let (buffer, mut done) = self.write(start, buffer).await;
-        let combines = self.flushing() != Flushing::Apart;
-        if combines && done.is_ok() {
-            done = self.flush().await;
-        }
-        (buffer, done.map(|()| combines))
-    }
-
     async fn write_durable(
         &self,
         start: BlockIndex,
         buffer: Buffer,
-        ahead: u64,
+        least: Durable,
+        _ahead: u64,
     ) -> (Buffer, Result<Durable, DeviceError>) {
-        if self.flushing() != Flushing::Alone {
-            let (buffer, done) = self.write_to_flush(start, buffer, ahead).await;
-            return (buffer, done.map(Durable::of_flush));
-        }
+        let cycles = self.inner.cycles.get();
         let (buffer, written) = self.write_numbered(start, buffer).await;
-        let durable = written.map(|number| {
-            let Some(number) = number else {
-                return Durable::Nothing;
-            };
-            self.happened(Event::Durable(number));
-            Durable::Written
-        });
-        (buffer, durable)
+        let number = match written {
+            Ok(number) => number,
+            Err(error) => return (buffer, Err(error)),
+        };
+        let done = match (self.flushing(), number) {
+            (Flushing::Apart, _) => Ok(Durable::Nothing),
+            // What it had is gone.
+            (Flushing::Alone, _) if self.inner.cycles.get() != cycles => Err(DeviceError::Io),
+            (Flushing::Alone, Some(number)) if least < Durable::All => {
+                self.happened(Event::Durable(number));
+                Ok(Durable::Written)
+            }
+            _ => self.flush().await.map(|()| Durable::All),
+        };
+        (buffer, done)
     }
 
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {
@@ -747,10 +742,10 @@ mod tests {
     }
 
     /// Two blocks of ones.
-    async fn write_to_flush(disk: &SimDisk) -> Result<bool, DeviceError> {
+    async fn write_durable(disk: &SimDisk, least: Durable) -> Result<Durable, DeviceError> {
         let mut buffer = Buffer::zeroed(2).expect("there is memory");
         buffer.bytes_mut().fill(1);
-        disk.write_to_flush(FIRST, buffer, 0).await.1
+        disk.write_durable(FIRST, buffer, least, 0).await.1
     }
 
     /// What of it a power cut can take.
@@ -759,21 +754,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_to_flush_is_durable_once_that_is_said_and_not_before() {
+    fn what_is_to_be_durable_is_once_that_is_said_and_not_before() {
         for flushing in Flushing::ALL {
             let disk = disk(flushing).snapshot(1);
             disk.be_prompt(true);
             disk.set_holds(|request| request == Request::Flush);
-            let mut writing = pin!(write_to_flush(&disk));
+            let mut writing = pin!(write_durable(&disk, Durable::All));
             let done = poll_once(writing.as_mut());
             assert_eq!(open_sectors(&disk), 2 * SECTORS);
             if flushing == Flushing::Apart {
-                assert_eq!(done, Poll::Ready(Ok(false)));
+                assert_eq!(done, Poll::Ready(Ok(Durable::Nothing)));
                 continue;
             }
             assert_eq!(done, Poll::Pending);
             disk.release();
-            assert_eq!(poll_once(writing), Poll::Ready(Ok(true)));
+            assert_eq!(poll_once(writing), Poll::Ready(Ok(Durable::All)));
             assert_eq!(open_sectors(&disk), 0);
             let after_cut = disk.crash_at(1).disk(|_| false, 1);
             assert_eq!(after_cut.flushing(), flushing);
@@ -796,7 +791,10 @@ mod tests {
                 .await
                 .1
                 .expect("written");
-            let written = target.write_durable(BlockIndex(1), block(2), 0).await.1;
+            let least = Durable::Written;
+            let (_, written) = target
+                .write_durable(BlockIndex(1), block(2), least, 0)
+                .await;
             assert_eq!(written, Ok(Durable::Written));
         });
         assert_eq!(open_sectors(&disk), SECTORS);
@@ -810,7 +808,7 @@ mod tests {
     }
 
     #[test]
-    fn either_part_of_a_write_to_flush_may_fail() {
+    fn either_part_of_a_durable_write_may_fail() {
         for fails in [Request::Write(FIRST, 2), Request::Flush] {
             let disk = disk(Flushing::Combined);
             let target = disk.clone();
@@ -820,7 +818,8 @@ mod tests {
                 noted.borrow_mut().push(request);
                 (request == fails).then_some(DeviceError::Io)
             });
-            let done = Executor::new(1).run(async move { write_to_flush(&target).await });
+            let done =
+                Executor::new(1).run(async move { write_durable(&target, Durable::All).await });
             assert_eq!(done, Err(DeviceError::Io));
             assert_eq!(asked.borrow().last(), Some(&fails));
             assert_eq!(open_sectors(&disk), 2 * SECTORS);

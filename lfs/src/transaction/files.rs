@@ -8,6 +8,7 @@ use super::At;
 use super::volume::{Plan, Volume, encode_snapshot};
 use super::write_set::{Loaded, Staged, WriteSet};
 use crate::check::{PieceAt, damaged_bytes};
+use crate::counted::Counted;
 use crate::disk::layout::VALUE_OBJECT;
 use crate::extent::codec::{ExtentIdentity, encode};
 use crate::fault::SuspectData;
@@ -781,21 +782,25 @@ impl<D: BlockDevice> FileSystem<D> {
 }
 
 /// Something that is being loaded.
-pub(super) struct Loading<'f, D: BlockDevice>(&'f FileSystem<D>);
+pub(super) struct Loading<'f, D: BlockDevice> {
+    filesystem: &'f FileSystem<D>,
+    _counted: Counted<'f>,
+}
 
 impl<'f, D: BlockDevice> Loading<'f, D> {
     pub(super) fn begin(filesystem: &'f FileSystem<D>) -> Self {
-        filesystem.loading.update(|count| count + 1);
-        Self(filesystem)
+        Self {
+            filesystem,
+            _counted: Counted::among(&filesystem.loading),
+        }
     }
 }
 
 impl<D: BlockDevice> Drop for Loading<'_, D> {
     fn drop(&mut self) {
-        self.0.loading.update(|count| count - 1);
-        if self.0.scrub_status().running {
-            // It waits until nobody else does.
-            self.0.log.nudge();
+        if self.filesystem.scrub_status().running {
+            // It waits until nobody else does, and looks in a later step.
+            self.filesystem.log.nudge();
         }
     }
 }

@@ -359,3 +359,36 @@ fn blocks_that_cannot_be_read_do_not_stop_the_cleaner() {
         );
     });
 }
+
+/// With the log full the cleaner leaves its victims as they are, but for who needs the room that they give: a flush was told that there was none, and the log would have stayed as it was.
+#[test]
+fn who_needs_room_gets_that_of_victims_though_the_log_is_full() {
+    let Filled {
+        mut executor,
+        disk,
+        filesystem,
+        inode,
+        units,
+    } = filled(FormatOptions::for_device_bytes(DISK_BYTES), 20);
+    let clock = executor.clock();
+    executor.run(async move {
+        overwrite_at_random(&filesystem, (inode, units), units / 2, 3).await;
+        disk.set_holds(|request| matches!(request, Request::Read(..)));
+        filesystem.set_garbage_max(Some(1));
+        while disk.held_count() == 0 {
+            clock.sleep_ms(1).await;
+        }
+        // Nothing of it is in a checkpoint.
+        while !filesystem.is_log_full() {
+            let commit = filesystem.append(&[7; 1 << 15]).unwrap();
+            filesystem.wait_durable(commit).await.unwrap();
+        }
+        disk.release();
+        clock.sleep_ms(1000).await;
+        let cleaned = filesystem.counters().segments_cleaned;
+        clock.sleep_ms(60_000).await;
+        assert_eq!(filesystem.counters().segments_cleaned, cleaned, "it rests");
+        assert!(filesystem.clean_for_objects().await, "there was none");
+        assert!(filesystem.counters().segments_cleaned > cleaned);
+    });
+}

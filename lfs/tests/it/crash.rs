@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::common::{
-    FORMAT, ID, SEGMENT_BLOCKS, TestFileSystem, formatted, formatted_of_either_kind, mount, seed,
+    FORMAT, ID, SEGMENT_BLOCKS, TestFileSystem, formatted, formatted_of_any_kind, mount, seed,
     try_mount,
 };
 use lfs::sim::{Crash, Executor, Random, Request, SimClock, SimDisk};
@@ -161,7 +161,7 @@ fn commits_objects_and_checkpoints_survive_power_cuts_on_a_nearly_full_disk() {
     let mut recoveries = 0;
     for round in 0..6 {
         let mut random = Random::new(seed + round);
-        let disk = formatted_of_either_kind(72, random.next_u64());
+        let disk = formatted_of_any_kind(72, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let history = Rc::new(RefCell::new(History::default()));

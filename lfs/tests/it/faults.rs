@@ -11,7 +11,7 @@ use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 
-use crate::common::{SEGMENT_BLOCKS, formatted, formatted_of_either_kind, mount, seed, try_mount};
+use crate::common::{SEGMENT_BLOCKS, formatted, formatted_of_any_kind, mount, seed, try_mount};
 use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{
     AppendError, BLOCK_SIZE, BlockIndex, CheckpointError, CommitNumber, DeviceError, FileKind,
@@ -185,7 +185,7 @@ fn after_a_failed_write_or_flush_nothing_more_is_acknowledged_and_nothing_is_los
     let seed = seed(33);
     for round in 0..200 {
         let mut random = Random::new(seed + round);
-        let disk = formatted_of_either_kind(72, random.next_u64());
+        let disk = formatted_of_any_kind(72, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let fail_after = random.below(30);
@@ -288,7 +288,7 @@ fn the_log_never_waits_for_room_it_promised() {
     let seed = seed(34);
     for round in 0..50 {
         let mut random = Random::new(seed + round);
-        let disk = formatted_of_either_kind(72, random.next_u64());
+        let disk = formatted_of_any_kind(72, random.next_u64());
         let mut executor = Executor::new(random.next_u64());
         let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
         let max = filesystem.commit_bytes_max();

@@ -415,7 +415,7 @@ struct Workload {
 }
 
 impl Workload {
-    /// Does it on a copy of the base, which flushes in the request that writes or does not, as the seed says.
+    /// Does it on a copy of the base, which flushes in one of the ways there are, as the seed says.
     fn run<'s, D: Disks>(self, base: &Base<D>, seed: u64, states: &'s States) -> Run<'s, D> {
         let disk = base.disk.snapshot(seed);
         disk.flush_by(seed);

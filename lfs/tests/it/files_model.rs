@@ -8,13 +8,13 @@
 //! that nothing is left over. On a full disk what frees space is always done, and the space comes back.
 
 use crate::common::world::Machine;
-use crate::common::{formatted_of_either_kind, seed};
+use crate::common::{formatted_of_any_kind, seed};
 use lfs::sim::Random;
 
 /// Works and boots until there were so many boots; how full the disk was.
 fn run(seed: u64, segments: usize, boots: u64) {
     let mut random = Random::new(seed);
-    let mut machine = Machine::new(formatted_of_either_kind(segments, seed), random.next_u64());
+    let mut machine = Machine::new(formatted_of_any_kind(segments, seed), random.next_u64());
     for boot in 0..boots {
         let what = format!("seed {seed}, boot {boot}");
         machine.compare(&what);

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::common::{
-    SEGMENT_BLOCKS, TestFileSystem, formatted, formatted_of_either_kind, mount, try_mount,
+    SEGMENT_BLOCKS, TestFileSystem, formatted, formatted_of_any_kind, mount, try_mount,
 };
 use embassy_futures::select::{Either, select};
 use lfs::sim::{Crash, Executor, Random, SimClock, SimDisk};
@@ -250,7 +250,7 @@ async fn get(filesystem: &TestFileSystem) -> Result<u64, FileError> {
 }
 
 fn story(seed: u64) -> Story {
-    let disk = formatted_of_either_kind(BEFORE, seed);
+    let disk = formatted_of_any_kind(BEFORE, seed);
     let mut machine = Machine::boot(&disk, seed).unwrap();
     let filesystem = Rc::clone(&machine.filesystem);
     machine.executor.run(async move {

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::common::world::random_bytes;
-use crate::common::{
-    Mounted, TestFileSystem, formatted, formatted_of_either_kind, key, mount, seed,
-};
+use crate::common::{Mounted, TestFileSystem, formatted, formatted_of_any_kind, key, mount, seed};
 use lfs::sim::{Executor, Random, SimClock, SimDisk};
 use lfs::{
     BackupPosition, BackupRange, BlockIndex, CheckEvent, CheckOptions, CommitNumber, CommitStop,
@@ -191,7 +189,7 @@ fn assert_clean(disk: &SimDisk) {
 #[test]
 fn a_value_is_there_with_its_record_or_not_at_all() {
     let mut random = Random::new(seed(31));
-    let mut disk = formatted_of_either_kind(72, random.next_u64());
+    let mut disk = formatted_of_any_kind(72, random.next_u64());
     let (mut kept, mut lost, mut cleaned) = (0, 0, 0);
     for boot in 0..40 {
         let mut executor = Executor::new(boot);

@@ -8,7 +8,7 @@ use crate::common;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use embassy_futures::join::join3;
+use embassy_futures::join::{join, join3};
 use embassy_futures::yield_now;
 
 use crate::common::counting::{CountingDisk, Reads};
@@ -16,8 +16,8 @@ use crate::common::world::random_bytes;
 use crate::common::{FORMAT, ID, TestFileSystem, mount};
 use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{
-    BlockDevice, Clock, FileError, FileKind, FileSystem, FormatOptions, InodeNumber, ItemKey,
-    ItemKind, NewInode, ROOT, SetAttributes, Transaction, View,
+    BlockDevice, Clock, CommitNumber, FileError, FileKind, FileSystem, FormatOptions, InodeNumber,
+    ItemKey, ItemKind, NewInode, ROOT, SetAttributes, Transaction, View,
 };
 
 /// Requests under way at once, at most.
@@ -313,4 +313,44 @@ fn work_beside_a_group_ends_when_it_was_enough() {
             assert_eq!(turns.get(), TURNS);
         }
     });
+}
+
+/// The file system's own came first, one after the other, while writers waited for one that the layer above was to make.
+#[test]
+fn a_checkpoint_that_is_asked_for_waits_for_none_that_nobody_asks_for() {
+    for seed in 0..20 {
+        let disk = common::formatted(200, seed);
+        let mut executor = Executor::new(seed);
+        let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+        let clock = executor.clock();
+        let writes = Rc::clone(&filesystem);
+        let before = executor.run(async move {
+            create(&writes, b"file", b"something to be written").await;
+            writes.wait_durable(writes.appended()).await.unwrap();
+            writes.counters().checkpoints
+        });
+        disk.set_holds(|request| matches!(request, Request::Write(..)));
+        let (first, of) = (Rc::clone(&filesystem), clock.clone());
+        executor.spawn(async move {
+            let made = first.checkpoint(CommitNumber(0), &[], &[], &of).await;
+            made.unwrap();
+        });
+        let made = executor.run(async move {
+            while disk.held_count() == 0 {
+                yield_now().await;
+            }
+            // From here on it is only the first that is held. Meanwhile the log becomes long.
+            disk.set_holds(|_| false);
+            for number in 0..80 {
+                create(&filesystem, &name(number), b"").await;
+                let commit = filesystem.appended();
+                filesystem.wait_durable(commit).await.unwrap();
+            }
+            let second = filesystem.checkpoint(CommitNumber(0), &[], &[], &clock);
+            let (made, ()) = join(second, async { disk.release() }).await;
+            made.unwrap();
+            filesystem.counters().checkpoints - before
+        });
+        assert_eq!(made, 2, "seed {seed}");
+    }
 }

@@ -66,30 +66,16 @@ impl BlockDevice for CountedDevice {
         self.device.flush().await
     }
 
-    async fn write_to_flush(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        ahead: u64,
-    ) -> (Buffer, Result<bool, DeviceError>) {
-        let bytes = buffer.bytes().len() as u64;
-        let (buffer, written) = self.device.write_to_flush(start, buffer, ahead).await;
-        self.count(|counts| {
-            counts.writes += 1;
-            counts.bytes_written += bytes;
-            counts.flushes += u64::from(written == Ok(true));
-        });
-        (buffer, written)
-    }
-
     async fn write_durable(
         &self,
         start: BlockIndex,
         buffer: Buffer,
+        least: Durable,
         ahead: u64,
     ) -> (Buffer, Result<Durable, DeviceError>) {
         let bytes = buffer.bytes().len() as u64;
-        let (buffer, written) = self.device.write_durable(start, buffer, ahead).await;
+        let written = self.device.write_durable(start, buffer, least, ahead);
+        let (buffer, written) = written.await;
         if written == Ok(Durable::Written) {
             // No call of the C library's says so.
             flushes::note();
@@ -97,7 +83,7 @@ impl BlockDevice for CountedDevice {
         self.count(|counts| {
             counts.writes += 1;
             counts.bytes_written += bytes;
-            counts.flushes += u64::from(matches!(written, Ok(Durable::Written | Durable::All)));
+            counts.flushes += u64::from(written.is_ok_and(|done| done > Durable::Nothing));
         });
         (buffer, written)
     }

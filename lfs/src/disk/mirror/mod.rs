@@ -119,45 +119,6 @@ impl<A: BlockDevice> Mirror<A> {
         self.inner.devices.get(member).and_then(Option::as_ref)
     }
 
-    /// The only one there is, if it may be written to: what it is asked for is passed through.
-    fn alone(&self) -> Option<(usize, &A)> {
-        let member = self.state(|state| state.lead());
-        let is_alone = self.state(|state| state.is_alone()) && !self.inner.read_only;
-        let device = self.device(member).filter(|_| is_alone);
-        device.map(|device| (member, device))
-    }
-
-    /// Has the only one there is write what is to be durable.
-    async fn write_alone<T, W>(
-        &self,
-        member: usize,
-        start: BlockIndex,
-        buffer: Buffer,
-        ahead: u64,
-        write: impl FnOnce(Buffer, u64) -> W,
-    ) -> (Buffer, Result<T, DeviceError>)
-    where
-        W: Future<Output = (Buffer, Result<T, DeviceError>)>,
-    {
-        let end = start.0.saturating_add(buffer.len_blocks() as u64);
-        if buffer.is_empty() || end > self.inner.block_count.get() {
-            return (buffer, Err(DeviceError::OutOfRange));
-        }
-        let ahead = ahead.min(self.inner.block_count.get() - end);
-        let write = write(buffer, ahead);
-        let done = self.on_member(member, Request::Changes, write).await;
-        let gone = || (Buffer::default(), Err(DeviceError::Gone));
-        let (buffer, mut written) = done.unwrap_or_else(gone);
-        if let Err(error) = written {
-            // It may have been the flush.
-            self.state(|state| state.break_with(error));
-        }
-        if let Some(error) = self.state(|state| state.broken()) {
-            written = Err(error);
-        }
-        (buffer, written)
-    }
-
     fn state<T>(&self, body: impl FnOnce(&mut State) -> T) -> T {
         body(&mut self.inner.state.borrow_mut())
     }
@@ -600,32 +561,36 @@ impl<A: BlockDevice> BlockDevice for Mirror<A> {
         self.settle(None).await
     }
 
-    async fn write_to_flush(
-        &self,
-        start: BlockIndex,
-        buffer: Buffer,
-        ahead: u64,
-    ) -> (Buffer, Result<bool, DeviceError>) {
-        if let Some(alone) = self.alone() {
-            let write = |buffer, ahead| alone.1.write_to_flush(start, buffer, ahead);
-            return self.write_alone(alone.0, start, buffer, ahead, write).await;
-        }
-        let (buffer, written) = self.write(start, buffer).await;
-        (buffer, written.map(|()| false))
-    }
-
     async fn write_durable(
         &self,
         start: BlockIndex,
         buffer: Buffer,
+        least: Durable,
         ahead: u64,
     ) -> (Buffer, Result<Durable, DeviceError>) {
-        if let Some(alone) = self.alone() {
-            let write = |buffer, ahead| alone.1.write_durable(start, buffer, ahead);
-            return self.write_alone(alone.0, start, buffer, ahead, write).await;
+        let member = self.state(|state| state.lead());
+        let is_alone = self.state(|state| state.is_alone()) && !self.inner.read_only;
+        let Some(device) = self.device(member).filter(|_| is_alone) else {
+            let (buffer, written) = self.write(start, buffer).await;
+            return (buffer, written.map(|()| Durable::Nothing));
+        };
+        let end = start.0.saturating_add(buffer.len_blocks() as u64);
+        if buffer.is_empty() || end > self.inner.block_count.get() {
+            return (buffer, Err(DeviceError::OutOfRange));
         }
-        let (buffer, written) = self.write(start, buffer).await;
-        (buffer, written.map(|()| Durable::Nothing))
+        let ahead = ahead.min(self.inner.block_count.get() - end);
+        let write = device.write_durable(start, buffer, least, ahead);
+        let done = self.on_member(member, Request::Changes, write).await;
+        let gone = || (Buffer::default(), Err(DeviceError::Gone));
+        let (buffer, mut written) = done.unwrap_or_else(gone);
+        if let Err(error) = written {
+            // It may have been the flush.
+            self.state(|state| state.break_with(error));
+        }
+        if let Some(error) = self.state(|state| state.broken()) {
+            written = Err(error);
+        }
+        (buffer, written)
     }
 
     async fn discard(&self, start: BlockIndex, count: u64) -> Result<(), DeviceError> {

@@ -13,9 +13,9 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
-use core::cell::Cell;
 
 use self::survivors::Pending;
+use crate::counted::Counted;
 use crate::disk::read_checked;
 use crate::disk::superblock::SegmentId;
 use crate::mount::SEGMENTS_PER_CHECKPOINT;
@@ -74,22 +74,6 @@ pub(crate) struct CleanerState {
     pub in_vain: bool,
     /// Garbage that came out again as it went in, for 1,024 bytes that are meant: what survivors take besides themselves, which is much where they are small.
     lasting_garbage: u64,
-}
-
-/// Somebody waits for room for objects, until this is dropped.
-struct Waits<'c>(&'c Cell<u32>);
-
-impl<'c> Waits<'c> {
-    fn begin(count: &'c Cell<u32>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 impl<D: BlockDevice> FileSystem<D> {
@@ -357,7 +341,7 @@ impl<D: BlockDevice> FileSystem<D> {
             0 => None,
             _ => Some(true),
         };
-        let _waits = Waits::begin(&self.objects_wait);
+        let _waits = Counted::among(&self.objects_wait);
         // What it found before is of before.
         self.cleaner.borrow_mut().in_vain = false;
         self.changed.notify();

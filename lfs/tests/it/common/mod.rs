@@ -48,8 +48,8 @@ pub fn formatted(segments: usize, seed: u64) -> SimDisk {
     disk.snapshot(seed)
 }
 
-/// The same, which flushes in the request that writes or does not, as the seed says.
-pub fn formatted_of_either_kind(segments: usize, seed: u64) -> SimDisk {
+/// The same, which makes durable what is written for the log in one of the ways there are, as the seed says.
+pub fn formatted_of_any_kind(segments: usize, seed: u64) -> SimDisk {
     let disk = formatted(segments, seed);
     disk.flush_by(seed);
     println!("seed {seed} flushes: {:?}", disk.flushing());

@@ -523,7 +523,7 @@ fn a_disk_that_loses_what_it_had_not_flushed_when_it_goes_gets_it_again() {
     }
 }
 
-/// One that is no part of a mirror is passed through, and so is what it flushes in the request that writes.
+/// One that is no part of a mirror is passed through, and so is what it makes durable in the request that writes.
 #[test]
 fn a_disk_alone_may_fail_at_any_request() {
     let mut random = Random::new(seed(65));
