@@ -22,10 +22,10 @@ const HARD: u64 = 16;
 const GAINS: [u64; 3] = [1, 8, 32];
 
 /// Work that may be saved up: some turns. More would let it go on at full speed beside commits that are few, when a burst of them is over.
-const TOKENS_MAX: u64 = 1 << 20;
+const TOKENS_MAX: i64 = 1 << 20;
 
-/// Work that may be paid ahead: about a turn.
-const PAID_MAX: u64 = 32 << 10;
+/// Bytes of a turn, about: so much may be done too early, and paid ahead.
+const TURN: u64 = 32 << 10;
 
 /// What compaction may do, and what commits wait for.
 #[derive(Default)]
@@ -33,8 +33,8 @@ pub(super) struct Pace {
     /// What compaction is behind its schedule, and what a memtable takes.
     debt: Cell<u64>,
     unit: Cell<u64>,
-    /// Work that may be done now, in halves of bytes.
-    tokens: Cell<u64>,
+    /// Work that may be done now, in halves of bytes. A turn goes on to its end, and what it does beyond is taken off what commits bring next.
+    tokens: Cell<i64>,
     /// Work that commits wait for, in halves of bytes.
     owed: Cell<u64>,
     /// Work beyond what commits waited for, in halves of bytes, which is taken off what the next ones owe.
@@ -57,7 +57,7 @@ impl Pace {
         self.committed.set(counted);
         let gain = self.gain();
         let work = bytes.saturating_add(value_bytes).saturating_mul(gain);
-        let tokens = self.tokens.get().saturating_add(work);
+        let tokens = self.tokens.get().saturating_add_unsigned(work);
         self.tokens.set(tokens.min(2 * TOKENS_MAX));
         if self.is_behind() && self.is_working.get() {
             let owed = bytes.saturating_mul(gain);
@@ -72,11 +72,12 @@ impl Pace {
     pub(super) fn worked(&self, bytes: u64) -> bool {
         let had_to = !self.allows();
         let halves = bytes.saturating_mul(2);
-        self.tokens.set(self.tokens.get().saturating_sub(halves));
+        let tokens = self.tokens.get().saturating_sub_unsigned(halves);
+        self.tokens.set(tokens.max(-2 * TURN.cast_signed()));
         let owed = self.owed.get();
         self.owed.set(owed.saturating_sub(halves));
         let paid = self.paid.get().saturating_add(halves.saturating_sub(owed));
-        self.paid.set(paid.min(2 * PAID_MAX));
+        self.paid.set(paid.min(2 * TURN));
         had_to && self.allows()
     }
 
@@ -200,7 +201,7 @@ mod tests {
         pace.committed(1, 0);
         assert!(!pace.allows());
         assert!(pace.worked(u64::MAX / 2) && pace.allows());
-        pace.committed(PAID_MAX / 16, 0);
+        pace.committed(TURN / 16, 0);
         assert!(pace.allows(), "as much is");
         pace.committed(1, 0);
         assert!(!pace.allows());
@@ -226,6 +227,28 @@ mod tests {
         let far_behind = pace(16 * UNIT);
         far_behind.set_working(true);
         assert!(far_behind.may_work());
+    }
+
+    /// Each commit, however small, brought a turn of its own.
+    #[test]
+    fn a_turn_that_small_commits_bring_is_paid_by_as_many_of_them() {
+        let pace = pace(0);
+        pace.set_working(true);
+        let mut turns = 0;
+        for _ in 0..10_000 {
+            pace.committed(100, 0);
+            while pace.may_work() {
+                pace.worked(4000);
+                turns += 1;
+            }
+        }
+        assert_eq!(turns, 10_000 * 100 / 2 / 4000);
+        // What more than a turn did, such as while nothing was committed, is forgotten.
+        pace.worked(u64::MAX);
+        pace.committed(2 * TURN, 0);
+        assert!(!pace.may_work());
+        pace.committed(1, 0);
+        assert!(pace.may_work());
     }
 
     #[test]
