@@ -12,7 +12,7 @@ use core::mem;
 
 use lfs::{BlockDevice, ObjectId, ObjectReadError, ObjectScan};
 
-use super::JobError;
+use super::{JobError, flush_goes_first};
 use crate::Timestamp;
 use crate::engine::cache::CacheKey;
 use crate::engine::cached::CacheEntry;
@@ -91,6 +91,8 @@ struct Scan {
 /// The chunks of tables, for one job.
 pub(super) struct Chunks<'s, D: BlockDevice> {
     store: &'s Store<D>,
+    /// It is a flush that reads, and waits for none.
+    flushes: bool,
     held: RefCell<Held>,
     missing: RefCell<Vec<Wanted>>,
     scans: RefCell<Vec<Scan>>,
@@ -102,6 +104,7 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
     pub(super) fn new(store: &'s Store<D>) -> Self {
         Self {
             store,
+            flushes: false,
             held: RefCell::default(),
             missing: RefCell::default(),
             scans: RefCell::default(),
@@ -110,7 +113,15 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
         }
     }
 
-    /// Loads what was missing. To be called after each [`Missing`], until what missed it is through.
+    /// The same, for a flush.
+    pub(super) fn of_flush(store: &'s Store<D>) -> Self {
+        Self {
+            flushes: true,
+            ..Self::new(store)
+        }
+    }
+
+    /// Loads what was missing; a [flush goes first](flush_goes_first). To be called after each [`Missing`], until what missed it is through.
     pub(super) async fn load(&self) -> Result<(), JobError> {
         let missing = self.missing.take();
         if missing.is_empty() {
@@ -118,6 +129,9 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
             return Err(JobError::OutOfMemory);
         }
         for wanted in missing {
+            if !self.flushes {
+                flush_goes_first(self.store).await;
+            }
             self.failed.set(Some(wanted.table));
             let chunk = self.read(&wanted).await?;
             self.failed.set(None);

@@ -18,7 +18,7 @@ use super::shape::{Now, Work, next_work};
 use super::space::{make_room, table_bytes};
 use super::step::{Done, Part, Plan, Sizes, carry_out, plan};
 use super::tables::{self, Turns, Written};
-use super::{Help, JOB_RETRY_MS, JobError, RETRY_MS, Room, pause, sweep};
+use super::{Help, JOB_RETRY_MS, JobError, RETRY_MS, Room, flush_goes_first, pause, sweep};
 use crate::engine::keep::Rules;
 use crate::engine::manifest::RunRef;
 use crate::engine::merge::{Merge, Source};
@@ -503,8 +503,7 @@ pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, b
     }
     let is_waited_for = || !store.compaction_allows() || store.compaction.is_urgent();
     store.filesystem.take_turn(bytes, is_waited_for).await;
-    let flush_first = || store.compaction.flush_first(store) && !store.is_ending();
-    store.changed.until(|| (!flush_first()).then_some(())).await;
+    flush_goes_first(store).await;
     let may_work = || pace.may_work() || store.compaction.is_urgent();
     while !may_work() && !store.is_ending() {
         let commits = pace.commits();

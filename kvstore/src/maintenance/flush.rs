@@ -228,7 +228,7 @@ async fn write_run<'s, D: BlockDevice>(
         now_ms: compact::now_ms(store, clock),
         bottom: store.engine.tree.borrow().runs().is_empty(),
     };
-    let chunks = Chunks::new(store);
+    let chunks = Chunks::of_flush(store);
     let newer = Newer::than(store, &chunks, memtable.last());
     let source = Source {
         cursor: Box::new(memtable.cursor()),

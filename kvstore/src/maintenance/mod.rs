@@ -179,12 +179,6 @@ impl Compaction {
         self.help.get() == Help::Wanted || self.is_room_wanted()
     }
 
-    /// Whether commits wait for a flush that is under way, and for nothing else: what is done besides only makes it take longer.
-    fn flush_first<D: BlockDevice>(&self, store: &Store<D>) -> bool {
-        let is_awaited = || store.filesystem.is_log_full() || store.engine.are_memtables_full();
-        self.is_flushing.get() && !self.is_urgent() && is_awaited()
-    }
-
     /// Something that was there is not needed any more.
     pub(crate) fn note_garbage(&self) {
         if self.room.get() == Room::Exhausted {
@@ -250,6 +244,15 @@ fn get_stuck<D: BlockDevice>(store: &Store<D>) {
     store.stuck.set(true);
     store.filesystem.nudge();
     store.changed.notify();
+}
+
+/// Waits while commits wait for a flush that is under way, and for nothing else: what is done besides only makes it take longer.
+async fn flush_goes_first<D: BlockDevice>(store: &Store<D>) {
+    let compaction = &store.compaction;
+    let is_awaited = || store.filesystem.is_log_full() || store.engine.are_memtables_full();
+    let flushes = || compaction.is_flushing.get() && !compaction.is_urgent() && is_awaited();
+    let is_over = || (!flushes() || store.is_ending()).then_some(());
+    store.changed.until(is_over).await;
 }
 
 /// Waits for a while, or until the end, or until that holds.

@@ -12,15 +12,17 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::pin::pin;
 use std::println;
 
+use embassy_futures::poll_once;
 use lfs::sim::{Executor, Random, Request, SimClock, SimDisk};
 use lfs::{Clock as _, FileSystemId, FormatOptions, ObjectReadError};
 
 use super::chunks::Chunks;
 use super::{Help, JobError, compact, sweep};
 use crate::engine::manifest::BASE;
-use crate::engine::table::RunCursor;
+use crate::engine::table::{ChunkKind, RunCursor};
 use crate::engine::types::{Content, Cursor as _, Piece, SLOT_BYTES};
 use crate::testing::random;
 use crate::{
@@ -264,6 +266,47 @@ fn compaction_goes_on_at_once_when_commits_begin_to_wait_for_it() {
             embassy_futures::yield_now().await;
         }
         assert_eq!((works.get(), clock.monotonic_us()), (false, since_us));
+    });
+}
+
+/// What a step read before its first turn made commits wait longer that waited for the flush.
+#[test]
+fn nothing_but_the_flush_reads_while_commits_wait_for_it() {
+    let mut random = random(54);
+    let disk = formatted(400, 54);
+    let mut executor = Executor::new(54);
+    let store = open(&mut executor, &disk);
+    let clock = executor.clock();
+    executor.run(async move {
+        for _ in 0..50 {
+            commit(&store, &mut random, &mut Model::new(), 100).await;
+        }
+        flush_all(&store, &clock).await;
+        let table = store.engine.tree.borrow().runs()[0].tables[0].clone();
+        store.engine.cache.borrow_mut().resize(0, usize::MAX);
+        // The flush of what is committed from here on is always under way.
+        disk.set_holds(|request| matches!(request, Request::Write(..)));
+        store.compaction.is_flushing.set(true);
+        store.engine.memtable_bytes_max.set(0);
+        while !store.engine.are_memtables_full() {
+            let put = |transaction: &mut Transaction<'_, SimDisk>| {
+                transaction.put(DatabaseIndex(0), b"key", b"value".as_slice(), None);
+                Ok(())
+            };
+            store.transact(0, 0, put).await.unwrap();
+        }
+        let (others, flush) = (Chunks::new(&store), Chunks::of_flush(&store));
+        let head = |chunks| Chunks::get(chunks, table.object, table.head, ChunkKind::Head);
+        assert!(head(&flush).await.is_ok());
+        let mut reading = pin!(head(&others));
+        assert!(poll_once(reading.as_mut()).is_pending());
+        clock.sleep_ms(1000).await;
+        assert!(poll_once(reading.as_mut()).is_pending());
+        store.compaction.is_flushing.set(false);
+        store.changed.notify();
+        assert!(reading.await.is_ok());
+        disk.set_holds(|_| false);
+        disk.release();
     });
 }
 
