@@ -490,17 +490,20 @@ impl<D: BlockDevice, C: Clock> Turns for Paced<'_, D, C> {
         !self.store.is_ending()
     }
 
+    fn made(&self, bytes: u64) {
+        if self.store.compaction.pace.worked(bytes) {
+            self.store.changed.notify();
+        }
+    }
+
     async fn next(&self, bytes: u64) {
-        work(self.store, self.clock, bytes).await;
+        next_turn(self.store, self.clock, bytes).await;
     }
 }
 
-/// So many bytes of work were done; waits until more may be.
-pub(super) async fn work<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, bytes: u64) {
+/// Waits until there may be another turn, after one of so many bytes.
+pub(super) async fn next_turn<D: BlockDevice>(store: &Store<D>, clock: &impl Clock, bytes: u64) {
     let pace = &store.compaction.pace;
-    if pace.worked(bytes) {
-        store.changed.notify();
-    }
     let is_waited_for = || !store.compaction_allows() || store.compaction.is_urgent();
     store.filesystem.take_turn(bytes, is_waited_for).await;
     flush_goes_first(store).await;

@@ -1,7 +1,7 @@
 //! Counting keys anew after a range delete (`recount`).
 //!
 //! The walk goes through the keys of one database, some hundred versions at a turn, each turn at the newest state of its moment; databases that somebody waits for
-//! come first, and without a pause between turns. What it knows is in memory alone: after a restart it begins anew, which the manifest's bit says. When the
+//! come first, and without a pause between turns but for flushes that commits wait for. What it knows is in memory alone: after a restart it begins anew, which the manifest's bit says. When the
 //! number is known a checkpoint takes the bit away, if no commit that is only in the log is needed for it; else the next flush's does.
 //!
 //! **A table that cannot be read**, or memory that is wanting, makes the walk stop where it stands, and it is tried again from there now and then. Nobody waits meanwhile, or for a

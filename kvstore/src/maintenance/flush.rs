@@ -291,6 +291,8 @@ impl<D: BlockDevice> Turns for Hurried<'_, D> {
         !self.0.filesystem.is_failed()
     }
 
+    fn made(&self, _bytes: u64) {}
+
     async fn next(&self, _bytes: u64) {
         self.0.filesystem.give_way().await;
     }

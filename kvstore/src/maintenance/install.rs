@@ -9,7 +9,7 @@ use core::cell::RefCell;
 
 use lfs::{BlockDevice, Clock, CommitNumber, ObjectId};
 
-use super::JobError;
+use super::{JobError, flush_goes_first};
 use crate::engine::counts::{ByDatabase, sum_of};
 use crate::engine::manifest::{Count, INLINE_BYTES_MAX, Manifest, Place, RUNS_MAX, RunRef};
 use crate::engine::recount::Corrections;
@@ -106,12 +106,15 @@ pub(super) async fn vouch<D: BlockDevice>(
 }
 
 /// Makes a checkpoint with a change, which holds when this returns. The runs are given as they are at that time; what was written and is not among them then is
-/// for the caller to give up if this fails.
+/// for the caller to give up if this fails. A flush that commits wait for [goes first](flush_goes_first).
 pub(super) async fn install<D: BlockDevice>(
     store: &Store<D>,
     clock: &impl Clock,
     change: Change<impl FnOnce(&mut Vec<RunRef>) -> Result<(), JobError>>,
 ) -> Result<(), JobError> {
+    if !matches!(change, Change::Flush { .. }) {
+        flush_goes_first(store).await;
+    }
     let turn = Turn::take(store).await;
     let engine = &store.engine;
     let mut runs = Vec::new();

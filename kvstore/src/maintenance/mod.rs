@@ -9,8 +9,8 @@
 //! - `history`: how far back history goes, and what it takes;
 //! - `pace`: how much compaction does for what is committed, and when commits wait for it; `space`: what has to stay free.
 //!
-//! Flushes and compaction go on at the same time: a long step does not hold up a flush, on which writers depend. They take turns only for the
-//! checkpoint. Nothing is borrowed across an await, and whatever was written and is not named by a checkpoint is given up when it is dropped.
+//! Flushes and compaction go on at the same time: a long step does not hold up a flush, on which writers depend. They take turns for the
+//! checkpoint; while commits wait for a flush, what else goes on waits with them, unless it is far behind. Nothing is borrowed across an await, and whatever was written and is not named by a checkpoint is given up when it is dropped.
 //!
 //! What fails is tried again, and the store goes on serving meanwhile: a damaged table holds up the job that needs it, and no flush.
 
@@ -250,8 +250,10 @@ fn get_stuck<D: BlockDevice>(store: &Store<D>) {
 async fn flush_goes_first<D: BlockDevice>(store: &Store<D>) {
     let compaction = &store.compaction;
     let is_awaited = || store.filesystem.is_log_full() || store.engine.are_memtables_full();
-    let flushes = || compaction.is_flushing.get() && !compaction.is_urgent() && is_awaited();
-    let is_over = || (!flushes() || store.is_ending()).then_some(());
+    // Commits may be so large that there is nothing but flushes.
+    let hurries = || compaction.is_urgent() || compaction.pace.is_far_behind();
+    let is_first = || compaction.is_flushing.get() && is_awaited() && !hurries();
+    let is_over = || (!is_first() || store.is_ending()).then_some(());
     store.changed.until(is_over).await;
 }
 

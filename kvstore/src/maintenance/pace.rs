@@ -7,7 +7,8 @@
 //! and while something is owed and compaction is at work, commits wait. So, since none goes ahead while something is owed: **a commit waits until 16 times
 //! the bytes committed since the last one that waited have been worked on, and one turn, at most**. A turn is more than a small commit owes: what was done beyond that
 //! pays for the next ones. Work is counted by what is gone through, not by what comes
-//! of it, so the bound is one of reads as well as of writes. Where compaction itself waits (for a checkpoint, its turn to make one, a retry), commits do not.
+//! of it, so the bound is one of reads as well as of writes. Where compaction itself waits between steps (for a checkpoint, its turn to make one, a retry), commits do not; where commits wait for a flush, compaction does as well,
+//! and a turn comes after that.
 
 use core::cell::Cell;
 
@@ -81,6 +82,13 @@ impl Pace {
         had_to && self.allows()
     }
 
+    /// The same for a sweep, for which commits do not wait. As far as there are tokens: commits that delete bring few, and may give much to sweep.
+    pub(super) fn swept(&self, bytes: u64) {
+        let tokens = self.tokens.get();
+        let left = tokens.saturating_sub_unsigned(bytes.saturating_mul(2));
+        self.tokens.set(left.max(tokens.min(0)));
+    }
+
     /// Whether a commit may go ahead.
     pub(super) fn allows(&self) -> bool {
         self.owed.get() == 0 || !self.is_working.get()
@@ -133,8 +141,8 @@ impl Pace {
         self.owes(SOFT)
     }
 
-    /// Whether they wait for as much as they ever do.
-    fn is_far_behind(&self) -> bool {
+    /// Whether they wait for as much as they ever do, and compaction for nothing.
+    pub(super) fn is_far_behind(&self) -> bool {
         self.owes(HARD)
     }
 
@@ -248,6 +256,26 @@ mod tests {
         pace.committed(2 * TURN, 0);
         assert!(!pace.may_work());
         pace.committed(1, 0);
+        assert!(pace.may_work());
+    }
+
+    /// A sweep of what many small commits had deleted kept merges waiting for hours.
+    #[test]
+    fn a_sweep_takes_no_more_tokens_than_there_are() {
+        let pace = pace(0);
+        pace.committed(100, 0);
+        pace.swept(1 << 20);
+        assert!(!pace.may_work());
+        pace.committed(1, 0);
+        assert!(pace.may_work(), "each commit lets it go on");
+        pace.worked(1000);
+        pace.swept(1000);
+        pace.committed(2 * 999, 0);
+        assert!(
+            !pace.may_work(),
+            "what a merge did too much is not forgotten"
+        );
+        pace.committed(2, 0);
         assert!(pace.may_work());
     }
 

@@ -13,7 +13,7 @@ use lfs::{BlockDevice, Clock, FileError};
 
 use super::JobError;
 use super::chunks::Chunks;
-use super::compact::work;
+use super::compact::next_turn;
 use super::install::Turn;
 use crate::engine::table::{Cached, ChunkKind, Dropped, TableRef};
 use crate::engine::types::SLOT_BYTES;
@@ -179,12 +179,13 @@ async fn free<D: BlockDevice>(
     };
     let mut batch = Vec::new();
     while !slots.is_empty() {
+        next_turn(store, clock, RANGE_WORK * batch.len() as u64).await;
         if store.is_ending() {
             return Err(JobError::Closing);
         }
         take_batch(&mut slots, &limits, &mut batch);
         match store.filesystem.free_values(&batch).await {
-            Ok(()) => work(store, clock, RANGE_WORK * batch.len() as u64).await,
+            Ok(()) => store.compaction.pace.swept(RANGE_WORK * batch.len() as u64),
             // It touches too many nodes: less of it at once, in the end a single slot.
             Err(FileError::TransactionTooLarge) if limits.slots > 1 => {
                 let again = batch.iter().rev();

@@ -33,7 +33,10 @@ pub(super) trait Turns {
     /// Whether it is to go on at all.
     fn goes_on(&self) -> bool;
 
-    /// Lets others go first, after so many bytes.
+    /// A turn was made, of so many bytes. Nobody waits for the next one: there may be none.
+    fn made(&self, bytes: u64);
+
+    /// Lets others go first, before the next turn; the one before it was of so many bytes.
     async fn next(&self, bytes: u64);
 }
 
@@ -90,6 +93,7 @@ pub(super) async fn write<'s, D: BlockDevice>(
     let mut new = NewTables::new(store);
     let mut bytes = 0;
     let end = loop {
+        turns.next(0).await;
         let progress = fill(rewrite, &mut sink, chunks, turns).await?;
         let is_done = progress == Progress::Done;
         let bound = to.filter(|_| is_done).map(|to| &to[..]);
@@ -155,10 +159,12 @@ async fn fill<D: BlockDevice>(
             Err(StepError::Missing) => chunks.load().await?,
             Err(StepError::OutOfMemory) => return Err(sink.error()),
         }
-        turns.next(rewrite.met_bytes() - before).await;
+        let bytes = rewrite.met_bytes() - before;
+        turns.made(bytes);
         if let Ok(progress @ (Progress::Full | Progress::Done)) = stepped {
             return Ok(progress);
         }
+        turns.next(bytes).await;
     }
 }
 

@@ -247,7 +247,8 @@ fn compaction_goes_on_at_once_when_commits_begin_to_wait_for_it() {
     store.compaction.pace.set_debt(10 << 20, 1 << 20);
     store.compaction.pace.set_working(true);
     executor.spawn(async move {
-        compact::work(&worker, &clock, 1 << 20).await;
+        worker.compaction.pace.worked(1 << 20);
+        compact::next_turn(&worker, &clock, 1 << 20).await;
         working.set(false);
     });
     let clock = executor.clock();
@@ -296,11 +297,17 @@ fn nothing_but_the_flush_reads_while_commits_wait_for_it() {
             store.transact(0, 0, put).await.unwrap();
         }
         let (others, flush) = (Chunks::new(&store), Chunks::of_flush(&store));
+        let hurried = Chunks::new(&store);
         let head = |chunks| Chunks::get(chunks, table.object, table.head, ChunkKind::Head);
         assert!(head(&flush).await.is_ok());
         let mut reading = pin!(head(&others));
         assert!(poll_once(reading.as_mut()).is_pending());
         clock.sleep_ms(1000).await;
+        assert!(poll_once(reading.as_mut()).is_pending());
+        // Far behind nobody waits: there may be nothing but flushes.
+        store.compaction.pace.set_debt(16 << 20, 1 << 20);
+        assert!(head(&hurried).await.is_ok());
+        store.compaction.pace.set_debt(0, 1 << 20);
         assert!(poll_once(reading.as_mut()).is_pending());
         store.compaction.is_flushing.set(false);
         store.changed.notify();

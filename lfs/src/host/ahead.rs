@@ -42,7 +42,7 @@ impl Ahead {
             self.small_bytes = 0;
             return;
         }
-        self.small_bytes = (self.small_bytes + bytes).min(AHEAD_BYTES_MAX);
+        self.count(bytes);
         if self.ready.contains(&written.start) && written.end < self.ready.end {
             return;
         }
@@ -52,15 +52,15 @@ impl Ahead {
         let _ = fill_holes(file, written.end..end);
     }
 
-    /// Whether a small write goes to these bytes, and they were made ready for it, and durably so. It is counted then.
-    pub(super) fn takes(&mut self, bytes: &Range<u64>) -> bool {
-        let len = bytes.end - bytes.start;
+    /// Whether a small write may go to these bytes otherwise: they were made ready for it, and durably so.
+    pub(super) fn takes(&self, bytes: &Range<u64>) -> bool {
         let is_ready = self.ready.contains(&bytes.start) && bytes.end <= self.ready.end;
-        let takes = len <= SMALL_BYTES_MAX && is_ready;
-        if takes {
-            self.small_bytes = (self.small_bytes + len).min(AHEAD_BYTES_MAX);
-        }
-        takes
+        bytes.end - bytes.start <= SMALL_BYTES_MAX && is_ready
+    }
+
+    /// A small write of so many bytes was made.
+    pub(super) fn count(&mut self, bytes: u64) {
+        self.small_bytes = (self.small_bytes + bytes).min(AHEAD_BYTES_MAX);
     }
 
     /// These bytes of the file may be holes again.

@@ -98,6 +98,7 @@ impl Shared {
     ) -> io::Result<Durable> {
         let written = offset..offset + bytes.len() as u64;
         if least < Durable::All && self.ahead().takes(&written) && self.write_past(bytes, offset)? {
+            self.ahead().count(bytes.len() as u64);
             return Ok(Durable::Written);
         }
         self.file.write_all_at(bytes, offset)?;
@@ -607,6 +608,24 @@ mod tests {
             assert_eq!(device.flush().await, Ok(()));
         });
         assert!(device.failure().is_none());
+        assert!(device.shared.direct.is_refused());
+    }
+
+    #[test]
+    fn as_much_is_made_ready_as_was_written_whatever_way_it_went() {
+        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
+        let device = FileDevice::open(&path, Access::Write).expect("opens");
+        let refuses = OpenOptions::new()
+            .write(true)
+            .open("/proc/self/oom_score_adj");
+        device.shared.direct.to(refuses.expect("opens"));
+        run(async {
+            for (number, ready) in [(0, 2), (1, 4), (2, 4), (3, 8)] {
+                assert_eq!(write_small(&device, number).await, Ok(Durable::All));
+                let hole = rustix::fs::seek(&device.shared.file, rustix::fs::SeekFrom::Hole(0));
+                assert_eq!(hole, Ok(ready * BLOCK_SIZE as u64));
+            }
+        });
     }
 
     #[test]

@@ -49,6 +49,12 @@ impl Direct {
         self.file.set(Some(other)).expect("nothing was written");
     }
 
+    /// Whether the host was found not to write our blocks this way.
+    #[cfg(test)]
+    pub(super) fn is_refused(&self) -> bool {
+        self.is_refused.load(Ordering::Relaxed)
+    }
+
     /// Whether something can be written this way to a file like that.
     #[cfg(test)]
     pub(super) fn is_there(file: &File, block: &[u8]) -> bool {

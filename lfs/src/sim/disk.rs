@@ -88,7 +88,8 @@ type Witness = Box<dyn FnMut()>;
 /// A request that the disk keeps to itself. It is the disk's: whoever sent it may be gone.
 struct Held {
     write: Option<Write>,
-    done: Rc<Cell<bool>>,
+    /// Once it is released: the number of its write, or, of another request, of some.
+    done: Rc<Cell<Option<usize>>>,
 }
 
 /// A simulated disk; clones are the same disk.
@@ -348,11 +349,9 @@ impl SimDisk {
         while !held.is_empty() {
             let next = self.inner.random.borrow_mut().index(held.len());
             let Held { write, done } = held.swap_remove(next);
-            if let Some(write) = write {
-                let number = self.carry_out(write, |_| true);
-                self.inner.completed.borrow_mut().push(number);
-            }
-            done.set(true);
+            let number = write.map(|write| self.carry_out(write, |_| true));
+            self.inner.completed.borrow_mut().extend(number);
+            done.set(Some(number.unwrap_or_default()));
         }
         self.inner.released.notify();
     }
@@ -456,7 +455,7 @@ impl SimDisk {
         &self,
         start: BlockIndex,
         buffer: Buffer,
-    ) -> (Buffer, Result<Option<usize>, DeviceError>) {
+    ) -> (Buffer, Result<usize, DeviceError>) {
         if self.in_range(start, buffer.len_blocks()).is_none() {
             return (buffer, Err(DeviceError::OutOfRange));
         }
@@ -478,8 +477,8 @@ impl SimDisk {
                 Fate::Misdirected(elsewhere) => write.start = elsewhere.0,
             }
         }
-        if !failed && self.is_held(request, || Some(write.clone())).await {
-            return (buffer, result.map(|()| None));
+        if !failed && let Some(number) = self.hold(request, || Some(write.clone())).await {
+            return (buffer, Ok(number));
         }
         let random = &self.inner.random;
         let number = self.carry_out(write, |_| !failed || random.borrow_mut().one_in(2));
@@ -487,26 +486,25 @@ impl SimDisk {
         if !failed {
             self.inner.completed.borrow_mut().push(number);
         }
-        (buffer, result.map(|()| Some(number)))
+        (buffer, result.map(|()| number))
     }
 
-    /// Waits for the release of a request that is held; false for one that is not. `write` gives what it writes.
-    async fn is_held(&self, request: Request, write: impl FnOnce() -> Option<Write>) -> bool {
+    /// Waits for the release of a request that is held, which says what number its write has; nothing for one that is not. `write` gives what it writes.
+    async fn hold(&self, request: Request, write: impl FnOnce() -> Option<Write>) -> Option<usize> {
         let held = {
             let mut holds = self.inner.holds.borrow_mut();
             holds.as_mut().is_some_and(|holds| holds(request))
         };
         if !held {
-            return false;
+            return None;
         }
-        let done = Rc::new(Cell::new(false));
+        let done = Rc::new(Cell::new(None));
         let held = Held {
             write: write(),
             done: Rc::clone(&done),
         };
         self.inner.held.borrow_mut().push(held);
-        self.inner.released.until(|| done.get().then_some(())).await;
-        true
+        Some(self.inner.released.until(|| done.get()).await)
     }
 
     /// Lets a write reach the disk, as far as `survives` says, and gives its number.
@@ -646,7 +644,7 @@ impl BlockDevice for SimDisk {
         };
         let request = Request::Read(start, buffer.len_blocks());
         let result = self.fault(request);
-        self.is_held(request, || None).await;
+        self.hold(request, || None).await;
         self.take_time().await;
         if result.is_ok() {
             let image = self.inner.image.borrow();
@@ -665,7 +663,7 @@ impl BlockDevice for SimDisk {
 
     async fn flush(&self) -> Result<(), DeviceError> {
         let result = self.fault(Request::Flush);
-        self.is_held(Request::Flush, || None).await;
+        self.hold(Request::Flush, || None).await;
         let covered = core::mem::take(&mut *self.inner.completed.borrow_mut());
         self.take_time().await;
         if result.is_ok() {
@@ -687,11 +685,11 @@ impl BlockDevice for SimDisk {
             Ok(number) => number,
             Err(error) => return (buffer, Err(error)),
         };
-        let done = match (self.flushing(), number) {
-            (Flushing::Apart, _) => Ok(Durable::Nothing),
+        let done = match self.flushing() {
+            Flushing::Apart => Ok(Durable::Nothing),
             // What it had is gone.
-            (Flushing::Alone, _) if self.inner.cycles.get() != cycles => Err(DeviceError::Io),
-            (Flushing::Alone, Some(number)) if least < Durable::All => {
+            Flushing::Alone if self.inner.cycles.get() != cycles => Err(DeviceError::Io),
+            Flushing::Alone if least < Durable::All => {
                 self.happened(Event::Durable(number));
                 Ok(Durable::Written)
             }
