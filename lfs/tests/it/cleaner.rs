@@ -5,8 +5,12 @@ use crate::common;
 use std::cell::Cell;
 use std::rc::Rc;
 
+use embassy_futures::yield_now;
 use lfs::sim::{Executor, Random, Request, SimDisk};
-use lfs::{Clock, Counters, DeviceError, FileKind, FormatOptions, InodeNumber, NewInode, ROOT};
+use lfs::{
+    BlockDevice as _, Clock, Counters, DeviceError, FileKind, FormatOptions, InodeNumber, NewInode,
+    ROOT,
+};
 
 const DISK_BYTES: u64 = 128 << 20;
 const UNIT: u64 = 4096;
@@ -283,6 +287,54 @@ fn garbage_is_bounded_whatever_room_there_is() {
     });
 }
 
+/// A file system on `disk` with a file of so many extents, each hardly anything when it is compressed, and not to be joined with others.
+fn with_small_extents(
+    executor: &mut Executor,
+    disk: &SimDisk,
+    extents: u64,
+) -> Rc<common::TestFileSystem> {
+    let target = disk.clone();
+    executor.run(async move {
+        let options = FormatOptions::for_device_bytes(target.geometry().block_count * UNIT);
+        let formatted = common::key::format(&target, options, common::ID);
+        formatted.await.unwrap();
+    });
+    let filesystem = common::mount(executor, disk).unwrap().filesystem;
+    let target = Rc::clone(&filesystem);
+    executor.run(async move {
+        let new = NewInode::new(FileKind::File, 0o644);
+        let create = target.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
+        let (inode, _) = create.await.unwrap();
+        for number in 0..extents {
+            let at = number * 2 * UNIT;
+            let write = target.transact(0, |tx| tx.files().write(inode, at, &[7; 4096]));
+            write.await.unwrap();
+        }
+    });
+    filesystem
+}
+
+/// A group of the largest disks has some thousand extents: commits waited until all of them were dealt with.
+#[test]
+fn others_go_first_while_the_extents_of_a_victim_are_dealt_with() {
+    const EXTENTS: u64 = 30_000;
+    let disk = SimDisk::new(8192, 1);
+    let mut executor = Executor::new(1);
+    let filesystem = with_small_extents(&mut executor, &disk, EXTENTS);
+    disk.be_prompt(true);
+    executor.run(async move {
+        filesystem.set_garbage_max(Some(5));
+        let cleaned = || filesystem.counters().segments_cleaned;
+        let mut turns = 0;
+        while cleaned() < 2 {
+            yield_now().await;
+            turns += 1;
+        }
+        // It took a single one; thousands of extents are in each of them.
+        assert!(turns > 200, "{turns} turns");
+    });
+}
+
 /// What survivors take besides themselves is much where they are small, and comes out of each victim as it went in: a cleaner that worked for it would never end.
 #[test]
 fn garbage_that_cannot_be_cleaned_up_is_left_alone() {
@@ -291,24 +343,9 @@ fn garbage_that_cannot_be_cleaned_up_is_left_alone() {
     const EXTENTS: u64 = 30_000;
     let disk = SimDisk::new(usize::try_from(DISK_BYTES / UNIT).unwrap(), 1);
     let mut executor = Executor::new(1);
-    let target = disk.clone();
-    executor.run(async move {
-        let options = FormatOptions::for_device_bytes(DISK_BYTES);
-        let formatted = common::key::format(&target, options, common::ID);
-        formatted.await.unwrap();
-    });
-    let filesystem = common::mount(&mut executor, &disk).unwrap().filesystem;
+    let filesystem = with_small_extents(&mut executor, &disk, EXTENTS);
     let clock = executor.clock();
     executor.run(async move {
-        let new = NewInode::new(FileKind::File, 0o644);
-        let create = filesystem.transact(0, |tx| tx.files().create(ROOT, b"data", &new));
-        let (inode, _) = create.await.unwrap();
-        // Not to be joined with others, each hardly anything when it is compressed.
-        for number in 0..EXTENTS {
-            let at = number * 2 * UNIT;
-            let write = filesystem.transact(0, |tx| tx.files().write(inode, at, &[7; 4096]));
-            write.await.unwrap();
-        }
         filesystem.set_garbage_max(Some(PERCENT));
         clock.sleep_ms(60_000).await;
         let before = filesystem.counters().segments_cleaned;

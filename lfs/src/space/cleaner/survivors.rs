@@ -29,6 +29,9 @@ use crate::{
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
+/// Extents that are dealt with before others get a turn.
+const EXTENTS_PER_TURN: usize = 16;
+
 /// An extent of a victim that is still meant, on its way.
 pub(crate) struct Survivor {
     pub record: ExtentRecord,
@@ -103,6 +106,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let end = start + u64::from(self.superblock.segment_blocks);
         let mut block = start;
         let mut ahead = ReadAhead::default();
+        let mut extents = 0;
         while block < end {
             self.checkpoint_first().await;
             let group = self.read_group(kind, BlockIndex(block), end, &mut ahead);
@@ -129,6 +133,8 @@ impl<D: BlockDevice> FileSystem<D> {
                         self.write_survivors(generation).await?;
                     }
                 }
+                extents += 1;
+                self.let_others_in(extents).await;
             }
             let blocks = u64::from(header.blocks());
             self.credit(dead * blocks / u64::from(self.superblock.segment_blocks));
@@ -139,6 +145,13 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         self.credit(dead * (end - block.min(end)) / u64::from(self.superblock.segment_blocks));
         Ok(())
+    }
+
+    /// Lets others go first now and then, after so many extents: the largest group has thousands of them.
+    async fn let_others_in(&self, extents: usize) {
+        if extents.is_multiple_of(EXTENTS_PER_TURN) {
+            self.log.give_way().await;
+        }
     }
 
     /// Keeps a survivor until it is written; true when there are enough for a group.
@@ -414,7 +427,8 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log
             .count(|counters| counters.bytes_cleaned_written += (blocks * BLOCK_SIZE) as u64);
         self.cleaner.borrow_mut().spent_bytes += (blocks * BLOCK_SIZE) as u64;
-        for (survivor, address) in survivors.iter().zip(places.addresses) {
+        for (number, (survivor, address)) in survivors.iter().zip(places.addresses).enumerate() {
+            self.let_others_in(number).await;
             // Of several victims: none of them is what could not be read.
             let moved = self.move_references(survivor, address).await;
             moved.map_err(|error| match error {
