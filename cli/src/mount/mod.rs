@@ -234,9 +234,17 @@ impl Mountpoint {
 
     /// How the session ended.
     async fn outcome(self) -> io::Result<()> {
-        self.ended
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("the kernel's requests are not heard")))
+        let unheard = |_| Err(io::Error::other("the kernel's requests are not heard"));
+        end_of(self.ended.await.unwrap_or_else(unheard))
+    }
+}
+
+/// How a session ended, by what its last read gave.
+fn end_of(read: io::Result<()>) -> io::Result<()> {
+    match read {
+        // The kernel was just handing a request over when it unmounted. Otherwise it says that there is no device, which counts as the end already.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+        read => read,
     }
 }
 
@@ -251,6 +259,17 @@ mod tests {
         assert!(last(&[Ro], Ro, Rw, false));
         assert!(!last(&[Ro, Suid, Rw], Ro, Rw, false));
         assert!(last(&[Nosuid, Suid], Suid, Nosuid, false));
+    }
+
+    /// A tool that had done all it should said that its connection was aborted.
+    #[test]
+    fn a_request_that_was_just_handed_over_is_no_failure_of_the_unmount() {
+        let of = |kind: io::ErrorKind| end_of(Err(kind.into())).map_err(|error| error.kind());
+        assert_eq!(of(io::ErrorKind::ConnectionAborted), Ok(()));
+        assert!(end_of(Ok(())).is_ok());
+        for kind in [io::ErrorKind::InvalidData, io::ErrorKind::PermissionDenied] {
+            assert_eq!(of(kind), Err(kind));
+        }
     }
 
     #[test]
