@@ -590,15 +590,21 @@ mod tests {
         written.await.1
     }
 
-    #[test]
-    fn what_the_host_does_not_write_past_its_memory_is_written_the_other_way() {
-        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
+    /// A device of 64 blocks, none of which the host writes past its memory.
+    fn without_direct_writes() -> (tempfile::TempDir, FileDevice) {
+        let (directory, path) = image(64 * BLOCK_SIZE as u64);
         let device = FileDevice::open(&path, Access::Write).expect("opens");
         // It takes a number, in few bytes, and says of anything else what a disk with larger blocks would say.
         let number = OpenOptions::new()
             .write(true)
             .open("/proc/self/oom_score_adj");
         device.shared.direct.to(number.expect("opens"));
+        (directory, device)
+    }
+
+    #[test]
+    fn what_the_host_does_not_write_past_its_memory_is_written_the_other_way() {
+        let (_directory, device) = without_direct_writes();
         run(async {
             for number in 0..20 {
                 assert_eq!(write_small(&device, number).await, Ok(Durable::All));
@@ -613,12 +619,7 @@ mod tests {
 
     #[test]
     fn as_much_is_made_ready_as_was_written_whatever_way_it_went() {
-        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
-        let device = FileDevice::open(&path, Access::Write).expect("opens");
-        let refuses = OpenOptions::new()
-            .write(true)
-            .open("/proc/self/oom_score_adj");
-        device.shared.direct.to(refuses.expect("opens"));
+        let (_directory, device) = without_direct_writes();
         run(async {
             for (number, ready) in [(0, 2), (1, 4), (2, 4), (3, 8)] {
                 assert_eq!(write_small(&device, number).await, Ok(Durable::All));

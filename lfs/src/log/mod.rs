@@ -986,18 +986,28 @@ mod tests {
         )
     }
 
-    /// A log of which only little is left, in one way or another.
-    fn nearly_full(random: &mut Random) -> Log {
-        let superblock = example();
-        let mut segments = Segments::new(&superblock, 100).unwrap();
-        let mut take = || segments.allocate(SegmentKind::Log, 0).unwrap();
+    fn take(segments: &mut Segments) -> SegmentId {
+        segments.allocate(SegmentKind::Log, 0).unwrap()
+    }
+
+    /// Where a log begins, with that commit.
+    fn beginning(superblock: &Superblock, commit: u64) -> (Segments, LogCursor) {
+        let mut segments = Segments::new(superblock, 100).unwrap();
         let start = ReplayStart {
             group: 1,
-            commit: 1,
+            commit,
             continued: false,
             previous_checksum: 0,
         };
-        let mut cursor = LogCursor::at_start(take(), start);
+        let cursor = LogCursor::at_start(take(&mut segments), start);
+        (segments, cursor)
+    }
+
+    /// A log of which only little is left, in one way or another.
+    fn nearly_full(random: &mut Random) -> Log {
+        let superblock = example();
+        let (mut segments, mut cursor) = beginning(&superblock, 1);
+        let mut take = || take(&mut segments);
         for _ in 0..random.below(16) {
             cursor.step(1, 1, false, 0);
             cursor.ahead.push_back(take());
@@ -1022,16 +1032,8 @@ mod tests {
     #[test]
     fn of_two_barriers_each_has_its_flush() {
         let superblock = example();
-        let mut segments = Segments::new(&superblock, 100).unwrap();
-        let mut take = || segments.allocate(SegmentKind::Log, 0).unwrap();
-        let start = ReplayStart {
-            group: 1,
-            commit: 2,
-            continued: false,
-            previous_checksum: 0,
-        };
-        let mut cursor = LogCursor::at_start(take(), start);
-        cursor.ahead.extend([take(), take()]);
+        let (mut segments, mut cursor) = beginning(&superblock, 2);
+        cursor.ahead.extend([(); 2].map(|()| take(&mut segments)));
         let log = log_at(superblock, segments, cursor);
         let disk = SimDisk::new(2000, 1);
         disk.set_flushing(Flushing::Combined);
