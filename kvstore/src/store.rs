@@ -7,7 +7,7 @@ use core::cell::{Cell, RefCell};
 
 use lfs::{
     AppendError, BlockDevice, Clock, CommitNumber, Compression, FileSystem, MirrorStatus, Notify,
-    Recovery, ScrubStatus, Unlock,
+    Queue, Recovery, ScrubStatus, Unlock,
 };
 
 use crate::engine::apply::databases;
@@ -73,6 +73,8 @@ pub struct Store<D: BlockDevice> {
     pub(crate) dismantling: Cell<bool>,
     /// A commit found no room in memtables: others wait until a flushed one has been taken apart.
     pub(crate) memory_wanted: Cell<bool>,
+    /// Commits that wait for room.
+    admissions: Queue,
     pub(crate) checkpointing: Cell<bool>,
     /// A flush found no room or memory: until one succeeds the log cannot move on, and writers are refused.
     pub(crate) stuck: Cell<bool>,
@@ -178,6 +180,7 @@ impl<D: BlockDevice> Store<D> {
             retired: RefCell::default(),
             dismantling: Cell::new(false),
             memory_wanted: Cell::new(false),
+            admissions: Queue::default(),
             checkpointing: Cell::new(false),
             stuck: Cell::new(false),
             only_read: false,
@@ -233,21 +236,29 @@ impl<D: BlockDevice> Store<D> {
             .set(bytes.clamp(LARGE_VALUE_BYTES_MIN, LARGE_VALUE_BYTES_MAX));
     }
 
-    /// Waits until there is room for a commit of any size, in the log and in memory. Call before a transaction that writes:
+    /// Waits until there is room for a commit of any size, in the log and in memory, behind those who wait already. Call before a transaction that writes:
     /// this is the back-pressure that bounds commits in flight. Returns at once when there is room,
     /// and when there never will be (the commit then says why).
     pub async fn admit(&self) {
         if self.has_room() {
             return;
         }
-        // What it waits for may be what a checkpoint frees.
-        let _haste = self.filesystem.hasten_checkpoints();
+        // Otherwise those who have just been through would be there again before it.
+        let _first = self.admissions.first().await;
         loop {
             self.filesystem.admit(|| self.stuck.get()).await;
-            if self.has_room() {
+            if self.has_memory() || self.stuck.get() {
                 return;
             }
-            let has_memory = || self.has_memory() || self.stuck.get() || self.is_ending();
+            let mut haste = None;
+            let mut has_memory = || {
+                // What a flush or a sweep frees comes with a checkpoint.
+                let frees = || self.engine.are_memtables_full() || self.compaction.is_room_wanted();
+                if haste.is_none() && frees() {
+                    haste = Some(self.filesystem.hasten_checkpoints());
+                }
+                self.has_memory() || self.stuck.get() || self.is_ending()
+            };
             self.changed.until(|| has_memory().then_some(())).await;
             if self.is_ending() {
                 return;
@@ -257,7 +268,8 @@ impl<D: BlockDevice> Store<D> {
 
     /// Whether [`admit`](Self::admit) would return at once.
     pub fn has_room(&self) -> bool {
-        (self.filesystem.has_room() && self.has_memory()) || self.stuck.get()
+        let is_next = || self.admissions.is_empty();
+        (is_next() && self.filesystem.has_room() && self.has_memory()) || self.stuck.get()
     }
 
     /// Whether memtables have room, and compaction is not so far behind that commits wait for it.

@@ -50,6 +50,7 @@ mod mount;
 mod namespace;
 mod notify;
 mod object;
+mod queue;
 mod seal;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -100,6 +101,7 @@ pub use namespace::{
 };
 pub use notify::Notify;
 pub use object::{CHUNK_BYTES_MAX, CHUNK_HEAD_BYTES_MAX, ChunkRef, ObjectScan, ObjectWriter};
+pub use queue::{First, Queue};
 pub use seal::{
     DataKey, KEY_SLOT_BYTES, KEY_SLOT_COUNT, KdfCost, KeyError, KeySlots, Purpose, Random, Seal,
     SealDamaged, Sealer, Secret, Suite,

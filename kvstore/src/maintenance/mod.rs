@@ -170,7 +170,7 @@ impl Compaction {
     }
 
     /// Whether something may be freed that a commit without room waits for.
-    fn is_room_wanted(&self) -> bool {
+    pub(crate) fn is_room_wanted(&self) -> bool {
         self.room.get() == Room::Wanted
     }
 
@@ -248,11 +248,16 @@ fn get_stuck<D: BlockDevice>(store: &Store<D>) {
 
 /// Waits while commits wait for a flush that is under way, and for nothing else: what is done besides only makes it take longer.
 async fn flush_goes_first<D: BlockDevice>(store: &Store<D>) {
+    // Commits may be so large that there is nothing but flushes.
+    flush_goes_before(store, || store.compaction.pace.is_far_behind()).await;
+}
+
+/// The same for something that may go on beside it where it `hurries`.
+async fn flush_goes_before<D: BlockDevice>(store: &Store<D>, hurries: impl Fn() -> bool) {
     let compaction = &store.compaction;
     let is_awaited = || store.filesystem.is_log_full() || store.engine.are_memtables_full();
-    // Commits may be so large that there is nothing but flushes.
-    let hurries = || compaction.is_urgent() || compaction.pace.is_far_behind();
-    let is_first = || compaction.is_flushing.get() && is_awaited() && !hurries();
+    let may = || compaction.is_urgent() || hurries();
+    let is_first = || compaction.is_flushing.get() && is_awaited() && !may();
     let is_over = || (!is_first() || store.is_ending()).then_some(());
     store.changed.until(is_over).await;
 }

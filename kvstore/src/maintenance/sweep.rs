@@ -11,10 +11,10 @@ use core::ops::Range;
 
 use lfs::{BlockDevice, Clock, FileError};
 
-use super::JobError;
 use super::chunks::Chunks;
 use super::compact::next_turn;
 use super::install::Turn;
+use super::{JobError, flush_goes_before};
 use crate::engine::table::{Cached, ChunkKind, Dropped, TableRef};
 use crate::engine::types::SLOT_BYTES;
 use crate::store::Store;
@@ -166,7 +166,7 @@ struct Limits {
 }
 
 /// Frees ranges that are in order.
-async fn free<D: BlockDevice>(
+pub(super) async fn free<D: BlockDevice>(
     store: &Store<D>,
     clock: &impl Clock,
     mut slots: Vec<Range<u64>>,
@@ -180,6 +180,8 @@ async fn free<D: BlockDevice>(
     let mut batch = Vec::new();
     while !slots.is_empty() {
         next_turn(store, clock, RANGE_WORK * batch.len() as u64).await;
+        // However far behind merges are, no commit waits for it.
+        flush_goes_before(store, || false).await;
         if store.is_ending() {
             return Err(JobError::Closing);
         }

@@ -11,7 +11,7 @@ mod expiring;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::pin::pin;
 use std::println;
 
@@ -270,6 +270,42 @@ fn compaction_goes_on_at_once_when_commits_begin_to_wait_for_it() {
     });
 }
 
+/// Who had just been through came before those who waited, again and again: some waited for half a second.
+#[test]
+fn commits_that_wait_for_room_have_it_in_the_order_of_coming() {
+    let disk = formatted(400, 56);
+    let mut executor = Executor::new(56);
+    let store = open(&mut executor, &disk);
+    store.memory_wanted.set(true);
+    let (came, went) = (
+        Rc::new(RefCell::new(Vec::new())),
+        Rc::new(RefCell::new(Vec::new())),
+    );
+    for number in 0..5 {
+        let (store, came, went) = (Rc::clone(&store), Rc::clone(&came), Rc::clone(&went));
+        executor.spawn(async move {
+            loop {
+                came.borrow_mut().push(number);
+                store.admit().await;
+                went.borrow_mut().push(number);
+                // It leaves no room to others, and comes again.
+                store.memory_wanted.set(true);
+            }
+        });
+    }
+    executor.run(async move {
+        for done in 0..20 {
+            for _ in 0..20 {
+                embassy_futures::yield_now().await;
+            }
+            assert_eq!(*went.borrow(), came.borrow()[..done]);
+            store.memory_wanted.set(false);
+            assert!(!store.has_room(), "there is, but not for who comes now");
+            store.changed.notify();
+        }
+    });
+}
+
 /// What a step read before its first turn made commits wait longer that waited for the flush.
 #[test]
 fn nothing_but_the_flush_reads_while_commits_wait_for_it() {
@@ -304,14 +340,20 @@ fn nothing_but_the_flush_reads_while_commits_wait_for_it() {
         assert!(poll_once(reading.as_mut()).is_pending());
         clock.sleep_ms(1000).await;
         assert!(poll_once(reading.as_mut()).is_pending());
-        // Far behind nobody waits: there may be nothing but flushes.
+        // Far behind merges do not wait: there may be nothing but flushes. A sweep does, for which nobody waits.
         store.compaction.pace.set_debt(16 << 20, 1 << 20);
         assert!(head(&hurried).await.is_ok());
+        let mut swept = pin!(sweep::free(&store, &clock, [0..1, 2..3].into()));
+        for _ in 0..100 {
+            assert!(poll_once(swept.as_mut()).is_pending());
+            clock.sleep_ms(10).await;
+        }
         store.compaction.pace.set_debt(0, 1 << 20);
         assert!(poll_once(reading.as_mut()).is_pending());
         store.compaction.is_flushing.set(false);
         store.changed.notify();
         assert!(reading.await.is_ok());
+        assert_eq!(swept.await, Ok(()));
         disk.set_holds(|_| false);
         disk.release();
     });

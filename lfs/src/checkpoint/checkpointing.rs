@@ -26,7 +26,7 @@ const BARRIER_PATIENCE_MS: u64 = 100;
 const NODE_BYTES: i64 = 4096;
 
 /// Nodes written before others get a turn.
-const NODES_PER_STEP: usize = 32;
+const NODES_PER_STEP: usize = 64;
 
 /// The moment that a checkpoint holds.
 struct Moment {
@@ -372,8 +372,16 @@ impl<D: BlockDevice> FileSystem<D> {
     /// waits for this checkpoint: that commit may be the one that would come.
     async fn flush_with_commits(&self, clock: &impl Clock) -> Result<(), CheckpointError> {
         let patience = clock.sleep_ms(BARRIER_PATIENCE_MS);
-        let awaited = || !self.may_dirty_more() || self.checkpoint_awaited.get() > 0;
-        Ok(self.log.barrier(patience, awaited).await?)
+        Ok(self
+            .log
+            .barrier(patience, || self.is_checkpoint_awaited())
+            .await?)
+    }
+
+    /// Whether somebody waits for what a checkpoint brings.
+    fn is_checkpoint_awaited(&self) -> bool {
+        let by_commits = || self.log.is_admission_wanted() && !self.is_cleaner_awaited();
+        self.checkpoint_awaited.get() > 0 || !self.may_dirty_more() || by_commits()
     }
 
     /// Writes the changed nodes of both trees, neighbours in one request.
@@ -384,7 +392,9 @@ impl<D: BlockDevice> FileSystem<D> {
                 return Ok(());
             }
             for (start, buffer) in batch {
+                let bytes = buffer.bytes().len() as u64;
                 self.write(start, buffer).await?;
+                self.take_turn(bytes, || self.is_checkpoint_awaited()).await;
             }
         }
     }

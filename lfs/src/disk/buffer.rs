@@ -8,6 +8,8 @@ use core::cell::RefCell;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use crate::BlockIndex;
+
 /// Bytes in a block, the unit of every address and every transfer.
 pub const BLOCK_SIZE: usize = 4096;
 
@@ -78,6 +80,13 @@ impl Buffer {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         self.blocks.as_bytes()
+    }
+
+    /// The bytes of one block of the disk, if it is among those that were read from `start` on.
+    pub(crate) fn block(&self, start: BlockIndex, block: BlockIndex) -> Option<&[u8]> {
+        let index = block.0.checked_sub(start.0)?;
+        let index = usize::try_from(index).ok()?;
+        self.blocks.get(index).map(IntoBytes::as_bytes)
     }
 
     /// The bytes, writable.

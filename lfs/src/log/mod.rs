@@ -75,6 +75,8 @@ pub(crate) struct Log {
     is_letting_in: Cell<bool>,
     /// A group is being written, or flushed.
     is_writing: Cell<bool>,
+    /// Commits that wait until there is room for them.
+    admissions: Cell<u32>,
     /// Bytes of work in the background that may go ahead meanwhile.
     work_left: Cell<u64>,
     /// Durability moved on, room came free, a flush ended, or the log failed.
@@ -252,6 +254,7 @@ impl Log {
             in_flight: RefCell::new(None),
             is_letting_in: Cell::new(false),
             is_writing: Cell::new(false),
+            admissions: Cell::new(0),
             work_left: Cell::new(0),
             progress: Notify::default(),
             work: Notify::default(),
@@ -506,12 +509,30 @@ impl Log {
     /// Waits until a commit of any size would be taken and `also` holds, or `or_else` does; they are asked
     /// again after every [`nudge`](Self::nudge).
     pub(crate) async fn admit(&self, also: impl Fn() -> bool, or_else: impl Fn() -> bool) {
+        /// One of the commits that wait.
+        struct Waiting<'l>(&'l Log);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.admissions.update(|count| count - 1);
+                // Others went behind it. It may have been given up, and then no group comes of it.
+                self.0.progress.notify();
+            }
+        }
         let admitted = || (self.has_room() && also()) || or_else();
         if !admitted() {
+            self.admissions.update(|count| count + 1);
+            let _waiting = Waiting(self);
+            // A checkpoint that waited for a flush to come is awaited now.
+            self.progress.notify();
             // The log may be full of commits nobody waits for.
             self.hurry(self.appended());
             self.progress.until(|| admitted().then_some(())).await;
         }
+    }
+
+    /// Whether a commit waits for room.
+    pub(crate) fn is_admission_wanted(&self) -> bool {
+        self.admissions.get() > 0
     }
 
     /// Waits until `commit` is durable.
@@ -764,13 +785,20 @@ impl Log {
         }
     }
 
-    /// Gives way after a turn of work in the background, and waits for the group that is being written when that was enough, unless somebody
-    /// waits for the work: then who waited would come too late for the next group as well.
-    pub(crate) async fn take_turn(&self, bytes: u64, is_waited_for: impl Fn() -> bool) {
-        let left = self.work_left.get();
-        self.work_left.set(left.saturating_sub(bytes));
+    /// Gives way after a turn of work in the background. When that was enough beside one group it waits until that is written and commits do
+    /// not wait for something else besides, unless somebody waits for the work: then who waited would come too late for the next group as well.
+    pub(crate) async fn take_turn(
+        &self,
+        bytes: u64,
+        is_waited_for: impl Fn() -> bool,
+        wait_for_else: impl Fn() -> bool,
+    ) {
+        if !is_waited_for() {
+            let left = self.work_left.get();
+            self.work_left.set(left.saturating_sub(bytes));
+        }
         let may = || {
-            !self.is_writing.get()
+            !(self.is_writing.get() || wait_for_else())
                 || self.work_left.get() > 0
                 || is_waited_for()
                 || self.has_ended()
@@ -780,7 +808,7 @@ impl Log {
             if may() {
                 return;
             }
-            // Then those who waited for the same group come first.
+            // Then those who waited for the same come first.
             self.progress.until(|| may().then_some(())).await;
         }
     }

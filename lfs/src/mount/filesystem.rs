@@ -236,11 +236,9 @@ impl<D: BlockDevice> FileSystem<D> {
     /// Waits until the log would take a commit of any size, is read-only, or `or_else` holds; that is
     /// asked again whenever the log moves on and after every [`nudge`](Self::nudge).
     pub async fn admit(&self, or_else: impl Fn() -> bool) {
-        if !self.has_room() {
-            self.log
-                .admit(|| self.may_dirty_more() && self.pace(), or_else)
-                .await;
-        }
+        self.log
+            .admit(|| self.may_dirty_more() && self.pace(), or_else)
+            .await;
     }
 
     /// Whether the trees may get more changed nodes before a checkpoint: its room is bounded. Not while somebody waits who needs more than
@@ -318,10 +316,12 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.give_way().await;
     }
 
-    /// The same after a turn of work of so many bytes: while commits are being written, as much goes ahead as they have, or 32 KiB, until they are durable,
-    /// unless somebody waits for the work. That is asked again after every [`nudge`](Self::nudge).
+    /// The same after a turn of work of so many bytes: while commits are being written, or wait for the cleaner alone, as much goes ahead as the last group has, or 32 KiB, until
+    /// the next one, unless somebody waits for the work. That is asked again after every [`nudge`](Self::nudge).
     pub async fn take_turn(&self, bytes: u64, is_waited_for: impl Fn() -> bool) {
-        self.log.take_turn(bytes, is_waited_for).await;
+        self.log
+            .take_turn(bytes, is_waited_for, || self.is_cleaner_awaited())
+            .await;
     }
 
     /// Waits until `commit` is durable, and makes the log write it now rather than gather more.

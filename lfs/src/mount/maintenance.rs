@@ -17,6 +17,9 @@ const RECLAIM_BYTES_MAX: u64 = 16 << 20;
 pub(crate) const SEGMENTS_PER_CHECKPOINT: u32 = 2;
 /// A checkpoint is made for emptied segments that are this part, one in so many, of what may be garbage.
 const EMPTIED_PART: u64 = 8;
+/// Changed nodes that make a checkpoint, at most: where there may be more, others may change while it is made.
+const NODES_PER_CHECKPOINT: usize = 1024;
+
 /// Orphans looked at in one go.
 const ORPHANS_AT_ONCE: usize = 16;
 
@@ -100,8 +103,8 @@ impl<D: BlockDevice> FileSystem<D> {
         let dirty = self.volume.borrow().dirty_nodes();
         // While the layer above has not moved its state on, the log stays as long as it is.
         let log = self.log.wants_checkpoint() && !self.layer_pins_log();
-        let crowded = dirty >= self.reserves().dirty_nodes_max() / 8 * 7
-            || (dirty > 0 && !self.has_nodes_for(self.nodes_wanted.get()));
+        let many = (self.reserves().dirty_nodes_max() / 8 * 7).min(NODES_PER_CHECKPOINT);
+        let crowded = dirty >= many || (dirty > 0 && !self.has_nodes_for(self.nodes_wanted.get()));
         log || crowded || self.checkpoint_due.get() || self.wants_segments()
     }
 

@@ -38,6 +38,9 @@ use crate::{
 /// Bytes of an extent item's value at most.
 const PIECE_BYTES_MAX: usize = 32;
 
+/// Blocks of nodes, and between them, that are read at once, at most: as many as the largest extent has.
+const NODE_BLOCKS_PER_READ: usize = 16;
+
 pub(crate) struct Volume {
     pub superblock: Superblock,
     pub segments: Rc<RefCell<Segments>>,
@@ -528,14 +531,55 @@ impl Volume {
         Ok(())
     }
 
-    /// Loads nodes together. Who holds the handles keeps them in memory.
+    /// Loads nodes together, those in one request that are near each other: a checkpoint writes them in the order of their keys. Who holds the handles keeps them in memory.
     pub(crate) async fn load_nodes(
         cache: &SharedCache,
         device: &impl BlockDevice,
         pointers: &[NodePointer],
     ) -> Vec<Result<NodeHandle, FileError>> {
-        let reads = pointers.iter();
-        together(reads.map(|pointer| Self::read_node(cache, device, *pointer))).await
+        let mut ordered = pointers.iter().copied().zip(0..).collect::<Vec<_>>();
+        ordered.sort_unstable_by_key(|(pointer, _)| pointer.block);
+        let mut rest = &ordered[..];
+        let reads = core::iter::from_fn(|| {
+            let (first, _) = rest.first()?;
+            let is_near = |(pointer, _): &(NodePointer, usize)| {
+                pointer.block.0 - first.block.0 < NODE_BLOCKS_PER_READ as u64
+            };
+            let (near, others) = rest.split_at(rest.partition_point(is_near));
+            rest = others;
+            Some(Self::read_near(cache, device, near))
+        });
+        let read = together(reads).await;
+        let mut found = read.into_iter().flatten().zip(&ordered).collect::<Vec<_>>();
+        found.sort_unstable_by_key(|(_, (_, number))| *number);
+        found.into_iter().map(|(node, _)| node).collect()
+    }
+
+    /// Reads nodes that are near each other, in the order of their blocks, in one request. What is not as it should be is read again by itself.
+    async fn read_near(
+        cache: &SharedCache,
+        device: &impl BlockDevice,
+        near: &[(NodePointer, usize)],
+    ) -> Vec<Result<NodeHandle, FileError>> {
+        let mut start = BlockIndex(0);
+        let mut read = Buffer::default();
+        if let [(first, _), .., (last, _)] = near
+            && let Ok(blocks) = usize::try_from(last.block.0 - first.block.0 + 1)
+            && let Ok(buffer) = Buffer::zeroed(blocks)
+            && let (buffer, Ok(())) = device.read(first.block, buffer).await
+        {
+            (start, read) = (first.block, buffer);
+        }
+        let mut nodes = Vec::new();
+        for (pointer, _) in near {
+            let block = read.block(start, pointer.block);
+            let inserted = block.map(|block| cache.borrow_mut().insert(*pointer, block));
+            nodes.push(match inserted {
+                Some(Ok(node)) => Ok(node),
+                _ => Self::read_node(cache, device, *pointer).await,
+            });
+        }
+        nodes
     }
 
     async fn read_node(

@@ -335,6 +335,57 @@ fn others_go_first_while_the_extents_of_a_victim_are_dealt_with() {
     });
 }
 
+/// Groups of victims counted when they were through, and segments of nodes were gone through without a break.
+#[test]
+fn commits_wait_for_a_part_of_a_victim_and_others_for_no_more() {
+    const GROUP_BLOCKS: u64 = 256;
+    let options = FormatOptions {
+        segment_bytes: u32::try_from(2 * GROUP_BLOCKS * UNIT).unwrap(),
+        log_segments: 16,
+        created_ns: 0,
+    };
+    let Filled {
+        mut executor,
+        disk,
+        filesystem,
+        inode,
+        units,
+    } = filled(options, 40);
+    filesystem.set_garbage_max(Some(10));
+    disk.be_prompt(true);
+    let (turn, copied, cleaned) = executor.run(async move {
+        let mut random = Random::new(2);
+        let counters = || filesystem.counters();
+        let (mut turn, mut copied) = (0, 0);
+        for number in 0..units * 4 {
+            let (unit, bytes) = (random.below(units), unit_bytes(&mut random, 64));
+            // Here and there, so that the nodes that change are many.
+            let at = if number % 2 == 0 {
+                unit
+            } else {
+                units + unit * 300
+            };
+            let before = counters();
+            // Nobody waits until it is durable, so it is the cleaner that commits wait for.
+            let write = filesystem.transact(0, |tx| tx.files().write(inode, at * UNIT, &bytes));
+            write.await.unwrap();
+            let now = counters();
+            copied = copied.max(now.bytes_cleaned_written - before.bytes_cleaned_written);
+            if number % 16 == 0 {
+                yield_now().await;
+                turn = turn.max(counters().bytes_cleaned_read - now.bytes_cleaned_read);
+            }
+        }
+        (turn / UNIT, copied / UNIT, counters().segments_cleaned)
+    });
+    println!(
+        "{copied} blocks copied while one waited, {turn} read in a turn, {cleaned} segments cleaned"
+    );
+    assert!(cleaned > 50);
+    assert!(copied > 0 && copied < GROUP_BLOCKS);
+    assert!(turn < 2 * GROUP_BLOCKS);
+}
+
 /// What survivors take besides themselves is much where they are small, and comes out of each victim as it went in: a cleaner that worked for it would never end.
 #[test]
 fn garbage_that_cannot_be_cleaned_up_is_left_alone() {

@@ -22,6 +22,8 @@ use lfs::{
 
 /// Requests under way at once, at most.
 const AT_ONCE_MAX: usize = 16;
+/// Blocks within which nodes are read in one request.
+const NEAR_BLOCKS: usize = 16;
 /// Files on the disk, four of them in a leaf.
 const FILES: usize = 600;
 /// Of which so many are touched, each in a leaf of its own.
@@ -101,7 +103,7 @@ fn replay_of_commits_all_over_a_tree_waits_for_many_nodes_at_once() {
         assert_eq!(filesystem.counters().checkpoints, 0, "nothing to replay");
     });
     // And then the power fails.
-    let disk = CountingDisk::new(disk.snapshot(1), 1);
+    let disk = CountingDisk::new(disk.snapshot(1), NEAR_BLOCKS);
     let counted = disk.clone();
     let reads = executor.run(async move {
         mount_counting(disk).await;
@@ -124,7 +126,7 @@ fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once() {
         });
         read.await.unwrap()
     });
-    let disk = CountingDisk::new(disk.snapshot(1), 1);
+    let disk = CountingDisk::new(disk.snapshot(1), NEAR_BLOCKS);
     let counted = disk.clone();
     let reads = executor.run(async move {
         let filesystem = mount_counting(disk).await;
@@ -140,6 +142,8 @@ fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once() {
         counted.take()
     });
     assert_together("commit", reads, TOUCHED);
+    // They are as the checkpoint has written them. Each was a request of its own.
+    assert!(reads.requests * 4 <= reads.blocks, "{reads:?}");
 }
 
 #[test]

@@ -33,6 +33,12 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Blocks of a segment of nodes that are read at once.
 const NODE_BLOCKS_AT_ONCE: u32 = 32;
 
+/// The part of what the cleaner goes through, one byte in so many, that counts as work beside commits: most of it is read and no more.
+const WORK_PART: u64 = 8;
+
+/// The part of what commits may be ahead of the cleaner by that it catches up before they go on: each alone would have a group of its own.
+const CATCH_UP_PART: u64 = 16;
+
 /// A segment is worth cleaning when at least this part of it, one in so many, could be used better.
 const WORTH_ONE_IN: u32 = 16;
 
@@ -66,6 +72,8 @@ pub(crate) struct CleanerState {
     pub freed_bytes: u64,
     /// Bytes that commits took since segments became few or garbage much, and more than that where they are very few or it is very much.
     pub taken_bytes: u64,
+    /// Commits are ahead of it by as much as they may be: they wait until it has caught up by some commits' worth.
+    is_behind: bool,
     /// Bytes that the victims of this run gave.
     pub given_bytes: u64,
     /// Bytes that their survivors took.
@@ -264,9 +272,12 @@ impl<D: BlockDevice> FileSystem<D> {
             self.wants_cleaning() || self.wants_room_for_objects() || self.objects_wait.get() > 0
         };
         let near = || near() || (self.log.is_window_full() && !is_wanted());
-        self.log
-            .until(|| (!near() || self.is_ending()).then_some(()))
-            .await;
+        if near() {
+            let _haste = self.hasten_checkpoints();
+            self.log
+                .until(|| (!near() || self.is_ending()).then_some(()))
+                .await;
+        }
     }
 
     /// Whether free segments, and those that the next checkpoint frees, are few.
@@ -462,10 +473,20 @@ impl<D: BlockDevice> FileSystem<D> {
                 }
             }
             self.credit(dead * u64::from(blocks) / u64::from(count));
-            self.log.nudge();
+            self.take_turn_at_cleaning(buffer.bytes().len() as u64)
+                .await;
         }
         self.cleaner.borrow_mut().awaiting.insert(victim);
         Ok(())
+    }
+
+    /// Lets others go first after so many bytes were gone through, and a group that is being written unless somebody waits for room.
+    async fn take_turn_at_cleaning(&self, bytes: u64) {
+        let is_waited_for = || self.log.is_admission_wanted() || self.objects_wait.get() > 0;
+        let turn = self
+            .log
+            .take_turn(bytes / WORK_PART, is_waited_for, || false);
+        turn.await;
     }
 
     /// Takes in the node that is asked for from blocks that were read already, beginning at `start`, if it is among them, and as it should be.
@@ -479,10 +500,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let Fault::Node(pointer) = fault else {
             return false;
         };
-        let index = pointer.block.0.checked_sub(start.0);
-        let index = index.and_then(|index| usize::try_from(index).ok());
-        let block = index.and_then(|index| blocks.bytes().chunks_exact(BLOCK_SIZE).nth(index));
-        let Some(block) = block else {
+        let Some(block) = blocks.block(start, pointer.block) else {
             return false;
         };
         let cache = Rc::clone(&self.volume.borrow().cache);
@@ -512,8 +530,20 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Counts bytes as made free.
     fn credit(&self, bytes: u64) {
-        self.cleaner.borrow_mut().freed_bytes += bytes;
+        let ahead_max = self.ahead_max();
+        let mut state = self.cleaner.borrow_mut();
+        state.freed_bytes += bytes;
+        let ahead = state.taken_bytes.saturating_sub(state.freed_bytes);
+        if state.is_behind && ahead <= ahead_max - ahead_max / CATCH_UP_PART {
+            state.is_behind = false;
+        }
+        drop(state);
         self.log.nudge();
+    }
+
+    /// Bytes that commits may have taken and the cleaner not freed: a group's worth.
+    fn ahead_max(&self) -> u64 {
+        u64::from(self.superblock.group_blocks_max()) * BLOCK
     }
 
     /// Segments by which those that are free or coming are fewer than the cleaner keeps, up to `PACE_STEPS`
@@ -539,24 +569,32 @@ impl<D: BlockDevice> FileSystem<D> {
     pub(crate) fn charge(&self, bytes: u64) {
         let steps = self.scarcity().max(self.litter()).min(PACE_STEPS);
         let charged = bytes + bytes * 3 * steps / PACE_STEPS;
-        let is_pressed = self.is_pressed();
+        let (is_pressed, ahead_max) = (self.is_pressed(), self.ahead_max());
         let mut state = self.cleaner.borrow_mut();
         if is_pressed {
             state.taken_bytes += charged;
+            state.is_behind |= state.taken_bytes > state.freed_bytes + ahead_max;
         } else {
             state.taken_bytes = state.freed_bytes;
+            state.is_behind = false;
         }
         drop(state);
         self.changed.notify();
     }
 
+    /// Whether commits wait for the cleaner, and for nothing that a checkpoint brings: there are segments, and too much of them is garbage.
+    pub(crate) fn is_cleaner_awaited(&self) -> bool {
+        let awaits_more =
+            || !self.log.has_room() || !self.may_dirty_more() || self.wants_cleaning();
+        self.log.is_admission_wanted() && !self.pace() && !awaits_more()
+    }
+
     /// Whether a commit may go ahead: while segments are few, or too much is garbage, commits take no more than the cleaner has freed, but for
     /// a group's worth. So each waits for the cleaning of at most four times what it writes, and of no segment as a whole.
     pub(crate) fn pace(&self) -> bool {
-        let slack = u64::from(self.superblock.group_blocks_max()) * BLOCK;
         let credit = {
             let state = self.cleaner.borrow();
-            state.in_vain || state.taken_bytes <= state.freed_bytes + slack
+            state.in_vain || !state.is_behind
         };
         credit || !self.is_pressed() || self.is_ending()
     }

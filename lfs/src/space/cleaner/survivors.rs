@@ -32,6 +32,9 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Extents that are dealt with before others get a turn.
 const EXTENTS_PER_TURN: usize = 16;
 
+/// Blocks of a group of survivors, at most: what is written and named anew in one go, which commits may wait for.
+const SURVIVOR_BLOCKS_MAX: u32 = 64;
+
 /// An extent of a victim that is still meant, on its way.
 pub(crate) struct Survivor {
     pub record: ExtentRecord,
@@ -106,7 +109,14 @@ impl<D: BlockDevice> FileSystem<D> {
         let end = start + u64::from(self.superblock.segment_blocks);
         let mut block = start;
         let mut ahead = ReadAhead::default();
-        let mut extents = 0;
+        let (mut extents, mut bytes) = (0, 0);
+        let mut credited = 0;
+        // What is through counts at once: the largest group is what commits may be ahead by.
+        let mut through_to = |block: u64| {
+            let given = dead * (block - start) / (end - start);
+            self.credit(given - credited);
+            credited = given;
+        };
         while block < end {
             self.checkpoint_first().await;
             let group = self.read_group(kind, BlockIndex(block), end, &mut ahead);
@@ -134,24 +144,21 @@ impl<D: BlockDevice> FileSystem<D> {
                     }
                 }
                 extents += 1;
-                self.let_others_in(extents).await;
+                bytes += u64::from(record.stored_len);
+                if is_turn_over(extents) {
+                    through_to(address / BLOCK);
+                    self.take_turn_at_cleaning(core::mem::take(&mut bytes))
+                        .await;
+                }
             }
-            let blocks = u64::from(header.blocks());
-            self.credit(dead * blocks / u64::from(self.superblock.segment_blocks));
-            block += blocks;
+            block += u64::from(header.blocks());
+            through_to(block);
             if self.is_ending() {
                 return Err(FileError::ReadOnly);
             }
         }
-        self.credit(dead * (end - block.min(end)) / u64::from(self.superblock.segment_blocks));
+        through_to(end);
         Ok(())
-    }
-
-    /// Lets others go first now and then, after so many extents: the largest group has thousands of them.
-    async fn let_others_in(&self, extents: usize) {
-        if extents.is_multiple_of(EXTENTS_PER_TURN) {
-            self.log.give_way().await;
-        }
     }
 
     /// Keeps a survivor until it is written; true when there are enough for a group.
@@ -166,7 +173,12 @@ impl<D: BlockDevice> FileSystem<D> {
         pending.bytes += survivor.len_bytes();
         pending.written_at = pending.written_at.max(written_at);
         pending.survivors.push(survivor);
-        pending.bytes >= capacity_bytes(self.superblock.group_blocks_max())
+        pending.bytes >= capacity_bytes(self.survivor_blocks_max())
+    }
+
+    /// Blocks of a group of survivors, at most.
+    fn survivor_blocks_max(&self) -> u32 {
+        self.superblock.group_blocks_max().min(SURVIVOR_BLOCKS_MAX)
     }
 
     /// The group at `block`, whole; `None` where the segment's groups end.
@@ -427,8 +439,13 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log
             .count(|counters| counters.bytes_cleaned_written += (blocks * BLOCK_SIZE) as u64);
         self.cleaner.borrow_mut().spent_bytes += (blocks * BLOCK_SIZE) as u64;
+        let mut bytes = 0;
         for (number, (survivor, address)) in survivors.iter().zip(places.addresses).enumerate() {
-            self.let_others_in(number).await;
+            bytes += u64::from(survivor.record.stored_len);
+            if is_turn_over(number) {
+                self.take_turn_at_cleaning(core::mem::take(&mut bytes))
+                    .await;
+            }
             // Of several victims: none of them is what could not be read.
             let moved = self.move_references(survivor, address).await;
             moved.map_err(|error| match error {
@@ -447,7 +464,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let Some(pending) = state.pending.get_mut(generation) else {
             return (Vec::new(), 0);
         };
-        let group_max = self.superblock.group_blocks_max();
+        let group_max = self.survivor_blocks_max();
         let left = match heads.survivors.get(generation) {
             Some(Some(head)) => self.superblock.segment_blocks - head.next_block,
             _ => group_max,
@@ -596,6 +613,11 @@ impl<D: BlockDevice> FileSystem<D> {
         }
         Ok(())
     }
+}
+
+/// Whether others go first after so many extents: the largest group has thousands of them.
+fn is_turn_over(extents: usize) -> bool {
+    extents.is_multiple_of(EXTENTS_PER_TURN)
 }
 
 /// The units of an extent that pieces of it show, as rows without gaps, in order.

@@ -6,9 +6,10 @@ use std::rc::Rc;
 use lfs::sim::SimDisk;
 use lfs::{BlockDevice, BlockIndex, Buffer, DeviceError, DeviceGeometry};
 
-/// What it counted of single blocks: nodes of trees, and what is read first of groups.
+/// What it counted of small requests: nodes of trees, and what is read first of groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reads {
+    pub requests: usize,
     pub blocks: usize,
     /// Moments at which nobody read, and then somebody did: how often one waits for the disk.
     pub rounds: usize,
@@ -55,7 +56,8 @@ impl BlockDevice for CountingDisk {
         self.under_way.set(now);
         {
             let reads = &mut *self.reads.borrow_mut();
-            reads.blocks += 1;
+            reads.requests += 1;
+            reads.blocks += buffer.len_blocks();
             reads.rounds += usize::from(now == 1);
             reads.at_once = reads.at_once.max(now);
         }
