@@ -237,39 +237,50 @@ impl<D: BlockDevice> Store<D> {
     }
 
     /// Waits until there is room for a commit of any size, in the log and in memory, behind those who wait already. Call before a transaction that writes:
-    /// this is the back-pressure that bounds commits in flight. Returns at once when there is room,
-    /// and when there never will be (the commit then says why).
+    /// this is the back-pressure that bounds commits in flight. Returns at once when there is room and nobody waits,
+    /// and when there never will be (the commit then says why). Who was admitted goes on as long as it [has room](Self::has_room): others may wait behind it.
     pub async fn admit(&self) {
-        if self.has_room() {
+        if !self.must_wait() {
             return;
         }
         // Otherwise those who have just been through would be there again before it.
         let _first = self.admissions.first().await;
+        let haste = RefCell::new(None);
+        let is_stuck = || {
+            // What a flush or a sweep frees comes with a checkpoint.
+            if self.awaits_checkpoint() && haste.borrow().is_none() {
+                haste.replace(Some(self.filesystem.hasten_checkpoints()));
+            }
+            self.stuck.get()
+        };
         loop {
-            self.filesystem.admit(|| self.stuck.get()).await;
+            self.filesystem.admit(is_stuck).await;
             if self.has_memory() || self.stuck.get() {
                 return;
             }
-            let mut haste = None;
-            let mut has_memory = || {
-                // What a flush or a sweep frees comes with a checkpoint.
-                let frees = || self.engine.are_memtables_full() || self.compaction.is_room_wanted();
-                if haste.is_none() && frees() {
-                    haste = Some(self.filesystem.hasten_checkpoints());
-                }
-                self.has_memory() || self.stuck.get() || self.is_ending()
-            };
-            self.changed.until(|| has_memory().then_some(())).await;
+            let may_go_on = || is_stuck() || self.has_memory() || self.is_ending();
+            self.changed.until(|| may_go_on().then_some(())).await;
             if self.is_ending() {
                 return;
             }
         }
     }
 
-    /// Whether [`admit`](Self::admit) would return at once.
+    /// Whether there is room for a commit of any size, or never will be.
     pub fn has_room(&self) -> bool {
-        let is_next = || self.admissions.is_empty();
-        (is_next() && self.filesystem.has_room() && self.has_memory()) || self.stuck.get()
+        (self.filesystem.has_room() && self.has_memory()) || self.stuck.get()
+    }
+
+    /// Whether [`admit`](Self::admit) would not return at once: there is no room, or others wait for it.
+    pub fn must_wait(&self) -> bool {
+        !self.has_room() || !(self.admissions.is_empty() || self.stuck.get())
+    }
+
+    /// Whether commits wait for something that a checkpoint of the store's brings.
+    fn awaits_checkpoint(&self) -> bool {
+        self.engine.are_memtables_full()
+            || self.memory_wanted.get()
+            || self.compaction.is_room_wanted()
     }
 
     /// Whether memtables have room, and compaction is not so far behind that commits wait for it.

@@ -81,7 +81,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         let writes = (spec.has(WRITE) && !state.is_open())
             || (matches!(spec.run, Run::Session(SessionCommand::Commit)) && state.is_open())
             || (matches!(spec.run, Run::Session(SessionCommand::Exec)) && state.queue_writes());
-        if writes && !queueing && !self.store.has_room() {
+        // Others may wait behind it since it was admitted.
+        let must_wait = || !self.store.has_room() || (!state.admitted && self.store.must_wait());
+        if writes && !queueing && must_wait() {
             return Step::WaitForRoom;
         }
         state.client.last_command.set(spec.name);

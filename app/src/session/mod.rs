@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) reply_mode: ReplyMode,
     /// Ends once all replies are sent.
     pub(crate) closing: bool,
+    /// The command at hand has waited for room for its commit.
+    pub(crate) admitted: bool,
     /// The connection's newest write, for WAITAOF.
     pub(crate) last_write: Timestamp,
     queue: Option<Queue>,
@@ -72,6 +74,7 @@ impl State {
             resp3: false,
             reply_mode: ReplyMode::On,
             closing: false,
+            admitted: false,
             last_write: Timestamp(0),
             queue: None,
             open: None,

@@ -247,6 +247,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     }
 
     async fn execute_one(&mut self, reader: &mut impl Read) -> Next {
+        self.state.admitted = false;
         loop {
             if self.server.env.draining.get() {
                 return Next::Close;
@@ -262,11 +263,13 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                     // What is queued goes first: its durability is what makes room.
                     self.hand_over();
                     self.server.store.admit().await;
+                    self.state.admitted = true;
                     self.server.read_clock();
                 }
                 Step::Load(faults) => {
                     // Replies that are due do not wait for the disk.
                     self.hand_over();
+                    self.state.admitted |= faults.contains(&Fault::Room);
                     if self.load(faults, reader).await == Next::Close {
                         return Next::Close;
                     }

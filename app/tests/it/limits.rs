@@ -45,6 +45,28 @@ fn a_million_commands_in_one_pipeline() {
     });
 }
 
+/// Who had been admitted came again behind those who waited, for ever.
+#[test]
+fn all_who_write_more_than_there_is_room_for_get_on() {
+    const COMMANDS: usize = 3000;
+    let mut world = World::new(support::seed(17), &[("maxmemory", "4mb")]);
+    let clients = [(); 5].map(|()| world.connect());
+    world.run(async move {
+        let mut number = 0;
+        let writers = clients.map(|mut client| {
+            number += 1;
+            async move {
+                for command in 0..COMMANDS {
+                    let key = format!("{number}:{command}");
+                    let put = client.call(&["SET", &key, &"x".repeat(400)]).await;
+                    assert_eq!(put, Value::ok());
+                }
+            }
+        });
+        embassy_futures::join::join_array(writers).await;
+    });
+}
+
 /// A server with 60,000 keys of five digits, of which more is on the disk than a command may load at once.
 fn with_many_keys() -> (World, Client) {
     const KEYS: u32 = 60_000;

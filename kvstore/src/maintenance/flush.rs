@@ -87,6 +87,7 @@ pub(super) fn is_all_flushed<D: BlockDevice>(store: &Store<D>) -> bool {
 async fn is_helped<D: BlockDevice>(store: &Store<D>) -> bool {
     let help = &store.compaction.help;
     help.set(Help::Wanted);
+    store.filesystem.nudge();
     store.changed.notify();
     let answered = || (help.get() != Help::Wanted || store.is_ending()).then_some(());
     store.changed.until(answered).await;

@@ -300,7 +300,7 @@ fn commits_that_wait_for_room_have_it_in_the_order_of_coming() {
             }
             assert_eq!(*went.borrow(), came.borrow()[..done]);
             store.memory_wanted.set(false);
-            assert!(!store.has_room(), "there is, but not for who comes now");
+            assert!(store.has_room() && store.must_wait(), "who comes now waits");
             store.changed.notify();
         }
     });

@@ -76,6 +76,8 @@ pub struct FileSystem<D: BlockDevice> {
     pub(crate) reclaiming: Cell<bool>,
     /// A snapshot was deleted: there may be history that none sees.
     pub(crate) history_due: Cell<bool>,
+    /// That is being let go of for the first time, or is about to be.
+    pub(crate) forgetting: Cell<bool>,
     /// Something above changed.
     pub(crate) changed: Rc<Notify>,
     /// The transactions that are open.
@@ -167,6 +169,7 @@ impl<D: BlockDevice> FileSystem<D> {
             restoring: Cell::new(false),
             reclaiming: Cell::new(false),
             history_due: Cell::new(true),
+            forgetting: Cell::new(true),
             changed,
             open,
             closing: Cell::new(false),

@@ -37,7 +37,11 @@ impl<D: BlockDevice> FileSystem<D> {
             if !self.history_due.replace(false) && !walk_due {
                 continue;
             }
-            if self.walk_history().await.is_err() && !self.is_ending() {
+            let walked = self.walk_history().await;
+            // What cannot be read now may never be: nobody waits for that.
+            self.forgetting.set(self.history_due.get());
+            self.changed.notify();
+            if walked.is_err() && !self.is_ending() {
                 self.history_due.set(true);
                 self.pause(clock, RETRY_MS).await;
             }
@@ -71,7 +75,11 @@ impl<D: BlockDevice> FileSystem<D> {
 
     /// Waits while too many nodes are changed.
     pub(crate) async fn may_go_on(&self) {
-        self.log.until(|| self.may_dirty_more().then_some(())).await;
+        if !self.may_dirty_more() {
+            // A checkpoint that gave way is awaited now.
+            self.log.nudge();
+            self.log.until(|| self.may_dirty_more().then_some(())).await;
+        }
     }
 
     async fn walk_history(&self) -> Result<(), FileError> {

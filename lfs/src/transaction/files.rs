@@ -127,8 +127,7 @@ impl<D: BlockDevice> FileSystem<D> {
     ) -> Result<T, FileError> {
         let mut loaded = Loaded::default();
         loop {
-            let admitted = || (self.may_dirty_more() || self.is_ending()).then_some(());
-            self.log.until(admitted).await;
+            self.may_go_on().await;
             match self.try_transact(now_ns, true, &loaded, &mut body) {
                 Ok((done, _)) => return Ok(done),
                 Err(CommitStop::Fault(fault)) => self.load(fault, &mut loaded).await?,
@@ -154,11 +153,11 @@ impl<D: BlockDevice> FileSystem<D> {
         self.changed.until(|| over().then_some(())).await;
     }
 
-    /// Whether space is coming back from what lost its last name.
+    /// Whether space is coming back from what lost its last name, or its last snapshot.
     fn frees_space(&self) -> bool {
         let due = self.orphans_due.get() && !self.restoring.get();
         let kept = self.open.borrow().gives_back();
-        (due || self.reclaiming.get() || kept) && !self.is_ending()
+        (due || self.reclaiming.get() || self.forgetting.get() || kept) && !self.is_ending()
     }
 
     fn try_transact<T>(
@@ -546,6 +545,7 @@ impl<D: BlockDevice> FileSystem<D> {
         let deleted = |change: &Change| matches!(change, Change::Remove(key) if key.kind == ItemKind::Snapshot);
         if changes.iter().any(deleted) {
             self.history_due.set(true);
+            self.forgetting.set(true);
         }
         self.changed.notify();
         Ok(number)

@@ -39,7 +39,7 @@ use crate::{
 const PIECE_BYTES_MAX: usize = 32;
 
 /// Blocks of nodes, and between them, that are read at once, at most: as many as the largest extent has.
-const NODE_BLOCKS_PER_READ: usize = 16;
+const NODE_BLOCKS_PER_READ: u64 = 16;
 
 pub(crate) struct Volume {
     pub superblock: Superblock,
@@ -539,12 +539,17 @@ impl Volume {
     ) -> Vec<Result<NodeHandle, FileError>> {
         let mut ordered = pointers.iter().copied().zip(0..).collect::<Vec<_>>();
         ordered.sort_unstable_by_key(|(pointer, _)| pointer.block);
+        // What is between them may be what a disk cannot read: of a mirror it would count as damaged.
+        let blocks_max = if device.copies() > 1 {
+            1
+        } else {
+            NODE_BLOCKS_PER_READ
+        };
         let mut rest = &ordered[..];
         let reads = core::iter::from_fn(|| {
             let (first, _) = rest.first()?;
-            let is_near = |(pointer, _): &(NodePointer, usize)| {
-                pointer.block.0 - first.block.0 < NODE_BLOCKS_PER_READ as u64
-            };
+            let is_near =
+                |(pointer, _): &(NodePointer, usize)| pointer.block.0 - first.block.0 < blocks_max;
             let (near, others) = rest.split_at(rest.partition_point(is_near));
             rest = others;
             Some(Self::read_near(cache, device, near))
