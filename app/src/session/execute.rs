@@ -6,7 +6,7 @@ use kvstore::{Fault, KEY_BYTES_MAX, Timestamp};
 use lfs::{BlockDevice, Clock};
 
 use super::output::Batch;
-use super::{ReplyMode, State};
+use super::{Admission, ReplyMode, State};
 use crate::command::failure::{self, Failure};
 use crate::command::table::{self, COMMANDS, NO_AUTH, NO_MULTI, WRITE};
 use crate::command::{
@@ -82,7 +82,9 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
             || (matches!(spec.run, Run::Session(SessionCommand::Commit)) && state.is_open())
             || (matches!(spec.run, Run::Session(SessionCommand::Exec)) && state.queue_writes());
         // Others may wait behind it since it was admitted.
-        let must_wait = || !self.store.has_room() || (!state.admitted && self.store.must_wait());
+        let must_wait = || {
+            !self.store.has_room() || (state.admission == Admission::None && self.store.must_wait())
+        };
         if writes && !queueing && must_wait() {
             return Step::WaitForRoom;
         }

@@ -39,6 +39,13 @@ pub(crate) enum ReplyMode {
     Skipping,
 }
 
+/// Whether a command has waited for room for its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Admission {
+    None,
+    Admitted,
+}
+
 /// What a connection has chosen and begun.
 pub(crate) struct State {
     pub(crate) client: Rc<Client>,
@@ -48,8 +55,8 @@ pub(crate) struct State {
     pub(crate) reply_mode: ReplyMode,
     /// Ends once all replies are sent.
     pub(crate) closing: bool,
-    /// The command at hand has waited for room for its commit.
-    pub(crate) admitted: bool,
+    /// Of the command at hand.
+    pub(crate) admission: Admission,
     /// The connection's newest write, for WAITAOF.
     pub(crate) last_write: Timestamp,
     queue: Option<Queue>,
@@ -74,7 +81,7 @@ impl State {
             resp3: false,
             reply_mode: ReplyMode::On,
             closing: false,
-            admitted: false,
+            admission: Admission::None,
             last_write: Timestamp(0),
             queue: None,
             open: None,

@@ -13,10 +13,10 @@ use embedded_io_async::Read;
 use kvstore::{BackupReadError, BackupSource, Fault, Timestamp, View, Walk, WalkError};
 use lfs::{BlockDevice, Clock, FileError};
 
-use super::State;
 use super::execute::Step;
 use super::input::Input;
 use super::output::{Batch, Output};
+use super::{Admission, State};
 use crate::clients::Registration;
 use crate::command::keyspace::{KeyList, WALK_STEP};
 use crate::command::{After, Failure, backup, failure, snapshot};
@@ -247,7 +247,7 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
     }
 
     async fn execute_one(&mut self, reader: &mut impl Read) -> Next {
-        self.state.admitted = false;
+        self.state.admission = Admission::None;
         loop {
             if self.server.env.draining.get() {
                 return Next::Close;
@@ -263,13 +263,15 @@ impl<'a, D: BlockDevice, C: Clock> Reader<'a, D, C> {
                     // What is queued goes first: its durability is what makes room.
                     self.hand_over();
                     self.server.store.admit().await;
-                    self.state.admitted = true;
+                    self.state.admission = Admission::Admitted;
                     self.server.read_clock();
                 }
                 Step::Load(faults) => {
                     // Replies that are due do not wait for the disk.
                     self.hand_over();
-                    self.state.admitted |= faults.contains(&Fault::Room);
+                    if faults.contains(&Fault::Room) {
+                        self.state.admission = Admission::Admitted;
+                    }
                     if self.load(faults, reader).await == Next::Close {
                         return Next::Close;
                     }

@@ -63,7 +63,7 @@ fn all_who_write_more_than_there_is_room_for_get_on() {
                 }
             }
         });
-        embassy_futures::join::join_array(writers).await;
+        Box::pin(embassy_futures::join::join_array(writers)).await;
     });
 }
 
