@@ -246,19 +246,25 @@ impl<D: BlockDevice> Store<D> {
         // Otherwise those who have just been through would be there again before it.
         let _first = self.admissions.first().await;
         let haste = RefCell::new(None);
-        let is_stuck = || {
-            // What a flush or a sweep frees comes with a checkpoint.
+        // To be asked whenever something changes: what a flush or a sweep frees comes with a checkpoint.
+        let hasten = || {
             if self.awaits_checkpoint() && haste.borrow().is_none() {
                 haste.replace(Some(self.filesystem.hasten_checkpoints()));
             }
-            self.stuck.get()
         };
         loop {
+            let is_stuck = || {
+                hasten();
+                self.stuck.get()
+            };
             self.filesystem.admit(is_stuck).await;
             if self.has_memory() || self.stuck.get() {
                 return;
             }
-            let may_go_on = || is_stuck() || self.has_memory() || self.is_ending();
+            let may_go_on = || {
+                hasten();
+                self.has_memory() || self.stuck.get() || self.is_ending()
+            };
             self.changed.until(|| may_go_on().then_some(())).await;
             if self.is_ending() {
                 return;

@@ -81,11 +81,12 @@ impl<D: BlockDevice, C: Clock> Server<D, C> {
         let writes = (spec.has(WRITE) && !state.is_open())
             || (matches!(spec.run, Run::Session(SessionCommand::Commit)) && state.is_open())
             || (matches!(spec.run, Run::Session(SessionCommand::Exec)) && state.queue_writes());
-        // Others may wait behind it since it was admitted.
-        let must_wait = || {
-            !self.store.has_room() || (state.admission == Admission::None && self.store.must_wait())
+        let has_room = || match state.admission {
+            Admission::None => !self.store.must_wait(),
+            // Others may wait behind it.
+            Admission::Admitted => self.store.has_room(),
         };
-        if writes && !queueing && must_wait() {
+        if writes && !queueing && !has_room() {
             return Step::WaitForRoom;
         }
         state.client.last_command.set(spec.name);

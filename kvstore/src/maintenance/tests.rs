@@ -306,6 +306,27 @@ fn commits_that_wait_for_room_have_it_in_the_order_of_coming() {
     });
 }
 
+/// Virtual time passes only while nobody can do anything. A checkpoint waited for a commit's flush to come, while commits waited for the memory that it brings.
+#[test]
+fn a_checkpoint_that_commits_wait_for_memory_for_waits_for_no_timer() {
+    let disk = formatted(400, 58);
+    let mut executor = Executor::new(58);
+    let store = open(&mut executor, &disk);
+    let clock = executor.clock();
+    executor.run(async move {
+        clock.sleep_ms(1).await;
+        for memory_wanted in [false, true] {
+            store.memory_wanted.set(memory_wanted);
+            let mut admitted = pin!(store.admit());
+            assert_eq!(poll_once(admitted.as_mut()).is_pending(), memory_wanted);
+            let since_us = clock.monotonic_us();
+            super::install::vouch(&store, &clock).await.unwrap();
+            let took_us = clock.monotonic_us() - since_us;
+            assert_eq!(took_us == 0, memory_wanted, "{took_us} us");
+        }
+    });
+}
+
 /// What a step read before its first turn made commits wait longer that waited for the flush.
 #[test]
 fn nothing_but_the_flush_reads_while_commits_wait_for_it() {

@@ -6,9 +6,11 @@
 use crate::common;
 
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 
 use embassy_futures::join::{join, join3};
+use embassy_futures::poll_once;
 use embassy_futures::yield_now;
 
 use crate::common::counting::{CountingDisk, Reads};
@@ -16,8 +18,8 @@ use crate::common::world::random_bytes;
 use crate::common::{FORMAT, ID, TestFileSystem, mount};
 use lfs::sim::{Executor, Random, Request, SimDisk};
 use lfs::{
-    BlockDevice, Clock, CommitNumber, FileError, FileKind, FileSystem, FormatOptions, InodeNumber,
-    ItemKey, ItemKind, NewInode, ROOT, SetAttributes, Transaction, View,
+    BlockDevice, Clock, CommitNumber, DeviceError, FileError, FileKind, FileSystem, FormatOptions,
+    InodeNumber, ItemKey, ItemKind, NewInode, ROOT, SetAttributes, Transaction, View,
 };
 
 /// Requests under way at once, at most.
@@ -80,6 +82,7 @@ async fn mount_counting<D: BlockDevice>(disk: D) -> FileSystem<D> {
 fn assert_together(what: &str, reads: Reads, least: usize) {
     println!("{what}: {reads:?}");
     assert!(reads.blocks >= least, "{what}: {reads:?}");
+    assert!(reads.rounds * 5 <= reads.blocks, "{what}: {reads:?}");
     assert!(reads.rounds * 2 <= reads.requests, "{what}: {reads:?}");
     assert!(
         (2..=AT_ONCE_MAX).contains(&reads.at_once),
@@ -115,8 +118,11 @@ fn replay_of_commits_all_over_a_tree_waits_for_many_nodes_at_once() {
     assert_together("replay", reads, TOUCHED);
 }
 
-#[test]
-fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once() {
+/// What a commit all over a tree reads, on a disk of so many copies, with such faults.
+fn reads_of_a_commit(
+    copies: u8,
+    faults: impl Fn(Request) -> Option<DeviceError> + 'static,
+) -> Reads {
     let disk = disk_with_files();
     let mut executor = Executor::new(2);
     let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
@@ -129,11 +135,12 @@ fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once() {
         });
         read.await.unwrap()
     });
-    let disk = CountingDisk::new(disk.snapshot(1), NEAR_BLOCKS);
-    let counted = disk.clone();
-    let reads = executor.run(async move {
-        let filesystem = mount_counting(disk).await;
+    let disk = disk.snapshot(1);
+    let counted = CountingDisk::new(disk.clone(), NEAR_BLOCKS).of_copies(copies);
+    executor.run(async move {
+        let filesystem = mount_counting(counted.clone()).await;
         counted.take();
+        disk.set_faults(faults);
         // What is overwritten need not be read before, but for where it is.
         let write = filesystem.transact(3, |transaction| {
             for (key, value) in &items {
@@ -143,10 +150,35 @@ fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once() {
         });
         write.await.unwrap();
         counted.take()
-    });
+    })
+}
+
+/// They are as the checkpoint has written them: in the order of their keys.
+#[test]
+fn a_commit_all_over_a_tree_waits_for_many_nodes_at_once_and_reads_neighbours_in_one_request() {
+    let reads = reads_of_a_commit(1, |_| None);
     assert_together("commit", reads, TOUCHED);
-    // They are as the checkpoint has written them. Each was a request of its own.
     assert!(reads.requests * 4 <= reads.blocks, "{reads:?}");
+}
+
+/// What is between nodes may be what cannot be read.
+#[test]
+fn nodes_are_read_by_themselves_where_they_cannot_be_read_together() {
+    let reads = reads_of_a_commit(1, |request| {
+        let is_of_several = matches!(request, Request::Read(_, blocks) if blocks > 1);
+        is_of_several.then_some(DeviceError::Io)
+    });
+    println!("{reads:?}");
+    assert!(reads.requests >= TOUCHED, "{reads:?}");
+}
+
+/// On a mirror that would count against a disk that has all that is needed.
+#[test]
+fn what_is_between_nodes_is_not_read_of_a_mirror() {
+    let reads = reads_of_a_commit(2, |_| None);
+    println!("{reads:?}");
+    assert_eq!(reads.requests, reads.blocks);
+    assert!(reads.requests >= TOUCHED, "{reads:?}");
 }
 
 #[test]
@@ -277,6 +309,62 @@ fn who_finds_no_room_is_not_kept_waiting_by_a_checkpoint() {
     println!("{longest} us at most, {waited} waited for");
     assert!(waited > 2);
     assert!(longest < PATIENCE_US);
+}
+
+/// What goes on in the background waits while there are too many changed nodes. A checkpoint that gave way to others has to hear of that, or all would wait for each other.
+#[test]
+fn who_waits_until_nodes_may_change_says_so() {
+    /// Blocks of the slots of checkpoints, and before.
+    const SLOTS_END: u64 = 32;
+    let disk = disk_with_files();
+    let mut executor = Executor::new(3);
+    let filesystem = mount(&mut executor, &disk).unwrap().filesystem;
+    let (asked, done) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (asking, counting) = (Rc::clone(&filesystem), Rc::clone(&asked));
+    executor.spawn(async move {
+        let ask = || {
+            counting.set(counting.get() + 1);
+            false
+        };
+        asking.checkpoint_wanted(ask).await;
+    });
+    // None comes to its end.
+    disk.set_holds(|request| matches!(request, Request::Write(start, _) if start.0 < SLOTS_END));
+    let (writer, counted) = (Rc::clone(&filesystem), Rc::clone(&done));
+    executor.spawn(async move {
+        for number in (0..).map(|round| round * 7 % FILES) {
+            let change = SetAttributes {
+                mode: Some(0o640),
+                ..SetAttributes::default()
+            };
+            let change = writer.transact(2, |transaction| {
+                let file = transaction.files().lookup(ROOT, &name(number))?;
+                transaction.files().set_attributes(file, &change)
+            });
+            change.await.unwrap();
+            counted.set(counted.get() + 1);
+        }
+    });
+    executor.run(async move {
+        let mut before = (usize::MAX, usize::MAX);
+        while before != (done.get(), asked.get()) {
+            before = (done.get(), asked.get());
+            for _ in 0..1000 {
+                yield_now().await;
+            }
+        }
+        assert!(!filesystem.has_room(), "{before:?}");
+        let range = 0..4096;
+        let mut freed = pin!(filesystem.free_values(std::slice::from_ref(&range)));
+        assert!(poll_once(freed.as_mut()).is_pending());
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        assert!(asked.get() > before.1, "{before:?}");
+        disk.set_holds(|_| false);
+        disk.release();
+        freed.await.unwrap();
+    });
 }
 
 /// While a group is being written, work in the background goes on for as many bytes as are allowed beside a small one, and as far as it likes where somebody waits for it.

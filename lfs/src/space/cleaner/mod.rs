@@ -590,7 +590,7 @@ impl<D: BlockDevice> FileSystem<D> {
     }
 
     /// Whether a commit may go ahead: while segments are few, or too much is garbage, commits take no more than the cleaner has freed, but for
-    /// a group's worth. So each waits for the cleaning of at most four times what it writes, and of no segment as a whole.
+    /// a group's worth, and then wait until it has caught up by a part of that. So each waits for the cleaning of at most four times what it writes, and of no segment as a whole.
     pub(crate) fn pace(&self) -> bool {
         let credit = {
             let state = self.cleaner.borrow();

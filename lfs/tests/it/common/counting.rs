@@ -25,6 +25,8 @@ pub struct CountingDisk {
     reads: Rc<RefCell<Reads>>,
     /// Requests of more blocks are not counted.
     blocks_max: usize,
+    /// As many as it says that it has of everything.
+    copies: u8,
 }
 
 impl CountingDisk {
@@ -34,7 +36,13 @@ impl CountingDisk {
             under_way: Rc::default(),
             reads: Rc::default(),
             blocks_max,
+            copies: 1,
         }
+    }
+
+    /// The same, which passes for a mirror.
+    pub fn of_copies(self, copies: u8) -> Self {
+        Self { copies, ..self }
     }
 
     /// What was counted since this was last asked.
@@ -64,6 +72,10 @@ impl BlockDevice for CountingDisk {
         let read = self.disk.read(start, buffer).await;
         self.under_way.set(self.under_way.get() - 1);
         read
+    }
+
+    fn copies(&self) -> u8 {
+        self.copies
     }
 
     async fn write(&self, start: BlockIndex, buffer: Buffer) -> (Buffer, Result<(), DeviceError>) {
