@@ -48,7 +48,7 @@ impl Peer for RocksDb {
         for (key, value) in entries {
             batch.put(key, value);
         }
-        self.0.write_opt(&batch, &durable()).expect("commits");
+        self.0.write_opt(batch, &durable()).expect("commits");
     }
 
     fn get(&self, key: &Key, value: &mut Vec<u8>) -> bool {
