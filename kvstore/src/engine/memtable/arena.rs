@@ -125,6 +125,15 @@ impl Arena {
             .unwrap_or_default()
     }
 
+    /// The `len` bytes from `handle` on, or none if the chunk ends before.
+    pub(super) fn bytes_mut(&mut self, handle: Handle, len: usize) -> &mut [u8] {
+        let (chunk, byte) = (handle.0 >> 16, (handle.0 & 0xFFFF) as usize);
+        let chunk = self.chunks.get_mut(chunk as usize);
+        chunk
+            .and_then(|chunk| chunk.get_mut(byte..byte + len))
+            .unwrap_or_default()
+    }
+
     /// Writes `bytes`, `offset` bytes behind `handle`.
     pub(super) fn write(&mut self, handle: Handle, offset: usize, bytes: &[u8]) {
         let (chunk, byte) = (handle.0 >> 16, handle.0 & 0xFFFF);

@@ -1,10 +1,11 @@
 //! The versions of the newest commits, by key and in order.
 //!
-//! Keys, versions and the list that keeps keys in order are in an arena of chunks (`arena`, `order`, `versions`); small
-//! hash tables find a key's node. Room is taken before a commit is written, so that what was written can always be put
+//! Keys, versions and the tree that keeps keys in order are in an arena of chunks (`arena`, `keys`, `order`, `versions`); small
+//! hash tables find a key's record. Room is taken before a commit is written, so that what was written can always be put
 //! in. Nothing is removed: a memtable is flushed, and then goes as a whole, some chunks in a step.
 
 mod arena;
+mod keys;
 mod order;
 mod versions;
 
@@ -16,7 +17,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use self::arena::{Arena, Handle};
-use self::order::{NODE_BYTES_MAX, Order};
+use self::keys::RECORD_BYTES;
+use self::order::{NODE_BYTES, Order, Place};
 use self::versions::VERSION_BYTES_MAX;
 use super::pool::ChunkPool;
 use super::range_set::RangeSet;
@@ -89,8 +91,8 @@ impl Memtable {
         entries: impl Iterator<Item = (&'k [u8], usize)>,
         ranges: impl Iterator<Item = (&'k [u8], &'k [u8])>,
     ) -> Result<(), OutOfMemory> {
-        let (mut total, mut largest) = (0_usize, NODE_BYTES_MAX);
-        let mut counts = [0_usize; SHARDS];
+        let (mut total, mut largest) = (0_usize, NODE_BYTES);
+        let (mut count, mut counts) = (0, [0_usize; SHARDS]);
         for (key, content_bytes) in entries {
             if key.len() > ENGINE_KEY_BYTES_MAX || content_bytes > INLINE_BYTES_MAX {
                 return Err(OutOfMemory);
@@ -98,11 +100,13 @@ impl Memtable {
             let hash = self.hasher.hash_one(key);
             let version = VERSION_BYTES_MAX + content_bytes;
             largest = largest.max(key.len()).max(version);
-            total = total.saturating_add(order::node_bytes_of(hash) + key.len() + version);
+            total = total.saturating_add(RECORD_BYTES + key.len() + version);
+            count += 1;
             if let Some(count) = counts.get_mut(shard_of(hash)) {
                 *count += 1;
             }
         }
+        let total = total.saturating_add(self.order.bytes_for(count));
         self.arena.reserve(total, largest)?;
         if self.shards.is_empty() {
             self.shards.try_reserve_exact(SHARDS)?;
@@ -111,7 +115,7 @@ impl Memtable {
         let (arena, hasher) = (&self.arena, &self.hasher);
         for (shard, count) in self.shards.iter_mut().zip(counts) {
             let before = shard.allocation_size();
-            let grown = shard.try_reserve(count, |node| hash_of(arena, hasher, *node));
+            let grown = shard.try_reserve(count, |record| hash_of(arena, hasher, *record));
             self.shard_bytes += shard.allocation_size() - before;
             grown.map_err(|_| OutOfMemory)?;
         }
@@ -156,21 +160,20 @@ impl Memtable {
         );
         self.last = self.last.max(version.timestamp);
         let hash = self.hasher.hash_one(key);
-        let Some(node) = self.find(hash, key) else {
-            let stored = self.arena.allocate(key.len());
-            self.arena.write(stored, 0, key);
-            // Next to its key, which whoever looks for another one compares.
-            let node = self.order.insert(&mut self.arena, key, stored, hash);
+        let Some(record) = self.find(hash, key) else {
+            let record = keys::store(&mut self.arena, key);
             let newest = versions::push(&mut self.arena, None, version);
-            order::set_newest(&mut self.arena, node, newest);
+            keys::set_newest(&mut self.arena, record, newest);
+            self.order.insert(&mut self.arena, key, record);
             let (arena, hasher) = (&self.arena, &self.hasher);
             if let Some(shard) = self.shards.get_mut(shard_of(hash)) {
-                shard.insert_unique(hash, node.number(), |node| hash_of(arena, hasher, *node));
+                let number = record.number();
+                shard.insert_unique(hash, number, |record| hash_of(arena, hasher, *record));
             }
             self.entries += 1;
             return false;
         };
-        let newest = order::newest_of(&self.arena, node);
+        let newest = keys::newest_of(&self.arena, record);
         let replaced = versions::read(&self.arena, newest)
             .filter(|old| reuse && !is_large(old) && !is_large(version))
             .map(|old| (old.timestamp, old.below));
@@ -186,7 +189,7 @@ impl Memtable {
             self.entries += 1;
             versions::push(&mut self.arena, Some(newest), version)
         };
-        order::set_newest(&mut self.arena, node, placed);
+        keys::set_newest(&mut self.arena, record, placed);
         replaced.is_some()
     }
 
@@ -198,15 +201,15 @@ impl Memtable {
 
     /// The newest version of `key` that is not newer than `at`, hidden by a range delete or not.
     pub fn get(&self, key: &[u8], at: Timestamp) -> Option<VersionRef<'_>> {
-        let node = self.find(self.hasher.hash_one(key), key)?;
-        let newest = order::newest_of(&self.arena, node);
+        let record = self.find(self.hasher.hash_one(key), key)?;
+        let newest = keys::newest_of(&self.arena, record);
         versions::read(&self.arena, versions::at(&self.arena, newest, at)?)
     }
 
     /// When `key` was last written.
     pub fn newest(&self, key: &[u8]) -> Option<Timestamp> {
-        let node = self.find(self.hasher.hash_one(key), key)?;
-        Some(self.newest_timestamp(node))
+        let record = self.find(self.hasher.hash_one(key), key)?;
+        Some(self.newest_timestamp(record))
     }
 
     /// The range deletes.
@@ -222,17 +225,18 @@ impl Memtable {
         end: Option<&[u8]>,
         than: Timestamp,
     ) -> Option<(&[u8], Timestamp)> {
-        let mut node = self.order.at_or_behind(&self.arena, start);
-        while node.is_some() {
-            let key = order::key_of(&self.arena, node);
+        let mut place = self.order.at_or_behind(&self.arena, start);
+        while place != Place::NONE {
+            let record = order::record_at(&self.arena, place);
+            let key = keys::key_of(&self.arena, record);
             if end.is_some_and(|end| key >= end) {
                 return None;
             }
-            let newest = self.newest_timestamp(node);
+            let newest = self.newest_timestamp(record);
             if newest > than {
                 return Some((key, newest));
             }
-            node = self.order.behind(&self.arena, node);
+            place = order::behind(&self.arena, place);
         }
         None
     }
@@ -246,8 +250,8 @@ impl Memtable {
                 .rotate_left(7 * try_number)
                 .wrapping_add(try_number.into());
             let bucket = usize::try_from(place % (buckets.max(1) as u64)).ok()?;
-            if let Some(node) = shard.get_bucket(bucket) {
-                return Some(order::key_of(&self.arena, Handle::of_number(*node)));
+            if let Some(record) = shard.get_bucket(bucket) {
+                return Some(keys::key_of(&self.arena, Handle::of_number(*record)));
             }
         }
         None
@@ -258,7 +262,8 @@ impl Memtable {
     pub fn cursor(&self) -> MemCursor<'_> {
         MemCursor {
             memtable: self,
-            node: Handle::NONE,
+            place: Place::NONE,
+            record: Handle::NONE,
             version: Handle::NONE,
         }
     }
@@ -294,13 +299,13 @@ impl Memtable {
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<Handle> {
-        let is_key = |node: &u32| order::key_of(&self.arena, Handle::of_number(*node)) == key;
+        let is_key = |record: &u32| keys::key_of(&self.arena, Handle::of_number(*record)) == key;
         let found = self.shards.get(shard_of(hash))?.find(hash, is_key)?;
         Some(Handle::of_number(*found))
     }
 
-    fn newest_timestamp(&self, node: Handle) -> Timestamp {
-        versions::timestamp_of(&self.arena, order::newest_of(&self.arena, node))
+    fn newest_timestamp(&self, record: Handle) -> Timestamp {
+        versions::timestamp_of(&self.arena, keys::newest_of(&self.arena, record))
     }
 }
 
@@ -314,8 +319,8 @@ fn is_large(version: &VersionRef<'_>) -> bool {
     matches!(version.content, Content::Large(_))
 }
 
-fn hash_of(arena: &Arena, hasher: &FixedState, node: u32) -> u64 {
-    hasher.hash_one(order::key_of(arena, Handle::of_number(node)))
+fn hash_of(arena: &Arena, hasher: &FixedState, record: u32) -> u64 {
+    hasher.hash_one(keys::key_of(arena, Handle::of_number(record)))
 }
 
 /// Which small table a hash belongs to: by bits from the middle, since the tables use both ends.
@@ -326,67 +331,71 @@ fn shard_of(hash: u64) -> usize {
 /// A walk over all versions of a memtable.
 pub struct MemCursor<'m> {
     memtable: &'m Memtable,
-    node: Handle,
+    place: Place,
+    /// The record there.
+    record: Handle,
     version: Handle,
 }
 
 impl MemCursor<'_> {
-    fn stand_on(&mut self, node: Handle) {
-        self.node = node;
-        self.version = order::newest_of(&self.memtable.arena, node);
+    fn stand_on(&mut self, place: Place) {
+        let arena = &self.memtable.arena;
+        self.place = place;
+        self.record = order::record_at(arena, place);
+        self.version = keys::newest_of(arena, self.record);
     }
 }
 
 impl Cursor for MemCursor<'_> {
     fn seek(&mut self, key: &[u8], at: Timestamp) -> Result<(), Missing> {
         let (arena, order) = (&self.memtable.arena, &self.memtable.order);
-        let node = order.at_or_behind(arena, key);
-        self.stand_on(node);
-        if node.is_some() && order::key_of(arena, node) == key {
+        self.stand_on(order.at_or_behind(arena, key));
+        if self.key() == Some(key) {
             match versions::at(arena, self.version, at) {
                 Some(version) => self.version = version,
-                None => self.stand_on(order.behind(arena, node)),
+                None => self.stand_on(order::behind(arena, self.place)),
             }
         }
         Ok(())
     }
 
     fn seek_back(&mut self, key: Option<&[u8]>) -> Result<(), Missing> {
-        let order = &self.memtable.order;
-        self.stand_on(order.last_before(&self.memtable.arena, key));
+        let (arena, order) = (&self.memtable.arena, &self.memtable.order);
+        self.stand_on(order.last_before(arena, key));
         Ok(())
     }
 
     fn next(&mut self) -> Result<(), Missing> {
-        let (arena, order) = (&self.memtable.arena, &self.memtable.order);
-        if !self.node.is_some() {
+        let arena = &self.memtable.arena;
+        if !self.record.is_some() {
             return Ok(());
         }
         match versions::older(arena, self.version) {
             Some(version) => self.version = version,
-            None => self.stand_on(order.behind(arena, self.node)),
+            None => self.stand_on(order::behind(arena, self.place)),
         }
         Ok(())
     }
 
     fn previous_key(&mut self) -> Result<(), Missing> {
         let (arena, order) = (&self.memtable.arena, &self.memtable.order);
-        let key = self.node.is_some().then(|| order::key_of(arena, self.node));
-        self.stand_on(order.last_before(arena, key));
+        self.stand_on(if self.record.is_some() {
+            order.before(arena, self.place)
+        } else {
+            order.last_before(arena, None)
+        });
         Ok(())
     }
 
     fn current(&self) -> Option<(&[u8], VersionRef<'_>)> {
-        if !self.node.is_some() {
-            return None;
-        }
         let version = versions::read(&self.memtable.arena, self.version)?;
-        Some((order::key_of(&self.memtable.arena, self.node), version))
+        Some((self.key()?, version))
     }
 
     fn key(&self) -> Option<&[u8]> {
         let arena = &self.memtable.arena;
-        self.node.is_some().then(|| order::key_of(arena, self.node))
+        let is_there = self.record.is_some();
+        is_there.then(|| keys::key_of(arena, self.record))
     }
 }
 
