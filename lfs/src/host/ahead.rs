@@ -1,8 +1,8 @@
 //! Zeros ahead of small durable writes.
 //!
 //! To make a write into a hole durable, the host's file system has to note in its journal which blocks it took for it; where
-//! blocks were written before it need not. So the holes that small writes go on to are filled with zeros, which is what they read as, many in one go: as many as there were
-//! small writes since the last large one, up to [`AHEAD_BYTES_MAX`].
+//! blocks were written before it need not. So the holes that small writes go to are filled with zeros, which is what they read as, many in one go: as many as there were
+//! small writes since the last large one, up to [`AHEAD_BYTES_MAX`]. Zeros go the way that small writes will go, past the host's memory, so that whoever waits for them waits for nothing else that was written.
 //!
 //! It is for speed alone: where the host does not tell where holes are, or has no room, nothing is filled. A block device has no holes.
 
@@ -14,13 +14,14 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
+use super::direct::Direct;
 use crate::BLOCK_SIZE;
 
 /// The most that is filled at once.
 const AHEAD_BYTES_MAX: u64 = 1 << 20;
 
-/// Writes of more bytes have their blocks noted for themselves.
-const SMALL_BYTES_MAX: u64 = 8 << 10;
+/// Writes of more bytes go to holes: for them the host's note of the blocks that they took is less than zeros are (`DESIGN.md`, "On a host").
+const SMALL_BYTES_MAX: u64 = 16 << 10;
 
 /// Written block by block: the host keeps what was written in one go in one piece in memory, and counts all of it as changed when a block of it is.
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
@@ -35,32 +36,42 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Bytes `written` of the file were written, and the next ones go there up to `end`, which nobody else writes to or discards: fills holes there.
-    pub(super) fn prepare(&mut self, file: &File, written: &Range<u64>, end: u64) {
-        let bytes = written.end - written.start;
-        if bytes > SMALL_BYTES_MAX {
-            self.small_bytes = 0;
-            return;
+    /// Whether a small write may go to these bytes of the file past the host's memory. They are made ready for it if they are not, and with them what is behind them up to `end`, to which the next ones go, and
+    /// nobody else, and of which nothing is discarded.
+    ///
+    /// # Errors
+    /// What the host says of zeros that are there then or not.
+    pub(super) fn takes(
+        &mut self,
+        file: &File,
+        direct: &Direct,
+        bytes: &Range<u64>,
+        end: u64,
+    ) -> io::Result<bool> {
+        let len = bytes.end - bytes.start;
+        if len > SMALL_BYTES_MAX {
+            return Ok(false);
         }
-        self.count(bytes);
-        if self.ready.contains(&written.start) && written.end < self.ready.end {
-            return;
+        if self.ready.contains(&bytes.start) && bytes.end <= self.ready.end {
+            return Ok(true);
         }
-        let end = end.min(written.end + self.small_bytes);
-        self.ready = written.start..end;
+        // One alone does not tell that there are more to come.
+        if self.small_bytes == 0 {
+            return Ok(false);
+        }
+        let end = end.min(bytes.end + self.small_bytes).max(bytes.end);
         // What is not filled stays a hole.
-        let _ = fill_holes(file, written.end..end);
+        self.ready = bytes.start..end;
+        fill_holes(file, direct, bytes.start..end)
     }
 
-    /// Whether a small write may go to these bytes otherwise: they were made ready for it, and durably so.
-    pub(super) fn takes(&self, bytes: &Range<u64>) -> bool {
-        let is_ready = self.ready.contains(&bytes.start) && bytes.end <= self.ready.end;
-        bytes.end - bytes.start <= SMALL_BYTES_MAX && is_ready
-    }
-
-    /// A small write of so many bytes was made.
+    /// A durable write of so many bytes was made.
     pub(super) fn count(&mut self, bytes: u64) {
-        self.small_bytes = (self.small_bytes + bytes).min(AHEAD_BYTES_MAX);
+        self.small_bytes = if bytes > SMALL_BYTES_MAX {
+            0
+        } else {
+            (self.small_bytes + bytes).min(AHEAD_BYTES_MAX)
+        };
     }
 
     /// These bytes of the file may be holes again.
@@ -71,36 +82,61 @@ impl Ahead {
     }
 }
 
-/// Writes zeros to what are holes of `range`.
-fn fill_holes(file: &File, range: Range<u64>) -> io::Result<()> {
-    let mut at = range.start;
-    while at < range.end {
-        let hole = seek(file, SeekFrom::Hole(at))?;
-        if hole >= range.end {
-            break;
-        }
-        let hole_end = match seek(file, SeekFrom::Data(hole)) {
-            Ok(data) => data.min(range.end),
-            // There are no more.
-            Err(Errno::NXIO) => range.end,
-            Err(error) => return Err(error.into()),
+/// Writes zeros to what are holes of `range`: whether all of them are durable.
+fn fill_holes(file: &File, direct: &Direct, mut range: Range<u64>) -> io::Result<bool> {
+    while let Some(hole) = first_hole(file, range.clone()) {
+        let filled = match direct.write_zeros(file, hole.clone()) {
+            // It is the business of writes that need the room.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
+            Ok(false) => {
+                fill_in_memory(file, hole.clone());
+                Ok(false)
+            }
+            filled => filled,
         };
-        at = hole;
-        while at < hole_end {
-            let len = usize::try_from(hole_end - at).unwrap_or(usize::MAX);
-            let zeros = ZEROS.get(..len).unwrap_or(&ZEROS);
-            file.write_all_at(zeros, at)?;
-            at += zeros.len() as u64;
+        if !filled? {
+            return Ok(false);
+        }
+        range.start = hole.end;
+    }
+    Ok(true)
+}
+
+/// The first part of `range` that is a hole, if there is one and the host tells.
+fn first_hole(file: &File, range: Range<u64>) -> Option<Range<u64>> {
+    let hole = seek(file, SeekFrom::Hole(range.start)).ok()?;
+    if hole >= range.end {
+        return None;
+    }
+    match seek(file, SeekFrom::Data(hole)) {
+        Ok(data) => Some(hole..data.min(range.end)),
+        // There are no more.
+        Err(Errno::NXIO) => Some(hole..range.end),
+        Err(_) => None,
+    }
+}
+
+/// The same where all goes through the host's memory: for the flushes to come.
+fn fill_in_memory(file: &File, hole: Range<u64>) {
+    for at in hole.step_by(BLOCK_SIZE) {
+        if file.write_all_at(&ZEROS, at).is_err() {
+            return;
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+
     use super::*;
 
     const BLOCK: u64 = BLOCK_SIZE as u64;
+
+    #[repr(align(4096))]
+    struct Aligned([u8; BLOCK_SIZE]);
+
+    static ZEROS_ALIGNED: Aligned = Aligned([0; BLOCK_SIZE]);
 
     /// A file of a megabyte and more, all holes.
     fn file() -> File {
@@ -109,14 +145,14 @@ mod tests {
         file
     }
 
-    fn write(file: &File, ahead: &mut Ahead, block: u64, blocks: u64, end: u64) {
+    /// Writes some blocks, durably or not: whether they could have gone past the host's memory.
+    fn write(file: &File, ahead: &mut Ahead, block: u64, blocks: u64, end: u64) -> bool {
+        let written = block * BLOCK..(block + blocks) * BLOCK;
+        let taken = ahead.takes(file, &Direct::default(), &written, end * BLOCK);
         let bytes = std::vec![1; usize::try_from(blocks * BLOCK).expect("few")];
-        file.write_all_at(&bytes, block * BLOCK).expect("written");
-        ahead.prepare(
-            file,
-            &(block * BLOCK..(block + blocks) * BLOCK),
-            end * BLOCK,
-        );
+        file.write_all_at(&bytes, written.start).expect("written");
+        ahead.count(blocks * BLOCK);
+        taken.expect("no error")
     }
 
     fn hole_from(file: &File, block: u64) -> u64 {
@@ -126,13 +162,15 @@ mod tests {
     #[test]
     fn small_writes_go_to_holes_ever_less_often() {
         let (file, mut ahead) = (file(), Ahead::default());
-        let mut to_holes = 0;
+        let mut to_holes = std::vec::Vec::new();
         for block in 0..500 {
-            to_holes += u32::from(hole_from(&file, block) == block);
-            write(&file, &mut ahead, block, 1, 512);
+            if hole_from(&file, block) == block {
+                to_holes.push(block);
+            }
+            write(&file, &mut ahead, block, 1, 510);
         }
-        assert_eq!(to_holes, 1);
-        assert_eq!(hole_from(&file, 0), 512, "and no further than they may");
+        assert_eq!(to_holes, [0, 1, 3, 7, 15, 31, 63, 127, 255]);
+        assert_eq!(hole_from(&file, 0), 510, "and no further than they may");
     }
 
     #[test]
@@ -145,28 +183,35 @@ mod tests {
         write(&file, &mut ahead, 200, 16, 600);
         assert_eq!(hole_from(&file, 200), 216);
         write(&file, &mut ahead, 216, 1, 600);
-        assert_eq!(hole_from(&file, 200), 218);
+        assert_eq!(hole_from(&file, 200), 217, "there may be no other one");
+        write(&file, &mut ahead, 217, 1, 600);
+        assert_eq!(hole_from(&file, 200), 219);
     }
 
+    /// Of more bytes than there are zeros in one piece, and than go into one request.
     #[test]
     fn what_is_there_stays() {
-        let (file, mut ahead) = (file(), Ahead::default());
-        for block in [3, 4, 9] {
-            file.write_all_at(&[7; BLOCK_SIZE], block * BLOCK)
-                .expect("written");
-        }
-        ahead.small_bytes = AHEAD_BYTES_MAX;
-        write(&file, &mut ahead, 0, 1, 20);
-        assert_eq!(hole_from(&file, 0), 20);
-        let mut bytes = std::vec![0; 20 * BLOCK_SIZE];
-        file.read_exact_at(&mut bytes, 0).expect("read");
-        for (number, block) in bytes.chunks_exact(BLOCK_SIZE).enumerate() {
-            let byte = match number {
-                0 => 1,
-                3 | 4 | 9 => 7,
-                _ => 0,
-            };
-            assert!(block.iter().all(|&other| other == byte), "block {number}");
+        for there in [&[3, 4, 9, 60][..], &[]] {
+            let (file, mut ahead) = (file(), Ahead::default());
+            for block in there {
+                file.write_all_at(&[7; BLOCK_SIZE], block * BLOCK)
+                    .expect("written");
+            }
+            ahead.small_bytes = AHEAD_BYTES_MAX;
+            let has_direct =
+                Direct::is_there(&tempfile::tempfile().expect("a file"), &ZEROS_ALIGNED.0);
+            assert_eq!(write(&file, &mut ahead, 0, 1, 600), has_direct);
+            assert_eq!(hole_from(&file, 0), 257);
+            let mut bytes = std::vec![0; 257 * BLOCK_SIZE];
+            file.read_exact_at(&mut bytes, 0).expect("read");
+            for (block, bytes) in (0..).zip(bytes.chunks_exact(BLOCK_SIZE)) {
+                let byte = match block {
+                    0 => 1,
+                    _ if there.contains(&block) => 7,
+                    _ => 0,
+                };
+                assert!(bytes.iter().all(|&other| other == byte), "block {block}");
+            }
         }
     }
 
@@ -188,14 +233,27 @@ mod tests {
         assert_eq!(hole_from(&file, 0), 20);
     }
 
+    /// That the host writes zeros to `other` in place of the file: what is said of the next block.
+    fn takes_with(other: &str, options: &OpenOptions) -> (io::Result<bool>, u64) {
+        let (file, direct) = (file(), Direct::default());
+        direct.to(options.open(other).expect("opens"));
+        let mut ahead = Ahead::default();
+        ahead.count(BLOCK);
+        let taken = ahead.takes(&file, &direct, &(0..BLOCK), 20 * BLOCK);
+        (taken, hole_from(&file, 0))
+    }
+
     /// A full disk of the host is the business of the writes that need room.
     #[test]
-    fn what_cannot_be_filled_is_no_error() {
-        let path = tempfile::NamedTempFile::new().expect("a file");
-        let file = File::open(path.path()).expect("only to be read");
-        let mut ahead = Ahead::default();
-        file.set_len(0).expect_err("it cannot be written");
-        ahead.prepare(&file, &(0..BLOCK), 20 * BLOCK);
-        assert_eq!(file.metadata().expect("it tells").len(), 0);
+    fn for_zeros_there_may_be_no_room() {
+        let (taken, filled) = takes_with("/dev/full", OpenOptions::new().write(true));
+        assert!(!taken.expect("that is no error"));
+        assert_eq!(filled, 0);
+    }
+
+    #[test]
+    fn zeros_that_may_be_there_or_not_are_an_error() {
+        let (taken, _) = takes_with("/dev/full", OpenOptions::new().read(true));
+        taken.expect_err("it was opened for reading");
     }
 }

@@ -3,14 +3,27 @@
 //! It is for speed alone: where the host has no such writes, or not of our blocks, that is found out once, and nothing is written this way any more.
 
 use alloc::format;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::sync::OnceLock;
 
 use rustix::fs::OFlags;
+use rustix::io::{Errno, pwritev};
+
+/// Written as often as it takes: a page of the host's and more, at a place that it writes from.
+static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
+
+#[repr(align(4096))]
+struct Zeros([u8; ZEROS_BYTES]);
+
+const ZEROS_BYTES: usize = 64 << 10;
+
+/// Times they are written in one request: a MiB.
+const ZEROS_AT_ONCE: usize = 16;
 
 /// The way there, once it was asked for.
 #[derive(Debug, Default)]
@@ -26,15 +39,52 @@ impl Direct {
     /// # Errors
     /// What the host says. What is there then is unknown.
     pub(super) fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<bool> {
-        if self.is_refused.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let Some(direct) = self.file.get_or_init(|| open(file).ok()) else {
+        let Some(direct) = self.way_to(file) else {
             return Ok(false);
         };
-        match direct.write_all_at(bytes, offset) {
+        self.unless_refused(direct.write_all_at(bytes, offset))
+    }
+
+    /// Writes zeros to whole blocks of `file`, always the same one, so that they are durable when this returns: whether the host can. If not, they may be written in part.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) fn write_zeros(&self, file: &File, mut range: Range<u64>) -> io::Result<bool> {
+        while !range.is_empty() {
+            let Some(direct) = self.way_to(file) else {
+                return Ok(false);
+            };
+            let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+            let mut zeros = [IoSlice::new(&ZEROS.0); ZEROS_AT_ONCE];
+            let (whole, rest) = (len / ZEROS_BYTES, len % ZEROS_BYTES);
+            let mut count = whole.min(ZEROS_AT_ONCE);
+            if let Some(last) = zeros.get_mut(whole)
+                && rest > 0
+            {
+                *last = IoSlice::new(ZEROS.0.get(..rest).unwrap_or_default());
+                count += 1;
+            }
+            match pwritev(direct, zeros.get(..count).unwrap_or_default(), range.start) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => range.start += written as u64,
+                Err(Errno::INTR) => {}
+                Err(error) => return self.unless_refused(Err(error.into())),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The file for that, unless there is none or it was found to be of no use.
+    fn way_to(&self, file: &File) -> Option<&File> {
+        let is_refused = self.is_refused.load(Ordering::Relaxed);
+        let direct = self.file.get_or_init(|| open(file).ok()).as_ref();
+        direct.filter(|_| !is_refused)
+    }
+
+    /// Whether that was `written`. The host's blocks may be larger than ours: then it is not, and never will be.
+    fn unless_refused(&self, written: io::Result<()>) -> io::Result<bool> {
+        match written {
             Ok(()) => Ok(true),
-            // Its blocks may be larger than ours.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 self.is_refused.store(true, Ordering::Relaxed);
                 Ok(false)
