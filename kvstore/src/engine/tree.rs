@@ -119,7 +119,8 @@ impl Tree {
         }
         self.frozen.try_reserve(1)?;
         let new = Memtable::new(Rc::clone(&self.pool), self.hash_seed, last);
-        let full = core::mem::replace(&mut self.active, new);
+        let mut full = core::mem::replace(&mut self.active, new);
+        full.give_back_reserved();
         self.frozen.insert(0, Rc::new(full));
         Ok(true)
     }

@@ -2,7 +2,7 @@
 //!
 //! To make a write into a hole durable, the host's file system has to note in its journal which blocks it took for it; where
 //! blocks were written before it need not. So the holes that small writes go to are filled with zeros, which is what they read as, many in one go: as many as there were
-//! small writes since the last large one, up to [`AHEAD_BYTES_MAX`]. Zeros go the way that small writes will go, past the host's memory, so that whoever waits for them waits for nothing else that was written.
+//! small writes since the last large one, up to [`AHEAD_BYTES_MAX`]. Zeros go the way that small writes will go, past the host's memory, so that whoever waits for them does not wait until all is durable that was written.
 //!
 //! It is for speed alone: where the host does not tell where holes are, or has no room, nothing is filled. A block device has no holes.
 
@@ -23,6 +23,9 @@ const AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// Writes of more bytes go to holes: for them the host's note of the blocks that they took is less than zeros are (`DESIGN.md`, "On a host").
 const SMALL_BYTES_MAX: u64 = 16 << 10;
 
+/// Each is a request of its own. Those of an image are whole segments, unless it was copied by who looks for zeros.
+const HOLES_AT_ONCE: usize = 4;
+
 /// Written block by block: the host keeps what was written in one go in one piece in memory, and counts all of it as changed when a block of it is.
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
@@ -36,12 +39,12 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Whether a small write may go to these bytes of the file past the host's memory. They are made ready for it if they are not, and with them what is behind them up to `end`, to which the next ones go, and
-    /// nobody else, and of which nothing is discarded.
+    /// Makes these bytes of the file ready for a small write past the host's memory, if they are not, and with them what is behind them up to `end`, to which the next ones go, and
+    /// nobody else, and of which nothing is discarded. Whether they are.
     ///
     /// # Errors
     /// What the host says of zeros that are there then or not.
-    pub(super) fn takes(
+    pub(super) fn make_ready(
         &mut self,
         file: &File,
         direct: &Direct,
@@ -59,10 +62,12 @@ impl Ahead {
         if self.small_bytes == 0 {
             return Ok(false);
         }
-        let end = end.min(bytes.end + self.small_bytes).max(bytes.end);
+        let most = self.small_bytes.min(AHEAD_BYTES_MAX - len);
+        let end = end.min(bytes.end + most).max(bytes.end);
+        let (filled_end, durable) = fill_holes(file, direct, &(bytes.start..end))?;
         // What is not filled stays a hole.
-        self.ready = bytes.start..end;
-        fill_holes(file, direct, bytes.start..end)
+        self.ready = bytes.start..filled_end;
+        Ok(durable && bytes.end <= filled_end)
     }
 
     /// A durable write of so many bytes was made.
@@ -82,24 +87,32 @@ impl Ahead {
     }
 }
 
-/// Writes zeros to what are holes of `range`: whether all of them are durable.
-fn fill_holes(file: &File, direct: &Direct, mut range: Range<u64>) -> io::Result<bool> {
-    while let Some(hole) = first_hole(file, range.clone()) {
-        let filled = match direct.write_zeros(file, hole.clone()) {
-            // It is the business of writes that need the room.
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(false),
-            Ok(false) => {
-                fill_in_memory(file, hole.clone());
-                Ok(false)
-            }
-            filled => filled,
+/// Writes zeros to what are holes of `range`, up to some: how far, and whether all of them are durable.
+fn fill_holes(file: &File, direct: &Direct, range: &Range<u64>) -> io::Result<(u64, bool)> {
+    let mut at = range.start;
+    let mut durable = true;
+    for _ in 0..HOLES_AT_ONCE {
+        let Some(hole) = first_hole(file, at..range.end) else {
+            return Ok((range.end, durable));
         };
-        if !filled? {
-            return Ok(false);
+        at = hole.end;
+        match direct.write_zeros(file, hole.clone()) {
+            Ok(true) => {}
+            Ok(false) => {
+                durable = false;
+                fill_in_memory(file, hole);
+            }
+            // It is the business of writes that need the room.
+            Err(error) if is_for_want_of_room(&error) => return Ok((range.end, false)),
+            Err(error) => return Err(error),
         }
-        range.start = hole.end;
     }
-    Ok(true)
+    Ok((at, durable))
+}
+
+fn is_for_want_of_room(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// The first part of `range` that is a hole, if there is one and the host tells.
@@ -148,7 +161,7 @@ mod tests {
     /// Writes some blocks, durably or not: whether they could have gone past the host's memory.
     fn write(file: &File, ahead: &mut Ahead, block: u64, blocks: u64, end: u64) -> bool {
         let written = block * BLOCK..(block + blocks) * BLOCK;
-        let taken = ahead.takes(file, &Direct::default(), &written, end * BLOCK);
+        let taken = ahead.make_ready(file, &Direct::default(), &written, end * BLOCK);
         let bytes = std::vec![1; usize::try_from(blocks * BLOCK).expect("few")];
         file.write_all_at(&bytes, written.start).expect("written");
         ahead.count(blocks * BLOCK);
@@ -201,8 +214,8 @@ mod tests {
             let has_direct =
                 Direct::is_there(&tempfile::tempfile().expect("a file"), &ZEROS_ALIGNED.0);
             assert_eq!(write(&file, &mut ahead, 0, 1, 600), has_direct);
-            assert_eq!(hole_from(&file, 0), 257);
-            let mut bytes = std::vec![0; 257 * BLOCK_SIZE];
+            assert_eq!(hole_from(&file, 0), 256);
+            let mut bytes = std::vec![0; 256 * BLOCK_SIZE];
             file.read_exact_at(&mut bytes, 0).expect("read");
             for (block, bytes) in (0..).zip(bytes.chunks_exact(BLOCK_SIZE)) {
                 let byte = match block {
@@ -239,8 +252,32 @@ mod tests {
         direct.to(options.open(other).expect("opens"));
         let mut ahead = Ahead::default();
         ahead.count(BLOCK);
-        let taken = ahead.takes(&file, &direct, &(0..BLOCK), 20 * BLOCK);
+        let taken = ahead.make_ready(&file, &direct, &(0..BLOCK), 20 * BLOCK);
         (taken, hole_from(&file, 0))
+    }
+
+    /// As in an image that was copied by who looks for zeros.
+    #[test]
+    fn of_many_holes_some_are_filled_at_once() {
+        let (file, mut ahead) = (file(), Ahead::default());
+        for block in (1..100).step_by(2) {
+            file.write_all_at(&[7; BLOCK_SIZE], block * BLOCK)
+                .expect("written");
+        }
+        ahead.small_bytes = AHEAD_BYTES_MAX;
+        write(&file, &mut ahead, 0, 1, 600);
+        assert_eq!(hole_from(&file, 0), 8);
+        for block in 1..20 {
+            write(&file, &mut ahead, block, 1, 600);
+        }
+        assert_eq!(hole_from(&file, 0), 8 * 3);
+    }
+
+    #[test]
+    fn a_quota_is_want_of_room_and_a_broken_disk_is_none() {
+        assert!(is_for_want_of_room(&Errno::NOSPC.into()));
+        assert!(is_for_want_of_room(&Errno::DQUOT.into()));
+        assert!(!is_for_want_of_room(&Errno::IO.into()));
     }
 
     /// A full disk of the host is the business of the writes that need room.

@@ -115,7 +115,9 @@ impl Shared {
         if *self.flush_failed() {
             return Err(flush_has_failed());
         }
-        let is_ready = self.ahead().takes(&self.file, &self.direct, to, ahead_end);
+        let is_ready = self
+            .ahead()
+            .make_ready(&self.file, &self.direct, to, ahead_end);
         let written = match is_ready {
             Ok(true) => self.direct.write(&self.file, bytes, to.start),
             not_ready => not_ready,

@@ -9,6 +9,7 @@
 
 use super::arena::{Arena, Handle};
 use super::keys;
+use crate::engine::types::shared_bytes;
 
 /// Bytes of a node: few lines of a processor's cache, so that one is soon gone through, and an entry soon put in.
 pub(super) const NODE_BYTES: usize = 512;
@@ -19,9 +20,6 @@ const ARRAYS_AT: usize = 8;
 
 /// Inner nodes from the root to a leaf, at most: each has 20 below it at least, and a handle has 32 bits.
 const HEIGHT_MAX: usize = 8;
-
-/// Entries that a node which was split can take before it is split again, at least.
-const ROOM_AFTER_SPLIT: usize = 16;
 
 /// What there is room for in a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,6 +39,11 @@ impl Kind {
             Self::Leaf => of_four_bytes / 2,
             Self::Inner => of_four_bytes / 3,
         }
+    }
+
+    /// Entries that halves of a node can take before they are split again, at least.
+    const fn room_in_half(self) -> usize {
+        self.entries_max() / 2 - 1
     }
 
     const fn head_at(index: usize) -> usize {
@@ -75,7 +78,7 @@ impl Bounds {
         high: Handle::NONE,
     };
 
-    /// Then what is common to both is common to all keys that can be asked for.
+    /// Then what is common to both is common to all keys that can be asked for, and the node's prefix is a part of that.
     fn are_known(self) -> bool {
         self.low.is_some() && self.high.is_some()
     }
@@ -131,12 +134,15 @@ impl Order {
     /// Bytes of the nodes that so many keys more take, at most.
     ///
     /// A leaf that there is now is split for any key in the worst case. What comes of that, and what keys in order fill up, only after some more. The
-    /// same holds for each level above, and one key may split a node of each.
+    /// same holds for each level above, and one key may split a node of each. (Proof: a leaf of `e` entries has `(e - 33) / 30` of a split, the last one up to two; a key adds
+    /// 1/30 at most, a split takes one away. So there are at most `(30 (leaves + 1) + keys) / 31` of them; of inner nodes in the same way, with 22 and 20, and a root for each level.)
     pub(super) fn bytes_for(&self, keys: usize) -> usize {
-        let splits = |nodes: usize, entries: usize| nodes + entries / ROOM_AFTER_SPLIT + 2;
-        let leaves = keys.min(splits(self.leaves, keys));
+        let splits =
+            |kind: Kind, nodes: usize, entries: usize| nodes + entries / kind.room_in_half() + 2;
+        let leaves = keys.min(splits(Kind::Leaf, self.leaves, keys));
         let levels = self.height + 1;
-        let inner_nodes = (leaves * levels).min(splits(self.inner_nodes, leaves) + levels);
+        let in_all = splits(Kind::Inner, self.inner_nodes, leaves) + HEIGHT_MAX;
+        let inner_nodes = (leaves * levels).min(in_all);
         (leaves + inner_nodes) * NODE_BYTES
     }
 
@@ -266,6 +272,18 @@ impl Order {
             put(arena, kind, right, 0, entry);
             let low = entry.record;
             set_heads(arena, kind, right, Bounds { low, ..bounds });
+            // What comes between the two leaves begins as both do.
+            if !begins_as_all(arena, kind, node, low) {
+                set_heads(
+                    arena,
+                    kind,
+                    node,
+                    Bounds {
+                        high: low,
+                        ..bounds
+                    },
+                );
+            }
             return Some(Entry {
                 record: low,
                 child: right,
@@ -411,8 +429,11 @@ fn first_from(arena: &Arena, kind: Kind, node: Handle, key: &[u8], bounds: Bound
 /// Whether the key of `record` begins as all that are in the node.
 fn begins_as_all(arena: &Arena, kind: Kind, node: Handle, record: Handle) -> bool {
     let prefix = prefix_of(arena, node);
+    if prefix == 0 {
+        return true;
+    }
     let first = keys::key_of(arena, record_of(arena, kind, node, 0));
-    prefix == 0 || first.get(..prefix) == keys::key_of(arena, record).get(..prefix)
+    first.get(..prefix) == keys::key_of(arena, record).get(..prefix)
 }
 
 /// Puts an entry in before the one at `index`; there is room in the node.
@@ -457,8 +478,7 @@ fn set_heads(arena: &mut Arena, kind: Kind, node: Handle, bounds: Bounds) {
         or_own(bounds.low, 0),
         or_own(bounds.high, count.saturating_sub(1)),
     );
-    let pairs = low.iter().zip(high).take(u16::MAX.into());
-    let prefix = pairs.take_while(|(low, high)| low == high).count();
+    let prefix = shared_bytes(low, high).min(u16::MAX.into());
     let short = u16::try_from(prefix).unwrap_or(u16::MAX);
     arena.write(node, PREFIX_AT, &short.to_le_bytes());
     for index in 0..count {
@@ -472,6 +492,7 @@ fn set_heads(arena: &mut Arena, kind: Kind, node: Handle, bounds: Bounds) {
 mod tests {
     use alloc::collections::BTreeSet;
     use alloc::format;
+    use alloc::rc::Rc;
     use alloc::vec::Vec;
     use core::ops::Bound;
 
@@ -480,6 +501,7 @@ mod tests {
     use crate::engine::testing::{Random, random_key, seed};
 
     struct Tree {
+        pool: Rc<ChunkPool>,
         arena: Arena,
         order: Order,
         keys: BTreeSet<Vec<u8>>,
@@ -487,8 +509,10 @@ mod tests {
 
     impl Tree {
         fn new() -> Self {
+            let pool = ChunkPool::new(0);
             Self {
-                arena: Arena::new(ChunkPool::new(0)),
+                arena: Arena::new(Rc::clone(&pool)),
+                pool,
                 order: Order::new(),
                 keys: BTreeSet::new(),
             }
@@ -498,11 +522,15 @@ mod tests {
         fn insert(&mut self, keys: Vec<Vec<u8>>) {
             let nodes = |order: &Order| order.leaves + order.inner_nodes;
             let (before, room) = (nodes(&self.order), self.order.bytes_for(keys.len()));
+            let beside = |key: &Vec<u8>| key.len() + keys::RECORD_BYTES;
+            let longest = keys.iter().map(Vec::len).max().unwrap_or(0);
+            let total = room + keys.iter().map(beside).sum::<usize>();
+            self.pool.set_limit(usize::MAX);
+            self.arena.reserve(total, longest.max(NODE_BYTES)).unwrap();
+            // From here on nothing is to be had.
+            self.pool.set_limit(0);
             for key in keys {
                 if !self.keys.contains(&key) {
-                    self.arena
-                        .reserve(room + 2 * key.len(), NODE_BYTES)
-                        .unwrap();
                     let record = keys::store(&mut self.arena, &key);
                     self.order.insert(&mut self.arena, &key, record);
                     self.keys.insert(key);
@@ -542,7 +570,39 @@ mod tests {
             }
         }
 
+        /// Whether every key can be found by what nodes say of their keys; `behind` and `until`: those of the node's bounds.
+        fn check_node(&self, kind_level: usize, node: Handle, bounds: Bounds) {
+            let (arena, kind) = (&self.arena, Kind::of_level(kind_level));
+            let key_of = |record: Handle| keys::key_of(arena, record);
+            let (count, prefix) = (count_of(arena, node), prefix_of(arena, node));
+            assert!((1..=kind.entries_max()).contains(&count), "{count}");
+            if bounds.are_known() {
+                let (low, high) = (key_of(bounds.low), key_of(bounds.high));
+                assert!(shared_bytes(low, high) >= prefix, "{low:?} to {high:?}");
+            }
+            let first = key_of(record_of(arena, kind, node, 0));
+            for index in 0..count {
+                let key = key_of(record_of(arena, kind, node, index));
+                assert_eq!(key.get(..prefix), first.get(..prefix));
+                let head = arena.from(node).get(Kind::head_at(index)..).unwrap();
+                assert_eq!(head[..4], head_of(key, prefix).to_le_bytes());
+            }
+            for index in 0..=count {
+                let mut bounds = bounds;
+                if index > 0 {
+                    bounds.low = record_of(arena, kind, node, index - 1);
+                }
+                if index < count {
+                    bounds.high = record_of(arena, kind, node, index);
+                }
+                if kind == Kind::Inner {
+                    self.check_node(kind_level - 1, child_behind(arena, node, index), bounds);
+                }
+            }
+        }
+
         fn is_whole(&self) {
+            self.check_node(self.order.height, self.order.root, Bounds::NONE);
             let mut place = self.order.at_or_behind(&self.arena, &[]);
             for key in &self.keys {
                 assert_eq!(self.key_at(place), Some(&key[..]));
@@ -557,7 +617,21 @@ mod tests {
     /// The `number`th key of a row.
     type Row = fn(&mut Random, usize) -> Vec<u8>;
 
-    const ROWS: [Row; 7] = [
+    const ROWS: [Row; 9] = [
+        // In order, but that some come late.
+        |random, number| {
+            let late = if random.one_in(20) {
+                random.index(200)
+            } else {
+                0
+            };
+            format!("{:08}", number.saturating_sub(late) * 7).into_bytes()
+        },
+        |random, number| {
+            let row = [b'a', b'c', b'b'][(number / 63 / 30).min(2)];
+            let number = number * 10 + random.index(10);
+            [&[row][..], format!("{number:06}").as_bytes()].concat()
+        },
         |random, _| random_key(random),
         |random, _| random.next_u64().to_le_bytes().to_vec(),
         |_, number| format!("user:{number:08}").into_bytes(),
@@ -602,6 +676,23 @@ mod tests {
             }
             tree.is_whole();
         }
+    }
+
+    /// A leaf that was full, and of which the next one was begun by a key that begins otherwise, took keys in between for smaller than all of its own.
+    #[test]
+    fn a_key_between_a_full_leaf_and_the_next_is_behind_those_of_the_first() {
+        let mut tree = Tree::new();
+        let full = 2 * Kind::Leaf.entries_max();
+        tree.insert(
+            (0..full)
+                .map(|n| format!("a:{n:03}").into_bytes())
+                .collect(),
+        );
+        tree.insert(alloc::vec![b"c".to_vec()]);
+        tree.looks_around(b"b");
+        tree.insert(alloc::vec![b"b".to_vec()]);
+        tree.looks_around(b"b");
+        tree.is_whole();
     }
 
     #[test]
