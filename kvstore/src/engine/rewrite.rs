@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::cmp::Ordering;
 use core::ops::Range;
 
 use super::keep::{Keeper, Met, Rules};
@@ -40,6 +41,8 @@ pub enum StepError {
     Missing,
     /// There is no memory. All is to be given up.
     OutOfMemory,
+    /// A key came after a greater one: what is written of such keys could not be read. All is to be given up.
+    OutOfOrder,
 }
 
 impl From<Missing> for StepError {
@@ -189,7 +192,11 @@ impl<'r> Rewrite<'r> {
                 self.is_met = false;
             }
             let next = self.merge.version();
-            if self.has_key && next.is_none_or(|(_, key, _)| key != self.key) {
+            let next_key = next.map_or(Ordering::Greater, |(_, key, _)| key.cmp(&self.key[..]));
+            if self.has_key && next_key.is_lt() {
+                return Err(StepError::OutOfOrder);
+            }
+            if self.has_key && next_key.is_gt() {
                 self.end_key()?;
             } else if next.is_some() {
                 self.meet()?;
@@ -370,7 +377,7 @@ mod tests {
     use crate::engine::table::{Dropped, RunCursor, RunRanges, TableRef};
     use crate::engine::testing::{Random, random_key, seed};
     use crate::engine::tree::tests::World;
-    use crate::engine::types::{LargeRef, NEVER, Piece, VersionRef};
+    use crate::engine::types::{Cursor, LargeRef, NEVER, Piece, VersionRef};
 
     /// Runs, and what is in the memtable.
     fn world(random: &mut Random) -> World {
@@ -447,7 +454,7 @@ mod tests {
                 match rewrite.step(&mut sink, 1 + random.index(30)) {
                     Ok(Progress::More) | Err(StepError::Missing) => {}
                     Ok(progress) => break progress,
-                    Err(StepError::OutOfMemory) => panic!("out of memory"),
+                    Err(error) => panic!("{error:?}"),
                 }
             };
             if let Some(ended) = rewrite.end_table(&mut sink, None).unwrap() {
@@ -645,5 +652,71 @@ mod tests {
             assert_eq!(count, i64::try_from(keys.len()).unwrap());
             assert_eq!(parts.iter().sum::<u64>(), keys.len() as u64);
         }
+    }
+
+    /// Tells of keys in whichever order it has them.
+    struct Told<'t> {
+        keys: &'t [&'t [u8]],
+        at: usize,
+    }
+
+    impl Cursor for Told<'_> {
+        fn seek(&mut self, _: &[u8], _: Timestamp) -> Result<(), Missing> {
+            Ok(())
+        }
+
+        fn seek_back(&mut self, _: Option<&[u8]>) -> Result<(), Missing> {
+            Err(Missing)
+        }
+
+        fn next(&mut self) -> Result<(), Missing> {
+            self.at += 1;
+            Ok(())
+        }
+
+        fn previous_key(&mut self) -> Result<(), Missing> {
+            Err(Missing)
+        }
+
+        fn current(&self) -> Option<(&[u8], VersionRef<'_>)> {
+            let version = VersionRef {
+                timestamp: Timestamp(1),
+                expires_at_ms: NEVER,
+                below: false,
+                content: Content::Inline(b"value"),
+            };
+            Some((self.key()?, version))
+        }
+
+        fn key(&self) -> Option<&[u8]> {
+            self.keys.get(self.at).copied()
+        }
+    }
+
+    /// A table of such keys could not be read, and what it was made of would be gone.
+    #[test]
+    fn nothing_is_written_of_keys_that_are_out_of_their_order() {
+        let rewritten = |keys: &[&[u8]]| {
+            let ranges = RangeSet::default();
+            let source = Source {
+                cursor: Box::new(Told { keys, at: 0 }),
+                ranges: Box::new(&ranges),
+                last: Timestamp(1),
+            };
+            let mut merge = Merge::new(Vec::from([source]), Timestamp(u64::MAX));
+            merge.seek(&[]).unwrap();
+            let rules = Rules {
+                pins: &[],
+                floor: Timestamp(1),
+                now_ms: i64::MIN,
+                bottom: true,
+            };
+            let (kept, found) = (RangeSet::default(), Rc::default());
+            let rewrite = Rewrite::new(merge, rules, &kept, Vec::new(), &[], 7, found);
+            let mut sink = Segments::new(64 << 10, 4);
+            rewrite.unwrap().step(&mut sink, 100)
+        };
+        assert_eq!(rewritten(&[b"a", b"b", b"c"]), Ok(Progress::Done));
+        assert_eq!(rewritten(&[b"a", b"c", b"b"]), Err(StepError::OutOfOrder));
     }
 }

@@ -95,6 +95,9 @@ pub(crate) enum JobError {
     /// The runs are not what they were when it began.
     #[error("the runs are not in the order in which they were made")]
     Disorder,
+    /// What is to be written is not in the order of keys, as it would be read.
+    #[error("keys are out of their order, and nothing is written of them")]
+    KeysOutOfOrder,
     /// The store is closing, or has failed.
     #[error("the store is closing")]
     Closing,

@@ -158,6 +158,7 @@ async fn fill<D: BlockDevice>(
             Ok(_) => chunks.settle(),
             Err(StepError::Missing) => chunks.load().await?,
             Err(StepError::OutOfMemory) => return Err(sink.error()),
+            Err(StepError::OutOfOrder) => return Err(JobError::KeysOutOfOrder),
         }
         let bytes = rewrite.met_bytes() - before;
         turns.made(bytes);

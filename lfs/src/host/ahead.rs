@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::direct::Direct;
+use super::direct::{Direct, ZEROS};
 use crate::BLOCK_SIZE;
 
 /// The most that is filled at once.
@@ -25,9 +25,6 @@ const SMALL_BYTES_MAX: u64 = 16 << 10;
 
 /// Each is a request of its own. Those of an image are whole segments, unless it was copied by who looks for zeros.
 const HOLES_AT_ONCE: usize = 4;
-
-/// Written block by block: the host keeps what was written in one go in one piece in memory, and counts all of it as changed when a block of it is.
-static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
 /// Where writes go on, as far as that is known.
 #[derive(Debug, Default)]
@@ -129,10 +126,14 @@ fn first_hole(file: &File, range: Range<u64>) -> Option<Range<u64>> {
     }
 }
 
-/// The same where all goes through the host's memory: for the flushes to come.
+/// The same where all goes through the host's memory: for the flushes to come. Block by block: the host keeps what was written in one go in one piece in memory, and counts all of
+/// it as changed when a block of it is.
 fn fill_in_memory(file: &File, hole: Range<u64>) {
+    let Some(block) = ZEROS.0.first_chunk::<BLOCK_SIZE>() else {
+        return;
+    };
     for at in hole.step_by(BLOCK_SIZE) {
-        if file.write_all_at(&ZEROS, at).is_err() {
+        if file.write_all_at(block, at).is_err() {
             return;
         }
     }
@@ -145,11 +146,6 @@ mod tests {
     use super::*;
 
     const BLOCK: u64 = BLOCK_SIZE as u64;
-
-    #[repr(align(4096))]
-    struct Aligned([u8; BLOCK_SIZE]);
-
-    static ZEROS_ALIGNED: Aligned = Aligned([0; BLOCK_SIZE]);
 
     /// A file of a megabyte and more, all holes.
     fn file() -> File {
@@ -211,8 +207,10 @@ mod tests {
                     .expect("written");
             }
             ahead.small_bytes = AHEAD_BYTES_MAX;
-            let has_direct =
-                Direct::is_there(&tempfile::tempfile().expect("a file"), &ZEROS_ALIGNED.0);
+            let has_direct = Direct::is_there(
+                &tempfile::tempfile().expect("a file"),
+                &ZEROS.0[..BLOCK_SIZE],
+            );
             assert_eq!(write(&file, &mut ahead, 0, 1, 600), has_direct);
             assert_eq!(hole_from(&file, 0), 256);
             let mut bytes = std::vec![0; 256 * BLOCK_SIZE];

@@ -15,10 +15,10 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, pwritev};
 
 /// Written as often as it takes: a page of the host's and more, at a place that it writes from.
-static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
+pub(super) static ZEROS: Zeros = Zeros([0; ZEROS_BYTES]);
 
 #[repr(align(4096))]
-struct Zeros([u8; ZEROS_BYTES]);
+pub(super) struct Zeros(pub(super) [u8; ZEROS_BYTES]);
 
 const ZEROS_BYTES: usize = 64 << 10;
 

@@ -127,21 +127,21 @@ impl Arena {
 
     /// The `len` bytes from `handle` on, or none if the chunk ends before.
     pub(super) fn bytes_mut(&mut self, handle: Handle, len: usize) -> &mut [u8] {
-        let (chunk, byte) = (handle.0 >> 16, (handle.0 & 0xFFFF) as usize);
-        let chunk = self.chunks.get_mut(chunk as usize);
-        chunk
-            .and_then(|chunk| chunk.get_mut(byte..byte + len))
-            .unwrap_or_default()
+        self.part_mut(handle, 0, len).unwrap_or_default()
     }
 
     /// Writes `bytes`, `offset` bytes behind `handle`.
     pub(super) fn write(&mut self, handle: Handle, offset: usize, bytes: &[u8]) {
-        let (chunk, byte) = (handle.0 >> 16, handle.0 & 0xFFFF);
-        let at = byte as usize + offset;
-        let place = self.chunks.get_mut(chunk as usize);
-        if let Some(place) = place.and_then(|chunk| chunk.get_mut(at..at + bytes.len())) {
+        if let Some(place) = self.part_mut(handle, offset, bytes.len()) {
             place.copy_from_slice(bytes);
         }
+    }
+
+    fn part_mut(&mut self, handle: Handle, offset: usize, len: usize) -> Option<&mut [u8]> {
+        let (chunk, byte) = (handle.0 >> 16, handle.0 & 0xFFFF);
+        let at = byte as usize + offset;
+        let chunk = self.chunks.get_mut(chunk as usize);
+        chunk.and_then(|chunk| chunk.get_mut(at..at + len))
     }
 
     /// The handle that is stored `offset` bytes behind `handle`.

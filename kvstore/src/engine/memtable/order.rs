@@ -7,6 +7,8 @@
 //!
 //! Nothing is removed. Which keys come, and in which order, others choose: that can make nodes half full, and the tree by so much higher.
 
+use core::cmp::Ordering;
+
 use super::arena::{Arena, Handle};
 use super::keys;
 use crate::engine::types::shared_bytes;
@@ -400,9 +402,9 @@ fn first_from(arena: &Arena, kind: Kind, node: Handle, key: &[u8], bounds: Bound
         let first = keys::key_of(arena, record_of(arena, kind, node, 0));
         let common = first.get(..prefix).unwrap_or(first);
         match key.get(..prefix).unwrap_or(key).cmp(common) {
-            core::cmp::Ordering::Less => return 0,
-            core::cmp::Ordering::Greater => return count,
-            core::cmp::Ordering::Equal => {}
+            Ordering::Less => return 0,
+            Ordering::Greater => return count,
+            Ordering::Equal => {}
         }
     }
     let head = head_of(key, prefix);
