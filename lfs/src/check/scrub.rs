@@ -275,7 +275,10 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         let block = BLOCK_SIZE as u64;
         let first = BlockIndex(address / block);
-        let blocks = (address + len as u64).div_ceil(block) - first.0;
+        let Some(end) = address.checked_add(len as u64) else {
+            return false;
+        };
+        let blocks = end.div_ceil(block) - first.0;
         let (Ok(blocks), Ok(at)) = (
             usize::try_from(blocks),
             usize::try_from(address - first.0 * block),
@@ -595,12 +598,15 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
             return false;
         }
         let vault = Rc::clone(&self.filesystem.vault);
-        let address = place.pointer.block.0 * BLOCK_SIZE as u64;
         let is_good = |bytes: &[u8]| {
             let mut walk = Walk::new(kind, None, Rc::clone(&vault));
             walk.enter(place, bytes).is_ok()
         };
-        if self.mend(address, BLOCK_SIZE, is_good).await {
+        // What the node above says may be any number.
+        let address = place.pointer.block.0.checked_mul(BLOCK_SIZE as u64);
+        if let Some(address) = address
+            && self.mend(address, BLOCK_SIZE, is_good).await
+        {
             return true;
         }
         let volume = &mut *self.filesystem.volume.borrow_mut();
@@ -652,7 +658,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         let bad = match &stored {
             Ok(stored) => damaged_bytes(self.filesystem.vault.sealer(), &at, stored),
-            Err(_) => alloc::vec![key.position..key.position + u64::from(piece.len)],
+            Err(_) => alloc::vec![key.position..key.position.saturating_add(piece.len.into())],
         };
         if bad.is_empty() {
             self.advance(share);

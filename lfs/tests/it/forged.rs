@@ -7,7 +7,9 @@ use crate::common;
 
 use crate::common::{ID, formatted, mount};
 use lfs::sim::{Executor, SimDisk};
-use lfs::{BLOCK_SIZE, Clock, CommitNumber, FileKind, MountError, NewInode, ROOT, Structure};
+use lfs::{
+    BLOCK_SIZE, Clock, CommitNumber, FileKind, MountError, NewInode, ROOT, ScrubOptions, Structure,
+};
 
 /// What no number reaches.
 const NUMBER_MAX: u64 = 1 << 62;
@@ -121,6 +123,16 @@ impl Image {
         let root = self.write_node(root, (1, 1), 0, &entries);
         self.set_in_slot(176, &root);
         self.set_in_slot(188, &1_u32.to_le_bytes());
+    }
+
+    /// What the root says of the leaf that was added: it is at `block`.
+    fn say_that_leaf_is_at(&mut self, block: u64) {
+        let (leaf, root) = (self.free_block(0) as u64, self.free_block(1) * BLOCK_SIZE);
+        let mut places = root + 96..root + BLOCK_SIZE - 8;
+        let place = places.find(|place| self.u64(*place) == leaf).unwrap();
+        self.set(place, &block.to_le_bytes());
+        let sum = self.sum(root + 4, root + 8, root + BLOCK_SIZE);
+        self.set_in_slot(184, &sum.to_le_bytes());
     }
 
     /// Makes a leaf with one item the history tree.
@@ -432,6 +444,44 @@ fn items_whose_numbers_cannot_be() {
             image.set_history(&item);
             let _ = image.try_out(&format!("history with {what} {number:#x}"));
         }
+    }
+}
+
+/// To find out where such a block begins, a scrub that wanted to mend it went beyond the greatest number.
+#[test]
+fn a_scrub_says_that_a_node_is_nowhere() {
+    let inode = Item {
+        object: 5000,
+        kind: 1,
+        position: 0,
+        version: 0,
+        birth: 1,
+        value: inode_value(),
+    };
+    for block in [
+        NUMBER_MAX,
+        u64::MAX / BLOCK_SIZE as u64,
+        u64::MAX - 1,
+        u64::MAX,
+    ] {
+        let mut image = Image::in_use();
+        image.add_leaf(&inode);
+        image.say_that_leaf_is_at(block);
+        let mut executor = Executor::new(3);
+        let mounted = mount(&mut executor, &SimDisk::from_bytes(&image.0, 3));
+        let filesystem = mounted.unwrap().filesystem;
+        let clock = executor.clock();
+        let found = executor.run(async move {
+            let mut found = 0;
+            let mut report = |_: &lfs::Finding, repaired: bool| {
+                assert!(!repaired);
+                found += 1;
+            };
+            let scrub = filesystem.scrub(&clock, ScrubOptions::default(), &mut report);
+            scrub.await.unwrap();
+            found
+        });
+        assert_eq!(found, 1, "{block:#x}");
     }
 }
 
