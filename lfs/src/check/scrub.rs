@@ -658,7 +658,7 @@ impl<D: BlockDevice, C: Clock> Scrub<'_, '_, D, C> {
         }
         let bad = match &stored {
             Ok(stored) => damaged_bytes(self.filesystem.vault.sealer(), &at, stored),
-            Err(_) => alloc::vec![key.position..key.position.saturating_add(piece.len.into())],
+            Err(_) => alloc::vec![at.position..at.end()],
         };
         if bad.is_empty() {
             self.advance(share);

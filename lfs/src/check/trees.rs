@@ -251,8 +251,7 @@ impl<'c, D: BlockDevice> Checker<'c, D> {
             let finding = |problem| Finding::new(part, problem).of(at.object).at(block);
             match read_piece(self.device, &at.piece).await {
                 Err(problem) => {
-                    let end = at.position + u64::from(at.piece.len);
-                    sink.report(finding(problem).bytes(at.position..end));
+                    sink.report(finding(problem).bytes(at.position..at.end()));
                 }
                 Ok(stored) => {
                     for bytes in damaged_bytes(self.volume.vault.sealer(), &at, &stored) {
@@ -434,7 +433,8 @@ pub(crate) fn damaged_bytes(sealer: &Sealer, at: &PieceAt, stored: &[u8]) -> Vec
         let skipped = u64::from(piece.skip) + from;
         let to = ((skipped / unit + 1) * unit - u64::from(piece.skip)).min(len);
         if !is_good(from, to) {
-            let (start, end) = (at.position + from, at.position + to);
+            // Of a damaged item they may be beyond the greatest number.
+            let [start, end] = [from, to].map(|bytes| at.position.saturating_add(bytes));
             match bad.last_mut() {
                 Some(last) if last.end == start => last.end = end,
                 _ => bad.push(start..end),

@@ -5,10 +5,12 @@
 
 use crate::common;
 
-use crate::common::{ID, formatted, mount};
+use crate::common::counting::CountingDisk;
+use crate::common::{ID, formatted, mount, mount_device};
 use lfs::sim::{Executor, SimDisk};
 use lfs::{
-    BLOCK_SIZE, Clock, CommitNumber, FileKind, MountError, NewInode, ROOT, ScrubOptions, Structure,
+    BLOCK_SIZE, CheckOptions, Clock, CommitNumber, FileKind, Finding, MountError, NewInode, ROOT,
+    ScrubOptions, Structure,
 };
 
 /// What no number reaches.
@@ -284,6 +286,18 @@ fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
+/// Of a file without a name.
+fn inode() -> Item {
+    Item {
+        object: 5000,
+        kind: 1,
+        position: 0,
+        version: 0,
+        birth: 1,
+        value: inode_value(),
+    }
+}
+
 /// An inode of a file without content.
 fn inode_value() -> Vec<u8> {
     [&[1, 1, 0, 0, 0, 0, 1, 0][..], &[0; 8], &[0, 0, 0]].concat()
@@ -298,14 +312,7 @@ fn an_image_that_is_only_copied_mounts_and_so_does_what_is_added_rightly() {
     image.set_in_slot(112, &0_u64.to_le_bytes());
     image.try_out("the same horizon").unwrap();
     let mut image = Image::in_use();
-    let item = Item {
-        object: 5000,
-        kind: 1,
-        position: 0,
-        version: 0,
-        birth: 1,
-        value: inode_value(),
-    };
+    let item = inode();
     image.add_leaf(&item);
     image.try_out("an inode more").unwrap();
     let mut image = Image::in_use();
@@ -402,13 +409,7 @@ fn items_whose_numbers_cannot_be() {
         birth: 1,
         value: b"\0\0\0\0\0\0\0\0forged".to_vec(),
     };
-    let inode = Item {
-        object: 5000,
-        kind: 1,
-        position: 0,
-        value: inode_value(),
-        ..snapshot.clone()
-    };
+    let inode = inode();
     for number in [NUMBER_MAX, u64::MAX - 1, u64::MAX] {
         let mut image = Image::in_use();
         image.add_leaf(&Item {
@@ -447,41 +448,67 @@ fn items_whose_numbers_cannot_be() {
     }
 }
 
+/// What a scrub finds, where there are so many copies of everything.
+fn scrubbed(image: &Image, copies: u8) -> Vec<Finding> {
+    let disk = CountingDisk::new(SimDisk::from_bytes(&image.0, 3), 1).of_copies(copies);
+    let mut executor = Executor::new(3);
+    let filesystem = mount_device(&mut executor, disk).unwrap().filesystem;
+    let clock = executor.clock();
+    executor.run(async move {
+        let mut findings = Vec::new();
+        let mut report = |finding: &Finding, repaired: bool| {
+            assert!(!repaired);
+            findings.push(finding.clone());
+        };
+        let scrub = filesystem.scrub(&clock, ScrubOptions::default(), &mut report);
+        scrub.await.unwrap();
+        findings
+    })
+}
+
 /// To find out where such a block begins, a scrub that wanted to mend it went beyond the greatest number.
 #[test]
 fn a_scrub_says_that_a_node_is_nowhere() {
-    let inode = Item {
-        object: 5000,
-        kind: 1,
-        position: 0,
-        version: 0,
-        birth: 1,
-        value: inode_value(),
-    };
-    for block in [
-        NUMBER_MAX,
-        u64::MAX / BLOCK_SIZE as u64,
-        u64::MAX - 1,
-        u64::MAX,
-    ] {
+    let last = u64::MAX / BLOCK_SIZE as u64;
+    for block in [NUMBER_MAX, last - 1, last, u64::MAX - 1, u64::MAX] {
         let mut image = Image::in_use();
-        image.add_leaf(&inode);
+        image.add_leaf(&inode());
         image.say_that_leaf_is_at(block);
-        let mut executor = Executor::new(3);
-        let mounted = mount(&mut executor, &SimDisk::from_bytes(&image.0, 3));
-        let filesystem = mounted.unwrap().filesystem;
-        let clock = executor.clock();
-        let found = executor.run(async move {
-            let mut found = 0;
-            let mut report = |_: &lfs::Finding, repaired: bool| {
-                assert!(!repaired);
-                found += 1;
-            };
-            let scrub = filesystem.scrub(&clock, ScrubOptions::default(), &mut report);
-            scrub.await.unwrap();
-            found
-        });
-        assert_eq!(found, 1, "{block:#x}");
+        for copies in [1, 2] {
+            let found = scrubbed(&image, copies);
+            assert_eq!(found.len(), 1, "{block:#x}: {found:?}");
+        }
+    }
+}
+
+/// No file has data there, and to tell which are damaged goes beyond the greatest number.
+#[test]
+fn data_that_no_file_can_have() {
+    for position in [u64::MAX - 4095, u64::MAX] {
+        for address in [BLOCK_SIZE as u64 * 2000, NUMBER_MAX, u64::MAX - 8192] {
+            let what = format!("{position:#x} at {address:#x}");
+            let mut image = Image::in_use();
+            // One unit, and all of what was written.
+            image.add_leaf(&Item {
+                kind: 5,
+                position,
+                value: [vec![12], varint(address)].concat(),
+                ..inode()
+            });
+            let _ = image.try_out(&what);
+            for copies in [1, 2] {
+                assert!(!scrubbed(&image, copies).is_empty(), "{what}");
+            }
+            let disk = SimDisk::from_bytes(&image.0, 3);
+            let clean = Executor::new(3).run(async move {
+                let options = CheckOptions {
+                    data: true,
+                    ..CheckOptions::default()
+                };
+                lfs::check(&disk, options, &mut |_| ()).await.is_clean()
+            });
+            assert!(!clean, "{what}");
+        }
     }
 }
 

@@ -393,7 +393,7 @@ impl<D: BlockDevice> FileSystem<D> {
                 && piece.address == address
                 && item.birth == record.birth
                 && key.position >= record.offset
-                && key.position + u64::from(piece.len) <= end
+                && key.position.saturating_add(piece.len.into()) <= end
             {
                 references.push(Reference {
                     tree,
