@@ -244,8 +244,8 @@ mod tests {
         assert_eq!(hole_from(&file, 0), 20);
     }
 
-    /// That the host writes zeros to `other` in place of the file: what is said of the next block.
-    fn takes_with(other: &str, options: &OpenOptions) -> (io::Result<bool>, u64) {
+    /// What is said of a block, and the first hole then, where zeros go to `other` in place of the file.
+    fn made_ready_with(other: &str, options: &OpenOptions) -> (io::Result<bool>, u64) {
         let (file, direct) = (file(), Direct::default());
         direct.to(options.open(other).expect("opens"));
         let mut ahead = Ahead::default();
@@ -281,14 +281,14 @@ mod tests {
     /// A full disk of the host is the business of the writes that need room.
     #[test]
     fn for_zeros_there_may_be_no_room() {
-        let (taken, filled) = takes_with("/dev/full", OpenOptions::new().write(true));
+        let (taken, filled) = made_ready_with("/dev/full", OpenOptions::new().write(true));
         assert!(!taken.expect("that is no error"));
         assert_eq!(filled, 0);
     }
 
     #[test]
     fn zeros_that_may_be_there_or_not_are_an_error() {
-        let (taken, _) = takes_with("/dev/full", OpenOptions::new().read(true));
+        let (taken, _) = made_ready_with("/dev/full", OpenOptions::new().read(true));
         taken.expect_err("it was opened for reading");
     }
 }

@@ -637,26 +637,35 @@ mod tests {
         });
     }
 
+    /// Where zeros cannot be written, and where there is no hole and the write itself cannot be made.
     #[test]
     fn after_a_durable_write_that_failed_nothing_is_said_to_be_durable() {
-        let (_directory, path) = image(64 * BLOCK_SIZE as u64);
-        let device = FileDevice::open(&path, Access::Write).expect("opens");
-        // What was opened for reading cannot be written to.
-        device.shared.direct.to(File::open(&path).expect("opens"));
-        run(async {
-            assert_eq!(
-                write_small(&device, 0).await,
-                Ok(Durable::All),
-                "none is ready"
-            );
-            assert_eq!(write_small(&device, 1).await, Err(DeviceError::Io));
-            for number in 2..5 {
-                assert_eq!(write_small(&device, number).await, Err(DeviceError::Io));
-                assert_eq!(device.flush().await, Err(DeviceError::Io));
+        for has_holes in [true, false] {
+            let (_directory, path) = image(64 * BLOCK_SIZE as u64);
+            if !has_holes {
+                std::fs::write(&path, vec![7; 64 * BLOCK_SIZE]).expect("written");
             }
-        });
-        let failure = device.failure().and_then(io::Error::raw_os_error);
-        assert_eq!(failure, Some(Errno::BADF.raw_os_error()));
+            let device = FileDevice::open(&path, Access::Write).expect("opens");
+            // What was opened for reading cannot be written to.
+            device.shared.direct.to(File::open(&path).expect("opens"));
+            run(async {
+                assert_eq!(
+                    write_small(&device, 0).await,
+                    Ok(Durable::All),
+                    "none is ready"
+                );
+                assert_eq!(write_small(&device, 1).await, Err(DeviceError::Io));
+                for number in 2..5 {
+                    assert_eq!(write_small(&device, number).await, Err(DeviceError::Io));
+                    assert_eq!(device.flush().await, Err(DeviceError::Io));
+                }
+            });
+            let failure = device.failure().and_then(io::Error::raw_os_error);
+            assert_eq!(failure, Some(Errno::BADF.raw_os_error()));
+            let bytes = std::fs::read(&path).expect("readable");
+            let behind = if has_holes { 0 } else { 7 };
+            assert!(bytes[BLOCK_SIZE..].iter().all(|&byte| byte == behind));
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The versions of the newest commits, by key and in order.
 //!
-//! Keys, versions and the tree that keeps keys in order are in an arena of chunks (`arena`, `keys`, `order`, `versions`); small
+//! Keys, versions and the tree that keeps keys in order are in an arena of chunks (`arena`, `keys`, `node`, `order`, `versions`); small
 //! hash tables find a key's record. Room is taken before a commit is written, so that what was written can always be put
 //! in. Nothing is removed: a memtable is flushed, and then goes as a whole, some chunks in a step.
 
 mod arena;
 mod keys;
+mod node;
 mod order;
 mod versions;
 
@@ -18,7 +19,8 @@ use hashbrown::HashTable;
 
 use self::arena::{Arena, Handle};
 use self::keys::RECORD_BYTES;
-use self::order::{NODE_BYTES, Order, Place};
+use self::node::NODE_BYTES;
+use self::order::{Order, Place};
 use self::versions::VERSION_BYTES_MAX;
 use super::pool::ChunkPool;
 use super::range_set::RangeSet;
@@ -227,7 +229,7 @@ impl Memtable {
     ) -> Option<(&[u8], Timestamp)> {
         let mut place = self.order.at_or_behind(&self.arena, start);
         while place != Place::NONE {
-            let record = order::record_at(&self.arena, place);
+            let record = place.record(&self.arena);
             let key = keys::key_of(&self.arena, record);
             if end.is_some_and(|end| key >= end) {
                 return None;
@@ -236,7 +238,7 @@ impl Memtable {
             if newest > than {
                 return Some((key, newest));
             }
-            place = order::behind(&self.arena, place);
+            place = place.behind(&self.arena);
         }
         None
     }
@@ -341,7 +343,7 @@ impl MemCursor<'_> {
     fn stand_on(&mut self, place: Place) {
         let arena = &self.memtable.arena;
         self.place = place;
-        self.record = order::record_at(arena, place);
+        self.record = place.record(arena);
         self.version = keys::newest_of(arena, self.record);
     }
 }
@@ -353,7 +355,7 @@ impl Cursor for MemCursor<'_> {
         if self.key() == Some(key) {
             match versions::at(arena, self.version, at) {
                 Some(version) => self.version = version,
-                None => self.stand_on(order::behind(arena, self.place)),
+                None => self.stand_on(self.place.behind(arena)),
             }
         }
         Ok(())
@@ -372,7 +374,7 @@ impl Cursor for MemCursor<'_> {
         }
         match versions::older(arena, self.version) {
             Some(version) => self.version = version,
-            None => self.stand_on(order::behind(arena, self.place)),
+            None => self.stand_on(self.place.behind(arena)),
         }
         Ok(())
     }

@@ -1,104 +1,22 @@
 //! Keys in order: a B+ tree in the arena, whose leaves lead to each other.
 //!
-//! An entry of a leaf is a record (`keys`). One of an inner node is a record, whose key parts what is on both sides of it, and the node behind it. A node is
-//! `entries ‖ prefix` (two bytes each) `‖ link`, which is the next leaf, or the node before the first entry, `‖ heads ‖ records`, and in an inner node `‖ nodes` (four bytes each).
-//!
-//! All keys of a node begin with the same bytes, as many as `prefix` says, and heads are the four behind those. So few comparisons look at a key, which is somewhere else in memory.
+//! An entry of a leaf is a record (`keys`). One of an inner node is a record, whose key parts what is on both sides of it, and the node behind it (`node`).
 //!
 //! Nothing is removed. Which keys come, and in which order, others choose: that can make nodes half full, and the tree by so much higher.
 
-use core::cmp::Ordering;
-
 use super::arena::{Arena, Handle};
 use super::keys;
-use crate::engine::types::shared_bytes;
-
-/// Bytes of a node: few lines of a processor's cache, so that one is soon gone through, and an entry soon put in.
-pub(super) const NODE_BYTES: usize = 512;
-
-const PREFIX_AT: usize = 2;
-const LINK_AT: usize = 4;
-const ARRAYS_AT: usize = 8;
+use super::node::{Bounds, Entry, Kind, NODE_BYTES, Node};
 
 /// Inner nodes from the root to a leaf, at most: each has 20 below it at least, and a handle has 32 bits.
 const HEIGHT_MAX: usize = 8;
 
-/// What there is room for in a node.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Leaf,
-    Inner,
-}
-
-impl Kind {
-    const fn of_level(level: usize) -> Self {
-        if level == 0 { Self::Leaf } else { Self::Inner }
-    }
-
-    const fn entries_max(self) -> usize {
-        let of_four_bytes = (NODE_BYTES - ARRAYS_AT) / 4;
-        match self {
-            Self::Leaf => of_four_bytes / 2,
-            Self::Inner => of_four_bytes / 3,
-        }
-    }
-
-    /// Entries that halves of a node can take before they are split again, at least.
-    const fn room_in_half(self) -> usize {
-        self.entries_max() / 2 - 1
-    }
-
-    const fn head_at(index: usize) -> usize {
-        ARRAYS_AT + 4 * index
-    }
-
-    const fn record_at(self, index: usize) -> usize {
-        ARRAYS_AT + 4 * (self.entries_max() + index)
-    }
-
-    const fn child_at(self, index: usize) -> usize {
-        ARRAYS_AT + 4 * (2 * self.entries_max() + index)
-    }
-
-    /// Where the arrays of four bytes each begin.
-    fn arrays(self) -> impl Iterator<Item = usize> {
-        let count = if self == Self::Leaf { 2 } else { 3 };
-        (0..count).map(move |array| ARRAYS_AT + 4 * array * self.entries_max())
-    }
-}
-
-/// What a node can get: keys not before the one and not behind the other, where there is one.
-#[derive(Clone, Copy)]
-struct Bounds {
-    low: Handle,
-    high: Handle,
-}
-
-impl Bounds {
-    const NONE: Self = Self {
-        low: Handle::NONE,
-        high: Handle::NONE,
-    };
-
-    /// Then what is common to both is common to all keys that can be asked for, and the node's prefix is a part of that.
-    fn are_known(self) -> bool {
-        self.low.is_some() && self.high.is_some()
-    }
-}
-
 /// A node on the way to a key, and the first entry in it that is not before the key.
 #[derive(Clone, Copy)]
 struct Step {
-    node: Handle,
+    node: Node,
     index: usize,
     bounds: Bounds,
-}
-
-/// What is put into a node: a leaf's has no node behind it.
-#[derive(Clone, Copy)]
-struct Entry {
-    record: Handle,
-    child: Handle,
 }
 
 /// Where a key is in the order, until another is put in.
@@ -113,6 +31,32 @@ impl Place {
         leaf: Handle::NONE,
         index: 0,
     };
+
+    /// The key at `index` of this leaf, or the first one of the next.
+    fn settled(arena: &Arena, leaf: Handle, index: usize) -> Self {
+        let node = Node::of_level(0, leaf);
+        if index < node.len(arena) {
+            return Self { leaf, index };
+        }
+        Self {
+            leaf: node.link(arena),
+            index: 0,
+        }
+    }
+
+    /// The record of the key, if there is one.
+    pub(super) fn record(self, arena: &Arena) -> Handle {
+        if self.leaf.is_some() {
+            Node::of_level(0, self.leaf).record(arena, self.index)
+        } else {
+            Handle::NONE
+        }
+    }
+
+    /// Of the key behind this one.
+    pub(super) fn behind(self, arena: &Arena) -> Self {
+        Self::settled(arena, self.leaf, self.index + 1)
+    }
 }
 
 pub(super) struct Order {
@@ -151,20 +95,17 @@ impl Order {
     /// The first key that is not before `key`.
     pub(super) fn at_or_behind(&self, arena: &Arena, key: &[u8]) -> Place {
         let leaf = self.descend(arena, key, |_, _| {});
-        settle(arena, leaf.node, leaf.index)
+        Place::settled(arena, leaf.node.at, leaf.index)
     }
 
     /// The last one that is before `key`, or the last of all.
     pub(super) fn last_before(&self, arena: &Arena, key: Option<&[u8]>) -> Place {
         let (leaf, behind) = if let Some(key) = key {
             let leaf = self.descend(arena, key, |_, _| {});
-            (leaf.node, leaf.index)
+            (leaf.node.at, leaf.index)
         } else {
-            let mut node = self.root;
-            for _ in 0..self.height {
-                node = child_behind(arena, node, count_of(arena, node));
-            }
-            (node, count_of(arena, node))
+            let node = self.last_leaf(arena);
+            (node.at, node.len(arena))
         };
         // A leaf begins with what parts it from those before it, and what is not behind that is looked for there.
         match behind.checked_sub(1) {
@@ -173,22 +114,31 @@ impl Order {
         }
     }
 
+    fn last_leaf(&self, arena: &Arena) -> Node {
+        let mut at = self.root;
+        for level in (1..=self.height).rev() {
+            let node = Node::of_level(level, at);
+            at = node.child_behind(arena, node.len(arena));
+        }
+        Node::of_level(0, at)
+    }
+
     /// The key before the one at `place`.
     pub(super) fn before(&self, arena: &Arena, place: Place) -> Place {
         match place.index.checked_sub(1) {
             Some(index) => Place { index, ..place },
-            None => self.last_before(arena, Some(keys::key_of(arena, record_at(arena, place)))),
+            None => self.last_before(arena, Some(keys::key_of(arena, place.record(arena)))),
         }
     }
 
     /// Adds the key of `record`, which is not there; the arena has room for [`bytes_for`](Self::bytes_for) it.
     pub(super) fn insert(&mut self, arena: &mut Arena, key: &[u8], record: Handle) {
         if !self.root.is_some() {
-            self.root = new_node(arena, Handle::NONE);
+            self.root = Node::new(arena, Kind::Leaf, Handle::NONE).at;
             self.leaves = 1;
         }
         let nowhere = Step {
-            node: Handle::NONE,
+            node: Node::of_level(0, Handle::NONE),
             index: 0,
             bounds: Bounds::NONE,
         };
@@ -202,28 +152,27 @@ impl Order {
             record,
             child: Handle::NONE,
         };
-        for (level, step) in path.into_iter().enumerate().take(self.height + 1) {
-            match self.add(arena, Kind::of_level(level), step, entry) {
+        for step in path.into_iter().take(self.height + 1) {
+            match self.add(arena, step, entry) {
                 None => return,
                 Some(behind) => entry = behind,
             }
         }
-        let root = new_node(arena, self.root);
-        put(arena, Kind::Inner, root, 0, entry);
-        set_heads(arena, Kind::Inner, root, Bounds::NONE);
-        self.root = root;
+        let root = Node::new(arena, Kind::Inner, self.root);
+        root.put(arena, 0, entry);
+        root.set_heads(arena, Bounds::NONE);
+        self.root = root.at;
         self.height += 1;
         self.inner_nodes += 1;
     }
 
     /// The first place in a leaf that is not before `key`. `each` is told of every node on the way, with its height above leaves.
     fn descend(&self, arena: &Arena, key: &[u8], mut each: impl FnMut(usize, Step)) -> Step {
-        let mut node = self.root;
-        let mut bounds = Bounds::NONE;
         let mut level = self.height;
+        let mut node = Node::of_level(level, self.root);
+        let mut bounds = Bounds::NONE;
         loop {
-            let kind = Kind::of_level(level);
-            let index = first_from(arena, kind, node, key, bounds);
+            let index = node.first_from(arena, key, bounds);
             let step = Step {
                 node,
                 index,
@@ -235,258 +184,83 @@ impl Order {
             }
             level -= 1;
             if index > 0 {
-                bounds.low = record_of(arena, kind, node, index - 1);
+                bounds.low = node.record(arena, index - 1);
             }
-            if index < count_of(arena, node) {
-                bounds.high = record_of(arena, kind, node, index);
+            if index < node.len(arena) {
+                bounds.high = node.record(arena, index);
             }
-            node = child_behind(arena, node, index);
+            node = Node::of_level(level, node.child_behind(arena, index));
         }
     }
 
     /// Puts `entry` in where `step` is. If the node had to be split for it: what the one above gets.
-    fn add(&mut self, arena: &mut Arena, kind: Kind, step: Step, entry: Entry) -> Option<Entry> {
+    fn add(&mut self, arena: &mut Arena, step: Step, entry: Entry) -> Option<Entry> {
         let Step {
             node,
             index,
             bounds,
         } = step;
-        let count = count_of(arena, node);
-        if count < kind.entries_max() {
-            let fits = bounds.are_known() || begins_as_all(arena, kind, node, entry.record);
-            put(arena, kind, node, index, entry);
+        let len = node.len(arena);
+        if len < node.kind.entries_max() {
+            let fits = bounds.are_known() || node.begins_with(arena, entry.record);
+            node.put(arena, index, entry);
             if !fits {
-                set_heads(arena, kind, node, bounds);
+                node.set_heads(arena, bounds);
             }
             return None;
         }
-        let is_inner = kind == Kind::Inner;
-        *if is_inner {
-            &mut self.inner_nodes
-        } else {
-            &mut self.leaves
-        } += 1;
-        let link = arena.handle_at(node, LINK_AT);
-        let right = new_node(arena, link);
-        if !is_inner && index == count && !bounds.high.is_some() {
+        let (parting, right) = match node.kind {
             // Keys that come in their order fill leaf by leaf.
-            arena.write(node, LINK_AT, &right.to_bytes());
-            put(arena, kind, right, 0, entry);
-            let low = entry.record;
-            set_heads(arena, kind, right, Bounds { low, ..bounds });
-            // What comes between the two leaves begins as both do.
-            if !begins_as_all(arena, kind, node, low) {
-                set_heads(
-                    arena,
-                    kind,
-                    node,
-                    Bounds {
-                        high: low,
-                        ..bounds
-                    },
-                );
+            Kind::Leaf if index == len && !bounds.high.is_some() => {
+                let right = self.leaf_behind(arena, node);
+                right.put(arena, 0, entry);
+                (entry.record, right)
             }
-            return Some(Entry {
-                record: low,
-                child: right,
-            });
-        }
-        let middle = count / 2;
-        let parting = record_of(arena, kind, node, middle);
-        if is_inner {
+            Kind::Leaf => {
+                let middle = len / 2;
+                let parting = node.record(arena, middle);
+                let right = self.leaf_behind(arena, node);
+                node.move_end(arena, middle, right);
+                if index <= middle {
+                    node.put(arena, index, entry);
+                } else {
+                    right.put(arena, index - middle, entry);
+                }
+                (parting, right)
+            }
             // What parts them goes up, and the node behind it becomes the first of the right one.
-            let first = child_behind(arena, node, middle + 1);
-            arena.write(right, LINK_AT, &first.to_bytes());
-            move_end(arena, kind, node, middle + 1, right);
-            set_count(arena, node, middle);
-        } else {
-            arena.write(node, LINK_AT, &right.to_bytes());
-            move_end(arena, kind, node, middle, right);
-        }
-        if index <= middle {
-            put(arena, kind, node, index, entry);
-        } else {
-            let gone = middle + usize::from(is_inner);
-            put(arena, kind, right, index - gone, entry);
-        }
+            Kind::Inner => {
+                let middle = len / 2;
+                let parting = node.record(arena, middle);
+                let first = node.child_behind(arena, middle + 1);
+                let right = Node::new(arena, Kind::Inner, first);
+                self.inner_nodes += 1;
+                node.move_end(arena, middle + 1, right);
+                node.set_len(arena, middle);
+                if index <= middle {
+                    node.put(arena, index, entry);
+                } else {
+                    right.put(arena, index - middle - 1, entry);
+                }
+                (parting, right)
+            }
+        };
+        // Both have a bound more, and what comes between begins as that allows.
         let (low, high) = (bounds.low, bounds.high);
-        set_heads(arena, kind, node, Bounds { low, high: parting });
-        set_heads(arena, kind, right, Bounds { low: parting, high });
+        node.set_heads(arena, Bounds { low, high: parting });
+        right.set_heads(arena, Bounds { low: parting, high });
         Some(Entry {
             record: parting,
-            child: right,
+            child: right.at,
         })
     }
-}
 
-/// The record of the key at `place`, if there is one.
-pub(super) fn record_at(arena: &Arena, place: Place) -> Handle {
-    if place.leaf.is_some() {
-        record_of(arena, Kind::Leaf, place.leaf, place.index)
-    } else {
-        Handle::NONE
-    }
-}
-
-/// The key behind the one at `place`.
-pub(super) fn behind(arena: &Arena, place: Place) -> Place {
-    settle(arena, place.leaf, place.index + 1)
-}
-
-/// The key at `index` of this leaf, or the first one of the next.
-fn settle(arena: &Arena, leaf: Handle, index: usize) -> Place {
-    if index < count_of(arena, leaf) {
-        return Place { leaf, index };
-    }
-    let leaf = arena.handle_at(leaf, LINK_AT);
-    Place { leaf, index: 0 }
-}
-
-/// A node without entries.
-fn new_node(arena: &mut Arena, link: Handle) -> Handle {
-    let node = arena.allocate(NODE_BYTES);
-    arena.write(node, 0, &[0; LINK_AT]);
-    arena.write(node, LINK_AT, &link.to_bytes());
-    node
-}
-
-/// None in nothing.
-fn count_of(arena: &Arena, node: Handle) -> usize {
-    half_at(arena, node, 0)
-}
-
-fn set_count(arena: &mut Arena, node: Handle, count: usize) {
-    let count = u16::try_from(count).unwrap_or(u16::MAX);
-    arena.write(node, 0, &count.to_le_bytes());
-}
-
-/// How many bytes all keys of a node begin with.
-fn prefix_of(arena: &Arena, node: Handle) -> usize {
-    half_at(arena, node, PREFIX_AT)
-}
-
-fn half_at(arena: &Arena, node: Handle, at: usize) -> usize {
-    let bytes = arena.from(node).get(at..).and_then(<[u8]>::first_chunk);
-    bytes.map_or(0, |bytes| u16::from_le_bytes(*bytes).into())
-}
-
-fn record_of(arena: &Arena, kind: Kind, node: Handle, index: usize) -> Handle {
-    arena.handle_at(node, kind.record_at(index))
-}
-
-/// The node behind so many entries of an inner one.
-fn child_behind(arena: &Arena, node: Handle, entries: usize) -> Handle {
-    match entries.checked_sub(1) {
-        Some(index) => arena.handle_at(node, Kind::Inner.child_at(index)),
-        None => arena.handle_at(node, LINK_AT),
-    }
-}
-
-/// The first bytes of what is behind the prefix, as a number in the order of keys.
-fn head_of(key: &[u8], prefix: usize) -> u32 {
-    let rest = key.get(prefix..).unwrap_or_default();
-    let head = rest.first_chunk().copied().unwrap_or_else(|| {
-        let mut head = [0; 4];
-        for (byte, from) in head.iter_mut().zip(rest) {
-            *byte = *from;
-        }
-        head
-    });
-    u32::from_be_bytes(head)
-}
-
-/// How many entries of a node are before `key`.
-fn first_from(arena: &Arena, kind: Kind, node: Handle, key: &[u8], bounds: Bounds) -> usize {
-    let (count, prefix) = (count_of(arena, node), prefix_of(arena, node));
-    if prefix > 0 && !bounds.are_known() {
-        let first = keys::key_of(arena, record_of(arena, kind, node, 0));
-        let common = first.get(..prefix).unwrap_or(first);
-        match key.get(..prefix).unwrap_or(key).cmp(common) {
-            Ordering::Less => return 0,
-            Ordering::Greater => return count,
-            Ordering::Equal => {}
-        }
-    }
-    let head = head_of(key, prefix);
-    let heads = arena.from(node).get(ARRAYS_AT..).unwrap_or_default();
-    let heads = heads.get(..4 * count).unwrap_or_default();
-    let (heads, _) = heads.as_chunks::<4>();
-    let number = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
-    let mut first = heads.partition_point(|bytes| number(bytes) < head);
-    let alike = heads.get(first..).unwrap_or_default();
-    let mut left = alike.partition_point(|bytes| number(bytes) == head);
-    // Those look at keys.
-    while left > 0 {
-        let half = left / 2;
-        if keys::key_of(arena, record_of(arena, kind, node, first + half)) < key {
-            first += half + 1;
-            left -= half + 1;
-        } else {
-            left = half;
-        }
-    }
-    first
-}
-
-/// Whether the key of `record` begins as all that are in the node.
-fn begins_as_all(arena: &Arena, kind: Kind, node: Handle, record: Handle) -> bool {
-    let prefix = prefix_of(arena, node);
-    if prefix == 0 {
-        return true;
-    }
-    let first = keys::key_of(arena, record_of(arena, kind, node, 0));
-    first.get(..prefix) == keys::key_of(arena, record).get(..prefix)
-}
-
-/// Puts an entry in before the one at `index`; there is room in the node.
-fn put(arena: &mut Arena, kind: Kind, node: Handle, index: usize, entry: Entry) {
-    let (count, prefix) = (count_of(arena, node), prefix_of(arena, node));
-    let head = head_of(keys::key_of(arena, entry.record), prefix);
-    let bytes = arena.bytes_mut(node, NODE_BYTES);
-    for array in kind.arrays() {
-        let (from, end) = (array + 4 * index, array + 4 * count);
-        bytes.copy_within(from..end, from + 4);
-    }
-    arena.write(node, Kind::head_at(index), &head.to_le_bytes());
-    arena.write(node, kind.record_at(index), &entry.record.to_bytes());
-    if kind == Kind::Inner {
-        arena.write(node, kind.child_at(index), &entry.child.to_bytes());
-    }
-    set_count(arena, node, count + 1);
-}
-
-/// Moves the entries from `first` on to `to`, which is empty.
-fn move_end(arena: &mut Arena, kind: Kind, node: Handle, first: usize, to: Handle) {
-    let count = count_of(arena, node);
-    let mut from = [0; NODE_BYTES];
-    from.copy_from_slice(arena.bytes_mut(node, NODE_BYTES));
-    for array in kind.arrays() {
-        let moved = from.get(array + 4 * first..array + 4 * count);
-        arena.write(to, array, moved.unwrap_or_default());
-    }
-    set_count(arena, to, count - first);
-    set_count(arena, node, first);
-}
-
-/// Finds out what all keys of a node begin with, and so its heads.
-fn set_heads(arena: &mut Arena, kind: Kind, node: Handle, bounds: Bounds) {
-    let count = count_of(arena, node);
-    let or_own = |bound: Handle, index| {
-        let is_bound = bound.is_some();
-        let own = || record_of(arena, kind, node, index);
-        keys::key_of(arena, if is_bound { bound } else { own() })
-    };
-    let (low, high) = (
-        or_own(bounds.low, 0),
-        or_own(bounds.high, count.saturating_sub(1)),
-    );
-    let prefix = shared_bytes(low, high).min(u16::MAX.into());
-    let short = u16::try_from(prefix).unwrap_or(u16::MAX);
-    arena.write(node, PREFIX_AT, &short.to_le_bytes());
-    for index in 0..count {
-        let record = record_of(arena, kind, node, index);
-        let head = head_of(keys::key_of(arena, record), prefix);
-        arena.write(node, Kind::head_at(index), &head.to_le_bytes());
+    /// An empty leaf behind `leaf`.
+    fn leaf_behind(&mut self, arena: &mut Arena, leaf: Node) -> Node {
+        self.leaves += 1;
+        let right = Node::new(arena, Kind::Leaf, leaf.link(arena));
+        leaf.set_link(arena, right.at);
+        right
     }
 }
 
@@ -543,7 +317,7 @@ mod tests {
         }
 
         fn key_at(&self, place: Place) -> Option<&[u8]> {
-            let record = record_at(&self.arena, place);
+            let record = place.record(&self.arena);
             assert_eq!(record.is_some(), place != Place::NONE);
             record.is_some().then(|| keys::key_of(&self.arena, record))
         }
@@ -557,7 +331,7 @@ mod tests {
             let mut place = order.at_or_behind(arena, key);
             for _ in 0..3 {
                 assert_eq!(self.key_at(place), keys_behind.next(), "from {key:?}");
-                place = behind(arena, place);
+                place = place.behind(arena);
             }
             let mut place = order.last_before(arena, Some(key));
             for _ in 0..3 {
@@ -572,43 +346,31 @@ mod tests {
             }
         }
 
-        /// Whether every key can be found by what nodes say of their keys; `behind` and `until`: those of the node's bounds.
-        fn check_node(&self, kind_level: usize, node: Handle, bounds: Bounds) {
-            let (arena, kind) = (&self.arena, Kind::of_level(kind_level));
-            let key_of = |record: Handle| keys::key_of(arena, record);
-            let (count, prefix) = (count_of(arena, node), prefix_of(arena, node));
-            assert!((1..=kind.entries_max()).contains(&count), "{count}");
-            if bounds.are_known() {
-                let (low, high) = (key_of(bounds.low), key_of(bounds.high));
-                assert!(shared_bytes(low, high) >= prefix, "{low:?} to {high:?}");
+        fn check_from(&self, level: usize, at: Handle, bounds: Bounds) {
+            let arena = &self.arena;
+            let node = Node::of_level(level, at);
+            node.check(arena, bounds);
+            if level == 0 {
+                return;
             }
-            let first = key_of(record_of(arena, kind, node, 0));
-            for index in 0..count {
-                let key = key_of(record_of(arena, kind, node, index));
-                assert_eq!(key.get(..prefix), first.get(..prefix));
-                let head = arena.from(node).get(Kind::head_at(index)..).unwrap();
-                assert_eq!(head[..4], head_of(key, prefix).to_le_bytes());
-            }
-            for index in 0..=count {
+            for index in 0..=node.len(arena) {
                 let mut bounds = bounds;
                 if index > 0 {
-                    bounds.low = record_of(arena, kind, node, index - 1);
+                    bounds.low = node.record(arena, index - 1);
                 }
-                if index < count {
-                    bounds.high = record_of(arena, kind, node, index);
+                if index < node.len(arena) {
+                    bounds.high = node.record(arena, index);
                 }
-                if kind == Kind::Inner {
-                    self.check_node(kind_level - 1, child_behind(arena, node, index), bounds);
-                }
+                self.check_from(level - 1, node.child_behind(arena, index), bounds);
             }
         }
 
         fn is_whole(&self) {
-            self.check_node(self.order.height, self.order.root, Bounds::NONE);
+            self.check_from(self.order.height, self.order.root, Bounds::NONE);
             let mut place = self.order.at_or_behind(&self.arena, &[]);
             for key in &self.keys {
                 assert_eq!(self.key_at(place), Some(&key[..]));
-                place = behind(&self.arena, place);
+                place = place.behind(&self.arena);
             }
             assert_eq!(place, Place::NONE);
             let last = self.order.last_before(&self.arena, None);
