@@ -17,9 +17,9 @@ use core::ops::{Deref, DerefMut};
 use lfs::{BlockDevice, FileChanges, FileError};
 
 use crate::engine::cache::CacheKey;
-use crate::engine::cached::{CacheEntry, Row, RowContent};
+use crate::engine::cached::{CacheEntry, Row, RowContent, may_be_with_row};
 use crate::engine::loads::{ChunkFault, Wanted};
-use crate::engine::look_up::Probe;
+use crate::engine::look_up::{InCache, LookedUp, Probe};
 use crate::engine::state::Engine;
 use crate::engine::types::{LargeRef, Missing as NotInMemory, Piece, Pieces, engine_key};
 use crate::fault::{FAULTS_MAX, Fault, KeysFault, LoadError, Loaded, Missing};
@@ -27,7 +27,7 @@ use crate::misses::KeysRead;
 use crate::store::Store;
 use crate::transactions::open::Rest;
 use crate::transactions::reads::TooLarge;
-use crate::values::{ValueFault, cached_as};
+use crate::values::{ValueFault, cached_as, len_of};
 use crate::write_set::{Grown, Write, WriteSet};
 use crate::{CommitError, DatabaseIndex, Entry, KEY_BYTES_MAX, Key, Timestamp, Value};
 
@@ -263,12 +263,17 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                 expires_at_ms,
             }));
         }
-        let Some(row) = self.live(db, key)? else {
+        let Some(LookedUp { mut row, in_cache }) = self.live(db, key)? else {
             return Ok(None);
         };
+        let value = self.value_of(&row)?;
+        let expires_at_ms = row.expiry();
+        if in_cache != InCache::Never && row.keep_large_value(&value) {
+            self.note_found(&engine_key(db, key), row);
+        }
         Ok(Some(Entry {
-            value: self.value_of(&row)?,
-            expires_at_ms: row.expiry(),
+            value,
+            expires_at_ms,
         }))
     }
 
@@ -302,7 +307,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             Some(_) => None,
             None => self.live(db, key)?,
         };
-        let Some(row) = stored else {
+        let Some(LookedUp { row, .. }) = stored else {
             self.put(db, key, tail, None);
             return Ok(tail.len());
         };
@@ -368,7 +373,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             None if own.is_some_and(|writes| writes.hides(key)) => return Ok(false),
             None => {}
         }
-        let row = self.stored(db, key)?;
+        let row = self.stored(db, key)?.row;
         // An expired value not yet reclaimed is as good as gone, and goes.
         if row.is_value() {
             self.write(db, key, Write::Delete);
@@ -397,7 +402,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             Some(_) => return Ok(self.writes.expire(db, key, expires_at_ms)),
             None => {}
         }
-        let Some(row) = self.live(db, key)? else {
+        let Some(LookedUp { row, .. }) = self.live(db, key)? else {
             return Ok(false);
         };
         let write = match row.large() {
@@ -451,18 +456,18 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     }
 
     /// What the store has of `key`, if that is live and this transaction has not deleted it.
-    fn live(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Option<Row>, Missing> {
+    fn live(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Option<LookedUp>, Missing> {
         if self.writes.of(db).is_some_and(|writes| writes.hides(key)) {
             return Ok(None);
         }
-        let row = self.stored(db, key)?;
-        Ok(row.is_live_at(self.now_ms).then_some(row))
+        let found = self.stored(db, key)?;
+        Ok(found.row.is_live_at(self.now_ms).then_some(found))
     }
 
     /// What the store has of `key` at the state that is seen, and the dependency on it.
-    fn stored(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Row, Missing> {
+    fn stored(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<LookedUp, Missing> {
         if key.len() > KEY_BYTES_MAX {
-            return Ok(Row::ABSENT);
+            return Ok(LookedUp::NOTHING);
         }
         self.need(|| KeysRead::Key(db, key.into()))?;
         let key = engine_key(db, key);
@@ -478,10 +483,10 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
 
     /// What the store has of `key` now, whatever the transaction sees.
     pub(crate) fn newest(&mut self, db: DatabaseIndex, key: &[u8]) -> Result<Row, Missing> {
-        self.look_up(&engine_key(db, key), NEWEST)
+        Ok(self.look_up(&engine_key(db, key), NEWEST)?.row)
     }
 
-    fn look_up(&mut self, key: &[u8], at: Timestamp) -> Result<Row, Missing> {
+    fn look_up(&mut self, key: &[u8], at: Timestamp) -> Result<LookedUp, Missing> {
         let engine = &self.store.engine;
         let (loaded, faults) = (&self.loaded.chunks, &self.chunk_faults);
         let Ok(found) = engine.look_up(key, at, loaded, faults, Wanted::All) else {
@@ -493,17 +498,30 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             engine.last_removal.get().min(at)
         };
         self.depends_on = self.depends_on.max(since);
-        if found.is_new && self.found.len() < FOUND_MAX {
-            self.found.push((Key::from(key), found.row.clone()));
+        if found.in_cache == InCache::NotYet {
+            self.note_found(key, found.row.clone());
         }
-        Ok(found.row)
+        Ok(found)
+    }
+
+    /// A row for the cache.
+    fn note_found(&mut self, key: &[u8], row: Row) {
+        let last = self.found.last_mut();
+        if let Some((_, found)) = last.filter(|(last, _)| **last == *key) {
+            *found = row;
+        } else if self.found.len() < FOUND_MAX {
+            self.found.push((Key::from(key), row));
+        }
     }
 
     fn value_of(&mut self, row: &Row) -> Result<Value, Missing> {
         match &row.content {
             RowContent::Absent => Ok(Value::default()),
-            RowContent::Inline(value) => Ok(value.clone()),
-            RowContent::Large(_) => {
+            RowContent::Inline(value)
+            | RowContent::Large {
+                value: Some(value), ..
+            } => Ok(value.clone()),
+            RowContent::Large { value: None, .. } => {
                 let pieces = row.large().map(|large| large.pieces()).unwrap_or_default();
                 self.read_pieces(&pieces)
             }
@@ -513,6 +531,20 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     /// The first pieces of a large value.
     fn read_pieces(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
         match cached_value(&self.store.engine, pieces) {
+            Some(value) => Ok(value),
+            None => self.loaded_value(pieces),
+        }
+    }
+
+    /// The large value of a version.
+    fn large_value(
+        &mut self,
+        db: DatabaseIndex,
+        key: &[u8],
+        version: Timestamp,
+        pieces: &[Piece],
+    ) -> Result<Value, Missing> {
+        match cached_large(&self.store.engine, db, key, version, pieces) {
             Some(value) => Ok(value),
             None => self.loaded_value(pieces),
         }
@@ -593,12 +625,38 @@ impl<D: BlockDevice> Transaction<'_, D> {
         }
         let mut cache = self.store.engine.cache.borrow_mut();
         for (key, row) in self.found.drain(..) {
+            let large = row.large().filter(|_| row.large_value().is_some());
+            if let Some(slot) = large.and_then(|large| cached_as(&large.pieces())) {
+                cache.remove(&CacheKey::Value(slot));
+            }
             cache.insert(&CacheKey::Row(&key), CacheEntry::Row(row));
         }
     }
 }
 
-/// The first pieces of a large value, if they are in the cache.
+/// The large value of a version, with its pieces, if it is in the cache: with the row of its key, or for itself.
+fn cached_large(
+    engine: &Engine,
+    db: DatabaseIndex,
+    key: &[u8],
+    version: Timestamp,
+    pieces: &[Piece],
+) -> Option<Value> {
+    if may_be_with_row(len_of(pieces)) {
+        let has_it = |entry: &CacheEntry| match entry {
+            CacheEntry::Row(row) => row.timestamp == version && row.large_value().is_some(),
+            _ => false,
+        };
+        let mut cache = engine.cache.borrow_mut();
+        let found = cache.get_if(&CacheKey::Row(&engine_key(db, key)), has_it);
+        if let Some(CacheEntry::Row(row)) = found {
+            return row.large_value().cloned();
+        }
+    }
+    cached_value(engine, pieces)
+}
+
+/// The first pieces of a large value, if they are in the cache for themselves.
 fn cached_value(engine: &Engine, pieces: &[Piece]) -> Option<Value> {
     if pieces.is_empty() {
         return Some(Value::default());

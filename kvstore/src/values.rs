@@ -50,7 +50,8 @@ fn place_of(pieces: &[Piece]) -> Option<(u64, u64)> {
     Some((pieces.first()?.slot, pieces.last()?.slot))
 }
 
-fn len_of(pieces: &[Piece]) -> usize {
+/// Bytes of pieces.
+pub(crate) fn len_of(pieces: &[Piece]) -> usize {
     pieces.iter().map(|piece| piece.bytes as usize).sum()
 }
 

@@ -14,9 +14,12 @@ pub(crate) enum CacheEntry {
     Row(Row),
     /// A chunk of a table.
     Chunk(Cached),
-    /// A large value.
+    /// A large value: one that is not with its row.
     Value(Value),
 }
+
+/// Large values up to this may be with their rows: whoever asks for a row alone does not hold much more.
+const WITH_ROW_BYTES_MAX: usize = 4 << 10;
 
 impl Cost for CacheEntry {
     fn memory_bytes(&self) -> usize {
@@ -25,6 +28,27 @@ impl Cost for CacheEntry {
             Self::Chunk(chunk) => chunk.memory_bytes(),
             Self::Value(value) => value.memory_bytes(),
         }
+    }
+}
+
+/// Whether a large value of so many bytes may be with its row.
+pub(crate) fn may_be_with_row(bytes: usize) -> bool {
+    bytes <= WITH_ROW_BYTES_MAX
+}
+
+impl CacheEntry {
+    /// A byte of the value that it has: to have looked at it.
+    pub(crate) fn value_byte(&self) -> u8 {
+        let value = match self {
+            Self::Row(row) => match &row.content {
+                RowContent::Inline(value) => Some(value),
+                RowContent::Large { value, .. } => value.as_ref(),
+                RowContent::Absent => None,
+            },
+            Self::Value(value) => Some(value),
+            Self::Chunk(_) => None,
+        };
+        value.and_then(|value| value.first()).copied().unwrap_or(0)
     }
 }
 
@@ -46,8 +70,13 @@ pub(crate) enum RowContent {
     Absent,
     /// A value.
     Inline(Value),
-    /// The coded form of a large one: of one piece nearly always.
-    Large(SmallVec<[u8; 16]>),
+    /// A large one.
+    Large {
+        /// Its coded form: of one piece nearly always.
+        coded: SmallVec<[u8; 16]>,
+        /// What it is, if it was read.
+        value: Option<Value>,
+    },
 }
 
 impl Row {
@@ -66,7 +95,10 @@ impl Row {
             content: match version.content {
                 Content::Tombstone => RowContent::Absent,
                 Content::Inline(bytes) => RowContent::Inline(Value::from(bytes)),
-                Content::Large(large) => RowContent::Large(large.bytes().into()),
+                Content::Large(large) => RowContent::Large {
+                    coded: large.bytes().into(),
+                    value: None,
+                },
             },
         }
     }
@@ -80,7 +112,7 @@ impl Row {
             content: match &self.content {
                 RowContent::Absent => Content::Tombstone,
                 RowContent::Inline(value) => Content::Inline(value),
-                RowContent::Large(_) => self.large().map_or(Content::Tombstone, Content::Large),
+                RowContent::Large { .. } => self.large().map_or(Content::Tombstone, Content::Large),
             },
         }
     }
@@ -93,8 +125,30 @@ impl Row {
     /// The large value that it has.
     pub(crate) fn large(&self) -> Option<LargeRef<'_>> {
         match &self.content {
-            RowContent::Large(bytes) => Some(LargeRef::of_checked(bytes)),
+            RowContent::Large { coded, .. } => Some(LargeRef::of_checked(coded)),
             _ => None,
+        }
+    }
+
+    /// The large value, if it is with the row.
+    pub(crate) fn large_value(&self) -> Option<&Value> {
+        match &self.content {
+            RowContent::Large { value, .. } => value.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Has the row keep its large value, unless it does or that is too large: whether this is new.
+    pub(crate) fn keep_large_value(&mut self, large: &Value) -> bool {
+        match &mut self.content {
+            RowContent::Large {
+                value: value @ None,
+                ..
+            } if may_be_with_row(large.len()) => {
+                *value = Some(large.clone());
+                true
+            }
+            _ => false,
         }
     }
 
@@ -113,7 +167,7 @@ impl Row {
         match &self.content {
             RowContent::Absent => 0,
             RowContent::Inline(value) => value.len(),
-            RowContent::Large(_) => self.large().map_or(0, |large| large.total() as usize),
+            RowContent::Large { .. } => self.large().map_or(0, |large| large.total() as usize),
         }
     }
 
@@ -126,7 +180,9 @@ impl Row {
         match &self.content {
             RowContent::Absent => 0,
             RowContent::Inline(value) => value.memory_bytes(),
-            RowContent::Large(bytes) => bytes.len(),
+            RowContent::Large { coded, value } => {
+                coded.len() + value.as_ref().map_or(0, Value::memory_bytes)
+            }
         }
     }
 }

@@ -21,12 +21,31 @@ const FILTER_BYTES: u64 = 2;
 /// Bytes that an entry takes in a block that is in memory, beside its key and an inline value.
 const ENTRY_BYTES: u64 = 16;
 
-/// What was found, and whether it came from runs and is worth a row in the cache.
+/// What was found.
 pub(crate) struct LookedUp {
     /// What the key has.
     pub(crate) row: Row,
-    /// It was read from runs.
-    pub(crate) is_new: bool,
+    /// Whether the cache has it.
+    pub(crate) in_cache: InCache,
+}
+
+impl LookedUp {
+    /// Nothing is there.
+    pub(crate) const NOTHING: Self = Self {
+        row: Row::ABSENT,
+        in_cache: InCache::Never,
+    };
+}
+
+/// Whether the cache has a row, or may have it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InCache {
+    /// It is there.
+    Yes,
+    /// It came from runs, of the newest state.
+    NotYet,
+    /// It is in memory anyway, or not of the newest state.
+    Never,
 }
 
 /// What can be told of a key without reading much for it.
@@ -51,7 +70,10 @@ impl Engine {
         wanted: Wanted,
     ) -> Result<LookedUp, Missing> {
         let tree = self.tree.borrow();
-        let known = |row| LookedUp { row, is_new: false };
+        let known = |row| LookedUp {
+            row,
+            in_cache: InCache::Never,
+        };
         let hidden_below = match tree.get_newest(key, at) {
             InMemtables::Value(version) => return Ok(known(Row::of(&version))),
             InMemtables::Nothing(since) => {
@@ -69,14 +91,21 @@ impl Engine {
         if let Some(CacheEntry::Row(row)) = self.cache.borrow_mut().get(&CacheKey::Row(key))
             && (is_newest || (row.is_value() && row.timestamp <= at))
         {
-            return Ok(known(row.clone()));
+            return Ok(LookedUp {
+                row: row.clone(),
+                in_cache: InCache::Yes,
+            });
         }
         let reader = Reader::new(self, loaded, faults, wanted);
         let found = tree.get_in_runs(&reader, key, at, hidden_below)?;
         let version = found.as_ref().map(Found::version);
         Ok(LookedUp {
             row: version.map_or(Row::ABSENT, |version| Row::of(&version)),
-            is_new: is_newest,
+            in_cache: if is_newest {
+                InCache::NotYet
+            } else {
+                InCache::Never
+            },
         })
     }
 

@@ -6,8 +6,11 @@ use core::iter;
 
 use lfs::BlockDevice;
 
-use super::{NEWEST, Transaction, cached_value};
-use crate::engine::cached::Row;
+use smallvec::SmallVec;
+
+use super::{NEWEST, Transaction};
+use crate::engine::cache::CacheKey;
+use crate::engine::cached::{CacheEntry, Row};
 use crate::engine::loads::{Reader, Wanted};
 use crate::engine::merge::{ScanStep, looks_for};
 use crate::engine::table::table_random_key;
@@ -16,6 +19,7 @@ use crate::engine::types::{
 };
 use crate::fault::{Fault, LOADED_KEY_BYTES_MAX, LoadError, Missing};
 use crate::misses::KeysRead;
+use crate::values::cached_as;
 use crate::write_set::{Write, Writes};
 use crate::{DatabaseIndex, Entry, Key, Timestamp, Value};
 
@@ -63,8 +67,15 @@ impl Held {
 /// What takes a key that a walk gives, and what the store has of it, unless the transaction has written it.
 type Give<'g> = dyn FnMut(&[u8], Option<VersionRef<'_>>) -> Result<(), OutOfMemory> + 'g;
 
-/// A key of a range whose value is not there yet: its place, and where the value is, unless the transaction has written it.
-type Pending = (usize, Option<Pieces>);
+/// A key of a range whose value is not there yet.
+struct Pending {
+    place: usize,
+    /// The version, and where its value is, unless the transaction has written it.
+    stored: Option<(Timestamp, Pieces)>,
+}
+
+/// Large values of a range that are looked for in the cache together.
+const LOOKED_AHEAD: usize = 32;
 
 /// Where a walk has come to.
 enum Walked {
@@ -282,30 +293,26 @@ impl<D: BlockDevice> Transaction<'_, D> {
             end: Some(end),
             reverse,
         };
-        let engine = &self.store.engine;
         self.walk(part, limit, &mut { usize::MAX }, &mut |key, version| {
             bytes += key.len();
             let mut entry = None;
             if with_values {
-                let mut later = |pieces| -> Result<_, OutOfMemory> {
+                let mut later = |stored| -> Result<_, OutOfMemory> {
+                    let place = entries.len();
                     pending.try_reserve(1)?;
-                    pending.push((entries.len(), pieces));
+                    pending.push(Pending { place, stored });
                     Ok(Value::default())
                 };
-                let value = match version.map(|version| version.content) {
+                let value = match version.map(|version| (version.content, version.timestamp)) {
                     None => later(None)?,
-                    Some(Content::Tombstone) => Value::default(),
-                    Some(Content::Inline(inline)) => {
+                    Some((Content::Tombstone, _)) => Value::default(),
+                    Some((Content::Inline(inline), _)) => {
                         bytes += inline.len();
                         Value::from(inline)
                     }
-                    Some(Content::Large(large)) => {
+                    Some((Content::Large(large), at)) => {
                         bytes += large.total() as usize;
-                        let pieces = large.pieces();
-                        match cached_value(engine, &pieces) {
-                            Some(value) => value,
-                            None => later(Some(pieces))?,
-                        }
+                        later(Some((at, large.pieces())))?
                     }
                 };
                 entry = Some(Entry {
@@ -320,7 +327,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
             entries.push((Key::from(key), entry));
             Ok(())
         })?;
-        self.resolve(db, pending, &mut entries)?;
+        self.resolve(db, &pending, &mut entries)?;
         Ok(entries)
     }
 
@@ -328,30 +335,45 @@ impl<D: BlockDevice> Transaction<'_, D> {
     fn resolve(
         &mut self,
         db: DatabaseIndex,
-        pending: Vec<Pending>,
+        pending: &[Pending],
         entries: &mut [(Key, Option<Entry>)],
     ) -> Result<(), Missing> {
         let mut missing = None;
-        for (place, pieces) in pending {
-            let Some((key, entry)) = entries.get_mut(place) else {
-                continue;
-            };
-            let found = match (pieces, &mut *entry) {
-                (Some(pieces), Some(entry)) => {
-                    let value = self.loaded_value(&pieces);
-                    value.map(|value| entry.value = value)
+        for together in pending.chunks(LOOKED_AHEAD) {
+            self.look_ahead(db, together, entries);
+            for Pending { place, stored } in together {
+                let Some((key, entry)) = entries.get_mut(*place) else {
+                    continue;
+                };
+                let found = match (stored, &mut *entry) {
+                    (Some((version, pieces)), Some(entry)) => {
+                        let value = self.large_value(db, key, *version, pieces);
+                        value.map(|value| entry.value = value)
+                    }
+                    _ => self.get(db, key).map(|own| *entry = own),
+                };
+                // The others tell what they will need.
+                if let Err(one) = found {
+                    missing = Some(one);
                 }
-                _ => self.get(db, key).map(|own| *entry = own),
-            };
-            // The others tell what they will need.
-            if let Err(one) = found {
-                missing = Some(one);
-            }
-            if self.has_all_faults() {
-                break;
+                if self.has_all_faults() {
+                    return missing.map_or(Ok(()), Err);
+                }
             }
         }
         missing.map_or(Ok(()), Err)
+    }
+
+    /// Has the cache look for large values that will be asked for.
+    fn look_ahead(&self, db: DatabaseIndex, pending: &[Pending], entries: &[(Key, Option<Entry>)]) {
+        let key_of = |pending: &Pending| Some(engine_key(db, &entries.get(pending.place)?.0));
+        let mut keys = SmallVec::<[_; LOOKED_AHEAD]>::new();
+        keys.extend(pending.iter().filter_map(key_of));
+        let rows = keys.iter().map(|key| CacheKey::Row(key));
+        let slot_of = |pending: &Pending| cached_as(&pending.stored.as_ref()?.1);
+        let values = pending.iter().filter_map(slot_of).map(CacheKey::Value);
+        let cache = self.store.engine.cache.borrow();
+        cache.look_ahead(rows.chain(values), CacheEntry::value_byte);
     }
 
     /// What `key` had, newest first, up to where history is kept: the commit that made it so, and the value, or nothing. What
@@ -703,7 +725,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
                 continue;
             };
             let row = match self.stored(DatabaseIndex(*db), user_key) {
-                Ok(row) => row,
+                Ok(found) => found.row,
                 // The others tell what they will need.
                 Err(one) if !self.has_all_faults() => {
                     missing = Some(one);

@@ -9,6 +9,7 @@
 )]
 
 mod backup;
+mod cached;
 mod common;
 mod crash;
 mod files;

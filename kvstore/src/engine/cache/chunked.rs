@@ -56,6 +56,20 @@ impl<T> Chunked<T> {
         Ok(at)
     }
 
+    /// Sets the item of number `at`. Those before it that were not there become the same.
+    pub(crate) fn set(&mut self, at: u32, item: T) -> Result<(), OutOfMemory>
+    where
+        T: Copy,
+    {
+        loop {
+            if let Some(there) = self.get_mut(at) {
+                *there = item;
+                return Ok(());
+            }
+            self.push(item)?;
+        }
+    }
+
     /// Takes the item out; the last one is in its place then.
     pub(crate) fn swap_remove(&mut self, at: u32) -> Option<T> {
         if at as usize >= self.len {

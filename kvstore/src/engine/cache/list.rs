@@ -17,8 +17,6 @@ pub(crate) struct Node {
     pub hash: u64,
     /// Which of its policy's lists it is in.
     pub list: u8,
-    /// How often it was used, as its policy counts.
-    pub uses: u8,
 }
 
 /// A list, from the newest to the oldest.
@@ -50,7 +48,8 @@ impl Nodes {
         self.0.get_mut(slot)
     }
 
-    /// Slots come in the order of their numbers, or were there before. `false`: there is no memory for it.
+    /// Slots come in the order of their numbers, or were there before, but for a policy that came later than the first of them: those that it was not told of are
+    /// there, in no list. `false`: there is no memory for it.
     pub(crate) fn set(&mut self, slot: u32, hash: u64, cost: u32) -> bool {
         let node = Node {
             newer: NONE,
@@ -58,18 +57,8 @@ impl Nodes {
             cost,
             hash,
             list: 0,
-            uses: 0,
         };
-        loop {
-            if let Some(there) = self.0.get_mut(slot) {
-                *there = node;
-                return true;
-            }
-            // A policy that came later than the first slots: those it was not told of are there, in no list.
-            if self.0.push(node).is_err() {
-                return false;
-            }
-        }
+        self.0.set(slot, node).is_ok()
     }
 
     /// Forgets those from `slots` on, which are in no list.

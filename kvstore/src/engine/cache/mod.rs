@@ -48,6 +48,9 @@ const KEY_BYTES_INLINE: usize = 24;
 /// Entries that may go for one that comes. If that does not make room, it is not taken.
 const VICTIMS_MAX: usize = 256;
 
+/// Keys that are looked for ahead at once without memory being allocated for that.
+const LOOKED_AHEAD: usize = 64;
+
 /// Entries that a new policy takes over with each operation.
 const MOVED_PER_STEP: usize = 8;
 
@@ -111,6 +114,16 @@ pub struct Asked {
     pub hits: u64,
     /// It was not.
     pub misses: u64,
+}
+
+impl CacheStats {
+    fn asked_mut(&mut self, key: &CacheKey<'_>) -> &mut Asked {
+        match key {
+            CacheKey::Row(_) => &mut self.rows,
+            CacheKey::Chunk(..) => &mut self.chunks,
+            CacheKey::Value(_) => &mut self.values,
+        }
+    }
 }
 
 /// Decides which entry goes. Told of all that happens to the slots it has.
@@ -209,27 +222,48 @@ impl<E: Cost> Cache<E> {
     /// The entry of `key`, which is used by that.
     pub fn get(&mut self, key: &CacheKey<'_>) -> Option<&E> {
         self.take_over(MOVED_PER_STEP);
-        let slot = self.find(key);
-        let hidden = slot.is_some_and(|slot| self.is_hidden(slot));
-        let slot = slot.filter(|_| !hidden);
-        let asked = match key {
-            CacheKey::Row(_) => &mut self.stats.rows,
-            CacheKey::Chunk(..) => &mut self.stats.chunks,
-            CacheKey::Value(_) => &mut self.stats.values,
-        };
+        let slot = self.find_shown(key);
+        let asked = self.stats.asked_mut(key);
         if slot.is_some() {
             asked.hits += 1;
         } else {
             asked.misses += 1;
         }
-        if hidden {
-            self.remove(key);
-        }
-        let slot = slot?;
-        if !self.touch(slot) {
+        self.used(slot?)
+    }
+
+    /// The same, of who could as well ask for something else: what is not there, or not as `wanted`, is no miss.
+    pub fn get_if(&mut self, key: &CacheKey<'_>, wanted: impl FnOnce(&E) -> bool) -> Option<&E> {
+        self.take_over(MOVED_PER_STEP);
+        let slot = self.find_shown(key)?;
+        if !self.slots.get(slot).is_some_and(|used| wanted(&used.entry)) {
             return None;
         }
-        self.slots.get(slot).map(|used| &used.entry)
+        self.stats.asked_mut(key).hits += 1;
+        self.used(slot)
+    }
+
+    /// Looks for entries that will be asked for one after the other, and at each that is there: it is in a processor's cache then, and the memory of all of them was waited
+    /// for at once. They are not used by that.
+    pub fn look_ahead<'k>(
+        &self,
+        keys: impl Iterator<Item = CacheKey<'k>>,
+        look: impl Fn(&E) -> u8,
+    ) {
+        // Each pass needs nothing but what the one before has found, so that one key does not wait for another.
+        let mut found = SmallVec::<[(u64, u32); LOOKED_AHEAD]>::new();
+        found.extend(keys.filter_map(|key| {
+            let hash = self.hasher.hash_one(key);
+            let table = self.shards.get(shard(hash))?;
+            // Nearly always it is the first one.
+            Some((hash, *table.find(hash, |_| true)?))
+        }));
+        for (hash, slot) in found {
+            let used = self.slots.get(slot);
+            if let Some(used) = used.filter(|used| used.hash == hash) {
+                core::hint::black_box(look(&used.entry));
+            }
+        }
     }
 
     /// The entry of `key`, without using it.
@@ -419,6 +453,14 @@ impl<E: Cost> Cache<E> {
         self.change_policy();
     }
 
+    /// The entry, which is used by that.
+    fn used(&mut self, slot: u32) -> Option<&E> {
+        if !self.touch(slot) {
+            return None;
+        }
+        self.slots.get(slot).map(|used| &used.entry)
+    }
+
     /// Notes a use: `false` if there was no memory for it, and the entry is gone.
     fn touch(&mut self, slot: u32) -> bool {
         let (seen, turn) = (self.hidden.count(), self.turn);
@@ -468,6 +510,16 @@ impl<E: Cost> Cache<E> {
             OwnedKey::Row(key) => self.hidden.hides(key, used.seen),
             OwnedKey::Chunk(..) | OwnedKey::Value(_) => false,
         })
+    }
+
+    /// Where the entry of `key` is. A row that a range delete hides goes.
+    fn find_shown(&mut self, key: &CacheKey<'_>) -> Option<u32> {
+        let slot = self.find(key)?;
+        if self.is_hidden(slot) {
+            self.remove(key);
+            return None;
+        }
+        Some(slot)
     }
 
     fn find(&self, key: &CacheKey<'_>) -> Option<u32> {

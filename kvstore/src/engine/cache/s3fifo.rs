@@ -8,6 +8,7 @@
 use alloc::vec::Vec;
 
 use super::Policy;
+use super::chunked::Chunked;
 use super::list::{List, Nodes};
 
 /// Uses that are counted.
@@ -22,6 +23,8 @@ const MAIN: u8 = 1;
 #[derive(Default)]
 pub(crate) struct S3Fifo {
     nodes: Nodes,
+    /// How often entries were used. Apart, so that a use looks at little memory, which is in a processor's cache.
+    uses: Chunked<u8>,
     small: List,
     main: List,
     ghosts: Ghosts,
@@ -108,7 +111,7 @@ fn mark_of(hash: u64) -> u32 {
 
 impl Policy for S3Fifo {
     fn inserted(&mut self, slot: u32, hash: u64, cost: u32) -> bool {
-        if !self.nodes.set(slot, hash, cost) {
+        if !self.nodes.set(slot, hash, cost) || self.uses.set(slot, 0).is_err() {
             return false;
         }
         let remembered = self.ghosts_max();
@@ -122,8 +125,10 @@ impl Policy for S3Fifo {
     }
 
     fn touched(&mut self, slot: u32) {
-        if let Some(node) = self.nodes.get_mut(slot) {
-            node.uses = (node.uses + 1).min(USES_MAX);
+        if let Some(uses) = self.uses.get_mut(slot)
+            && *uses < USES_MAX
+        {
+            *uses += 1;
         }
     }
 
@@ -151,17 +156,18 @@ impl Policy for S3Fifo {
             };
             let oldest = list.pop(&mut self.nodes)?;
             let node = self.nodes.get(oldest).copied()?;
+            let uses = self.uses.get(oldest).copied()?;
             if node.list == SMALL {
-                if node.uses == 0 || look > LOOKS {
+                if uses == 0 || look > LOOKS {
                     self.ghosts.add(node.hash);
                     return Some(oldest);
                 }
                 self.put(oldest, MAIN, 0);
             } else {
-                if node.uses == 0 || look > LOOKS {
+                if uses == 0 || look > LOOKS {
                     return Some(oldest);
                 }
-                self.put(oldest, MAIN, node.uses - 1);
+                self.put(oldest, MAIN, uses - 1);
             }
         }
         None
@@ -173,10 +179,15 @@ impl Policy for S3Fifo {
             _ => &mut self.main,
         };
         list.moved(&mut self.nodes, from, to);
+        let uses = self.uses.get(from).copied();
+        if let (Some(uses), Some(place)) = (uses, self.uses.get_mut(to)) {
+            *place = uses;
+        }
     }
 
     fn shrink(&mut self, slots: u32) {
         self.nodes.shrink(slots);
+        self.uses.truncate(slots);
         self.ghosts.shrink(slots as usize);
     }
 }
@@ -189,7 +200,10 @@ impl S3Fifo {
 
     fn put(&mut self, slot: u32, list: u8, uses: u8) {
         if let Some(node) = self.nodes.get_mut(slot) {
-            (node.list, node.uses) = (list, uses);
+            node.list = list;
+        }
+        if let Some(place) = self.uses.get_mut(slot) {
+            *place = uses;
         }
         match list {
             SMALL => self.small.push(&mut self.nodes, slot),

@@ -644,3 +644,37 @@ fn chunks_of_tables_that_are_gone_are_removed_and_no_others() {
         }
     }
 }
+
+/// Who could as well ask for something else misses nothing, and what is looked for ahead is not used by that.
+#[test]
+fn looking_is_no_use_and_no_miss() {
+    let mut cache = Cache::new(PolicyKind::Lru, 10 * ENTRY_BYTES, 7);
+    for number in 0..10 {
+        cache.insert(&CacheKey::Value(number), Sized { number, bytes: 0 });
+    }
+    let looked = core::cell::RefCell::new(Vec::new());
+    let keys = (0..20).rev().map(CacheKey::Value);
+    cache.look_ahead(keys, |entry| {
+        looked.borrow_mut().push(entry.number);
+        0
+    });
+    assert_eq!(looked.into_inner(), (0..10).rev().collect::<Vec<_>>());
+    let mut found = |number, is_wanted| {
+        let entry = cache.get_if(&CacheKey::Value(number), |_| is_wanted);
+        entry.map(|entry| entry.number)
+    };
+    assert_eq!(found(0, true), Some(0));
+    assert_eq!(found(1, false), None);
+    assert_eq!(found(50, true), None);
+    assert_eq!(cache.stats().values, Asked { hits: 1, misses: 0 });
+    // The one that was used stays.
+    cache.insert(
+        &CacheKey::Value(10),
+        Sized {
+            number: 10,
+            bytes: 0,
+        },
+    );
+    let is_there = |number| cache.peek(&CacheKey::Value(number)).is_some();
+    assert!(is_there(0) && !is_there(1));
+}

@@ -1,0 +1,126 @@
+//! Large values of the newest state are in the cache with the rows of their keys, and once.
+
+use std::rc::Rc;
+
+use kvstore::{CacheStats, DatabaseIndex, Transaction};
+use lfs::sim::{Executor, SimDisk};
+
+use crate::common::{TestStore, formatted, open, put, value_of};
+
+const DB: DatabaseIndex = DatabaseIndex(0);
+
+/// Up to this a value is with its row.
+const WITH_ROW_BYTES_MAX: usize = 4096;
+
+/// A store with values of so many bytes.
+async fn filled(store: &TestStore, len: usize) {
+    // The last ones may be in memtables, the first ones are not.
+    for number in 0..4000 {
+        put(store, number, len).await.unwrap();
+    }
+    assert!(store.stats().runs > 0);
+}
+
+async fn read(store: &TestStore, number: u32) -> usize {
+    let entry = value_of(store, DB, &number.to_be_bytes()).await;
+    entry.map_or(0, |entry| entry.value.len())
+}
+
+/// What the cache was asked for by `work`, and found.
+async fn asked(store: &TestStore, work: impl AsyncFn()) -> [(u64, u64); 3] {
+    let counts = |stats: &CacheStats| [stats.rows, stats.chunks, stats.values];
+    let before = store.stats().cache;
+    work().await;
+    let after = store.stats().cache;
+    let pairs = counts(&before).into_iter().zip(counts(&after));
+    let change =
+        pairs.map(|(before, after)| (after.hits - before.hits, after.misses - before.misses));
+    change.collect::<Vec<_>>().try_into().unwrap()
+}
+
+fn with_store(len: usize, test: impl AsyncFnOnce(Rc<TestStore>) + 'static) {
+    let disk = formatted(3000, 1);
+    let mut executor = Executor::new(1);
+    let store = open(&mut executor, &disk).unwrap();
+    executor.run(async move {
+        filled(&store, len).await;
+        test(store).await;
+    });
+}
+
+#[test]
+fn a_value_is_found_with_its_row() {
+    with_store(3000, async |store| {
+        let store = &*store;
+        assert_eq!(read(store, 7).await, 3000);
+        let before = store.stats().cache;
+        let again = asked(store, async || assert_eq!(read(store, 7).await, 3000)).await;
+        assert_eq!(again, [(1, 0), (0, 0), (0, 0)], "one search, and no more");
+        // A walk finds it there as well.
+        let walk = |transaction: &mut Transaction<'_, SimDisk>| {
+            let (from, to) = (7_u32.to_be_bytes(), 8_u32.to_be_bytes());
+            transaction.range(DB, &from, &to, false, 10, true)
+        };
+        let walked = asked(store, async || {
+            let (pairs, _) = store.transact(0, 0, walk).await.unwrap();
+            assert_eq!(pairs[0].1.as_ref().unwrap().value.len(), 3000);
+        });
+        let [rows, _, values] = walked.await;
+        assert_eq!((rows, values), ((1, 0), (0, 0)));
+        // Who writes the key lets go of both.
+        put(store, 7, 10).await.unwrap();
+        let after = store.stats().cache;
+        assert!(after.bytes + 3000 <= before.bytes, "{before:?} {after:?}");
+    });
+}
+
+/// What was read as an older state saw it, or by a walk, is there for itself until the row takes it.
+#[test]
+fn a_row_takes_the_value_that_is_there_for_itself() {
+    with_store(3000, async |store| {
+        let store = &*store;
+        let walk = |transaction: &mut Transaction<'_, SimDisk>| {
+            let (from, to) = (7_u32.to_be_bytes(), 8_u32.to_be_bytes());
+            transaction.range(DB, &from, &to, false, 10, true)
+        };
+        store.transact(0, 0, walk).await.unwrap();
+        let walked = store.stats().cache;
+        let read_it = async || assert_eq!(read(store, 7).await, 3000);
+        let [rows, _, values] = asked(store, read_it).await;
+        assert_eq!((rows, values), ((0, 1), (1, 0)));
+        let read = store.stats().cache;
+        // The row is of the key and where the value is, some bytes.
+        assert!(read.bytes < walked.bytes + 100, "{walked:?} {read:?}");
+        assert_eq!(asked(store, read_it).await[2], (0, 0));
+        // Who walks from now on finds it with the row.
+        let walk = async || _ = store.transact(0, 0, walk).await.unwrap();
+        let [rows, _, values] = asked(store, walk).await;
+        assert_eq!((rows, values), ((1, 0), (0, 0)));
+    });
+}
+
+#[test]
+fn a_value_that_is_too_large_for_a_row_is_there_for_itself() {
+    with_store(WITH_ROW_BYTES_MAX + 1, async |store| {
+        let store = &*store;
+        let read_it = async || assert_eq!(read(store, 7).await, WITH_ROW_BYTES_MAX + 1);
+        read_it().await;
+        let again = asked(store, read_it).await;
+        assert_eq!(again, [(1, 0), (0, 0), (1, 0)]);
+    });
+}
+
+/// What a transaction finds in a memtable is not of a row: it would be looked for where it is not.
+#[test]
+fn a_value_of_a_memtable_stays_there_for_itself() {
+    with_store(3000, async |store| {
+        let store = &*store;
+        put(store, 7, 3000).await.unwrap();
+        let read_it = async || assert_eq!(read(store, 7).await, 3000);
+        read_it().await;
+        for _ in 0..2 {
+            let again = asked(store, read_it).await;
+            assert_eq!(again, [(0, 0), (0, 0), (1, 0)]);
+        }
+    });
+}
