@@ -182,6 +182,7 @@ fn timed(settings: &Settings, name: &str, title: &str, clients: u64, load: Load)
         operations_max,
         seconds_max: settings.seconds,
         cold: false,
+        uncached: false,
     }
 }
 
@@ -195,6 +196,7 @@ fn load(data: &Data) -> Phase {
         operations_max: Phase::fill_operations(data),
         seconds_max: f64::from(1 << 20),
         cold: false,
+        uncached: false,
     }
 }
 
@@ -279,8 +281,11 @@ fn read_in(settings: &Settings, data: &Data) -> Vec<Phase> {
 
 fn read_out(settings: &Settings, data: &Data) -> Vec<Phase> {
     let mut phases = vec![load(data)];
-    phases.extend(reads(settings));
-    // Only the first one: what it read is in the kernel's memory from then on.
+    phases.extend(reads(settings).into_iter().map(|phase| Phase {
+        uncached: true,
+        ..phase
+    }));
+    // From then on an engine has what it chose to keep.
     phases[1].cold = true;
     phases
 }
@@ -365,6 +370,7 @@ fn overwrite(settings: &Settings, data: &Data) -> Vec<Phase> {
         operations_max: OVERWRITES * data.loaded() / OVERWRITE_BATCH,
         seconds_max: settings.overwrite_seconds,
         cold: false,
+        uncached: false,
     };
     vec![load(data), overwrite]
 }

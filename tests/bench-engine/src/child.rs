@@ -117,7 +117,10 @@ impl<'r, H: Host> Run<'r, H> {
         let before = (usage::bytes_written(), flushes::count());
         let disk = host.engine().disk_counts();
         let began = Instant::now();
+        let forgets = phase.uncached && !self.name.maps_files();
+        let forgetting = forgets.then(|| usage::Forgetting::begin(self.directory));
         let workers = host.run(workers).await;
+        drop(forgetting);
         let seconds = began.elapsed().as_secs_f64();
         let bytes_written = usage::bytes_written() - before.0;
         let flushes = flushes::count() - before.1;

@@ -59,6 +59,11 @@ impl Name {
         matches!(self, Self::Fjall | Self::SurrealKv | Self::RocksDb)
     }
 
+    /// Whether what it has in memory are the kernel's pages of its files.
+    pub fn maps_files(self) -> bool {
+        self == Self::Lmdb
+    }
+
     /// Whether it is in this program.
     pub fn is_built(self) -> bool {
         self != Self::RocksDb || cfg!(feature = "rocksdb")

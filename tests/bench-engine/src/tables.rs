@@ -76,7 +76,9 @@ fn show_ratios(rounds: &Rounds, settings: &Settings, report: &mut Report) {
     ));
     table.note(match &settings.cgroup {
         Some(_) => "where data does not fit, a cgroup bounds what the kernel keeps of files as well",
-        None => "memory is what engines are told to take: the kernel keeps their files in what else there is",
+        None => {
+            "memory is what engines are told to take; the kernel keeps their files in what else there is, but forgets them again and again while reads out of cache are measured (lmdb's it does not: what is mapped is lmdb's cache)"
+        }
     });
     report.show(&table);
 }

@@ -3,6 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::fs::{Advice, fadvise};
 
@@ -49,14 +52,60 @@ pub fn disk_bytes(directory: &Path) -> u64 {
 /// Makes all files in a directory durable and lets the kernel forget what it holds of them in memory, so that they are read
 /// from the disk again. What is mapped stays.
 pub fn drop_page_cache(directory: &Path) {
+    // Only clean pages can go.
+    for_each_file(directory, &mut |file| _ = file.sync_all());
+    forget(directory);
+}
+
+fn forget(directory: &Path) {
+    for_each_file(directory, &mut |file| {
+        _ = fadvise(file, 0, None, Advice::DontNeed)
+    });
+}
+
+/// Of files that are gone by then nothing is in memory.
+fn for_each_file(directory: &Path, each: &mut dyn FnMut(&File)) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
-            drop_page_cache(&path);
+            for_each_file(&path, each);
         } else if let Ok(file) = File::open(&path) {
-            // Only clean pages can go.
-            let _ = file.sync_all();
-            let _ = fadvise(&file, 0, None, Advice::DontNeed);
+            each(&file);
+        }
+    }
+}
+
+/// As long as this is there the kernel forgets every [`FORGET_INTERVAL`] what it holds of the files in a directory in memory, as one that had other uses for it would. What
+/// is mapped, or not yet written, stays.
+pub struct Forgetting {
+    ends: Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// In that time as much is read as there is of the smallest cache.
+const FORGET_INTERVAL: Duration = Duration::from_millis(10);
+
+impl Forgetting {
+    pub fn begin(directory: &Path) -> Self {
+        let (ends, ended) = mpsc::channel();
+        let directory = directory.to_path_buf();
+        let thread = thread::spawn(move || {
+            while ended.recv_timeout(FORGET_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                forget(&directory);
+            }
+        });
+        Self {
+            ends,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Forgetting {
+    fn drop(&mut self) {
+        let _ = self.ends.send(());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("it forgets");
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Phase {
     pub seconds_max: f64,
     /// Whether it begins with nothing in memory, as far as that can be had.
     pub cold: bool,
+    /// Whether the kernel is to keep nothing of the files in memory: what the engine has not is read from the disk.
+    pub uncached: bool,
 }
 
 /// What an operation is.

@@ -29,7 +29,8 @@ impl RocksDb {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&blocks);
-        options.set_write_buffer_size(size(sizes.memory_bytes / 4));
+        // Two memtables, and as many that were written, which transactions are validated against.
+        options.set_write_buffer_size(size(sizes.memory_bytes / 8));
         options.set_max_write_buffer_number(2);
         let opened = OptimisticTransactionDB::open(&options, directory.join("rocksdb"));
         Self(opened.expect("RocksDB opens"))
