@@ -1,7 +1,7 @@
 //! An image file, or a block device of the host, as the disk.
 //!
 //! Requests run on the runtime's blocking threads, so many can be in flight and none of them holds up the
-//! executor; but what the host has in memory is read at once, which takes less time than a thread takes to start. Flush is `fdatasync`: it covers every write that completed before it started, as
+//! executor; but what the host has in memory, or will have soon, is read without one (`reading`). Flush is `fdatasync`: it covers every write that completed before it started, as
 //! [`BlockDevice`] promises. A device opened for reading cannot write, whatever is asked of it. One that becomes larger while
 //! it is open is noticed within a second.
 
@@ -16,11 +16,12 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
-use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::io::Errno;
 
 use super::ahead::Ahead;
 use super::direct::Direct;
 use super::lock;
+use super::reading::Reading;
 use super::standby::Standby;
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockIndex, Buffer, Content, DeviceError, DeviceGeometry, Durable,
@@ -28,9 +29,6 @@ use crate::{
 
 /// How often a device is asked whether it has become larger.
 const SIZE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The most that is copied from the host's memory without a thread for it, in bytes.
-const COPIED_BYTES_MAX: usize = 128 << 10;
 
 /// What the device is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +58,9 @@ struct Shared {
     flush_failed: Mutex<bool>,
     /// What was made ready for durable writes. One at a time.
     ahead: Mutex<Ahead>,
-    /// Who carries out durable writes, and reads of what the host has not in memory.
+    /// Whether it is worth waiting for what the host has not in memory.
+    reading: Reading,
+    /// Who carries out durable writes, and reads for which that is not.
     standby: Arc<Standby>,
 }
 
@@ -217,6 +217,7 @@ impl FileDevice {
                 failure: OnceLock::new(),
                 flush_failed: Mutex::new(false),
                 ahead: Mutex::default(),
+                reading: Reading::default(),
                 standby: Arc::new(Standby::new()),
             }),
         };
@@ -346,7 +347,11 @@ impl BlockDevice for FileDevice {
         mut buffer: Buffer,
     ) -> (Buffer, Result<(), DeviceError>) {
         if let Ok(offset) = self.offset(start, buffer.len_blocks() as u64)
-            && read_from_memory(&self.shared.file, offset, buffer.bytes_mut())
+            && self
+                .shared
+                .reading
+                .read(&self.shared.file, offset, buffer.bytes_mut())
+                .await
         {
             // Whoever reads and reads lets others have their turn, after half a megabyte or so.
             for _ in 0..buffer.len_blocks() {
@@ -432,22 +437,6 @@ fn flush_has_failed() -> io::Error {
 /// What comes of a request when a panic or the end of the runtime loses its buffer.
 fn lost<T>() -> (Buffer, Result<T, DeviceError>) {
     (Buffer::default(), Err(DeviceError::Gone))
-}
-
-/// Reads what the host has in memory, if it has all of it: whether it did. It does not wait for a disk.
-fn read_from_memory(file: &File, offset: u64, bytes: &mut [u8]) -> bool {
-    let len = bytes.len();
-    if len > COPIED_BYTES_MAX {
-        return false;
-    }
-    // File systems that cannot tell say that it is not supported.
-    let read = preadv2(
-        file,
-        &mut [io::IoSliceMut::new(bytes)],
-        offset,
-        ReadWriteFlags::NOWAIT,
-    );
-    read == Ok(len)
 }
 
 /// Makes durable which names there are in the directory that `path` is in, such as after a file was made or renamed there.

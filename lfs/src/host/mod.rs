@@ -1,7 +1,7 @@
 //! Linux under the file system: what programs that work on images there have in common (feature `host`).
 //!
 //! - [`FileDevice`]: a file or block device as the disk, locked (`lock`) against other programs and machines, its blocks made ready (`ahead`) for
-//!   small durable writes, which go past the host's memory (`direct`); a thread stands by (`standby`, `handover`) for those, and for reads;
+//!   small durable writes, which go past the host's memory (`direct`), by a thread that stands by for them (`standby`, `handover`), and how it is read without one (`reading`);
 //! - [`HostClock`], [`entropy`]: time and chance;
 //! - [`run`], [`interrupted`]: the executor, on tokio's runtime, and the signals that end a program;
 //! - [`read_secret`], [`parse_size`]: what such programs are told on their command lines.
@@ -16,6 +16,7 @@ mod device;
 mod direct;
 mod handover;
 mod lock;
+mod reading;
 mod standby;
 
 /// Those of [`handover`].

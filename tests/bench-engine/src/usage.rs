@@ -59,7 +59,7 @@ pub fn drop_page_cache(directory: &Path) {
 
 fn forget(directory: &Path) {
     for_each_file(directory, &mut |file| {
-        _ = fadvise(file, 0, None, Advice::DontNeed)
+        _ = fadvise(file, 0, None, Advice::DontNeed);
     });
 }
 
