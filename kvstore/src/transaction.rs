@@ -625,9 +625,17 @@ impl<D: BlockDevice> Transaction<'_, D> {
         }
         let mut cache = self.store.engine.cache.borrow_mut();
         for (key, row) in self.found.drain(..) {
-            let large = row.large().filter(|_| row.large_value().is_some());
-            if let Some(slot) = large.and_then(|large| cached_as(&large.pieces())) {
-                cache.remove(&CacheKey::Value(slot));
+            if let Some(large) = row.large() {
+                let has_value = |entry: &CacheEntry| entry.has_large_value_of(row.timestamp);
+                if row.large_value().is_none()
+                    && cache.peek(&CacheKey::Row(&key)).is_some_and(has_value)
+                {
+                    // It was read after this.
+                    continue;
+                }
+                if let (Some(slot), Some(_)) = (cached_as(&large.pieces()), row.large_value()) {
+                    cache.remove(&CacheKey::Value(slot));
+                }
             }
             cache.insert(&CacheKey::Row(&key), CacheEntry::Row(row));
         }
@@ -643,12 +651,11 @@ fn cached_large(
     pieces: &[Piece],
 ) -> Option<Value> {
     if may_be_with_row(len_of(pieces)) {
-        let has_it = |entry: &CacheEntry| match entry {
-            CacheEntry::Row(row) => row.timestamp == version && row.large_value().is_some(),
-            _ => false,
-        };
         let mut cache = engine.cache.borrow_mut();
-        let found = cache.get_if(&CacheKey::Row(&engine_key(db, key)), has_it);
+        let row = engine_key(db, key);
+        let found = cache.get_if(&CacheKey::Row(&row), |entry| {
+            entry.has_large_value_of(version)
+        });
         if let Some(CacheEntry::Row(row)) = found {
             return row.large_value().cloned();
         }

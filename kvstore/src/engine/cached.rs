@@ -37,6 +37,14 @@ pub(crate) fn may_be_with_row(bytes: usize) -> bool {
 }
 
 impl CacheEntry {
+    /// Whether it is the row of that version, and has its large value.
+    pub(crate) fn has_large_value_of(&self, version: Timestamp) -> bool {
+        match self {
+            Self::Row(row) => row.timestamp == version && row.large_value().is_some(),
+            Self::Chunk(_) | Self::Value(_) => false,
+        }
+    }
+
     /// A byte of the value that it has: to have looked at it.
     pub(crate) fn value_byte(&self) -> u8 {
         let value = match self {

@@ -392,10 +392,11 @@ impl<D: BlockDevice> Transaction<'_, D> {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        let key = engine_key(db, key);
-        let is_locked = self.open.as_ref().is_some_and(|open| open.has_locked(&key));
+        let versions_of = engine_key(db, key);
+        let is_locked = self.open.as_ref();
+        let is_locked = is_locked.is_some_and(|open| open.has_locked(&versions_of));
         let at = if is_locked { NEWEST } else { self.at() };
-        let rows = match self.versions(&key, at, limit.min(HISTORY_MAX)) {
+        let rows = match self.versions(&versions_of, at, limit.min(HISTORY_MAX)) {
             Ok(rows) => rows,
             Err(Stopped::Missing) => return Err(self.miss()),
             Err(Stopped::OutOfMemory) => return Err(self.fail(LoadError::OutOfMemory)),
@@ -403,10 +404,14 @@ impl<D: BlockDevice> Transaction<'_, D> {
         let mut history = Vec::new();
         let mut missing = None;
         for row in rows {
-            let value = if row.is_live_at(self.now_ms) {
-                self.value_of(&row).map(Some)
-            } else {
-                Ok(None)
+            let value = match row.large() {
+                _ if !row.is_live_at(self.now_ms) => Ok(None),
+                Some(large) => {
+                    let pieces = large.pieces();
+                    let value = self.large_value(db, key, row.timestamp, &pieces);
+                    value.map(Some)
+                }
+                None => self.value_of(&row).map(Some),
             };
             match value {
                 Ok(value) => history.push((row.timestamp, value)),

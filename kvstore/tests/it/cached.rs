@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use kvstore::{CacheStats, DatabaseIndex, Transaction};
+use kvstore::{CacheStats, DatabaseIndex, Isolation, Transaction};
 use lfs::sim::{Executor, SimDisk};
 
-use crate::common::{TestStore, formatted, open, put, value_of};
+use crate::common::{TestStore, formatted, open, open_keeping, put, value_of};
+use crate::transactions::{begin, of_level, run};
 
 const DB: DatabaseIndex = DatabaseIndex(0);
 
@@ -107,6 +108,71 @@ fn a_value_that_is_too_large_for_a_row_is_there_for_itself() {
         read_it().await;
         let again = asked(store, read_it).await;
         assert_eq!(again, [(1, 0), (0, 0), (1, 0)]);
+    });
+}
+
+/// Whoever sees an older state, or asks for history, is not given the value of the newest one, and the other way round.
+#[test]
+fn a_value_with_its_row_is_of_one_version() {
+    let disk = formatted(3000, 1);
+    let mut executor = Executor::new(1);
+    let store = open_keeping(&mut executor, &disk, i64::MAX / 4).unwrap();
+    executor.run(async move {
+        let store = &*store;
+        put(store, 7, 3000).await.unwrap();
+        let open = begin(store, of_level(Isolation::Snapshot));
+        put(store, 7, 2500).await.unwrap();
+        for number in 100..3000 {
+            put(store, number, 3000).await.unwrap();
+        }
+        for _ in 0..2 {
+            assert_eq!(read(store, 7).await, 2500);
+            let old = run(store, &open, |transaction| {
+                let key = 7_u32.to_be_bytes();
+                let walked = transaction.range(DB, &key, &8_u32.to_be_bytes(), false, 1, true)?;
+                let got = transaction.get(DB, &key)?;
+                Ok([walked[0].1.clone(), got].map(|entry| entry.unwrap().value.len()))
+            });
+            assert_eq!(old.await, [3000, 3000]);
+            let key = 7_u32.to_be_bytes();
+            let history =
+                |transaction: &mut Transaction<'_, SimDisk>| transaction.history(DB, &key, 10);
+            let (versions, _) = store.transact(0, 0, history).await.unwrap();
+            let lens = versions.into_iter().map(|(_, value)| value.unwrap().len());
+            assert_eq!(lens.collect::<Vec<_>>(), [2500, 3000]);
+        }
+        // With its row the newest one was found, so it is there once.
+        let history = async || {
+            let key = 7_u32.to_be_bytes();
+            let newest =
+                |transaction: &mut Transaction<'_, SimDisk>| transaction.history(DB, &key, 1);
+            _ = store.transact(0, 0, newest).await.unwrap();
+        };
+        let [rows, _, values] = asked(store, history).await;
+        assert_eq!((rows, values), ((1, 0), (0, 0)));
+    });
+}
+
+/// In one transaction a key can be found again after its value was read.
+#[test]
+fn a_row_keeps_the_value_that_one_transaction_read_before() {
+    with_store(3000, async |store| {
+        let store = &*store;
+        let [one, other, end] = [7_u32, 8, 9].map(u32::to_be_bytes);
+        // Values are in the cache, rows are not.
+        let walk = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.range(DB, &one, &end, false, 10, true)
+        };
+        store.transact(0, 0, walk).await.unwrap();
+        let again = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.get(DB, &one)?;
+            transaction.get(DB, &other)?;
+            transaction.want(DB, &mut [&one[..]].into_iter());
+            Ok(())
+        };
+        store.transact(0, 0, again).await.unwrap();
+        let again = asked(store, async || assert_eq!(read(store, 7).await, 3000)).await;
+        assert_eq!(again, [(1, 0), (0, 0), (0, 0)]);
     });
 }
 

@@ -217,7 +217,7 @@ impl FileDevice {
                 failure: OnceLock::new(),
                 flush_failed: Mutex::new(false),
                 ahead: Mutex::default(),
-                reading: Reading::default(),
+                reading: Reading::new(),
                 standby: Arc::new(Standby::new()),
             }),
         };

@@ -49,6 +49,11 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// One more than a secret may have, so that longer ones show.
 const SECRET_BYTES_READ: u64 = 64 * 1024 + 1;
 
+/// Whether there is more than one processor: where one waits without sleeping, others go on.
+fn has_more_processors() -> bool {
+    std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1)
+}
+
 /// Runs `program` to its end on this thread, with what devices, clocks and signals need.
 ///
 /// # Errors

@@ -8,12 +8,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::handover::Handover;
+use super::has_more_processors;
 
 /// How long a thread looks for the next request.
 const AWAKE: Duration = Duration::from_micros(100);
@@ -39,7 +39,7 @@ impl Standby {
         Self {
             handover: Handover::new(),
             last: Mutex::new(None),
-            is_of_use: available_parallelism().is_ok_and(|processors| processors.get() > 1),
+            is_of_use: has_more_processors(),
         }
     }
 

@@ -114,7 +114,7 @@ impl<'r, H: Host> Run<'r, H> {
             Worker::new(number, &phase, &self.data, &meter, exact, seed)
         });
         let workers = workers.collect();
-        let before = (usage::bytes_written(), flushes::count());
+        let before = (usage::io(), flushes::count());
         let disk = host.engine().disk_counts();
         let began = Instant::now();
         let forgets = phase.uncached && !self.name.maps_files();
@@ -122,7 +122,7 @@ impl<'r, H: Host> Run<'r, H> {
         let workers = host.run(workers).await;
         drop(forgetting);
         let seconds = began.elapsed().as_secs_f64();
-        let bytes_written = usage::bytes_written() - before.0;
+        let io = usage::io() - before.0;
         let flushes = flushes::count() - before.1;
         let spent = host.engine().disk_counts().zip(disk);
         let spent = spent.map(|(after, before)| after - before);
@@ -151,7 +151,8 @@ impl<'r, H: Host> Run<'r, H> {
             p50_us: microseconds(outcome.nanoseconds.quantile(0.5)),
             p99_us: microseconds(outcome.nanoseconds.quantile(0.99)),
             max_us: microseconds(outcome.nanoseconds.max()),
-            bytes_written,
+            bytes_written: io.written,
+            bytes_read: io.read,
             flushes,
             own: spent.map(|spent| OwnCounts {
                 bytes_written: spent.bytes_written,

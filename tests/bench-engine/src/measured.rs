@@ -28,6 +28,8 @@ pub struct PhaseResult {
     pub max_us: f64,
     /// As the kernel counts.
     pub bytes_written: u64,
+    /// The same.
+    pub bytes_read: u64,
     pub flushes: u64,
     /// As the engine's disk counts, if it does.
     pub own: Option<OwnCounts>,
@@ -67,6 +69,12 @@ impl PhaseResult {
     /// The same as the engine itself counts.
     pub fn own_amplification(&self) -> Option<f64> {
         self.for_user_bytes(self.own?.bytes_written)
+    }
+
+    /// KiB that were read from a disk for each operation, where nothing was written.
+    pub fn kib_read_per_operation(&self) -> Option<f64> {
+        let kib = self.bytes_read as f64 / 1024.0;
+        (self.user_bytes == 0 && self.operations > 0).then(|| kib / self.operations as f64)
     }
 
     pub fn flushes_per_commit(&self) -> Option<f64> {

@@ -94,6 +94,7 @@ fn show_case(rounds: &Rounds, case: &Case, report: &mut Report) {
         "device bytes/byte",
         "own count",
         "flushes/commit",
+        "KiB read",
         "ours/it",
     ];
     let mut table = Table::new(case.title, &columns);
@@ -123,6 +124,11 @@ fn show_case(rounds: &Rounds, case: &Case, report: &mut Report) {
                     value(&PhaseResult::flushes_per_commit),
                     "flushes/commit",
                 ),
+                (
+                    "read",
+                    value(&PhaseResult::kib_read_per_operation),
+                    "KiB/operation",
+                ),
             ];
             for (quantity, value, unit) in columns {
                 if let Some(value) = value {
@@ -139,7 +145,7 @@ fn show_case(rounds: &Rounds, case: &Case, report: &mut Report) {
             table.row([row].into_iter().chain(cells.map(cell)));
         }
     }
-    table.note("device bytes: pages that the process made dirty, for each byte of keys and values that clients wrote");
+    table.note("device bytes: pages that the process made dirty, for each byte of keys and values that clients wrote; KiB read: from the disk, for each operation that only reads");
     if case.name == "ycsb_100" || case.name == "ycsb_1k" {
         table.note("p50 and p99 are of all operations of a workload together; 16 clients");
     }

@@ -1,6 +1,7 @@
 //! What a process and its files take, as the kernel tells.
 
 use std::fs::{self, File};
+use std::ops::Sub;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -12,16 +13,38 @@ use rustix::fs::{Advice, fadvise};
 /// Of a block of `st_blocks`.
 const SECTOR_BYTES: u64 = 512;
 
-/// Bytes that this process caused to be written to a disk: pages of files when they became dirty, less those that were cut off
-/// before they were written.
-pub fn bytes_written() -> u64 {
+/// Bytes that this process has a disk move.
+#[derive(Debug, Clone, Copy)]
+pub struct Io {
+    /// Pages of files when they became dirty, less those that were cut off before they were written.
+    pub written: u64,
+    /// What the kernel had not in memory.
+    pub read: u64,
+}
+
+impl Sub for Io {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            written: self.written - before.written,
+            read: self.read - before.read,
+        }
+    }
+}
+
+/// So far.
+pub fn io() -> Io {
     let io = fs::read_to_string("/proc/self/io").expect("the kernel counts a process's bytes");
     let field = |name: &str| -> u64 {
         let line = io.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|number| number.trim().parse().ok())
             .expect("a number")
     };
-    field("write_bytes:").saturating_sub(field("cancelled_write_bytes:"))
+    Io {
+        written: field("write_bytes:").saturating_sub(field("cancelled_write_bytes:")),
+        read: field("read_bytes:"),
+    }
 }
 
 /// The most memory that was resident at any time, in bytes.
@@ -76,13 +99,13 @@ fn for_each_file(directory: &Path, each: &mut dyn FnMut(&File)) {
 }
 
 /// As long as this is there the kernel forgets every [`FORGET_INTERVAL`] what it holds of the files in a directory in memory, as one that had other uses for it would. What
-/// is mapped, or not yet written, stays.
+/// is mapped stays, and what is not yet written does until the next time.
 pub struct Forgetting {
     ends: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// In that time as much is read as there is of the smallest cache.
+/// Short beside the time in which all data are read: 400 blocks in it where a disk reads 40,000 in a second.
 const FORGET_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Forgetting {

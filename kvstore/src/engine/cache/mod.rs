@@ -36,7 +36,7 @@ use self::s3fifo::S3Fifo;
 /// Small tables that make up the large one, so that no step rehashes more than a small part.
 const SHARDS: usize = 256;
 
-/// Memory of an entry beyond its own and its key's: slot, table (11 bytes at most), and what policies keep of it (24, and a ghost).
+/// Memory of an entry beyond its own and its key's: slot, table (11 bytes at most), and what policies keep of it (25, and a ghost).
 pub(crate) const ENTRY_BYTES: usize = 192;
 
 /// What policies and the table keep of an entry.

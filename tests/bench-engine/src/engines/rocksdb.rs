@@ -29,8 +29,8 @@ impl RocksDb {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&blocks);
-        // Two memtables, and as many that were written, which transactions are validated against.
-        options.set_write_buffer_size(size(sizes.memory_bytes / 8));
+        // Half of it for two memtables, and for one more that was written and stays for transactions to be validated against.
+        options.set_write_buffer_size(size(sizes.memory_bytes / 6));
         options.set_max_write_buffer_number(2);
         let opened = OptimisticTransactionDB::open(&options, directory.join("rocksdb"));
         Self(opened.expect("RocksDB opens"))
