@@ -504,11 +504,13 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         Ok(found)
     }
 
-    /// A row for the cache.
+    /// A row for the cache: one for each key, with the value if that was read.
     fn note_found(&mut self, key: &[u8], row: Row) {
-        let last = self.found.last_mut();
-        if let Some((_, found)) = last.filter(|(last, _)| **last == *key) {
-            *found = row;
+        let noted = self.found.iter_mut().rev().find(|(of, _)| **of == *key);
+        if let Some((_, noted)) = noted {
+            if noted.large_value().is_none() {
+                *noted = row;
+            }
         } else if self.found.len() < FOUND_MAX {
             self.found.push((Key::from(key), row));
         }
@@ -625,17 +627,10 @@ impl<D: BlockDevice> Transaction<'_, D> {
         }
         let mut cache = self.store.engine.cache.borrow_mut();
         for (key, row) in self.found.drain(..) {
-            if let Some(large) = row.large() {
-                let has_value = |entry: &CacheEntry| entry.has_large_value_of(row.timestamp);
-                if row.large_value().is_none()
-                    && cache.peek(&CacheKey::Row(&key)).is_some_and(has_value)
-                {
-                    // It was read after this.
-                    continue;
-                }
-                if let (Some(slot), Some(_)) = (cached_as(&large.pieces()), row.large_value()) {
-                    cache.remove(&CacheKey::Value(slot));
-                }
+            let large = row.large().filter(|_| row.large_value().is_some());
+            if let Some(slot) = large.and_then(|large| cached_as(&large.pieces())) {
+                // It is there with the row from now on.
+                cache.remove(&CacheKey::Value(slot));
             }
             cache.insert(&CacheKey::Row(&key), CacheEntry::Row(row));
         }

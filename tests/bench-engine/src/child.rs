@@ -114,16 +114,18 @@ impl<'r, H: Host> Run<'r, H> {
             Worker::new(number, &phase, &self.data, &meter, exact, seed)
         });
         let workers = workers.collect();
-        let before = (usage::io(), flushes::count());
+        let (written, read) = (usage::bytes_written(), usage::bytes_read());
+        let flushes = flushes::count();
         let disk = host.engine().disk_counts();
-        let began = Instant::now();
         let forgets = phase.uncached && !self.name.maps_files();
         let forgetting = forgets.then(|| usage::Forgetting::begin(self.directory));
+        let began = Instant::now();
         let workers = host.run(workers).await;
-        drop(forgetting);
         let seconds = began.elapsed().as_secs_f64();
-        let io = usage::io() - before.0;
-        let flushes = flushes::count() - before.1;
+        drop(forgetting);
+        let bytes_written = usage::bytes_written() - written;
+        let bytes_read = usage::bytes_read() - read;
+        let flushes = flushes::count() - flushes;
         let spent = host.engine().disk_counts().zip(disk);
         let spent = spent.map(|(after, before)| after - before);
         let mut outcome = Outcome::default();
@@ -151,8 +153,8 @@ impl<'r, H: Host> Run<'r, H> {
             p50_us: microseconds(outcome.nanoseconds.quantile(0.5)),
             p99_us: microseconds(outcome.nanoseconds.quantile(0.99)),
             max_us: microseconds(outcome.nanoseconds.max()),
-            bytes_written: io.written,
-            bytes_read: io.read,
+            bytes_written,
+            bytes_read,
             flushes,
             own: spent.map(|spent| OwnCounts {
                 bytes_written: spent.bytes_written,

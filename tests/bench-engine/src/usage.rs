@@ -1,7 +1,6 @@
 //! What a process and its files take, as the kernel tells.
 
 use std::fs::{self, File};
-use std::ops::Sub;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -13,38 +12,23 @@ use rustix::fs::{Advice, fadvise};
 /// Of a block of `st_blocks`.
 const SECTOR_BYTES: u64 = 512;
 
-/// Bytes that this process has a disk move.
-#[derive(Debug, Clone, Copy)]
-pub struct Io {
-    /// Pages of files when they became dirty, less those that were cut off before they were written.
-    pub written: u64,
-    /// What the kernel had not in memory.
-    pub read: u64,
+/// Bytes that this process caused to be written to a disk: pages of files when they became dirty, less those that were cut off
+/// before they were written.
+pub fn bytes_written() -> u64 {
+    let [written, cancelled] = ["write_bytes:", "cancelled_write_bytes:"].map(io);
+    written.saturating_sub(cancelled)
 }
 
-impl Sub for Io {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            written: self.written - before.written,
-            read: self.read - before.read,
-        }
-    }
+/// Bytes that this process caused to be read from a disk, because the kernel had them not in memory.
+pub fn bytes_read() -> u64 {
+    io("read_bytes:")
 }
 
-/// So far.
-pub fn io() -> Io {
+fn io(field: &str) -> u64 {
     let io = fs::read_to_string("/proc/self/io").expect("the kernel counts a process's bytes");
-    let field = |name: &str| -> u64 {
-        let line = io.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|number| number.trim().parse().ok())
-            .expect("a number")
-    };
-    Io {
-        written: field("write_bytes:").saturating_sub(field("cancelled_write_bytes:")),
-        read: field("read_bytes:"),
-    }
+    let line = io.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|number| number.trim().parse().ok())
+        .expect("a number")
 }
 
 /// The most memory that was resident at any time, in bytes.

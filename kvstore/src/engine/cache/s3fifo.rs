@@ -156,7 +156,7 @@ impl Policy for S3Fifo {
             };
             let oldest = list.pop(&mut self.nodes)?;
             let node = self.nodes.get(oldest).copied()?;
-            let uses = self.uses.get(oldest).copied()?;
+            let uses = self.uses.get(oldest).copied().unwrap_or(0);
             if node.list == SMALL {
                 if uses == 0 || look > LOOKS {
                     self.ghosts.add(node.hash);
