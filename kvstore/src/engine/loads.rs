@@ -11,7 +11,7 @@ use lfs::{BlockDevice, Notify, ObjectId, ObjectReadError};
 use super::cache::{Cache, CacheKey};
 use super::cached::CacheEntry;
 use super::state::Engine;
-use super::table::{Cached, ChunkKind, ChunkSource};
+use super::table::{Cached, ChunkKind, ChunkSource, ListedChunk};
 use super::types::{BlockError, ChunkRef, Missing};
 use crate::fault::{FAULTS_MAX, LOADED_KEY_BYTES_MAX, LoadError};
 use crate::store::Store;
@@ -149,17 +149,15 @@ impl<'r> Reader<'r> {
         }
     }
 
-    fn find(&self, table: ObjectId, at: ChunkRef) -> Option<Cached> {
+    fn find(&self, table: ObjectId, chunk: &ListedChunk) -> Option<Cached> {
+        let offset = chunk.at().offset;
         if !self.loaded.chunks.is_empty()
-            && let Some(chunk) = self.loaded.chunks.get(&(table, at.offset))
+            && let Some(chunk) = self.loaded.chunks.get(&(table, offset))
         {
             return Some(chunk.clone());
         }
-        match self
-            .cache
-            .borrow_mut()
-            .get(&CacheKey::Chunk(table, at.offset))
-        {
+        let key = CacheKey::Chunk(table, offset);
+        match self.cache.borrow_mut().get_at(&key, chunk.hint()) {
             Some(CacheEntry::Chunk(chunk)) => Some(chunk.clone()),
             _ => None,
         }
@@ -170,11 +168,12 @@ impl ChunkSource for Reader<'_> {
     fn chunk(
         &self,
         table: ObjectId,
-        at: ChunkRef,
+        chunk: &ListedChunk,
         kind: ChunkKind,
         _ahead: u32,
     ) -> Result<Cached, Missing> {
-        if let Some(chunk) = self.find(table, at) {
+        let at = chunk.at();
+        if let Some(chunk) = self.find(table, chunk) {
             // A table whose parts contradict each other may ask for one thing as two.
             if chunk.kind() == kind {
                 return Ok(chunk);

@@ -269,8 +269,8 @@ impl TableRef {
         for number in [
             self.object.0,
             self.bytes,
-            self.head.offset,
-            u64::from(self.head.len),
+            self.head.at().offset,
+            u64::from(self.head.at().len),
         ] {
             put_varint(out, number);
         }
@@ -325,7 +325,7 @@ impl TableRef {
         Ok(Self {
             object,
             bytes: len,
-            head,
+            head: head.into(),
             from,
             to,
             stats,
@@ -392,7 +392,8 @@ mod tests {
                 head: ChunkRef {
                     offset: random.below(len - 10),
                     len: u32::try_from(random.below(10)).unwrap(),
-                },
+                }
+                .into(),
                 from: Key::from(&pair[0][..]),
                 to: Some(Key::from(&pair[1][..])),
                 stats: TableStats {
@@ -529,7 +530,15 @@ mod tests {
         refused(&|bent| bent.runs[0].tables[0].to = None);
         refused(&|bent| bent.runs[0].tables.clear());
         refused(&|bent| bent.runs[0].tables[0].stats.tombstones = u64::MAX);
-        refused(&|bent| bent.runs[0].tables[0].head.offset = u64::MAX);
+        refused(&|bent| {
+            let head = &mut bent.runs[0].tables[0].head;
+            let ChunkRef { len, .. } = head.at();
+            *head = ChunkRef {
+                offset: u64::MAX,
+                len,
+            }
+            .into();
+        });
         refused(&|bent| bent.next_slot = SLOT_COUNT + 1);
         let long = Key::from(alloc::vec![0; KEY_BYTES_MAX + 2]);
         refused(&|bent| bent.runs[0].tables[0].from = Key::clone(&long));
@@ -541,7 +550,7 @@ mod tests {
         let table = TableRef {
             object: ObjectId(7),
             bytes: 100,
-            head: ChunkRef { offset: 0, len: 90 },
+            head: ChunkRef { offset: 0, len: 90 }.into(),
             from: Key::from(&b""[..]),
             to: None,
             stats: TableStats {

@@ -462,7 +462,7 @@ mod tests {
                 tables.push(TableRef {
                     object: chunks.add(sink),
                     bytes: 0,
-                    head: ended.table.head,
+                    head: ended.table.head.into(),
                     from: ended.from,
                     to: ended.to,
                     stats: ended.table.stats,

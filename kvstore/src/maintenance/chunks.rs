@@ -17,7 +17,7 @@ use crate::Timestamp;
 use crate::engine::cache::CacheKey;
 use crate::engine::cached::CacheEntry;
 use crate::engine::range_set::Covering;
-use crate::engine::table::{Cached, ChunkKind, ChunkSource, RunRanges};
+use crate::engine::table::{Cached, ChunkKind, ChunkSource, ListedChunk, RunRanges};
 use crate::engine::types::{BlockError, ChunkRef, Malformed, Missing};
 use crate::store::Store;
 
@@ -175,7 +175,7 @@ impl<'s, D: BlockDevice> Chunks<'s, D> {
         at: ChunkRef,
         kind: ChunkKind,
     ) -> Result<Cached, JobError> {
-        self.loaded(|| self.chunk(table, at, kind, 0)).await
+        self.loaded(|| self.chunk(table, &at.into(), kind, 0)).await
     }
 
     async fn read(&self, wanted: &Wanted) -> Result<Cached, JobError> {
@@ -256,10 +256,11 @@ impl<D: BlockDevice> ChunkSource for Chunks<'_, D> {
     fn chunk(
         &self,
         table: ObjectId,
-        at: ChunkRef,
+        at: &ListedChunk,
         kind: ChunkKind,
         _ahead: u32,
     ) -> Result<Cached, Missing> {
+        let at = at.at();
         let wanted = Wanted { table, at, kind };
         if let Some(chunk) = self.held.borrow_mut().get(&wanted.place()) {
             return Ok(chunk);

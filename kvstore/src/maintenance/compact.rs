@@ -307,7 +307,7 @@ async fn ranges_of<D: BlockDevice>(
                 continue;
             }
             let head = chunks
-                .get(table.object, table.head, ChunkKind::Head)
+                .get(table.object, table.head.at(), ChunkKind::Head)
                 .await?;
             let Cached::Head(head) = head else { continue };
             for refs in head.ranges() {
@@ -463,7 +463,7 @@ async fn hand_on<D: BlockDevice>(
     table: &TableRef,
 ) -> Result<(), JobError> {
     let head = chunks
-        .get(table.object, table.head, ChunkKind::Head)
+        .get(table.object, table.head.at(), ChunkKind::Head)
         .await?;
     let Cached::Head(head) = head else {
         return Ok(());

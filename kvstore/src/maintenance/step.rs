@@ -305,7 +305,7 @@ pub(super) mod tests {
         TableRef {
             object: ObjectId(object),
             bytes,
-            head: ChunkRef { offset: 0, len: 1 },
+            head: ChunkRef { offset: 0, len: 1 }.into(),
             from: key(from),
             to: (!to.is_empty()).then(|| key(to)),
             stats: TableStats {

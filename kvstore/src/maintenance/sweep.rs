@@ -111,7 +111,7 @@ pub(super) async fn listed<D: BlockDevice>(
     let mut all = Vec::new();
     for table in tables {
         let head = chunks
-            .get(table.object, table.head, ChunkKind::Head)
+            .get(table.object, table.head.at(), ChunkKind::Head)
             .await?;
         let Cached::Head(head) = head else { continue };
         for at in head.dropped() {

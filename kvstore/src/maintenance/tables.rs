@@ -110,7 +110,7 @@ pub(super) async fn write<'s, D: BlockDevice>(
             new.tables.push(TableRef {
                 object,
                 bytes: len_bytes,
-                head: ended.table.head,
+                head: ended.table.head.into(),
                 from: ended.from,
                 to: ended.to,
                 stats: ended.table.stats,

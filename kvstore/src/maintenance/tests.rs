@@ -355,7 +355,7 @@ fn nothing_but_the_flush_reads_while_commits_wait_for_it() {
         }
         let (others, flush) = (Chunks::new(&store), Chunks::of_flush(&store));
         let hurried = Chunks::new(&store);
-        let head = |chunks| Chunks::get(chunks, table.object, table.head, ChunkKind::Head);
+        let head = |chunks| Chunks::get(chunks, table.object, table.head.at(), ChunkKind::Head);
         assert!(head(&flush).await.is_ok());
         let mut reading = pin!(head(&others));
         assert!(poll_once(reading.as_mut()).is_pending());

@@ -21,6 +21,7 @@ mod tests;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
@@ -70,6 +71,16 @@ pub enum CacheKey<'k> {
     Chunk(ObjectId, u64),
     /// A large value, by its first slot.
     Value(u64),
+}
+
+/// Where an entry was when it was asked for the last time. Most often it still is: who asks for the same one again and again keeps this.
+#[derive(Debug, Clone)]
+pub struct Hint(Cell<u32>);
+
+impl Default for Hint {
+    fn default() -> Self {
+        Self(Cell::new(u32::MAX))
+    }
 }
 
 /// What entries take.
@@ -221,8 +232,13 @@ impl<E: Cost> Cache<E> {
 
     /// The entry of `key`, which is used by that.
     pub fn get(&mut self, key: &CacheKey<'_>) -> Option<&E> {
+        self.get_at(key, &Hint::default())
+    }
+
+    /// The same, looked for where `hint` says first.
+    pub fn get_at(&mut self, key: &CacheKey<'_>, hint: &Hint) -> Option<&E> {
         self.take_over(MOVED_PER_STEP);
-        let slot = self.find_shown(key);
+        let slot = self.find_shown(key, hint);
         let asked = self.stats.asked_mut(key);
         if slot.is_some() {
             asked.hits += 1;
@@ -235,7 +251,7 @@ impl<E: Cost> Cache<E> {
     /// The same, of who could as well ask for something else: what is not there, or not as `wanted`, is no miss.
     pub fn get_if(&mut self, key: &CacheKey<'_>, wanted: impl FnOnce(&E) -> bool) -> Option<&E> {
         self.take_over(MOVED_PER_STEP);
-        let slot = self.find_shown(key)?;
+        let slot = self.find_shown(key, &Hint::default())?;
         if !self.slots.get(slot).is_some_and(|used| wanted(&used.entry)) {
             return None;
         }
@@ -513,8 +529,15 @@ impl<E: Cost> Cache<E> {
     }
 
     /// Where the entry of `key` is. A row that a range delete hides goes.
-    fn find_shown(&mut self, key: &CacheKey<'_>) -> Option<u32> {
-        let slot = self.find(key)?;
+    fn find_shown(&mut self, key: &CacheKey<'_>, hint: &Hint) -> Option<u32> {
+        let hinted = hint.0.get();
+        let is_there = |used: &Used<E>| used.key.get() == *key;
+        let slot = if self.slots.get(hinted).is_some_and(is_there) {
+            hinted
+        } else {
+            self.find(key)?
+        };
+        hint.0.set(slot);
         if self.is_hidden(slot) {
             self.remove(key);
             return None;

@@ -42,13 +42,15 @@ pub fn table_get<S: ChunkSource>(
     let Some(partitions) = &head.partitions else {
         return Ok(None);
     };
-    let [partition, filter] = partitions.refs_of(key, at);
+    let chunks = partitions.chunks_of(key, at);
+    let [partition, filter] = &*chunks;
     let filter = get_filter(source, table.object, filter, 0)?;
     if !filter_may_contain(&filter, key_hash(head.hash_seed(), key)) {
         return Ok(None);
     }
     let partition = get_partition(source, table.object, partition, 0)?;
-    let [block] = partition.refs_of(key, at);
+    let chunks = partition.chunks_of(key, at);
+    let [block] = &*chunks;
     let block = get_block(source, table.object, block, 0)?;
     let Some((entry, is_of_key)) = block.first_from(key, at) else {
         return reader.first_of_next(&head, key, at);
@@ -136,7 +138,7 @@ impl<S: ChunkSource> Reader<'_, S> {
     }
 
     fn head(&self) -> Result<Rc<Head>, Missing> {
-        get_head(self.source, self.table.object, self.table.head, 0)
+        get_head(self.source, self.table.object, &self.table.head, 0)
     }
 
     /// The same in the partition; the cursor of the block stands nowhere.
@@ -230,13 +232,13 @@ impl<S: ChunkSource> Reader<'_, S> {
 
     fn blocks(&self, partitions: &BlockCursor) -> Result<BlockCursor, Missing> {
         let [at, _] = refs_of(partitions);
-        Ok(get_partition(self.source, self.table.object, at, 0)?.cursor())
+        Ok(get_partition(self.source, self.table.object, &at.into(), 0)?.cursor())
     }
 
     /// The block, of which `ahead` more are asked for if it is not there.
     fn entries(&self, blocks: &BlockCursor, ahead: u32) -> Result<BlockCursor, Missing> {
         let [at] = refs_of(blocks);
-        let block = get_block(self.source, self.table.object, at, ahead);
+        let block = get_block(self.source, self.table.object, &at.into(), ahead);
         if block.is_err() {
             let mut next = blocks.clone();
             for _ in 0..ahead {
@@ -245,7 +247,7 @@ impl<S: ChunkSource> Reader<'_, S> {
                 }
                 let [at] = refs_of(&next);
                 // Whether it is there or not: it is noted.
-                let _ = get_block(self.source, self.table.object, at, 0);
+                let _ = get_block(self.source, self.table.object, &at.into(), 0);
             }
         }
         Ok(BlockCursor::new(block?))

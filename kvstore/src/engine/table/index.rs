@@ -3,11 +3,12 @@
 //! A search goes by numbers: of each key the eight bytes behind what all keys of the index begin with. Only where they do not decide, the block is
 //! searched.
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
-use super::CHUNK_BYTES_MAX;
+use super::{CHUNK_BYTES_MAX, ListedChunk};
 use crate::Timestamp;
 use crate::engine::block::{Block, BlockCursor};
 use crate::engine::types::{
@@ -23,7 +24,7 @@ pub struct Index<const R: usize> {
     common: Box<[u8]>,
     /// What comes behind that, of each key.
     starts: Box<[u64]>,
-    refs: Box<[[ChunkRef; R]]>,
+    chunks: Box<[[ListedChunk; R]]>,
 }
 
 impl<const R: usize> Index<R> {
@@ -35,19 +36,20 @@ impl<const R: usize> Index<R> {
         cursor.first();
         let common = shared_bytes(cursor.key().unwrap_or_default(), &last);
         let common = last.get(..common).unwrap_or_default();
-        let (mut starts, mut refs) = (Vec::new(), Vec::new());
+        let (mut starts, mut chunks) = (Vec::new(), Vec::new());
         while let Some((key, version)) = cursor.version() {
             starts.try_reserve(1).map_err(OutOfMemory::from)?;
-            refs.try_reserve(1).map_err(OutOfMemory::from)?;
+            chunks.try_reserve(1).map_err(OutOfMemory::from)?;
             starts.push(start_of(key.get(common.len()..).unwrap_or_default()));
-            refs.push(decode_refs::<R>(version.content).ok_or(Malformed)?);
+            let refs = decode_refs::<R>(version.content).ok_or(Malformed)?;
+            chunks.push(refs.map(ListedChunk::from));
             cursor.advance();
         }
         Ok(Self {
             block,
             common: common.into(),
             starts: starts.into(),
-            refs: refs.into(),
+            chunks: chunks.into(),
         })
     }
 
@@ -55,13 +57,17 @@ impl<const R: usize> Index<R> {
         BlockCursor::new(Rc::clone(&self.block))
     }
 
-    /// The places of what has (`key`, `at`), if it is not the first of what comes next.
-    pub(super) fn refs_of(&self, key: &[u8], at: Timestamp) -> [ChunkRef; R] {
-        let by_start = self.last_to(key).and_then(|entry| self.refs.get(entry));
-        by_start.copied().unwrap_or_else(|| {
-            let entry = self.block.last_to(key, at);
-            refs_in(entry.map(|entry| self.block.version(&entry)))
-        })
+    /// What has (`key`, `at`), if it is not the first of what comes next.
+    pub(super) fn chunks_of(&self, key: &[u8], at: Timestamp) -> Cow<'_, [ListedChunk; R]> {
+        let by_start = self.last_to(key).and_then(|entry| self.chunks.get(entry));
+        by_start.map_or_else(
+            || {
+                let entry = self.block.last_to(key, at);
+                let refs = refs_in(entry.map(|entry| self.block.version(&entry)));
+                Cow::Owned(refs.map(ListedChunk::from))
+            },
+            Cow::Borrowed,
+        )
     }
 
     /// The last entry before `key`, or else the first one; `None` if there is one that begins as `key` does.
@@ -79,8 +85,8 @@ impl<const R: usize> Index<R> {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let (starts, refs) = (&*self.starts, &*self.refs);
-        self.block.memory_bytes() + self.common.len() + size_of_val(starts) + size_of_val(refs)
+        let (starts, chunks) = (&*self.starts, &*self.chunks);
+        self.block.memory_bytes() + self.common.len() + size_of_val(starts) + size_of_val(chunks)
     }
 }
 
@@ -183,7 +189,8 @@ mod tests {
                 let at = Timestamp([3, u64::MAX][random.index(2)]);
                 let entry = index.block.last_to(&sought, at).unwrap();
                 let expected: [ChunkRef; 1] = refs_in(Some(index.block.version(&entry)));
-                assert_eq!(index.refs_of(&sought, at), expected, "{sought:?}");
+                let found = index.chunks_of(&sought, at);
+                assert_eq!(found[0].at(), expected[0], "{sought:?}");
                 by_number += usize::from(index.last_to(&sought).is_some());
             }
         }

@@ -13,12 +13,14 @@ mod builder;
 mod cursor;
 mod head;
 mod index;
+mod listed;
 mod run;
 
 pub use builder::{Pushed, TableBuilder, TableSummary, separator};
 pub use cursor::{Found, TableCursor, table_get, table_random_key};
 pub use head::{DroppedSlots, Head, RangesRef, STATISTIC_MAX, TableStats};
 pub use index::Index;
+pub use listed::ListedChunk;
 pub use run::{RunCursor, RunRanges, table_holding};
 
 use index::{put_ref, refs_in, take_ref};
@@ -59,7 +61,7 @@ pub trait ChunkSource {
     fn chunk(
         &self,
         table: ObjectId,
-        at: ChunkRef,
+        at: &ListedChunk,
         kind: ChunkKind,
         ahead: u32,
     ) -> Result<Cached, Missing>;
@@ -148,7 +150,7 @@ pub struct TableRef {
     /// Its length.
     pub bytes: u64,
     /// Its head.
-    pub head: ChunkRef,
+    pub head: ListedChunk,
     /// What is before this has moved to another table.
     pub from: Key,
     /// What is at or behind this is not here.
@@ -194,7 +196,7 @@ macro_rules! chunk_getters {
         $(fn $name<S: ChunkSource>(
             source: &S,
             table: ObjectId,
-            at: ChunkRef,
+            at: &ListedChunk,
             ahead: u32,
         ) -> Result<Rc<$type>, Missing> {
             match source.chunk(table, at, ChunkKind::$kind, ahead)? {
@@ -229,7 +231,7 @@ impl<S: ChunkSource> Covering for TableRanges<'_, S> {
         until: &mut Vec<u8>,
     ) -> Result<(Option<Timestamp>, bool), Missing> {
         let table = self.table;
-        let head = get_head(self.source, table.object, table.head, 0)?;
+        let head = get_head(self.source, table.object, &table.head, 0)?;
         let mut newest = None;
         let mut bound: Option<Vec<u8>> = None;
         let mut shorten = |key: &[u8]| {
@@ -245,7 +247,7 @@ impl<S: ChunkSource> Covering for TableRanges<'_, S> {
                 shorten(part.from());
                 break;
             }
-            let ranges = get_ranges(self.source, table.object, part.at(), 0)?;
+            let ranges = get_ranges(self.source, table.object, &part.at().into(), 0)?;
             let (covering, until) = ranges.covering_until(key, at);
             newest = newest.max(covering);
             if let Some(until) = until {

@@ -52,10 +52,11 @@ impl ChunkSource for Chunks {
     fn chunk(
         &self,
         table: ObjectId,
-        at: ChunkRef,
+        at: &ListedChunk,
         kind: ChunkKind,
         ahead: u32,
     ) -> Result<Cached, Missing> {
+        let at = at.at();
         if let Some(chunk) = self.cache.borrow().get(&(table.0, at.offset)) {
             return Ok(chunk.clone());
         }
@@ -128,7 +129,7 @@ pub(crate) fn finished(
     TableRef {
         object: chunks.add(sink),
         bytes: 0,
-        head: summary.head,
+        head: summary.head.into(),
         from: from.into(),
         to: to.map(Into::into),
         stats: summary.stats,
@@ -248,7 +249,7 @@ fn a_scan_through_all_of_it_reads_ahead_and_gives_all_of_it() {
     }
     assert!(cursor.current().is_none());
     assert_eq!(chunks.most_ahead.get(), 32);
-    let head = Head::parse(&chunks.read(table.object, table.head)).unwrap();
+    let head = Head::parse(&chunks.read(table.object, table.head.at())).unwrap();
     assert_eq!(head.stats(), &table.stats);
     assert_eq!(table.stats.entries, model.len() as u64);
     let tombstones = model.values().filter(|version| version.kind == 0).count();
@@ -493,7 +494,7 @@ fn dropped_slots_are_listed_in_order_and_joined() {
         let chunks = Chunks::new();
         let sink = Segments::new(2 << 20, 1);
         let table = finished(&chunks, sink, builder, &[], None, &RangeSet::default());
-        let head = Head::parse(&chunks.read(table.object, table.head)).unwrap();
+        let head = Head::parse(&chunks.read(table.object, table.head.at())).unwrap();
         let mut found: Vec<Range<u64>> = Vec::new();
         for at in head.dropped() {
             let dropped = DroppedSlots::parse(chunks.read(table.object, *at)).unwrap();
@@ -530,13 +531,13 @@ fn hostile_chunks_are_refused_or_bounded() {
             .unwrap();
     }
     let table = finished(&chunks, sink, builder, &[], None, &ranges);
-    let good = Head::parse(&chunks.read(table.object, table.head)).unwrap();
+    let good = Head::parse(&chunks.read(table.object, table.head.at())).unwrap();
     let partitions = good.partitions.as_ref().unwrap();
     let mut first = partitions.cursor();
     first.first();
     let [partition, _] = refs_in::<2>(first.version().map(|(_, version)| version));
     for (kind, at) in [
-        (ChunkKind::Head, table.head),
+        (ChunkKind::Head, table.head.at()),
         (ChunkKind::Partition, partition),
         (ChunkKind::Ranges, good.ranges()[0].at()),
         (ChunkKind::Dropped, good.dropped()[0]),
@@ -561,7 +562,7 @@ fn hostile_chunks_are_refused_or_bounded() {
         }
     }
     // A count that nothing stands behind.
-    let mut bytes = chunks.read(table.object, table.head);
+    let mut bytes = chunks.read(table.object, table.head.at());
     bytes.truncate(9 + 13);
     bytes[9..].fill(0);
     bytes.extend_from_slice(&[0xFF, 0xFF, 0xFF, 0xFF, 0x0F]);
