@@ -253,7 +253,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             None => None,
         };
         if let Some((pieces, expires_at_ms)) = grown {
-            let mut value = self.read_pieces(&pieces)?;
+            let mut value = self.read_pieces(&pieces, cached_as(&pieces))?;
             let own = self.writes.of(db);
             if let Some(Write::Grown(grown)) = own.and_then(|writes| writes.get(key)) {
                 value.append(&grown.tail);
@@ -266,7 +266,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         let Some(LookedUp { mut row, in_cache }) = self.live(db, key)? else {
             return Ok(None);
         };
-        let value = self.value_of(&row)?;
+        let value = self.value_of(&row, in_cache)?;
         let expires_at_ms = row.expiry();
         if in_cache != InCache::Never && row.keep_large_value(&value) {
             self.note_found(&engine_key(db, key), row);
@@ -319,7 +319,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                 (Write::Grown(grown), len)
             }
             _ => {
-                let mut value = self.value_of(&row)?;
+                let mut value = self.value_of(&row, InCache::Never)?;
                 value.append(tail);
                 let len = value.len();
                 (Write::Put(value, expires_at_ms), len)
@@ -413,7 +413,7 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
                 tail: Vec::new(),
                 expires_at_ms,
             }),
-            _ => Write::Put(self.value_of(&row)?, expires_at_ms),
+            _ => Write::Put(self.value_of(&row, InCache::Never)?, expires_at_ms),
         };
         self.write(db, key, write);
         Ok(true)
@@ -516,7 +516,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
         }
     }
 
-    fn value_of(&mut self, row: &Row) -> Result<Value, Missing> {
+    /// The value of a row; in the cache for itself, if it was loaded, unless it will be there with the row.
+    fn value_of(&mut self, row: &Row, in_cache: InCache) -> Result<Value, Missing> {
         match &row.content {
             RowContent::Absent => Ok(Value::default()),
             RowContent::Inline(value)
@@ -525,16 +526,18 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             } => Ok(value.clone()),
             RowContent::Large { value: None, .. } => {
                 let pieces = row.large().map(|large| large.pieces()).unwrap_or_default();
-                self.read_pieces(&pieces)
+                let is_with_row = in_cache != InCache::Never && may_be_with_row(len_of(&pieces));
+                let cached_as = cached_as(&pieces).filter(|_| !is_with_row);
+                self.read_pieces(&pieces, cached_as)
             }
         }
     }
 
     /// The first pieces of a large value.
-    fn read_pieces(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
+    fn read_pieces(&mut self, pieces: &[Piece], cached_as: Option<u64>) -> Result<Value, Missing> {
         match cached_value(&self.store.engine, pieces) {
             Some(value) => Ok(value),
-            None => self.loaded_value(pieces),
+            None => self.loaded_part(pieces, cached_as),
         }
     }
 
@@ -548,13 +551,8 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
     ) -> Result<Value, Missing> {
         match cached_large(&self.store.engine, db, key, version, pieces) {
             Some(value) => Ok(value),
-            None => self.loaded_value(pieces),
+            None => self.loaded_part(pieces, cached_as(pieces)),
         }
-    }
-
-    /// The same as it was loaded for this transaction.
-    fn loaded_value(&mut self, pieces: &[Piece]) -> Result<Value, Missing> {
-        self.loaded_part(pieces, cached_as(pieces))
     }
 
     /// Some pieces in a row of a large value, as they were loaded.

@@ -12,6 +12,7 @@ use super::{NEWEST, Transaction};
 use crate::engine::cache::CacheKey;
 use crate::engine::cached::{CacheEntry, Row};
 use crate::engine::loads::{Reader, Wanted};
+use crate::engine::look_up::InCache;
 use crate::engine::merge::{ScanStep, looks_for};
 use crate::engine::table::table_random_key;
 use crate::engine::types::{
@@ -411,7 +412,7 @@ impl<D: BlockDevice> Transaction<'_, D> {
                     let value = self.large_value(db, key, row.timestamp, &pieces);
                     value.map(Some)
                 }
-                None => self.value_of(&row).map(Some),
+                None => self.value_of(&row, InCache::Never).map(Some),
             };
             match value {
                 Ok(value) => history.push((row.timestamp, value)),
