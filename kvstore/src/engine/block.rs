@@ -141,11 +141,11 @@ impl BlockBuilder {
         bytes
     }
 
-    /// Appends the block as it is stored to `out`; the builder is empty again.
+    /// Appends the block as it is stored to `out`; the builder is empty again. True if it is compressed.
     ///
     /// # Errors
     /// There is no memory for it. Then `out` and the builder are as they were.
-    pub fn finish(&mut self, compress: bool, out: &mut Vec<u8>) -> Result<(), OutOfMemory> {
+    pub fn finish(&mut self, compress: bool, out: &mut Vec<u8>) -> Result<bool, OutOfMemory> {
         self.encode()?;
         debug_assert!(self.plain.len() <= PLAIN_BYTES_MAX);
         let smaller = compress && lfs::compress(Algorithm::Lz4, &self.plain, &mut self.compressed);
@@ -162,7 +162,7 @@ impl BlockBuilder {
         self.bytes.clear();
         self.key.clear();
         self.estimate = 0;
-        Ok(())
+        Ok(smaller)
     }
 
     fn encode(&mut self) -> Result<(), OutOfMemory> {

@@ -333,6 +333,13 @@ fn db_of(key: &[u8]) -> usize {
     usize::from(key.first().copied().unwrap_or(u8::MAX))
 }
 
+/// The databases of these bits, of which there are none nearly always.
+fn databases_of(bits: u16) -> impl Iterator<Item = DatabaseIndex> {
+    let some = (bits != 0).then(super::apply::databases);
+    let is_one = move |db: &DatabaseIndex| bits & bit(usize::from(db.0)) != 0;
+    some.into_iter().flatten().filter(is_one)
+}
+
 fn bit(db: usize) -> u16 {
     u32::try_from(db)
         .ok()
@@ -409,13 +416,9 @@ impl Recounts {
 
     /// The database to be counted next, of those that can be: one that somebody waits for, if there is one.
     pub(crate) fn next(&self) -> Option<DatabaseIndex> {
-        let can_be = |db: &DatabaseIndex| {
-            let bit = bit(usize::from(db.0));
-            self.uncertain() & !self.stuck & bit != 0
-        };
-        let mut databases = super::apply::databases().filter(can_be);
-        let first = super::apply::databases().find(can_be);
-        databases.find(|db| self.is_waited_for(*db)).or(first)
+        let can_be = self.uncertain() & !self.stuck;
+        let mut awaited = databases_of(can_be).filter(|db| self.is_waited_for(*db));
+        awaited.next().or_else(|| databases_of(can_be).next())
     }
 
     /// A database can be counted, or cannot for now.
@@ -430,8 +433,7 @@ impl Recounts {
 
     /// Databases that cannot be counted for now.
     pub(crate) fn stuck(&self) -> impl Iterator<Item = DatabaseIndex> + use<> {
-        let stuck = self.stuck & self.uncertain();
-        super::apply::databases().filter(move |db| stuck & bit(usize::from(db.0)) != 0)
+        databases_of(self.stuck & self.uncertain())
     }
 
     /// What is known of a database, if its number is uncertain.

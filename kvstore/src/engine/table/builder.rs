@@ -28,6 +28,10 @@ const LARGE_HEAD_BYTES: usize = 32 << 10;
 /// Bytes of the index of partitions, at most; the rest of the head is small.
 const HEAD_INDEX_BYTES_MAX: usize = CHUNK_BYTES_MAX - (16 << 10);
 
+/// Blocks in a row that compression does not make smaller, from which on only one of so many is tried: until one is smaller.
+const IN_VAIN: u32 = 4;
+const TRIED_OF: u32 = 8;
+
 /// Bytes of a chunk of dropped slots from which on there is another one.
 const DROPPED_CHUNK_BYTES: usize = 32 << 10;
 
@@ -61,6 +65,8 @@ pub struct TableSummary {
 /// A table that is being made. After an error it is to be given up, with its object.
 pub struct TableBuilder {
     compress: bool,
+    /// Blocks in a row that compression has not made smaller.
+    in_vain: u32,
     head: Head,
     block: BlockBuilder,
     /// From where on what is sought is in `block`.
@@ -100,6 +106,7 @@ impl TableBuilder {
         };
         Self {
             compress,
+            in_vain: 0,
             head: Head {
                 hash_seed,
                 ..Head::default()
@@ -288,7 +295,15 @@ impl TableBuilder {
 
     fn end_block(&mut self, sink: &mut impl ChunkSink) -> Result<(), OutOfMemory> {
         self.chunk.clear();
-        self.block.finish(self.compress, &mut self.chunk)?;
+        let is_tried = self.in_vain < IN_VAIN || self.in_vain.is_multiple_of(TRIED_OF);
+        let is_smaller = self
+            .block
+            .finish(self.compress && is_tried, &mut self.chunk)?;
+        self.in_vain = if is_smaller {
+            0
+        } else {
+            self.in_vain.saturating_add(1)
+        };
         let at = sink.put(ChunkKind::Block, &self.chunk)?;
         if self.partition.is_empty() {
             core::mem::swap(&mut self.partition_from.key, &mut self.block_from.key);

@@ -9,7 +9,9 @@ extern crate std;
 
 use super::*;
 use crate::engine::testing::{Model, Owned, Random, random_key, seed, walks_as_the_model};
-use crate::engine::types::{Cursor, ENGINE_KEY_BYTES_MAX, Malformed, NEVER, Piece};
+use crate::engine::types::{
+    Content, Cursor, ENGINE_KEY_BYTES_MAX, Malformed, NEVER, Piece, VersionRef,
+};
 
 /// Objects, and which of their chunks are in memory.
 pub(crate) struct Chunks {
@@ -304,6 +306,69 @@ fn tables_fill_whole_segments_and_are_cut_between_keys() {
         }
         drop(chunks);
     }
+}
+
+/// Says of each block whether it is compressed.
+#[derive(Default)]
+struct Compressed(Vec<bool>);
+
+impl ChunkSink for Compressed {
+    fn put(&mut self, kind: ChunkKind, bytes: &[u8]) -> Result<ChunkRef, OutOfMemory> {
+        if kind == ChunkKind::Block {
+            self.0.push(bytes[0] != lfs::Algorithm::None.number());
+        }
+        Ok(ChunkRef { offset: 0, len: 1 })
+    }
+
+    fn room(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+/// Few of many blocks that cannot be compressed are tried, and soon after them those that can be are found.
+#[test]
+fn compression_is_given_up_and_taken_up_again() {
+    let mut random = Random::new(seed(45));
+    let (mut sink, mut builder) = (Compressed::default(), TableBuilder::new(1, true));
+    let mut of = Vec::new();
+    // Whether they can be, and how many blocks, of one value each.
+    for (can_be, blocks) in [
+        (true, 20),
+        (false, 100),
+        (true, 100),
+        (false, 3),
+        (true, 20),
+    ] {
+        for _ in 0..blocks {
+            let mut bytes = alloc::vec![b'a'; 8000];
+            if !can_be {
+                bytes.fill_with(|| random.next_u64().to_le_bytes()[0]);
+            }
+            let version = VersionRef {
+                timestamp: Timestamp(1),
+                expires_at_ms: NEVER,
+                below: false,
+                content: Content::Inline(&bytes),
+            };
+            let key = (of.len() as u32).to_be_bytes();
+            builder.push(&mut sink, &key, &version).unwrap();
+            of.push(can_be);
+        }
+    }
+    builder
+        .finish(&mut sink, &[], None, &RangeSet::default())
+        .unwrap();
+    assert_eq!(sink.0.len(), of.len());
+    let stretch = |from: usize, blocks: usize| &sink.0[from..from + blocks];
+    let count = |blocks: &[bool]| blocks.iter().filter(|is| **is).count();
+    assert_eq!(count(stretch(0, 20)), 20);
+    assert_eq!(count(stretch(20, 100)), 0);
+    let after = stretch(120, 100);
+    let first = after.iter().position(|is| *is).unwrap();
+    assert!((1..8).contains(&first), "{first}: it was given up");
+    assert_eq!(count(after), 100 - first);
+    // A few are no reason to give up.
+    assert_eq!(count(stretch(223, 20)), 20);
 }
 
 #[test]
