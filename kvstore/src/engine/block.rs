@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use lfs::{Algorithm, DecompressError};
+use smallvec::SmallVec;
 
 use super::types::{
     BlockError, Content, Cursor, ENGINE_KEY_BYTES_MAX, Malformed, Missing, NEVER, OutOfMemory,
@@ -32,6 +33,9 @@ const ENTRY_BYTES_MAX: usize = 3 + 3 + 1 + 10 + 10 + 2 + 4;
 
 /// Bytes behind the entries and restarts.
 const TRAILER_BYTES: usize = 4 + 8 + 8;
+
+/// A key of a block. Most take no memory of their own: a walk has a dozen of them.
+pub(super) type KeyBuffer = SmallVec<[u8; 36]>;
 
 const KIND_BITS: u8 = 3;
 const EXPIRES: u8 = 1 << 2;
@@ -322,10 +326,18 @@ impl Block {
         gap.behind.map(|behind| (behind, gap.is_of_key))
     }
 
-    /// The last entry at or before (`key`, `at`), or else the first one.
-    pub(super) fn last_to(&self, key: &[u8], at: Timestamp) -> Option<Entry> {
-        let gap = self.search(key, |timestamp| timestamp >= at, |_| ());
-        gap.before.or(gap.behind)
+    /// Key and timestamp of the entry of this number.
+    pub(super) fn numbered(&self, number: usize) -> Option<(KeyBuffer, Timestamp)> {
+        let mut key = KeyBuffer::new();
+        let mut at = self.restart(number / RESTART_ENTRIES)?;
+        for _ in 0..number % RESTART_ENTRIES {
+            let entry = self.entry(at)?;
+            self.follow(&entry, &mut key);
+            at = entry.end;
+        }
+        let entry = self.entry(at)?;
+        self.follow(&entry, &mut key);
+        Some((key, entry.timestamp))
     }
 
     /// What an entry says.
@@ -434,7 +446,7 @@ impl Block {
     }
 
     /// Makes `key`, of the entry before, that of `entry`.
-    fn follow(&self, entry: &Entry, key: &mut Vec<u8>) {
+    fn follow(&self, entry: &Entry, key: &mut KeyBuffer) {
         key.truncate(entry.shared);
         key.extend_from_slice(self.suffix(entry));
     }
@@ -479,9 +491,9 @@ fn trailer_of(bytes: &[u8]) -> Option<(usize, usize, u64, i64)> {
 pub struct BlockCursor {
     block: Rc<Block>,
     entry: Option<Entry>,
-    key: Vec<u8>,
+    key: KeyBuffer,
     /// Memory for another key.
-    spare: Vec<u8>,
+    spare: KeyBuffer,
 }
 
 impl BlockCursor {
@@ -490,8 +502,8 @@ impl BlockCursor {
         Self {
             block,
             entry: None,
-            key: Vec::new(),
-            spare: Vec::new(),
+            key: KeyBuffer::new(),
+            spare: KeyBuffer::new(),
         }
     }
 
@@ -508,11 +520,6 @@ impl BlockCursor {
         while !self.is_last() {
             self.advance();
         }
-    }
-
-    /// To the last entry at or before (`key`, `at`); false if there is none, and then nowhere.
-    pub fn seek_at_or_before(&mut self, key: &[u8], at: Timestamp) -> bool {
-        self.stand_before(key, |timestamp| timestamp >= at)
     }
 
     /// To the last entry before `key`, of all its versions the oldest; false if there is none.
@@ -550,7 +557,7 @@ impl BlockCursor {
     /// Whether it stands on a version of the block's first key.
     pub fn is_first_key(&self) -> bool {
         let first = self.block.entry(0);
-        self.entry.is_some() && first.is_some_and(|first| self.block.suffix(&first) == self.key)
+        self.entry.is_some() && first.is_some_and(|first| *self.block.suffix(&first) == *self.key)
     }
 
     /// The version it stands on, and its key.
@@ -573,7 +580,7 @@ impl BlockCursor {
 
     /// The block and the entry that it stands on, if that is a version of `key` that is not newer than `at`.
     pub(super) fn found(self, key: &[u8], at: Timestamp) -> Option<(Rc<Block>, Entry)> {
-        let is_it = self.key == key;
+        let is_it = *self.key == *key;
         let entry = self.entry.filter(|entry| is_it && entry.timestamp <= at);
         entry.map(|entry| (self.block, entry))
     }
@@ -691,12 +698,6 @@ mod tests {
             walks_as_the_model(&mut random, &model, &mut cursor, 150, 200);
             for _ in 0..30 {
                 let key = random_key(&mut random);
-                let at = Timestamp(random.below(202));
-                let found = cursor.seek_at_or_before(&key, at);
-                let expected = model.range(..=(key.clone(), Reverse(at))).next_back();
-                assert_eq!(found, expected.is_some());
-                let stands = cursor.current().map(|(_, version)| Owned::of(&version));
-                assert_eq!(stands.as_ref(), expected.map(|(_, version)| version));
                 let found = cursor.seek_before(&key);
                 let expected = model
                     .range(..(key, Reverse(Timestamp(u64::MAX))))

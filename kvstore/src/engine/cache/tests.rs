@@ -322,8 +322,8 @@ fn finds_what_was_put_in_and_stays_within_its_bound() {
         let mut cache = Cache::new(any_policy(&mut random), bytes_max, random.next_u64());
         let mut model = BTreeMap::<(u8, Vec<u8>), Sized>::new();
         // Shared by some keys, so they are right, wrong, and behind the end.
-        let hints = [0; 16].map(|_| Hint::default());
-        let (mut hits, mut hinted, mut kept) = (0, 0, 0);
+        let hinting = [(); 16].map(|()| Hint::default());
+        let (mut hits, mut by_hint, mut kept) = (0, 0, 0);
         for step in 0..4000 {
             let name = (
                 random.next_u64().to_le_bytes()[0] % 3,
@@ -351,9 +351,9 @@ fn finds_what_was_put_in_and_stays_within_its_bound() {
                 }
                 9..=16 => {
                     let peeked = cache.peek(&key).copied();
-                    let hint = &hints[number as usize % hints.len()];
+                    let hint = &hinting[usize::try_from(number).unwrap() % hinting.len()];
                     let place = cache.find(&key);
-                    hinted += usize::from(place == Some(hint.0.get()));
+                    by_hint += usize::from(place == Some(hint.0.get()));
                     let found = cache.get_at(&key, hint).copied();
                     assert_eq!(found, peeked);
                     assert!(found.is_none() || place == Some(hint.0.get()));
@@ -408,7 +408,7 @@ fn finds_what_was_put_in_and_stays_within_its_bound() {
         }
         assert!(bytes_max < 2000 || hits > 0);
         assert!(bytes_max < 2000 || kept > 0);
-        assert!(bytes_max < 2000 || hinted > 0);
+        assert!(bytes_max < 2000 || by_hint > 0);
         while cache.resize(0, 100) {}
         assert_eq!((cache.stats().entries, cache.stats().bytes), (0, 0));
     }

@@ -2,10 +2,13 @@
 
 use alloc::rc::Rc;
 
-use super::{ChunkSource, Head, TableRef, get_block, get_filter, get_head, get_partition, refs_in};
+use super::index::IndexCursor;
+use super::{
+    ChunkSource, Head, Partition, TableRef, get_block, get_filter, get_head, get_partition,
+};
 use crate::engine::block::{Block, BlockCursor, Entry};
 use crate::engine::filter::{filter_may_contain, key_hash};
-use crate::engine::types::{ChunkRef, Cursor, Missing, VersionRef};
+use crate::engine::types::{Cursor, Missing, VersionRef};
 use crate::{Key, Timestamp};
 
 /// Blocks that a walk asks for ahead, at most.
@@ -42,15 +45,13 @@ pub fn table_get<S: ChunkSource>(
     let Some(partitions) = &head.partitions else {
         return Ok(None);
     };
-    let chunks = partitions.chunks_of(key, at);
-    let [partition, filter] = &*chunks;
+    let [partition, filter] = partitions.chunks(partitions.entry_of(key, at));
     let filter = get_filter(source, table.object, filter, 0)?;
     if !filter_may_contain(&filter, key_hash(head.hash_seed(), key)) {
         return Ok(None);
     }
     let partition = get_partition(source, table.object, partition, 0)?;
-    let chunks = partition.chunks_of(key, at);
-    let [block] = &*chunks;
+    let [block] = partition.chunks(partition.entry_of(key, at));
     let block = get_block(source, table.object, block, 0)?;
     let Some((entry, is_of_key)) = block.first_from(key, at) else {
         return reader.first_of_next(&head, key, at);
@@ -72,8 +73,12 @@ pub fn table_random_key<S: ChunkSource>(
     let Some(partitions) = head.partitions.as_ref() else {
         return Ok(None);
     };
-    let partitions = one_of(partitions.cursor(), random);
-    let blocks = one_of(reader.blocks(&partitions)?, random >> 16);
+    let one = |len: usize, random: u64| usize::try_from(random).unwrap_or(0) % len.max(1);
+    let partition = one(partitions.len(), random & u64::from(u16::MAX));
+    let partitions = IndexCursor::new(Rc::clone(partitions), partition);
+    let blocks = reader.partition(&partitions)?;
+    let block = one(blocks.len(), random >> 16 & u64::from(u16::MAX));
+    let blocks = IndexCursor::new(blocks, block);
     let entries = one_of(reader.entries(&blocks, 0)?, random >> 32);
     let key = entries.version().map(|(key, _)| key);
     Ok(key.filter(|key| table.has(key)).map(Key::from))
@@ -94,12 +99,10 @@ fn one_of(mut entries: BlockCursor, random: u64) -> BlockCursor {
 }
 
 /// Where the version at or behind (`key`, `at`) is, if it is not the first of the next partition.
-fn partition_of(head: &Head, key: &[u8], at: Timestamp) -> Option<BlockCursor> {
-    let mut partitions = head.partitions.as_ref()?.cursor();
-    if !partitions.seek_at_or_before(key, at) {
-        partitions.first();
-    }
-    Some(partitions)
+fn partition_of(head: &Head, key: &[u8], at: Timestamp) -> Option<IndexCursor<2>> {
+    let partitions = head.partitions.as_ref()?;
+    let entry = partitions.entry_of(key, at);
+    Some(IndexCursor::new(Rc::clone(partitions), entry))
 }
 
 /// A table and what has its chunks.
@@ -110,8 +113,8 @@ struct Reader<'t, S> {
 
 /// An entry of the index of partitions, of a partition, and of a block.
 struct Place {
-    partitions: BlockCursor,
-    blocks: BlockCursor,
+    partitions: IndexCursor<2>,
+    blocks: IndexCursor<1>,
     entries: BlockCursor,
 }
 
@@ -122,13 +125,8 @@ impl Place {
 
     /// Whether the block begins with a key that has newer versions in the one before.
     fn goes_on(&self) -> bool {
-        let from = self.blocks.version();
-        from.is_some_and(|(_, version)| version.timestamp != Timestamp(u64::MAX))
+        self.blocks.goes_on()
     }
-}
-
-fn refs_of<const R: usize>(index: &BlockCursor) -> [ChunkRef; R] {
-    refs_in(index.version().map(|(_, version)| version))
 }
 
 impl<S: ChunkSource> Reader<'_, S> {
@@ -144,14 +142,13 @@ impl<S: ChunkSource> Reader<'_, S> {
     /// The same in the partition; the cursor of the block stands nowhere.
     fn place_in(
         &self,
-        partitions: BlockCursor,
+        partitions: IndexCursor<2>,
         key: &[u8],
         at: Timestamp,
     ) -> Result<Place, Missing> {
-        let mut blocks = self.blocks(&partitions)?;
-        if !blocks.seek_at_or_before(key, at) {
-            blocks.first();
-        }
+        let blocks = self.partition(&partitions)?;
+        let block = blocks.entry_of(key, at);
+        let blocks = IndexCursor::new(blocks, block);
         let entries = self.entries(&blocks, 0)?;
         Ok(Place {
             partitions,
@@ -183,22 +180,18 @@ impl<S: ChunkSource> Reader<'_, S> {
         ahead: u32,
         only: Option<&[u8]>,
     ) -> Result<Option<Place>, Missing> {
-        let goes_on = |index: &BlockCursor| match (only, index.version()) {
-            (None, Some(_)) => true,
-            (Some(only), Some((key, _))) => only == key,
-            (_, None) => false,
-        };
-        let mut partitions = place.partitions.clone();
-        let mut blocks = place.blocks.clone();
-        if !blocks.advance() {
-            partitions.advance();
-            if !goes_on(&partitions) {
+        let (partitions, blocks) = if let Some(blocks) = place.blocks.next() {
+            (place.partitions.clone(), blocks)
+        } else {
+            let next = place.partitions.next();
+            let next = next.filter(|next| only.is_none_or(|only| next.is_of(only)));
+            let Some(partitions) = next else {
                 return Ok(None);
-            }
-            blocks = self.blocks(&partitions)?;
-            blocks.first();
-        }
-        if !goes_on(&blocks) {
+            };
+            let blocks = IndexCursor::first(self.partition(&partitions)?);
+            (partitions, blocks)
+        };
+        if only.is_some_and(|only| !blocks.is_of(only)) {
             return Ok(None);
         }
         let mut entries = self.entries(&blocks, ahead)?;
@@ -212,15 +205,15 @@ impl<S: ChunkSource> Reader<'_, S> {
 
     /// The last entry of the block before.
     fn place_before(&self, place: &Place) -> Result<Option<Place>, Missing> {
-        let mut partitions = place.partitions.clone();
-        let mut blocks = place.blocks.clone();
-        if !blocks.retreat() {
-            if !partitions.retreat() {
+        let (partitions, blocks) = if let Some(blocks) = place.blocks.before() {
+            (place.partitions.clone(), blocks)
+        } else {
+            let Some(partitions) = place.partitions.before() else {
                 return Ok(None);
-            }
-            blocks = self.blocks(&partitions)?;
-            blocks.last();
-        }
+            };
+            let blocks = IndexCursor::last(self.partition(&partitions)?);
+            (partitions, blocks)
+        };
         let mut entries = self.entries(&blocks, 0)?;
         entries.last();
         Ok(Some(Place {
@@ -230,27 +223,32 @@ impl<S: ChunkSource> Reader<'_, S> {
         }))
     }
 
-    fn blocks(&self, partitions: &BlockCursor) -> Result<BlockCursor, Missing> {
-        let [at, _] = refs_of(partitions);
-        Ok(get_partition(self.source, self.table.object, &at.into(), 0)?.cursor())
+    /// What finds blocks.
+    fn partition(&self, partitions: &IndexCursor<2>) -> Result<Rc<Partition>, Missing> {
+        let [partition, _] = partitions.chunks();
+        get_partition(self.source, self.table.object, partition, 0)
     }
 
     /// The block, of which `ahead` more are asked for if it is not there.
-    fn entries(&self, blocks: &BlockCursor, ahead: u32) -> Result<BlockCursor, Missing> {
-        let [at] = refs_of(blocks);
-        let block = get_block(self.source, self.table.object, &at.into(), ahead);
+    fn entries(&self, blocks: &IndexCursor<1>, ahead: u32) -> Result<BlockCursor, Missing> {
+        let block = self.block(blocks, ahead);
         if block.is_err() {
-            let mut next = blocks.clone();
+            let mut next = blocks.next();
             for _ in 0..ahead {
-                if !next.advance() {
+                let Some(blocks) = next else {
                     break;
-                }
-                let [at] = refs_of(&next);
+                };
                 // Whether it is there or not: it is noted.
-                let _ = get_block(self.source, self.table.object, &at.into(), 0);
+                let _ = self.block(&blocks, 0);
+                next = blocks.next();
             }
         }
         Ok(BlockCursor::new(block?))
+    }
+
+    fn block(&self, blocks: &IndexCursor<1>, ahead: u32) -> Result<Rc<Block>, Missing> {
+        let [block] = blocks.chunks();
+        get_block(self.source, self.table.object, block, ahead)
     }
 }
 
@@ -379,21 +377,28 @@ impl<'t, S: ChunkSource> TableCursor<'t, S> {
         let Some(partitions) = &head.partitions else {
             return Ok(None);
         };
-        let before = |cursor: &mut BlockCursor| {
+        let last = |len: usize| len.checked_sub(1);
+        let before = match key {
+            None => last(partitions.len()),
+            Some(key) => partitions.last_before(key),
+        };
+        let Some(partition) = before else {
+            return Ok(None);
+        };
+        let partitions = IndexCursor::new(Rc::clone(partitions), partition);
+        let blocks = reader.partition(&partitions)?;
+        let before = match key {
+            None => last(blocks.len()),
+            Some(key) => blocks.last_before(key),
+        };
+        let blocks = IndexCursor::new(blocks, before.unwrap_or(0));
+        let before = |entries: &mut BlockCursor| {
             let Some(key) = key else {
-                cursor.last();
+                entries.last();
                 return true;
             };
-            cursor.seek_before(key)
+            entries.seek_before(key)
         };
-        let mut partitions = partitions.cursor();
-        if !before(&mut partitions) {
-            return Ok(None);
-        }
-        let mut blocks = reader.blocks(&partitions)?;
-        if !before(&mut blocks) {
-            blocks.first();
-        }
         let mut entries = reader.entries(&blocks, 0)?;
         let found = before(&mut entries);
         let mut place = Place {

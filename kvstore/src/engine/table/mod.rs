@@ -23,7 +23,7 @@ pub use index::Index;
 pub use listed::ListedChunk;
 pub use run::{RunCursor, RunRanges, table_holding};
 
-use index::{put_ref, refs_in, take_ref};
+use index::{put_ref, take_ref};
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
