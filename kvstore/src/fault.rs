@@ -262,7 +262,7 @@ impl<D: BlockDevice> Store<D> {
 
     /// Runs `body` in a transaction until nothing is missing, and commits it; what `body` returned, and what that
     /// depends on. `body` may run several times, and has no effect but on its transaction. Times are those of
-    /// [`transaction`](Self::transaction).
+    /// [`transaction`](Self::transaction). One that only read gives way to others while somebody waits for a commit to become durable.
     ///
     /// # Errors
     /// Nothing happened then.
@@ -277,10 +277,15 @@ impl<D: BlockDevice> Store<D> {
             let mut transaction = self.transaction(now_ms, file_time_ns, &mut loaded);
             let result = body(&mut transaction);
             let faults = if let Ok(value) = result {
+                let is_read_only = transaction.is_read_only();
                 match transaction.commit() {
                     Ok(timestamp) => {
                         if !loaded.used && !self.misses.are_on() {
                             self.unused.set(Some(loaded));
+                        }
+                        if is_read_only && self.filesystem.is_commit_waited_for() {
+                            // Who reads on and on would keep commits from being written, and others from hearing that they are.
+                            embassy_futures::yield_now().await;
                         }
                         return Ok((value, timestamp));
                     }

@@ -314,6 +314,11 @@ impl<D: BlockDevice> FileSystem<D> {
         self.log.durable()
     }
 
+    /// Whether somebody waits for a commit to become durable.
+    pub fn is_commit_waited_for(&self) -> bool {
+        self.log.is_waited_for()
+    }
+
     /// Gives way to others, and to commits that are just being let into the next group, which is a few turns at most: for work that nobody waits for.
     pub async fn give_way(&self) {
         self.log.give_way().await;
