@@ -526,7 +526,9 @@ impl<'s, D: BlockDevice> Transaction<'s, D> {
             } => Ok(value.clone()),
             RowContent::Large { value: None, .. } => {
                 let pieces = row.large().map(|large| large.pieces()).unwrap_or_default();
-                let is_with_row = in_cache != InCache::Never && may_be_with_row(len_of(&pieces));
+                // Of what there is no more room for here no row will be there.
+                let has_row = in_cache != InCache::Never && self.found.len() < FOUND_MAX;
+                let is_with_row = has_row && may_be_with_row(len_of(&pieces));
                 let cached_as = cached_as(&pieces).filter(|_| !is_with_row);
                 self.read_pieces(&pieces, cached_as)
             }

@@ -85,7 +85,7 @@ impl LoadedValues {
 }
 
 impl<D: BlockDevice> Store<D> {
-    /// Loads values, each once and several extents at a time, and puts them into the cache.
+    /// Loads values, each once and several extents at a time, and puts those into the cache that are to be there for themselves.
     pub(crate) async fn load_values(&self, mut faults: Vec<ValueFault>, loaded: &mut LoadedValues) {
         faults.sort_unstable_by_key(|fault| place_of(&fault.pieces));
         faults.dedup_by_key(|fault| place_of(&fault.pieces));

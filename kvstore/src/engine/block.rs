@@ -238,6 +238,8 @@ pub(super) struct Entry {
 
 /// Between which two entries of a block a place in the order of versions is.
 struct Gap {
+    /// Entries before it.
+    rank: usize,
     before: Option<Entry>,
     behind: Option<Entry>,
     /// The one behind is a version of the key that was sought.
@@ -326,18 +328,9 @@ impl Block {
         gap.behind.map(|behind| (behind, gap.is_of_key))
     }
 
-    /// Key and timestamp of the entry of this number.
-    pub(super) fn numbered(&self, number: usize) -> Option<(KeyBuffer, Timestamp)> {
-        let mut key = KeyBuffer::new();
-        let mut at = self.restart(number / RESTART_ENTRIES)?;
-        for _ in 0..number % RESTART_ENTRIES {
-            let entry = self.entry(at)?;
-            self.follow(&entry, &mut key);
-            at = entry.end;
-        }
-        let entry = self.entry(at)?;
-        self.follow(&entry, &mut key);
-        Some((key, entry.timestamp))
+    /// How many entries are before `key`, or are versions of it that `is_before` tells of.
+    pub(super) fn rank(&self, key: &[u8], is_before: impl Fn(Timestamp) -> bool) -> usize {
+        self.search(key, is_before, |_| ()).rank
     }
 
     /// What an entry says.
@@ -373,8 +366,10 @@ impl Block {
                 high = middle;
             }
         }
-        let mut at = self.restart(low.saturating_sub(1)).unwrap_or(0);
+        let from = low.saturating_sub(1);
+        let mut at = self.restart(from).unwrap_or(0);
         let mut gap = Gap {
+            rank: from * RESTART_ENTRIES,
             before: None,
             behind: None,
             is_of_key: false,
@@ -398,6 +393,7 @@ impl Block {
             }
             pass(&entry);
             at = entry.end;
+            gap.rank += 1;
             gap.before = Some(entry);
         }
         gap

@@ -152,13 +152,13 @@ impl<'r> Reader<'r> {
     fn find(&self, table: ObjectId, chunk: &ListedChunk) -> Option<Cached> {
         let offset = chunk.at().offset;
         if !self.loaded.chunks.is_empty()
-            && let Some(chunk) = self.loaded.chunks.get(&(table, offset))
+            && let Some(loaded) = self.loaded.chunks.get(&(table, offset))
         {
-            return Some(chunk.clone());
+            return Some(loaded.clone());
         }
         let key = CacheKey::Chunk(table, offset);
         match self.cache.borrow_mut().get_at(&key, chunk.hint()) {
-            Some(CacheEntry::Chunk(chunk)) => Some(chunk.clone()),
+            Some(CacheEntry::Chunk(cached)) => Some(cached.clone()),
             _ => None,
         }
     }
@@ -173,10 +173,10 @@ impl ChunkSource for Reader<'_> {
         _ahead: u32,
     ) -> Result<Cached, Missing> {
         let at = chunk.at();
-        if let Some(chunk) = self.find(table, chunk) {
+        if let Some(found) = self.find(table, chunk) {
             // A table whose parts contradict each other may ask for one thing as two.
-            if chunk.kind() == kind {
-                return Ok(chunk);
+            if found.kind() == kind {
+                return Ok(found);
             }
         }
         let enough = self.wanted != Wanted::All && self.loaded.probed_enough;

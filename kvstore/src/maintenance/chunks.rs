@@ -256,11 +256,11 @@ impl<D: BlockDevice> ChunkSource for Chunks<'_, D> {
     fn chunk(
         &self,
         table: ObjectId,
-        at: &ListedChunk,
+        chunk: &ListedChunk,
         kind: ChunkKind,
         _ahead: u32,
     ) -> Result<Cached, Missing> {
-        let at = at.at();
+        let at = chunk.at();
         let wanted = Wanted { table, at, kind };
         if let Some(chunk) = self.held.borrow_mut().get(&wanted.place()) {
             return Ok(chunk);

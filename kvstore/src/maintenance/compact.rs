@@ -318,7 +318,7 @@ async fn ranges_of<D: BlockDevice>(
                     break;
                 }
                 let ranges = chunks
-                    .get(table.object, refs.at(), ChunkKind::Ranges)
+                    .get(table.object, refs.chunk().at(), ChunkKind::Ranges)
                     .await?;
                 let Cached::Ranges(ranges) = ranges else {
                     continue;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use kvstore::{CacheStats, DatabaseIndex, Isolation, Transaction};
+use kvstore::{CacheStats, DatabaseIndex, Isolation, Loaded, Transaction};
 use lfs::sim::{Executor, SimDisk};
 
 use crate::common::{TestStore, formatted, open, open_keeping, put, value_of};
@@ -188,5 +188,54 @@ fn a_value_of_a_memtable_stays_there_for_itself() {
             let again = asked(store, read_it).await;
             assert_eq!(again, [(0, 0), (0, 0), (1, 0)]);
         }
+    });
+}
+
+/// It was put into the cache for itself, and taken out again when the row was there.
+#[test]
+fn a_value_that_will_be_with_its_row_is_not_put_into_the_cache_before() {
+    with_store(3000, async |store| {
+        let store = &*store;
+        // What finds it is there, and the row.
+        let look = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.want(DB, &mut [&7_u32.to_be_bytes()[..]].into_iter());
+            Ok(())
+        };
+        store.transact(0, 0, look).await.unwrap();
+        let mut loaded = Loaded::default();
+        let bytes = || store.stats().cache.bytes;
+        let before = bytes();
+        let mut transaction = store.transaction(0, 0, &mut loaded);
+        assert!(transaction.get(DB, &7_u32.to_be_bytes()).is_err());
+        let faults = transaction.take_faults();
+        drop(transaction);
+        store.load_all(faults, &mut loaded).await.unwrap();
+        assert_eq!(bytes(), before);
+        let mut transaction = store.transaction(0, 0, &mut loaded);
+        let found = transaction.get(DB, &7_u32.to_be_bytes()).unwrap();
+        assert_eq!(found.unwrap().value.len(), 3000);
+        transaction.commit().unwrap();
+        assert!((before + 3000..before + 3100).contains(&bytes()));
+    });
+}
+
+/// A transaction notes some rows for the cache; values of others are there for themselves.
+#[test]
+fn values_of_more_rows_than_a_transaction_notes_are_in_the_cache_as_well() {
+    with_store(1000, async |store| {
+        let store = &*store;
+        let read_all = |transaction: &mut Transaction<'_, SimDisk>| {
+            let mut missing = None;
+            for number in 0..100_u32 {
+                if let Err(one) = transaction.get(DB, &number.to_be_bytes()) {
+                    missing = Some(one);
+                }
+            }
+            missing.map_or(Ok(()), Err)
+        };
+        let read_them = async || _ = store.transact(0, 0, read_all).await.unwrap();
+        read_them().await;
+        let [_, _, (_, misses)] = asked(store, read_them).await;
+        assert_eq!(misses, 0);
     });
 }

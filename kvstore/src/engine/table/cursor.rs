@@ -45,13 +45,13 @@ pub fn table_get<S: ChunkSource>(
     let Some(partitions) = &head.partitions else {
         return Ok(None);
     };
-    let [partition, filter] = partitions.chunks(partitions.entry_of(key, at));
+    let [partition, filter] = partitions.chunks(partitions.number_of(key, at));
     let filter = get_filter(source, table.object, filter, 0)?;
     if !filter_may_contain(&filter, key_hash(head.hash_seed(), key)) {
         return Ok(None);
     }
     let partition = get_partition(source, table.object, partition, 0)?;
-    let [block] = partition.chunks(partition.entry_of(key, at));
+    let [block] = partition.chunks(partition.number_of(key, at));
     let block = get_block(source, table.object, block, 0)?;
     let Some((entry, is_of_key)) = block.first_from(key, at) else {
         return reader.first_of_next(&head, key, at);
@@ -101,8 +101,8 @@ fn one_of(mut entries: BlockCursor, random: u64) -> BlockCursor {
 /// Where the version at or behind (`key`, `at`) is, if it is not the first of the next partition.
 fn partition_of(head: &Head, key: &[u8], at: Timestamp) -> Option<IndexCursor<2>> {
     let partitions = head.partitions.as_ref()?;
-    let entry = partitions.entry_of(key, at);
-    Some(IndexCursor::new(Rc::clone(partitions), entry))
+    let number = partitions.number_of(key, at);
+    Some(IndexCursor::new(Rc::clone(partitions), number))
 }
 
 /// A table and what has its chunks.
@@ -147,7 +147,7 @@ impl<S: ChunkSource> Reader<'_, S> {
         at: Timestamp,
     ) -> Result<Place, Missing> {
         let blocks = self.partition(&partitions)?;
-        let block = blocks.entry_of(key, at);
+        let block = blocks.number_of(key, at);
         let blocks = IndexCursor::new(blocks, block);
         let entries = self.entries(&blocks, 0)?;
         Ok(Place {

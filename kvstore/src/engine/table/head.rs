@@ -5,7 +5,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{CHUNK_BYTES_MAX, Index, put_ref, take_ref};
+use super::{CHUNK_BYTES_MAX, Index, ListedChunk, put_ref, take_ref};
 use crate::Timestamp;
 use crate::engine::types::{
     BlockError, ChunkRef, Content, Malformed, NEVER, OutOfMemory, SLOT_COUNT, VersionRef,
@@ -157,7 +157,7 @@ impl TableStats {
 /// A chunk of range deletes, and bounds of what they cover, which may be too wide.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RangesRef {
-    at: ChunkRef,
+    chunk: ListedChunk,
     from: Box<[u8]>,
     /// Empty: to the end.
     to: Box<[u8]>,
@@ -168,15 +168,15 @@ impl RangesRef {
     pub(super) fn new(at: ChunkRef, start: &[u8], end: &[u8]) -> Self {
         let short = start.get(..BOUND_BYTES_MAX).unwrap_or(start);
         Self {
-            at,
+            chunk: at.into(),
             from: short.into(),
             to: short_bound_behind(end).into(),
         }
     }
 
-    /// Where it is.
-    pub fn at(&self) -> ChunkRef {
-        self.at
+    /// The chunk.
+    pub fn chunk(&self) -> &ListedChunk {
+        &self.chunk
     }
 
     /// None of them begins before this.
@@ -275,7 +275,7 @@ impl Head {
         }
         put_varint(out, self.ranges.len() as u64);
         for part in &self.ranges {
-            put_ref(out, part.at);
+            put_ref(out, part.chunk.at());
             for bound in [&part.from, &part.to] {
                 put_varint(out, bound.len() as u64);
                 out.extend_from_slice(bound);
@@ -312,14 +312,14 @@ impl Head {
             Some((db, take_varint(rest)?))
         })?;
         take_list(&mut rest, &mut head.ranges, 4, |rest| {
-            let at = take_ref(rest)?;
+            let chunk = take_ref(rest)?.into();
             let mut bound = || {
                 let len = take_len(rest).filter(|len| *len <= BOUND_BYTES_MAX)?;
                 take_bytes(rest, len)
             };
             let (from, to) = (bound()?, bound()?);
             Some(RangesRef {
-                at,
+                chunk,
                 from: from.into(),
                 to: to.into(),
             })

@@ -3,7 +3,7 @@
 use crate::engine::cache::Hint;
 use crate::engine::types::ChunkRef;
 
-/// Where a chunk is, and where the cache had it when it was asked for the last time.
+/// Where a chunk is, and where the cache had it when it was asked for the last time: 16 bytes, of which an index has many.
 #[derive(Debug, Clone)]
 pub struct ListedChunk {
     offset: u64,

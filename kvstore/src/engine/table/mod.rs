@@ -54,14 +54,14 @@ pub trait ChunkSink {
 
 /// Has the chunks of tables, or not.
 pub trait ChunkSource {
-    /// The chunk of `table` at `at`, as what it was asked for; of `ahead` blocks behind it the caller will ask next.
+    /// A chunk of `table`, as what it was asked for; of `ahead` blocks behind it the caller will ask next.
     ///
     /// # Errors
     /// It is not in memory, which is noted.
     fn chunk(
         &self,
         table: ObjectId,
-        at: &ListedChunk,
+        chunk: &ListedChunk,
         kind: ChunkKind,
         ahead: u32,
     ) -> Result<Cached, Missing>;
@@ -196,10 +196,10 @@ macro_rules! chunk_getters {
         $(fn $name<S: ChunkSource>(
             source: &S,
             table: ObjectId,
-            at: &ListedChunk,
+            chunk: &ListedChunk,
             ahead: u32,
         ) -> Result<Rc<$type>, Missing> {
-            match source.chunk(table, at, ChunkKind::$kind, ahead)? {
+            match source.chunk(table, chunk, ChunkKind::$kind, ahead)? {
                 Cached::$kind(chunk) => Ok(chunk),
                 _ => unreachable!("a source has what it is asked for"),
             }
@@ -247,7 +247,7 @@ impl<S: ChunkSource> Covering for TableRanges<'_, S> {
                 shorten(part.from());
                 break;
             }
-            let ranges = get_ranges(self.source, table.object, &part.at().into(), 0)?;
+            let ranges = get_ranges(self.source, table.object, part.chunk(), 0)?;
             let (covering, until) = ranges.covering_until(key, at);
             newest = newest.max(covering);
             if let Some(until) = until {

@@ -54,11 +54,11 @@ impl ChunkSource for Chunks {
     fn chunk(
         &self,
         table: ObjectId,
-        at: &ListedChunk,
+        chunk: &ListedChunk,
         kind: ChunkKind,
         ahead: u32,
     ) -> Result<Cached, Missing> {
-        let at = at.at();
+        let at = chunk.at();
         if let Some(chunk) = self.cache.borrow().get(&(table.0, at.offset)) {
             return Ok(chunk.clone());
         }
@@ -602,7 +602,7 @@ fn hostile_chunks_are_refused_or_bounded() {
     for (kind, at) in [
         (ChunkKind::Head, table.head.at()),
         (ChunkKind::Partition, partition.at()),
-        (ChunkKind::Ranges, good.ranges()[0].at()),
+        (ChunkKind::Ranges, good.ranges()[0].chunk().at()),
         (ChunkKind::Dropped, good.dropped()[0]),
     ] {
         let bytes = chunks.read(table.object, at);
@@ -647,13 +647,11 @@ fn walks_over_chunks_that_do_not_agree_end() {
     for _ in 0..40 {
         {
             let mut cache = chunks.cache.borrow_mut();
-            let blocks = cache
-                .values()
-                .filter(|chunk| matches!(chunk, Cached::Block(_)));
-            let blocks = blocks.cloned().collect::<Vec<_>>();
-            for chunk in cache.values_mut() {
-                if matches!(chunk, Cached::Block(_)) {
-                    *chunk = blocks[random.index(blocks.len())].clone();
+            for kind in [ChunkKind::Block, ChunkKind::Partition] {
+                let of_kind = cache.values().filter(|chunk| chunk.kind() == kind);
+                let of_kind = of_kind.cloned().collect::<Vec<_>>();
+                for chunk in cache.values_mut().filter(|chunk| chunk.kind() == kind) {
+                    *chunk = of_kind[random.index(of_kind.len())].clone();
                 }
             }
         }
