@@ -1,7 +1,9 @@
 //! Large values of the newest state are in the cache with the rows of their keys, and once.
 
+use std::pin::pin;
 use std::rc::Rc;
 
+use embassy_futures::poll_once;
 use kvstore::{CacheStats, DatabaseIndex, Isolation, Loaded, Transaction};
 use lfs::sim::{Executor, SimDisk};
 
@@ -237,5 +239,30 @@ fn values_of_more_rows_than_a_transaction_notes_are_in_the_cache_as_well() {
         read_them().await;
         let [_, _, (_, misses)] = asked(store, read_them).await;
         assert_eq!(misses, 0);
+    });
+}
+
+/// A commit would not be sent before who reads from the cache has come to an end.
+#[test]
+fn a_read_gives_way_while_somebody_waits_for_a_commit_and_else_does_not() {
+    with_store(100, async |store| {
+        let store = &*store;
+        assert_eq!(read(store, 7).await, 100);
+        let get = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.get(DB, &7_u32.to_be_bytes()).map(drop)
+        };
+        store.wait_durable(store.committed()).await.unwrap();
+        let gives_way = || poll_once(pin!(store.transact(0, 0, get))).is_pending();
+        assert!(!gives_way());
+        let write = |transaction: &mut Transaction<'_, SimDisk>| {
+            transaction.put(DB, b"key", &b"value"[..], None);
+            Ok(())
+        };
+        let ((), committed) = store.transact(0, 0, write).await.unwrap();
+        let mut durable = pin!(store.wait_durable(committed));
+        assert!(poll_once(durable.as_mut()).is_pending());
+        assert!(gives_way());
+        durable.await.unwrap();
+        assert!(!gives_way());
     });
 }
